@@ -1,0 +1,34 @@
+"""The errors d90 raises on purpose: each says what it got, what it expected, the likely cause and the next step."""
+
+from __future__ import annotations
+
+
+class D90Error(Exception):
+    """Something the user can put right. The command line prints it as one line and exits with status 2."""
+
+
+class InputError(D90Error, ValueError):
+    """A wrong value: an unknown name, a bad number, a malformed file."""
+
+
+class UnsupportedModelError(D90Error, TypeError):
+    """A model the in-place engine cannot write to: sharded, quantised, on the meta device, ..."""
+
+
+class StoreError(D90Error):
+    """A store that cannot be used as it is: written by a newer version, or not a store at all."""
+
+
+class RunFailed(Exception):
+    """A run or the machine failed (disk full, every trial diverged). The command line exits with status 1."""
+
+
+def choose(what: str, got: object, known: object, hint: str = "") -> InputError:
+    """Build the error for a name outside a closed list, with the nearest known name as a guess."""
+    import difflib
+
+    names = [str(k) for k in known]  # type: ignore[attr-defined]
+    near = difflib.get_close_matches(str(got), names, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    tail = f" {hint}" if hint else ""
+    return InputError(f"unknown {what} '{got}': expected one of {', '.join(names)}.{guess}{tail}")

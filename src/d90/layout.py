@@ -1,0 +1,140 @@
+"""What the subspace lies over: which tensors, which layers, which head, and how far each tensor moves. Pure functions of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d90.errors import InputError, UnsupportedModelError, choose
+
+__all__ = [
+    "HEADS",
+    "LAYERS",
+    "SCALES",
+    "check_supported",
+    "fingerprint",
+    "head_tensors",
+    "layer_of",
+    "tensor_scale",
+    "trainable",
+]
+
+SCALES = ("tensor", "global", "relative")
+LAYERS = ("block", "module", "tensor")
+HEADS = ("inside", "outside")
+HEAD_MODULES = ("classifier", "score", "lm_head", "qa_outputs", "classification_head", "cls", "head", "fc_out")
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuse a model whose weights cannot be written in place.
+
+    Raises:
+        UnsupportedModelError: data-parallel wrappers, sharded, quantised or meta-device weights.
+    """
+    wrapper = type(model).__name__
+    if wrapper in {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"}:
+        raise UnsupportedModelError(
+            f"got a model wrapped in {wrapper}, expected the plain model: the wrapper would all-reduce all D gradients, or none. "
+            "Give d90.Subspace the inner model and call space.attach(optimizer), which all-reduces the d numbers."
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(
+            "got a quantised model, expected floating-point weights: theta_0 + P theta cannot be written into packed integers. "
+            "Load the model without quantisation."
+        )
+    for name, parameter in model.named_parameters():
+        kind = type(parameter).__name__
+        if kind in {"FlatParameter", "DTensor"} or hasattr(parameter, "device_mesh"):
+            raise UnsupportedModelError(
+                f"parameter '{name}' is sharded ({kind}), expected whole weights on each process. "
+                "Make the Subspace on the unsharded model; d90 all-reduces d numbers, so sharding saves nothing here."
+            )
+        if parameter.is_meta:
+            raise UnsupportedModelError(
+                f"parameter '{name}' is on the meta device, expected real weights. Load the checkpoint first."
+            )
+        if parameter.requires_grad and not parameter.is_floating_point():
+            raise UnsupportedModelError(
+                f"parameter '{name}' has dtype {parameter.dtype}, expected a floating-point type"
+            )
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters with `requires_grad`, one per identity (tied weights once), in `named_parameters()` order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The names that belong to the model's head: children called classifier, score, lm_head, ..., else the last child.
+
+    Raises:
+        InputError: the model has no child modules, so no head can be told apart.
+    """
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    if not children:
+        raise InputError("head='outside': the model has no child modules, so it has no head; expected head='inside'")
+    heads = [name for name in children if name in HEAD_MODULES] or children[-1:]
+    return [name for name in names if name.split(".")[0] in heads]
+
+
+def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[str], str]:
+    """The layer each tensor belongs to, and the definition that was used, in words, for the record.
+
+    "tensor": each tensor. "module": the module that holds it. "block": the members of the model's longest ModuleList, plus what stands before
+    and what stands after it in `names`; a model without a ModuleList falls back to "module", and the definition says so.
+    """
+    if layer not in LAYERS:
+        raise choose("layer", layer, LAYERS)
+    if layer == "tensor":
+        return list(names), "tensor"
+    owners = [name.rpartition(".")[0] or "(root)" for name in names]
+    if layer == "module":
+        return owners, "module"
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    longest = max(lists, key=lambda item: len(item[1]), default=None)
+    if longest is None or not any(name.startswith(longest[0] + ".") for name in names):
+        return owners, "module (the model has no ModuleList of blocks)"
+    prefix = longest[0] + "."
+    layers, place = [], "before"
+    for name in names:
+        if name.startswith(prefix):
+            layers.append(prefix + name[len(prefix) :].split(".")[0])
+            place = "after"
+        else:
+            layers.append(f"({place})")
+    return layers, f"block (members of {longest[0]})"
+
+
+def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
+    """sigma: what multiplies P theta in one tensor, for P with unit columns over all D = `total` rows.
+
+    global:   1, unit columns over all D (Li et al. 2018).
+    tensor:   sqrt(D / max(n, d)): unit columns inside a tensor of n weights (the released SAID code), rows at most of norm 1.
+    relative: that times the tensor's norm, rounded to a power of two; sqrt(n / fan_in) for a tensor of zeros.
+    """
+    if scale not in SCALES:
+        raise choose("scale", scale, SCALES)
+    if scale == "global" or theta_0.numel() == 0:
+        return 1.0
+    unit = math.sqrt(total / max(theta_0.numel(), d))
+    if scale == "tensor":
+        return unit
+    norm = theta_0.detach().float().norm().item()
+    if norm == 0:
+        fan_in = theta_0[0].numel() if theta_0.dim() > 1 else theta_0.numel()
+        return unit * math.sqrt(theta_0.numel() / fan_in)
+    return unit * 2.0 ** round(math.log2(norm))
+
+
+def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hex digits over names, shapes and values; values rounded to bf16, so that a model's dtype does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""The contract of a projection P: R^d -> R^D, over a list of segments (the tensors of a model).
+
+    forward   theta (d,) -> P theta (D,)
+    adjoint   g (D,)     -> P^T g (d,)
+    columns   E |P e_j|^2 = 1
+
+A variant writes five short methods (`prepare`, `rows`, `fold`, `finish`, `draws`); everything else comes free. The work is cut
+into chunks of rows, so scratch memory is a few chunks whatever D is, and nothing of size D is held.
+Vectors "in z-space" are what stands between the once-a-step part and the rows: z = prepare(theta), P theta = R z.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d90.errors import InputError
+from d90.projections.philox import BLOCK
+from d90.projections.rounding import HALF_TYPES, round_dithered
+
+__all__ = ["CHUNK", "Projection", "Target", "even_blocks"]
+
+CHUNK = 1 << 20  # rows worked on at a time; any multiple of BLOCK gives the same result
+
+
+class Target(NamedTuple):
+    """One tensor to write: out = base + factor R_segment z, all flat; `out` is fp32 or half precision, and may be `base`."""
+
+    segment: int
+    base: Tensor
+    factor: float
+    z: Tensor
+    out: Tensor
+
+
+def even_blocks(count: int, most: int = 16) -> Tensor:
+    """At most `most` block numbers spread evenly over 0 ... count - 1, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().to(torch.int64)
+
+
+class Projection(ABC):
+    """A random linear map with unit columns in expectation, defined by (seed, d, segment sizes) alone.
+
+    Args:
+        d: number of coordinates, d >= 1.
+        sizes: number of rows of each segment (an int means one segment); D is their sum.
+        seed: 64-bit seed of the draws.
+
+    Raises:
+        InputError: d < 1, d > D, or a seed outside 64 bits.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    entry_kinds: ClassVar[tuple[str, ...]] = ("sign",)
+
+    def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
+        self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+        self.D = sum(self.sizes)
+        self.d = d
+        self.seed = seed
+        self.entries = entries if entries is not None else self.entry_kinds[0]
+        if self.entries not in self.entry_kinds:
+            kinds = " or ".join(repr(kind) for kind in self.entry_kinds)
+            raise InputError(f"{self.name} projection: got entries='{entries}', expected {kinds}")
+        if d < 1:
+            raise InputError(f"got d={d}, expected at least 1: a subspace needs a dimension")
+        if d > self.D:
+            raise InputError(
+                f"got d={d}, above D={self.D}, the number of weights it would move; expected d <= D. "
+                "Likely cause: a small model, or most of it frozen. Lower d."
+            )
+        if not 0 <= seed < 1 << 64:
+            raise InputError(f"got seed={seed}, expected a 64-bit number, 0 <= seed < 2^64")
+        self.starts = tuple(accumulate(self.sizes, initial=0))[:-1]
+        self._dither_blocks = tuple(accumulate((-(-size // BLOCK) for size in self.sizes), initial=0))[:-1]
+
+    # --- what a variant writes -------------------------------------------------------------------------------------
+
+    @property
+    def z_size(self) -> int:
+        """Length of a vector in z-space."""
+        return self.d
+
+    def prepare(self, theta: Tensor) -> Tensor:
+        """The part done once a step: theta (d,) -> z (z_size,) in fp32. Linear."""
+        return theta.float()
+
+    @abstractmethod
+    def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
+        """Rows low ... high of one segment of P theta, fp32; `low` is a multiple of CHUNK."""
+
+    @abstractmethod
+    def fold(self, g: Tensor, segment: int, low: int, z_gradient: Tensor) -> None:
+        """Add the rows' transpose times g (fp32, rows low ... low + len(g)) to `z_gradient` (z_size,) fp64."""
+
+    def finish(self, z_gradient: Tensor) -> Tensor:
+        """Transpose of `prepare`: (z_size,) fp64 -> (d,) fp32."""
+        return z_gradient.float()
+
+    @abstractmethod
+    def draws(self) -> Iterator[Tensor]:
+        """A sample of the integer draws that define P, for the checksum."""
+
+    # --- what comes free -------------------------------------------------------------------------------------------
+
+    def chunks(self, segment: int) -> Iterator[tuple[int, int]]:
+        """The row ranges one segment is worked through in."""
+        size = self.sizes[segment]
+        return ((low, min(low + CHUNK, size)) for low in range(0, size, CHUNK))
+
+    def write(self, targets: Sequence[Target]) -> None:
+        """Write tensors of the model in one pass; half precision is rounded with the dither of this seed."""
+        for segment, base, factor, z, out in targets:
+            first = self._dither_blocks[segment]
+            for low, high in self.chunks(segment):
+                value = torch.add(base[low:high].float(), self.rows(z, segment, low, high), alpha=factor)
+                if out.dtype in HALF_TYPES:
+                    value = round_dithered(value, out.dtype, self.seed, first + low // BLOCK)
+                out[low:high] = value
+
+    def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
+        """Add P_segment^T g (in z-space) to `z_gradient`; g is flat, of any floating dtype."""
+        for low, high in self.chunks(segment):
+            self.fold(g[low:high].float(), segment, low, z_gradient)
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """P theta: (d,) -> (D,), fp32."""
+        self._expect(theta, self.d, "theta")
+        z = self.prepare(theta.detach())
+        out = torch.empty(self.D, device=theta.device)
+        for segment, start in enumerate(self.starts):
+            for low, high in self.chunks(segment):
+                out[start + low : start + high] = self.rows(z, segment, low, high)
+        return out
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        """P^T g: (D,) -> (d,), fp32, so that <P x, y> = <x, P^T y>."""
+        self._expect(g, self.D, "g")
+        z_gradient = self.new_z_gradient(g.device)
+        for segment, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
+            self.fold_segment(g.detach()[start : start + size], segment, z_gradient)
+        return self.finish(z_gradient)
+
+    def dense(self) -> Tensor:
+        """P as a (D, d) matrix, column by column: for tests and small problems."""
+        return torch.stack([self.forward(column) for column in torch.eye(self.d)], dim=1)
+
+    def new_z_gradient(self, device: torch.device | str = "cpu") -> Tensor:
+        """Zeros to fold into: (z_size,) fp64, so that the order of summation does not show."""
+        return torch.zeros(self.z_size, dtype=torch.float64, device=device)
+
+    def checksum(self) -> str:
+        """16 hex digits over a fixed sample of the integer draws: equal on every path, device and thread count."""
+        digest = hashlib.sha256(f"{self.name}|{self.version}|{self.entries}|{self.d}|{self.sizes}".encode())
+        for words in self.draws():
+            digest.update(words.to("cpu", torch.int64).contiguous().numpy().astype("<u4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def _expect(self, vector: Tensor, length: int, name: str) -> None:
+        if vector.shape != (length,):
+            raise InputError(f"{self.name} projection: got {name} of shape {tuple(vector.shape)}, expected ({length},)")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(d={self.d}, D={self.D}, seed={self.seed}, entries='{self.entries}')"

@@ -1,0 +1,66 @@
+"""Dense: every entry of P is drawn.
+
+    P_ij = g_ij / sqrt(D),   g_ij standard Gaussian, or a random sign
+
+The reference projection of Li et al. 2018 (section 2) for small networks. P is cached where it takes at most 1 GiB and is drawn again,
+chunk by chunk, where it takes more (about 10 ns an entry).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from d90.projections.base import Projection, even_blocks
+from d90.projections.philox import gaussians, signs, words
+
+__all__ = ["Dense"]
+
+CACHE_BYTES = 1 << 30
+ENTRIES_AT_ONCE = 1 << 22  # bounds the scratch of a redraw
+
+
+class Dense(Projection):
+    """Dense random projection: O(D d) time, and O(D d) memory while it fits the cache."""
+
+    name = "dense"
+    entry_kinds = ("gaussian", "sign")
+
+    def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
+        super().__init__(d, sizes, seed, entries)
+        self._cache: Tensor | None = None
+
+    def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
+        return torch.cat([part @ z for part in self._parts(segment, low, high, z.device)])
+
+    def fold(self, g: Tensor, segment: int, low: int, z_gradient: Tensor) -> None:
+        done = 0
+        for part in self._parts(segment, low, low + len(g), g.device):
+            z_gradient += (g[done : done + len(part)] @ part).double()
+            done += len(part)
+
+    def draws(self) -> Iterator[Tensor]:
+        yield words(self.seed, "dense", even_blocks(self.D), 1)
+
+    def _draw(self, first: int, last: int, device: torch.device) -> Tensor:
+        rows = torch.arange(first, last, device=device)
+        draw = gaussians if self.entries == "gaussian" else signs
+        return draw(self.seed, "dense", rows, self.d).mul_(1 / math.sqrt(self.D))
+
+    def _parts(self, segment: int, low: int, high: int, device: torch.device) -> Iterator[Tensor]:
+        """The matrix's rows low ... high of a segment, in parts small enough to draw."""
+        first, last = self.starts[segment] + low, self.starts[segment] + high
+        step = max(1, ENTRIES_AT_ONCE // self.d)
+        if 4 * self.D * self.d <= CACHE_BYTES:
+            if self._cache is None or self._cache.device != device:
+                self._cache = torch.empty(self.D, self.d, device=device)
+                for start in range(0, self.D, step):
+                    stop = min(start + step, self.D)
+                    self._cache[start:stop] = self._draw(start, stop, device)
+            yield self._cache[first:last]
+            return
+        for start in range(first, last, step):
+            yield self._draw(start, min(start + step, last), device)

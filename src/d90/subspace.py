@@ -1,0 +1,406 @@
+"""Training in a random subspace, in place, over any `nn.Module`.
+
+    DID    theta_D = theta_0 + c sigma_t (P theta)_t                    for each tensor t
+    SAID   theta_D = theta_0 + c lambda_i sigma_t (P theta)_t           t in layer i; d counts the lambdas
+
+Before a forward pass the weights are written in place if theta has changed; in the backward pass each weight's gradient is folded into d numbers
+and freed at once. So there is no autograd graph of the projection, and the optimizer sees d numbers.
+Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAID).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from d90 import layout, tune
+from d90.errors import InputError, UnsupportedModelError, choose
+from d90.projections import Projection, build
+from d90.projections.base import Target
+
+__all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
+
+STRUCTURES = ("did", "said")
+STEP_RULE = 1
+LAMBDA_STEP = 10.0  # lambda_i = 1 + LAMBDA_STEP theta_i: one learning rate serves both kinds of coordinate
+
+_AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
+
+
+def step_factor(d: int) -> float:
+    """c, the unit of theta under step rule 1: 32 / sqrt(d).
+
+    Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does not, and at d = 1024 theta
+    has the papers' own unit.
+    """
+    return 32.0 / math.sqrt(d)
+
+
+class Subspace:
+    """A d-dimensional random subspace laid over the trainable parameters of `model`.
+
+    Args:
+        model: any module; its parameters with `requires_grad` are moved, tied ones once.
+        d: how many numbers are trained, lambdas included.
+        structure: "did", or "said" for a learned scale per layer.
+        projection: "fastfood", "dense", "sparse" or "onehot", with entries after a colon ("fastfood:gaussian").
+        scale: "tensor", "global" or "relative": how far a tensor moves (`layout.tensor_scale`).
+        layer: "block", "module" or "tensor": what a layer is, for "said".
+        head: "inside", or "outside" to train the head's own parameters beside theta.
+        seed: the seed of P.
+
+    `theta` (d,) starts at zero: first the coordinates, then the m lambdas as (lambda - 1) / 10. `space.parameters()` gives it to an optimizer; the
+    training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and does not fill `theta.grad`: use `backward()`.
+    Reading `model.parameters()` directly between an optimizer step and a forward pass shows the weights as last written: call `flush()` first.
+
+    Raises:
+        InputError: d not above the number of lambdas, above D, or below 1; an unknown name.
+        UnsupportedModelError: sharded, quantised, wrapped or meta-device models.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        d: int,
+        structure: str = "did",
+        projection: str = "fastfood",
+        scale: str = "tensor",
+        layer: str = "block",
+        head: str = "inside",
+        seed: int = 0,
+    ) -> None:
+        if structure not in STRUCTURES:
+            raise choose("structure", structure, STRUCTURES)
+        if head not in layout.HEADS:
+            raise choose("head", head, layout.HEADS)
+        layout.check_supported(model)
+        if getattr(model, "_d90_space", None) is not None:
+            raise InputError("this model already has a Subspace; expected one at a time. Call release() on the first")
+        named = layout.trainable(model)
+        if not named:
+            raise InputError(
+                "the model has no trainable parameters (all have requires_grad=False), expected at least one"
+            )
+        outside = set(layout.head_tensors(model, named)) if head == "outside" else set()
+        self._names = [name for name in named if name not in outside]
+        self._head = {name: named[name] for name in named if name in outside}
+        self._tensors = [named[name] for name in self._names]
+        self.layer_names, self.layer_definition = self._layers(model, structure, layer)
+        m = len(dict.fromkeys(self.layer_names))
+        if structure == "said" and d <= m:
+            raise InputError(
+                f"got d={d}, expected more than {m}: 'said' spends one number on the lambda of each of {m} layers "
+                f"(layer='{layer}') and needs at least one more. Raise d, or choose a coarser layer or structure='did'."
+            )
+        self.model, self.d, self.m = model, d, m if structure == "said" else 0
+        self.structure, self.scale, self.layer, self.head, self.seed = structure, scale, layer, head, seed
+        sizes = [tensor.numel() for tensor in self._tensors]
+        self.projection: Projection = build(projection, d - self.m, sizes, seed)
+        self.D = self.projection.D
+        coordinates = d - self.m
+        c = step_factor(coordinates)
+        self._unit = [c * layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
+        order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
+        self._layer_index = [order[name] for name in self.layer_names]
+        device = self._tensors[0].device
+        self.theta = nn.Parameter(torch.zeros(d, device=device))
+        self._theta_0 = [
+            tensor.detach().clone(memory_format=torch.contiguous_format).view(-1) for tensor in self._tensors
+        ]
+        self._buffers_0 = {name: buffer.detach().clone() for name, buffer in _running_statistics(model)}
+        self._head_0 = {name: parameter.detach().clone() for name, parameter in self._head.items()}
+        self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
+        self._written: Tensor | None = torch.zeros(d, device=device)
+        self._z: Tensor | None = None
+        self._z_gradient: Tensor | None = None
+        self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=device)
+        self._factors = list(self._unit)  # c lambda sigma of each tensor, at the theta last written
+        self._handles: list[Any] = []
+        self._inside = False
+        self.arm()
+
+    # --- what the optimizer sees -----------------------------------------------------------------------------------
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained: theta, then the head's parameters where the head is outside."""
+        yield self.theta
+        yield from self._head.values()
+
+    @property
+    def lambdas(self) -> Tensor:
+        """The m layer scales of "said" (1 at the start), in the order of `layer_names`; empty for "did"."""
+        return 1 + LAMBDA_STEP * self.theta.detach()[self.d - self.m :]
+
+    def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
+        """Prepare an optimizer: before each of its steps theta's gradient is averaged over the processes, d numbers and nothing else.
+
+        Raises:
+            InputError: the optimizer does not hold `space.theta`.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if id(self.theta) not in held:
+            raise InputError(
+                "the optimizer does not hold this space's theta; expected one made over space.parameters()"
+            )
+        optimizer.register_step_pre_hook(self._all_reduce)
+        return optimizer
+
+    # --- the weights -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Write theta_0 + Delta into the model's weights if theta is not what was last written."""
+        # A fused optimizer and `.data` change theta without moving its version counter: compare the d numbers.
+        if self._tensors[0].device != self.theta.device or self._tensors[0].dtype != self._theta_0[0].dtype:
+            self._follow_model()
+        theta = self.theta.detach()
+        if self._written is not None and torch.equal(theta, self._written):
+            return
+        z = self.projection.prepare(theta[: self.d - self.m])
+        lambdas = [1.0] * (max(self._layer_index) + 1) if not self.m else self.lambdas.tolist()
+        self._factors = [unit * lambdas[i] for unit, i in zip(self._unit, self._layer_index, strict=True)]
+        flat = [
+            t.data.view(-1) if t.is_contiguous() else torch.empty_like(b)
+            for t, b in zip(self._tensors, self._theta_0, strict=True)
+        ]
+        self.projection.write([Target(i, self._theta_0[i], self._factors[i], z, out) for i, out in enumerate(flat)])
+        for tensor, out in zip(self._tensors, flat, strict=True):
+            if not tensor.is_contiguous():
+                tensor.data.copy_(out.view(tensor.shape))
+        self._z, self._written = z, theta.clone()
+        torch.clear_autocast_cache()
+
+    def merge(self) -> nn.Module:
+        """Leave theta_0 + Delta in the weights and take the hooks off: a plain model, with no cost left. `arm()` goes back to training."""
+        self.flush()
+        self.disarm()
+        return self.model
+
+    @torch.no_grad()
+    def unmerge(self) -> nn.Module:
+        """Put theta_0 back, bit for bit, and take the hooks off; theta is kept. `arm()` or `merge()` brings the tune back."""
+        for tensor, base in zip(self._tensors, self._theta_0, strict=True):
+            tensor.data.copy_(base.view(tensor.shape))
+        for name, parameter in self._head.items():
+            parameter.data.copy_(self._head_0[name])
+        for name, buffer in _running_statistics(self.model):
+            buffer.copy_(self._buffers_0[name])
+        self._written = None
+        self.disarm()
+        return self.model
+
+    def release(self) -> nn.Module:
+        """Give the model back untouched: theta_0, gradients, flags and hooks as they were found. The space is then spent."""
+        self.unmerge()
+        for parameter, grad in self._grads_0:
+            parameter.grad = grad
+        return self.model
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
+        """Write the tune: theta (lambdas last), the head where it is outside, running statistics where the model has them."""
+        tensors: dict[str, Tensor] = {"theta": self.theta, **{f"head:{name}": p for name, p in self._head.items()}}
+        tensors |= {f"buffer:{name}": buffer for name, buffer in _running_statistics(self.model)}
+        tune.write(path, self.header(recipe), tensors)
+
+    def header(self, recipe: str = "-") -> tune.Header:
+        """The file's metadata line."""
+        projection = f"{self.projection.name}:{self.projection.entries}"
+        fixed = (self.structure, projection, self.scale, self.layer, self.head, self.seed, STEP_RULE)
+        return tune.Header(*fixed, self.base_fingerprint(), self.projection.checksum(), recipe)
+
+    def base_fingerprint(self) -> str:
+        """Hash of theta_0, over every parameter of the model."""
+        bases = dict(zip(self._names, self._theta_0, strict=True)) | self._head_0
+        named = self.model.named_parameters()
+        return layout.fingerprint((name, bases[name].view_as(p) if name in bases else p) for name, p in named)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: nn.Module) -> Subspace:
+        """Lay a saved tune over its base model.
+
+        Raises:
+            InputError: an unsound file, another base model, or draws of P that differ from the file's.
+        """
+        header, tensors = tune.read(path)
+        if header.structure not in STRUCTURES or "theta" not in tensors or header.step_rule != STEP_RULE:
+            raise InputError(
+                f"'{path}' is not the tune of a subspace that this d90 knows (structure '{header.structure}')"
+            )
+        theta = tensors.pop("theta")
+        if theta.dim() != 1 or theta.dtype != torch.float32:
+            raise InputError(
+                f"'{path}': got theta of shape {tuple(theta.shape)} and {theta.dtype}, expected (d,) in fp32"
+            )
+        options = (header.structure, header.projection, header.scale, header.layer, header.head, header.seed)
+        space = cls(model, theta.numel(), *options)
+        try:
+            space._check_same(header, path)
+            space._restore(theta, tensors, path)
+        except Exception:
+            space.release()
+            raise
+        return space
+
+    def _check_same(self, header: tune.Header, path: object) -> None:
+        base, draws = self.base_fingerprint(), self.projection.checksum()
+        if base != header.base:
+            raise InputError(
+                f"'{path}' was trained on another base model: fingerprint {header.base}, this model has {base}. Load the model "
+                "named in the recipe beside the file, with the same seed for the weights that come from no checkpoint."
+            )
+        if draws != header.draws:
+            raise InputError(
+                f"'{path}': this machine draws another P (checksum {draws}, file {header.draws}); the weights would be wrong"
+            )
+
+    @torch.no_grad()
+    def _restore(self, theta: Tensor, tensors: dict[str, Tensor], path: object) -> None:
+        places: dict[str, Tensor] = {f"head:{name}": p for name, p in self._head.items()}
+        places |= {f"buffer:{name}": b for name, b in _running_statistics(self.model)}
+        if places.keys() != tensors.keys() or any(places[n].shape != tensors[n].shape for n in places):
+            raise InputError(f"'{path}': its tensors {sorted(tensors)} are not the {sorted(places)} this model needs")
+        for name, place in places.items():
+            place.copy_(tensors[name])
+        self.theta.copy_(theta)
+        self.flush()
+
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
+    def arm(self) -> None:
+        """Put the hooks on: from here the model follows theta, and gradients fold into it."""
+        if self._handles:
+            return
+        if getattr(self.model, "_d90_space", None) is not None:
+            raise InputError(
+                "this model has another armed Subspace; expected one at a time. Call merge() or release() on it"
+            )
+        self.model._d90_space = self  # type: ignore[assignment]
+        part = torch.compiler.disable(self._before_part)
+        self._handles = [
+            self.model.register_forward_pre_hook(torch.compiler.disable(self._before_forward)),
+            self.model.register_forward_hook(torch.compiler.disable(self._after_forward), always_call=True),
+            self.model.register_state_dict_pre_hook(self._before_state_dict),
+            *(m.register_forward_pre_hook(part) for m in self.model.modules() if m is not self.model),
+        ]
+        for index, tensor in enumerate(self._tensors):
+            tensor.grad = None
+            self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
+
+    def disarm(self) -> None:
+        """Take the hooks off; the weights stay as they are."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            del self.model._d90_space
+        self._handles = []
+        self._inside = False
+
+    def __deepcopy__(self, memo: object) -> Subspace:
+        # A deep copy of the model must not drag a second space along; its hooks find out below that they are on a copy.
+        return self
+
+    def _before_forward(self, module: nn.Module, inputs: object) -> None:
+        if module is not self.model:
+            if torch.is_grad_enabled() and module.training:
+                raise UnsupportedModelError(
+                    "this is a deep copy of a model under a Subspace, and its gradients would not reach theta; it can only be "
+                    "evaluated, as a snapshot. Call release() before copying, and make a Subspace on the copy."
+                )
+            return
+        self.flush()
+        self._inside = True
+        if torch.is_grad_enabled():
+            self._z_gradient = None  # what a backward pass that failed half-way may have left
+
+    def _after_forward(self, module: nn.Module, inputs: object, output: object) -> None:
+        self._inside = False
+
+    def _before_part(self, module: nn.Module, inputs: object) -> None:
+        if not self._inside:
+            self.flush()
+
+    def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
+        self.flush()
+
+    @torch.no_grad()
+    def _fold(self, index: int, parameter: Tensor) -> None:
+        """Fold one weight's gradient into z-space, free it, and see that theta.grad is made when this backward pass ends."""
+        grad, parameter.grad = parameter.grad, None
+        if grad is None:
+            return
+        if self._z is None:  # nothing written yet
+            self._z = self.projection.prepare(self.theta.detach()[: self.d - self.m])
+        if self._z_gradient is None:
+            self._z_gradient = self.projection.new_z_gradient(self.theta.device)
+            self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish_backward)
+        part = self.projection.new_z_gradient(self.theta.device)
+        dense = grad.to_dense() if grad.is_sparse else grad
+        self.projection.fold_segment(dense.reshape(-1), index, part)
+        if self.m:
+            # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>: no second pass over g
+            self._lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())
+        self._z_gradient.add_(part, alpha=self._factors[index])
+
+    @torch.no_grad()
+    def _finish_backward(self) -> None:
+        if self._z_gradient is None:
+            return
+        coordinates = self.projection.finish(self._z_gradient)
+        gradient = torch.cat((coordinates, LAMBDA_STEP * self._lambda_gradient.float()))
+        self._z_gradient = None
+        self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
+
+    def _all_reduce(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return
+        for parameter in self.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= distributed.get_world_size()
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _layers(self, model: nn.Module, structure: str, layer: str) -> tuple[list[str], str]:
+        names, definition = layout.layer_of(model, self._names, layer)
+        return names, definition if structure == "said" else "none (did)"
+
+    def _follow_model(self) -> None:
+        """Follow a model that was moved; refuse one that was cast, for its exact weights are gone."""
+        for name, tensor, base in zip(self._names, self._tensors, self._theta_0, strict=True):
+            if tensor.dtype != base.dtype:
+                raise UnsupportedModelError(
+                    f"parameter '{name}' was cast from {base.dtype} to {tensor.dtype} under a Subspace; expected no cast. "
+                    "Call release() on a model of its first type, cast it, and make the Subspace again."
+                )
+        self._theta_0 = [b.to(t.device) for t, b in zip(self._tensors, self._theta_0, strict=True)]
+        device = self._tensors[0].device
+        self.theta.data, self.theta.grad = self.theta.data.to(device), None
+        self._written = self._z = None
+
+    def __repr__(self) -> str:
+        lambdas = f" ({self.m} lambdas)" if self.m else ""
+        return (
+            f"Subspace(d={self.d}{lambdas} of D={self.D}, structure='{self.structure}', projection={self.projection!r}, "
+            f"scale='{self.scale}', layer={self.layer_definition!r}, head='{self.head}')"
+        )
+
+
+def _running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that training moves (BatchNorm and its kind): they belong to the tune."""
+    found = []
+    for prefix, module in model.named_modules():
+        if getattr(module, "track_running_stats", False):
+            found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
+    return found

@@ -1,0 +1,60 @@
+"""Metrics: predictions and labels in, one number out, larger is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["METRICS"]
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """The share of examples predicted right."""
+    return (predicted == labels).double().mean().item()
+
+
+def f1(predicted: Tensor, labels: Tensor) -> float:
+    """F1 of class 1, 2 TP / (2 TP + FP + FN), as GLUE reports it; 0 where nothing is predicted and nothing is there."""
+    hit = ((predicted == 1) & (labels == 1)).sum().item()
+    wrong = ((predicted == 1) ^ (labels == 1)).sum().item()
+    return 2 * hit / (2 * hit + wrong) if hit + wrong else 0.0
+
+
+def matthews(predicted: Tensor, labels: Tensor) -> float:
+    """Matthews correlation of the confusion matrix (any number of classes); 0 for a constant prediction."""
+    classes = int(max(predicted.max(), labels.max())) + 1
+    table = torch.bincount(labels * classes + predicted, minlength=classes * classes).double().reshape(classes, classes)
+    total, right = table.sum(), table.diagonal().sum()
+    rows, columns = table.sum(1), table.sum(0)
+    spread = ((total**2 - columns @ columns) * (total**2 - rows @ rows)).sqrt()
+    return ((right * total - rows @ columns) / spread).item() if spread > 0 else 0.0
+
+
+def pearson(predicted: Tensor, labels: Tensor) -> float:
+    """Pearson correlation; 0 where either side is constant."""
+    x, y = predicted.double() - predicted.double().mean(), labels.double() - labels.double().mean()
+    spread = x.norm() * y.norm()
+    return (x @ y / spread).item() if spread > 0 else 0.0
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks with ties at their mean rank."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    return (ends - (counts.double() - 1) / 2)[inverse]
+
+
+def spearman(predicted: Tensor, labels: Tensor) -> float:
+    """Spearman correlation: Pearson's, of the ranks."""
+    return pearson(_ranks(predicted), _ranks(labels))
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+}
