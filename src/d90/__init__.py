@@ -1,0 +1,20 @@
+"""d90: how few parameters a fine-tune really needs: measured, trained in exactly that many, stored in under a kilobyte."""
+
+from d90 import methods, projections, tasks
+from d90._version import __version__
+from d90.measure import Measurement, measure
+from d90.subspace import Subspace
+from d90.training import Recipe, Run, train
+
+__all__ = [
+    "Measurement",
+    "Recipe",
+    "Run",
+    "Subspace",
+    "__version__",
+    "measure",
+    "methods",
+    "projections",
+    "tasks",
+    "train",
+]

@@ -19,6 +19,7 @@ __all__ = [
     "fingerprint",
     "head_tensors",
     "layer_of",
+    "running_statistics",
     "tensor_scale",
     "trainable",
 ]
@@ -138,3 +139,12 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
         rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that training moves (BatchNorm and its kind): they belong to the tune."""
+    found = []
+    for prefix, module in model.named_modules():
+        if getattr(module, "track_running_stats", False):
+            found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
+    return found

@@ -114,7 +114,7 @@ class Subspace:
         self._theta_0 = [
             tensor.detach().clone(memory_format=torch.contiguous_format).view(-1) for tensor in self._tensors
         ]
-        self._buffers_0 = {name: buffer.detach().clone() for name, buffer in _running_statistics(model)}
+        self._buffers_0 = {name: buffer.detach().clone() for name, buffer in layout.running_statistics(model)}
         self._head_0 = {name: parameter.detach().clone() for name, parameter in self._head.items()}
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
         self._written: Tensor | None = torch.zeros(d, device=device)
@@ -190,7 +190,7 @@ class Subspace:
             tensor.data.copy_(base.view(tensor.shape))
         for name, parameter in self._head.items():
             parameter.data.copy_(self._head_0[name])
-        for name, buffer in _running_statistics(self.model):
+        for name, buffer in layout.running_statistics(self.model):
             buffer.copy_(self._buffers_0[name])
         self._written = None
         self.disarm()
@@ -208,7 +208,7 @@ class Subspace:
     def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
         """Write the tune: theta (lambdas last), the head where it is outside, running statistics where the model has them."""
         tensors: dict[str, Tensor] = {"theta": self.theta, **{f"head:{name}": p for name, p in self._head.items()}}
-        tensors |= {f"buffer:{name}": buffer for name, buffer in _running_statistics(self.model)}
+        tensors |= {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
         tune.write(path, self.header(recipe), tensors)
 
     def header(self, recipe: str = "-") -> tune.Header:
@@ -265,7 +265,7 @@ class Subspace:
     @torch.no_grad()
     def _restore(self, theta: Tensor, tensors: dict[str, Tensor], path: object) -> None:
         places: dict[str, Tensor] = {f"head:{name}": p for name, p in self._head.items()}
-        places |= {f"buffer:{name}": b for name, b in _running_statistics(self.model)}
+        places |= {f"buffer:{name}": b for name, b in layout.running_statistics(self.model)}
         if places.keys() != tensors.keys() or any(places[n].shape != tensors[n].shape for n in places):
             raise InputError(f"'{path}': its tensors {sorted(tensors)} are not the {sorted(places)} this model needs")
         for name, place in places.items():
@@ -395,12 +395,3 @@ class Subspace:
             f"Subspace(d={self.d}{lambdas} of D={self.D}, structure='{self.structure}', projection={self.projection!r}, "
             f"scale='{self.scale}', layer={self.layer_definition!r}, head='{self.head}')"
         )
-
-
-def _running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that training moves (BatchNorm and its kind): they belong to the tune."""
-    found = []
-    for prefix, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
-            found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
-    return found

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from d90.projections.base import Projection, even_blocks
-from d90.projections.philox import BLOCK, gaussians, signs, words
+from d90.projections.philox import BLOCK, flip_signs, gaussians, signs, words
 
 __all__ = ["Fastfood", "fwht"]
 
@@ -91,14 +91,15 @@ class Fastfood(Projection):
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         blocks = self._blocks(segment, low, high, z.device)
-        x = z.reshape(-1, self.m)[blocks % (self.d_pad // self.m)]
-        x = _block_fwht(x.mul_(self._inner(blocks))).mul_(signs(self.seed, "fastfood.outer", blocks, self.m))
+        x = self._inner(z.reshape(-1, self.m)[blocks % (self.d_pad // self.m)], blocks)
+        x = flip_signs(_block_fwht(x), self.seed, "fastfood.outer", blocks)
         return x.reshape(-1)[: high - low].mul_(self.s)
 
     def fold(self, g: Tensor, segment: int, low: int, z_gradient: Tensor) -> None:
         blocks = self._blocks(segment, low, low + len(g), g.device)
-        x = torch.nn.functional.pad(g, (0, len(blocks) * self.m - len(g))).reshape(-1, self.m)
-        x = _block_fwht(x * signs(self.seed, "fastfood.outer", blocks, self.m)).mul_(self._inner(blocks))
+        x = torch.zeros(len(blocks), self.m, device=g.device)
+        x.view(-1)[: len(g)] = g
+        x = self._inner(_block_fwht(flip_signs(x, self.seed, "fastfood.outer", blocks)), blocks)
         chunk = blocks % (self.d_pad // self.m)
         z_gradient.view(-1, self.m).index_add_(0, chunk, x.double().mul_(self.s))
 
@@ -113,9 +114,11 @@ class Fastfood(Projection):
         first = self.first_block[segment]
         return torch.arange(first + low // self.m, first - (-high // self.m), device=device)
 
-    def _inner(self, blocks: Tensor) -> Tensor:
-        draw = signs if self.entries == "sign" else gaussians
-        return draw(self.seed, "fastfood.inner", blocks, self.m)
+    def _inner(self, x: Tensor, blocks: Tensor) -> Tensor:
+        """D_b x, in place."""
+        if self.entries == "sign":
+            return flip_signs(x, self.seed, "fastfood.inner", blocks)
+        return x.mul_(gaussians(self.seed, "fastfood.inner", blocks, self.m))
 
     def _move(self, device: torch.device) -> None:
         if self._B.device != device:

@@ -17,7 +17,7 @@ import zlib
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "STREAMS", "gaussians", "name_block", "philox4x32", "signs", "words"]
+__all__ = ["BLOCK", "STREAMS", "flip_signs", "gaussians", "name_block", "philox4x32", "signs", "words"]
 
 BLOCK = 1024  # rows in a block, the unit most streams count in; part of the definition of P
 
@@ -91,6 +91,17 @@ def signs(seed: int, stream: str, blocks: Tensor, count: int, dtype: torch.dtype
     shift = torch.arange(32, device=bits.device, dtype=torch.int32)
     spread = (bits.unsqueeze(2) >> shift).bitwise_and_(1).reshape(bits.shape[0], 128 * groups)
     return spread[:, :count].to(dtype).mul_(-2).add_(1)
+
+
+def flip_signs(x: Tensor, seed: int, stream: str, blocks: Tensor) -> Tensor:
+    """Multiply fp32 `x` (n, count), contiguous, by `signs` in place: the drawn bits are xor-ed into the sign bits."""
+    count = x.shape[1]
+    bits = words(seed, stream, blocks, -(-count // 128)).to(torch.int32)
+    shift = torch.arange(31, -1, -1, device=x.device, dtype=torch.int32)
+    top = torch.tensor(-(1 << 31), device=x.device, dtype=torch.int32)
+    flips = (bits.unsqueeze(2) << shift).bitwise_and_(top).reshape(x.shape[0], -1)[:, :count]
+    x.view(torch.int32).bitwise_xor_(flips)
+    return x
 
 
 def gaussians(seed: int, stream: str, blocks: Tensor, count: int) -> Tensor:

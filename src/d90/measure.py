@@ -1,0 +1,350 @@
+"""measure(model, task) -> Measurement: the full fine-tuning baseline, the threshold, and the smallest d that reaches it.
+
+    paper rule   threshold = fraction x baseline                              (Aghajanyan et al. 2021, section 3)
+    gain rule    threshold = chance + fraction x (baseline - chance)          chance: the better of the majority class and the untrained model
+
+Every trial is in the store as it ends; asked again, or after a kill, a measurement repeats none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy
+import torch
+
+from d90 import layout, search
+from d90._version import __version__
+from d90.errors import InputError, choose
+from d90.methods import Spec, give_back, parse
+from d90.models import Model
+from d90.progress import Progress
+from d90.sweep.store import Store
+from d90.tasks import Task
+from d90.training import Data, Recipe, fit, make_recipe, open_model, open_task
+
+__all__ = ["RULES", "Measurement", "measure"]
+
+RULES = ("paper", "gain")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial on the accuracy-against-d curve; `at_least` marks a trial that stopped once it passed."""
+
+    d: int
+    seed: int
+    score: float
+    at_least: bool
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The answer, with everything needed to judge and repeat it.
+
+    Attributes:
+        status: "found"; "floor": the lowest d possible passes; "trivial": the threshold is not above chance, so no d would mean anything;
+            "unreachable": no d tried reaches it.
+        d90: the smallest d that reached the threshold; None where the status is trivial or unreachable.
+        interval: (largest d that failed below it, d90].
+        baseline: mean score of full fine-tuning over `baseline_scores`, a seed each.
+        majority, zero: the score of the most frequent class, and of the untrained model; chance is the larger.
+        curve: the trials behind the answer.
+        recipe: of every trial but for d, lr and seed.
+        definitions: what was counted as a layer, the scale, the rule, the versions.
+    """
+
+    model: str
+    task: str
+    method: str
+    metric: str
+    rule: str
+    fraction: float
+    status: str
+    d90: int | None
+    interval: tuple[int | None, int | None]
+    D: int
+    lambdas: int
+    baseline: float
+    baseline_scores: tuple[float, ...]
+    baseline_method: str
+    majority: float
+    zero: float
+    threshold: float
+    curve: tuple[Point, ...]
+    recipe: dict[str, Any]
+    definitions: dict[str, Any]
+    seconds: float
+
+    @property
+    def chance(self) -> float:
+        """The better of the majority class and the untrained model."""
+        return max(self.majority, self.zero)
+
+    def __str__(self) -> str:
+        found = {
+            "found": f"d90 = {self.d90}",
+            "floor": f"d90 <= {self.d90}, the lowest d possible here",
+            "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
+            "unreachable": f"d90 > {self.interval[0]}: no d tried reaches the threshold",
+        }[self.status]
+        return (
+            f"{found}  ({self.method}; {self.rule} rule: {self.metric} {self.threshold:.4f} = {self.fraction:g} of "
+            f"{self.baseline:.4f}, chance {self.chance:.4f}; D = {self.D:,})"
+        )
+
+
+def measure(
+    model: str | Model,
+    task: str | Task,
+    method: str | Spec = "full",
+    *,
+    rule: str = "paper",
+    fraction: float = 0.9,
+    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
+    full_curve: bool = False,
+    dims: Sequence[int] = (),
+    low: int | None = None,
+    high: int | None = None,
+    start: int = 256,
+    resolution: float = 1.1,
+    seeds: int = 1,
+    baseline: str | float = "full",
+    baseline_lr: float | None = None,
+    baseline_epochs: float | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Measurement:
+    """Measure d90 of `method`'s space for `model` on `task`.
+
+    Args:
+        model, task: as for `d90.train`.
+        method: what moves and, behind "@", the kind of subspace (without d): "full@structure=said".
+        rule, fraction: how the threshold is made.
+        store: path of the SQLite store, or an open one.
+        full_curve: train every trial to its end instead of stopping it once it passes.
+        dims: values of d to try besides, for a curve.
+        low, high, start, resolution: of the search (`d90.search.search`); low and high default to what the method allows.
+        seeds: trials use the seeds seed ... seed + seeds - 1; a d passes when more than half of them do.
+        baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
+        baseline_lr, baseline_epochs: of the baseline, where they differ.
+        progress: is told what happens.
+        options: fields of `Recipe` for every trial.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+        StoreError, RunFailed: the store cannot be used.
+    """
+    told = progress or Progress()
+    if rule not in RULES:
+        raise choose("rule", rule, RULES)
+    if not 0 < fraction <= 1:
+        raise InputError(f"got fraction={fraction}, expected a share of the baseline, 0 < fraction <= 1")
+    if seeds < 1:
+        raise InputError(f"got seeds={seeds}, expected at least 1")
+    spec = parse(method) if isinstance(method, str) else method
+    recipe = make_recipe(model, task, spec, options)
+    lab = _Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told)
+    least, most, m, definition = _limits(lab.model(recipe.seed), spec)
+    low, high = max(least, low or least), min(most, high or most)
+    for d in dims:
+        if not low <= d <= high:
+            raise InputError(
+                f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({m} lambdas, D={most})"
+            )
+    told.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
+    if lab.data(recipe.seed).truncated:
+        count = lab.data(recipe.seed).truncated
+        told.note(f"{count} texts are longer than {lab.model(recipe.seed).max_length} tokens and were truncated")
+
+    every_seed = range(recipe.seed, recipe.seed + seeds)
+    base_epochs = baseline_epochs or recipe.epochs
+    if isinstance(baseline, str):
+        base = replace(
+            recipe, method=str(parse(baseline)), lr=baseline_lr or recipe.lr if baseline == str(spec) else baseline_lr
+        )
+        base = replace(base, epochs=base_epochs)
+        scores = tuple(lab.trial(parse(baseline), replace(base, seed=seed), None)["score"] for seed in every_seed)
+    else:
+        scores = (float(baseline),)
+    full = sum(scores) / len(scores)
+    task_ = lab.task
+    majority = task_.chance()
+    zero = lab.zero_score(spec.at(low))
+    floor = max(majority, zero) if rule == "gain" else 0.0
+    threshold = floor + fraction * (full - floor)
+    told.search_planned(
+        f"baseline {full:.4f}, threshold {threshold:.4f} ({rule} rule), chance {max(majority, zero):.4f}"
+    )
+
+    def evaluate(d: int, seed: int) -> float:
+        trial = replace(recipe, method=str(spec.at(d)), seed=seed)
+        return float(lab.trial(spec.at(d), trial, None if full_curve else threshold)["score"])
+
+    if threshold <= max(majority, zero):
+        for d in dims:
+            evaluate(d, recipe.seed)
+        found = search.Found("trivial", None, (None, None), ())
+    else:
+        found = search.search(
+            evaluate,
+            threshold,
+            low=low,
+            high=high,
+            start=start,
+            first=dims,
+            seeds=every_seed,
+            resolution=resolution,
+            told=told.search_planned,
+        )
+    result = Measurement(
+        model=recipe.model,
+        task=recipe.task,
+        method=str(spec),
+        metric=task_.metric,
+        rule=rule,
+        fraction=fraction,
+        status=found.status,
+        d90=found.d90,
+        interval=found.interval,
+        D=most,
+        lambdas=m,
+        baseline=full,
+        baseline_scores=scores,
+        baseline_method=baseline if isinstance(baseline, str) else "a given number",
+        majority=majority,
+        zero=zero,
+        threshold=threshold,
+        curve=tuple(lab.points),
+        recipe={key: value for key, value in asdict(recipe).items() if key not in ("method", "seed")},
+        definitions={
+            "layer": definition,
+            "seeds": list(every_seed),
+            "resolution": resolution,
+            "notes": list(task_.notes),
+            "truncated": lab.data(recipe.seed).truncated,
+            "task": task_.fingerprint,
+            "base": lab.model(recipe.seed).fingerprint,
+            **_context(),
+        },
+        seconds=lab.seconds,
+    )
+    asked = [
+        str(spec),
+        recipe.model,
+        recipe.task,
+        rule,
+        fraction,
+        str(baseline),
+        seeds,
+        full_curve,
+        result.recipe,
+        recipe.seed,
+    ]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+    lab.store.put_study(key, "measure", asdict(result))
+    told.search_ended(str(result))
+    return result
+
+
+class _Lab:
+    """Runs trials against the store: looks there first, trains, writes."""
+
+    def __init__(self, model: str | Model, task: Task, recipe: Recipe, store: Store, told: Progress) -> None:
+        self.task, self.store, self._told = task, store, told
+        self._given, self._recipe = model, recipe
+        self._data: dict[int, Data] = {}
+        self.points: list[Point] = []
+        self.seconds = 0.0
+
+    def data(self, seed: int) -> Data:
+        """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
+        if seed not in self._data:
+            model = open_model(self._given, self.task, replace(self._recipe, seed=seed))
+            old = next(iter(self._data.values()), None)
+            self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
+        return self._data[seed]
+
+    def model(self, seed: int) -> Model:
+        """The model with this seed's fresh weights."""
+        return self.data(seed).model
+
+    def zero_score(self, spec: Spec) -> float:
+        """The untrained model's score on the validation split."""
+        from d90.training import evaluate
+
+        return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+
+    def trial(self, spec: Spec, recipe: Recipe, stop_at: float | None) -> dict[str, Any]:
+        """One trial's outcome, from the store or by training."""
+        data = self.data(recipe.seed)
+        key = recipe.key(self.task.fingerprint, data.model.fingerprint)
+        label = f"{spec} seed {recipe.seed}"
+        stored = self.store.find(key, stop_at)
+        if stored is None:
+            outcome, trained, flags = fit(data, spec, recipe, stop_at=stop_at, progress=self._told)
+            trained.release()
+            give_back(data.model.module, flags)
+            body = asdict(outcome)
+            context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **_context()}
+            self.store.add(
+                key, stop_at, spec.space.d if spec.space else None, recipe.seed, asdict(recipe), body, context
+            )
+            told = ""
+        else:
+            body, told = stored.outcome, ", stored"
+        self._told.trial_ended(label, f"{_words(body)} in {body['seconds']:.0f} s{told}")
+        self.seconds += body["seconds"]
+        if spec.space and spec.space.d is not None:
+            passed = body["status"] == "passed"
+            point = Point(spec.space.d, recipe.seed, body["score"], passed, body["status"], body["seconds"])
+            self.points.append(point)
+        return body
+
+
+def _words(outcome: dict[str, Any]) -> str:
+    if outcome["status"] == "diverged":
+        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}"
+    return f"{'at least ' if outcome['status'] == 'passed' else ''}{outcome['score']:.4f}"
+
+
+def _limits(model: Model, spec: Spec) -> tuple[int, int, int, str]:
+    """(lowest d, D, number of lambdas, definition of a layer) of a method's space on a model."""
+    space = spec.at(1).space
+    if space is None:
+        raise InputError("a measurement needs a subspace; expected a method with '@'")
+    flags = spec.method.select(model.module)
+    try:
+        layout.check_supported(model.module)
+        named = layout.trainable(model.module)
+        names = list(named)
+        if space.head == "outside":
+            outside = set(layout.head_tensors(model.module, names))
+            names = [name for name in names if name not in outside]
+        if space.structure != "said":
+            return 1, sum(named[name].numel() for name in names), 0, "none (did)"
+        layers, definition = layout.layer_of(model.module, names, space.layer)
+        m = len(set(layers))
+        return m + 1, sum(named[name].numel() for name in names), m, definition
+    finally:
+        give_back(model.module, flags)
+
+
+def _context() -> dict[str, Any]:
+    """Versions and machine, as recorded with every trial."""
+    return {
+        "d90": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,124 @@
+"""Parameters trained as they are, with the surface of `Subspace`: what training needs of either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from d90 import layout, tune
+from d90.errors import InputError
+
+__all__ = ["Direct", "Trainable"]
+
+
+class Trainable(Protocol):
+    """What the training loop needs of a `Subspace` or of `Direct`."""
+
+    model: nn.Module
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimizer moves."""
+
+    def flush(self) -> None:
+        """Make the model's weights current."""
+
+    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
+        """Write the tune."""
+
+    def release(self) -> nn.Module:
+        """Give the model back untouched."""
+
+
+class Direct:
+    """The model's parameters with `requires_grad`, trained in place; `release()` puts the old values back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        layout.check_supported(model)
+        self.model = model
+        self._named = layout.trainable(model)
+        self._before = {name: p.detach().clone() for name, p in self._named.items()}
+        self._buffers = {name: b.detach().clone() for name, b in layout.running_statistics(model)}
+        self._grads = {name: p.grad for name, p in self._named.items()}
+        for parameter in self._named.values():
+            parameter.grad = None
+        self._base: str | None = None
+
+    @property
+    def D(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self._named.values())
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trained parameters, tied ones once."""
+        yield from self._named.values()
+
+    def flush(self) -> None:
+        """Nothing to do: the parameters are the weights."""
+
+    def base_fingerprint(self) -> str:
+        """Hash of the weights before training, over every parameter of the model."""
+        if self._base is None:
+            named = self.model.named_parameters()
+            self._base = layout.fingerprint((name, self._before.get(name, p)) for name, p in named)
+        return self._base
+
+    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
+        """Write the trained tensors by name."""
+        tune.write(path, tune.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._places())
+
+    @torch.no_grad()
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Load what `save` wrote.
+
+        Raises:
+            InputError: another base model, or other tensors than this method trains.
+        """
+        header, tensors = tune.read(path)
+        places = self._places()
+        if header.structure != "direct" or places.keys() != tensors.keys():
+            raise InputError(f"'{path}' does not hold the {len(places)} tensors that this method trains on this model")
+        if header.base != self.base_fingerprint():
+            raise InputError(
+                f"'{path}' was trained on another base model: fingerprint {header.base}, this one has {self.base_fingerprint()}"
+            )
+        for name, place in places.items():
+            if place.shape != tensors[name].shape:
+                raise InputError(
+                    f"'{path}': '{name}' has shape {tuple(tensors[name].shape)}, expected {tuple(place.shape)}"
+                )
+        for name, place in places.items():
+            place.copy_(tensors[name])
+
+    @torch.no_grad()
+    def release(self) -> nn.Module:
+        """Put weights, running statistics and gradients back as they were found."""
+        for name, parameter in self._named.items():
+            parameter.copy_(self._before[name])
+            parameter.grad = self._grads[name]
+        for name, buffer in layout.running_statistics(self.model):
+            buffer.copy_(self._buffers[name])
+        return self.model
+
+    def _places(self) -> dict[str, Tensor]:
+        buffers = {f"buffer:{name}": b for name, b in layout.running_statistics(self.model)}
+        return {**self._named, **buffers}
+
+
+def snapshot(trained: Trainable) -> Sequence[Tensor]:
+    """A copy of what is trained and of the running statistics: the best evaluation's, for `put_back`."""
+    held = [*trained.parameters(), *(b for _, b in layout.running_statistics(trained.model))]
+    return [tensor.detach().clone() for tensor in held]
+
+
+@torch.no_grad()
+def put_back(trained: Trainable, saved: Sequence[Tensor]) -> None:
+    """Undo what happened since `snapshot`."""
+    held = [*trained.parameters(), *(b for _, b in layout.running_statistics(trained.model))]
+    for tensor, old in zip(held, saved, strict=True):
+        tensor.copy_(old)
+    trained.flush()

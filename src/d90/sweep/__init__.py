@@ -1,0 +1,1 @@
+"""Trials and where they are kept."""

@@ -1,0 +1,69 @@
+"""Tasks by name: data in up to three splits, a loss, a metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d90.errors import InputError
+from d90.tasks.base import Split, Task
+from d90.tasks.docstrings import load_docstrings
+from d90.tasks.files import ENDINGS, Columns, load_files
+from d90.tasks.hub import GLUE, load_glue, load_hub
+from d90.tasks.images import load_images
+
+__all__ = ["TASKS", "Split", "Task", "load"]
+
+TASKS = {
+    "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
+    "glue/NAME": f"GLUE through the hub: {', '.join(GLUE)}",
+    "FILE": f"a file ({', '.join(ENDINGS)}) with columns named; a tenth is held out as validation",
+    "FOLDER": "a folder with train, validation and test in those forms",
+    "idx:FOLDER": "MNIST-style images in idx files, gzipped or not",
+    "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named",
+}
+
+
+def load(
+    name: str,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    kind: str | None = None,
+    limit: int | None = None,
+    validation_limit: int | None = None,
+) -> Task:
+    """Load a task.
+
+    Args:
+        name: one of the forms in `TASKS`.
+        text: the text column, or two joined by a comma.
+        label: the label column.
+        metric: a name in `d90.tasks.metrics.METRICS`; the task's own by default.
+        kind: "classification" or "regression"; guessed from the labels by default.
+        limit, validation_limit: take only the first examples.
+
+    Raises:
+        InputError: no such task, or what is wrong in which file and line.
+    """
+    for what, count in (("training", limit), ("validation", validation_limit)):
+        if count is not None and count < 1:
+            raise InputError(f"got a limit of {count} {what} examples, expected at least 1")
+    return _open(name, Columns(text, label), metric, kind).limit(limit, validation_limit)
+
+
+def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
+    if name == "docstrings":
+        return load_docstrings()
+    if name.startswith("idx:"):
+        return load_images(name, name.removeprefix("idx:"))
+    if name.startswith("glue/"):
+        return load_glue(name, metric)
+    if Path(name).exists():
+        return load_files(name, columns, metric, kind)
+    if name.endswith(ENDINGS) or name.startswith((".", "/", "~")):
+        raise InputError(f"no such file or folder: '{name}'; expected a path to a task's data")
+    if name.startswith("hub:") or name.count("/") in (1, 2):
+        return load_hub(name, columns, metric, kind)
+    forms = ", ".join(TASKS)
+    raise InputError(f"unknown task '{name}': no file or folder of that name; expected one of the forms {forms}")

@@ -1,0 +1,97 @@
+"""The embedded task: does this docstring belong to this signature? Read from the Python standard library on the machine itself.
+
+Nothing is shipped or downloaded, and no module is imported: the sources are parsed. A pair is (signature, first paragraph of a docstring); half
+of them carry the docstring of another function of the same module. Split by module, so no module is in two splits. The set differs between
+versions of Python, so its hash is part of every result.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from d90.errors import InputError
+from d90.projections.philox import name_block, words
+from d90.tasks.base import Split, Task
+
+__all__ = ["load_docstrings"]
+
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "__pycache__", "ensurepip"}
+SHORTEST, LONGEST = 20, 400  # characters of a docstring's paragraph
+
+Function = tuple[str, str]  # signature, paragraph
+
+
+def load_docstrings() -> Task:
+    """About 5,700 functions as pairs with label 1 (belongs) or 0.
+
+    Raises:
+        InputError: this Python has no sources of its standard library.
+    """
+    parts: dict[str, list[tuple[tuple[str, str], int, int]]] = {"train": [], "validation": [], "test": []}
+    modules = 0
+    for module, functions in _modules():
+        modules += 1
+        for i, (signature, paragraph) in enumerate(functions):
+            place, turn, other, _ = words(0, "split", torch.tensor([name_block(f"{module}:{i}")]), 1)[0].tolist()
+            label = turn & 1
+            if not label:
+                paragraph = functions[(i + 1 + other % (len(functions) - 1)) % len(functions)][1]
+            parts[_part(module)].append(((signature, paragraph), label, place))
+    if not parts["train"] or not parts["validation"]:
+        raise InputError("this Python comes without the sources of its standard library; give a task of your own")
+    splits = {}
+    for part, found in parts.items():
+        found.sort(key=lambda item: item[2])  # shuffled: `place` is a random word
+        splits[part] = Split([pair for pair, _, _ in found], torch.tensor([label for _, label, _ in found]))
+    count = sum(map(len, splits.values()))
+    return Task(
+        "docstrings",
+        "classification",
+        ("other", "own"),
+        "accuracy",
+        **splits,
+        notes=(f"{count} functions of {modules} modules",),
+    )
+
+
+def _part(module: str) -> str:
+    draw = name_block(module) % 10
+    return "validation" if draw == 0 else "test" if draw == 1 else "train"
+
+
+def _modules() -> Iterator[tuple[str, list[Function]]]:
+    """Modules with at least two documented functions, by name."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if SKIPPED & set(inside.parts):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in old sources
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError, OSError):
+            continue
+        functions = list(_functions(tree))
+        if len({paragraph for _, paragraph in functions}) > 1:
+            yield str(inside.with_suffix("")).replace("/", "."), functions
+
+
+def _functions(tree: ast.Module) -> Iterator[Function]:
+    seen = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node)
+        if not text:
+            continue
+        paragraph = " ".join(text.split("\n\n")[0].split())
+        if SHORTEST <= len(paragraph) <= LONGEST and paragraph not in seen:
+            seen.add(paragraph)
+            yield f"{node.name}({ast.unparse(node.args)})", paragraph

@@ -1,0 +1,438 @@
+"""The one training loop: train(model, task, method, ...) -> Run.
+
+Adam, linear warm-up and decay, length-bucketed batches, bf16 autocast where the processor has it. The score of a run is the best of its evaluations
+on the validation split; a run that is told a threshold stops at the first evaluation that reaches it, and its score then means "at least".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d90._version import __version__
+from d90.batches import Batches, outputs_of
+from d90.errors import InputError
+from d90.methods import Direct, Spec, Trainable, give_back, parse, put_back, snapshot
+from d90.models import Model
+from d90.models import load as load_model
+from d90.progress import Progress
+from d90.subspace import STEP_RULE, Subspace
+from d90.tasks import Task
+from d90.tasks import load as load_task
+
+__all__ = ["Data", "Evaluation", "Outcome", "Recipe", "Run", "bf16_is_fast", "fit", "predict", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's result, as it is stored; `resolve` fills in what was left open.
+
+    Attributes:
+        model, task: names as given.
+        method: the canonical text of the method (`d90.methods`).
+        lr: Adam's learning rate; None takes the default of the method and model (`default_lr`).
+        epochs, batch_size, warmup, weight_decay, clip: warmup is a share of all steps; clip is a gradient norm, 0 for none.
+        evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the processor has it.
+        seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
+        train_limit, validation_limit, max_length, columns: how the data was read.
+        step_rule: version of the subspace's unit of theta.
+    """
+
+    model: str
+    task: str
+    method: str = "full"
+    lr: float | None = None
+    epochs: float = 3
+    batch_size: int = 32
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    evaluations: int = 6
+    precision: str = "auto"
+    seed: int = 0
+    train_limit: int | None = None
+    validation_limit: int | None = None
+    max_length: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    step_rule: int = STEP_RULE
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            InputError: which one, and what was expected.
+        """
+        for name, low in (("epochs", 0), ("batch_size", 0), ("evaluations", 0)):
+            if not getattr(self, name) > low:
+                raise InputError(f"got {name}={getattr(self, name)}, expected more than {low}")
+        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"got lr={self.lr}, expected a positive number such as 1e-3")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"got warmup={self.warmup}, expected a share of the steps, 0 <= warmup < 1")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
+        if not 0 <= self.seed < 1 << 64:
+            raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
+
+    def key(self, *fingerprints: str) -> str:
+        """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
+        canonical = json.dumps([asdict(self), *fingerprints], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def default_lr(spec: Spec, is_text: bool) -> float:
+    """The learning rate a run takes when none is given: full fine-tuning of a pretrained model 1e-4, anything else 1e-3."""
+    return 1e-4 if spec.space is None and is_text and spec.method.name in ("full", "top") else 1e-3
+
+
+def bf16_is_fast() -> bool:
+    """Whether bf16 autocast pays on this machine: a GPU that has it, or a processor with AMX or AVX512-BF16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation split: after `step` optimizer steps, its score and loss."""
+
+    step: int
+    score: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave, as stored.
+
+    `score` is the best of the evaluations; `status` is "finished", "passed" (stopped at the threshold: the score is a lower bound) or
+    "diverged" (the loss was not finite at step `steps`). `zero_score` is that of the untrained model.
+    """
+
+    score: float
+    status: str
+    zero_score: float
+    curve: tuple[Evaluation, ...]
+    steps: int
+    seconds: float
+    train_loss: float
+    trained: int  # numbers trained
+    D: int  # weights moved
+    lambdas: int
+    layers: str  # the definition of a layer that was used
+    truncated: int
+    lr: float
+    precision: str
+
+
+class Data:
+    """A task encoded for a model, shared by the trials of a search."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        self.model, self.task = model, task
+        self.train = Batches(model, task.train)
+        self.validation = Batches(model, task.validation)
+
+    def for_model(self, model: Model) -> Data:
+        """The same encoded task for the same kind of model with other fresh weights."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than the model takes."""
+        return self.train.truncated + self.validation.truncated
+
+
+def train(
+    model: str | Model,
+    task: str | Task,
+    method: str | Spec = "full",
+    d: int | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Fine-tune `model` on `task` and keep the best evaluation's weights.
+
+    Args:
+        model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), or a loaded `d90.models.Model`.
+        task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
+        method: what moves, in the grammar of `d90.methods`.
+        d: short for the method's "@d=...".
+        progress: is told what happens.
+        options: fields of `Recipe`.
+
+    Returns:
+        A Run; its model carries the tune until `run.release()`.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+    """
+    spec = parse(method) if isinstance(method, str) else method
+    spec = spec if d is None else spec.at(d)
+    recipe = make_recipe(model, task, spec, options)
+    loaded_task = open_task(task, recipe)
+    loaded = open_model(model, loaded_task, recipe)
+    data = Data(loaded, loaded_task)
+    outcome, trained, flags = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
+    return Run(recipe, outcome, loaded, loaded_task, trained, flags)
+
+
+def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
+    """The recipe of a run from what the caller gave; unknown options are refused by name."""
+    unknown = options.keys() - Recipe.__dataclass_fields__.keys()
+    if unknown:
+        raise InputError(
+            f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
+        )
+    names: dict[str, Any] = {key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))}
+    recipe = Recipe(**names, method=str(spec), **options)
+    recipe.check()
+    return recipe
+
+
+def open_task(task: str | Task, recipe: Recipe) -> Task:
+    """The task as the recipe reads it."""
+    if not isinstance(task, str):
+        return task.limit(recipe.train_limit, recipe.validation_limit)
+    return load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
+
+
+def open_model(model: str | Model, task: Task, recipe: Recipe) -> Model:
+    """The model with a head for the task, its fresh weights drawn from the recipe's seed."""
+    if not isinstance(model, str):
+        return model
+    return load_model(model, task.outputs, task.kind, recipe.seed, recipe.max_length)
+
+
+def fit(
+    data: Data,
+    spec: Spec,
+    recipe: Recipe,
+    *,
+    stop_at: float | None = None,
+    progress: Progress,
+    keep_best: bool = False,
+) -> tuple[Outcome, Trainable, dict[str, bool]]:
+    """Train once.
+
+    Returns:
+        The outcome, what was trained (call `release()` on it), and the `requires_grad` flags as they were before.
+    """
+    module = data.model.module
+    flags = spec.method.select(module)
+    try:
+        trained: Trainable = spec.space.lay(module, recipe.seed) if spec.space else Direct(module)
+    except Exception:
+        give_back(module, flags)
+        raise
+    try:
+        with _undisturbed(module, recipe.seed):
+            return _loop(data, trained, spec, recipe, stop_at, progress, keep_best), trained, flags
+    except BaseException:
+        trained.release()
+        give_back(module, flags)
+        raise
+
+
+def _loop(
+    data: Data,
+    trained: Trainable,
+    spec: Spec,
+    recipe: Recipe,
+    stop_at: float | None,
+    progress: Progress,
+    keep_best: bool,
+) -> Outcome:
+    began = time.perf_counter()
+    module, task = data.model.module, data.task
+    precision = _precision(recipe, task)
+    lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
+    parameters = list(trained.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay)
+    if isinstance(trained, Subspace):
+        trained.attach(optimizer)
+    per_epoch = -(-len(data.train) // recipe.batch_size)
+    total = max(1, round(per_epoch * recipe.epochs))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
+    looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
+
+    progress.trial_started(f"{recipe.method} seed {recipe.seed}", total)
+    zero_score, zero_loss = evaluate(data, "validation", precision)
+    curve = [Evaluation(0, zero_score, zero_loss)]
+    best, best_state, status, running, step = zero_score, None, "finished", 0.0, 0
+    for step, chosen in enumerate(_batches(data.train, recipe, total), start=1):
+        module.train()
+        with _autocast(module, precision):
+            outputs = outputs_of(module, data.train.inputs(chosen))
+        loss = task.loss(outputs, data.train.labels[chosen].to(outputs.device))
+        value = loss.item()
+        if not math.isfinite(value):
+            status = "diverged"
+            break
+        loss.backward()
+        if recipe.clip and isinstance(trained, Direct):
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        running = value if step == 1 else 0.98 * running + 0.02 * value
+        if step % 10 == 0 or step == total:
+            progress.trial_step(step, running)
+        if step in looks:
+            score, validation_loss = evaluate(data, "validation", precision)
+            if not math.isfinite(validation_loss):
+                status = "diverged"
+                break
+            curve.append(Evaluation(step, score, validation_loss))
+            progress.trial_scored(step, score, validation_loss)
+            if score > best or best_state is None:
+                best = max(best, score)
+                best_state = snapshot(trained) if keep_best else ()
+            if stop_at is not None and score >= stop_at:
+                status = "passed" if step < total else "finished"
+                break
+    if keep_best and best_state is not None:
+        put_back(trained, best_state)
+    space = trained if isinstance(trained, Subspace) else None
+    moved = space.D if space else sum(p.numel() for p in parameters)
+    return Outcome(
+        score=best,
+        status=status,
+        zero_score=zero_score,
+        curve=tuple(curve),
+        steps=step,
+        seconds=time.perf_counter() - began,
+        train_loss=running,
+        trained=sum(p.numel() for p in parameters),
+        D=moved,
+        lambdas=space.m if space else 0,
+        layers=space.layer_definition if space else "none (direct)",
+        truncated=data.truncated,
+        lr=lr,
+        precision=precision,
+    )
+
+
+@torch.no_grad()
+def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> Tensor:
+    """The model's outputs (n, outputs) in the order of the examples, in fp32 on the CPU."""
+    module = model.module
+    rows: list[Tensor] = []
+    order: list[Tensor] = []
+    module.eval()
+    for chosen in batches.by_length(size):
+        with _autocast(module, precision):
+            rows.append(outputs_of(module, batches.inputs(chosen)).float().cpu())
+        order.append(chosen)
+    out = torch.empty(len(batches), rows[0].shape[1])
+    out[torch.cat(order)] = torch.cat(rows)
+    return out
+
+
+def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
+    """(score, loss) of the model on one split that `data` holds encoded."""
+    batches = data.validation if split == "validation" else data.train
+    outputs = predict(data.model, batches, precision)
+    return data.task.score(outputs, split), data.task.loss(outputs, batches.labels).item()
+
+
+class Run:
+    """A finished training run whose model carries the tune until `release()`."""
+
+    def __init__(
+        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, trained: Trainable, flags: dict[str, bool]
+    ) -> None:
+        self.recipe, self.outcome, self.model, self.task, self.trained = recipe, outcome, model, task, trained
+        self._flags = flags
+
+    @property
+    def score(self) -> float:
+        """The best evaluation's score on the validation split."""
+        return self.outcome.score
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs."""
+        target = Path(path)
+        key = self.recipe.key(self.task.fingerprint, self.model.fingerprint)
+        self.trained.save(target, recipe=key[:16])
+        record = {
+            "d90": __version__,
+            "recipe": asdict(self.recipe),
+            "recipe_hash": key[:16],
+            "outcome": asdict(self.outcome),
+            "task": {
+                "kind": self.task.kind,
+                "labels": list(self.task.labels),
+                "metric": self.task.metric,
+                "fingerprint": self.task.fingerprint,
+                "notes": list(self.task.notes),
+            },
+            "base": self.model.fingerprint,
+        }
+        target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+    def release(self) -> nn.Module:
+        """Take the tune off and give the model back untouched."""
+        self.trained.release()
+        give_back(self.model.module, self._flags)
+        return self.model.module
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _rate(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over the first share of the steps, then linear decay to zero."""
+    ramp = max(1, round(total * warmup))
+    return (step + 1) / ramp if step < ramp else max(0.0, (total - step) / max(1, total - ramp))
+
+
+def _batches(train_data: Batches, recipe: Recipe, total: int) -> Iterator[Tensor]:
+    done, epoch = 0, 0
+    while True:
+        for chosen in train_data.shuffled(recipe.batch_size, recipe.seed, epoch):
+            if done == total:
+                return
+            yield chosen
+            done += 1
+        epoch += 1
+
+
+def _precision(recipe: Recipe, task: Task) -> str:
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if task.is_text and bf16_is_fast() else "fp32"
+
+
+def _autocast(module: nn.Module, precision: str) -> torch.autocast:
+    device = next(module.parameters()).device.type
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextlib.contextmanager
+def _undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
+    """Seed torch for the run (dropout), then give back its generator's state and every module's train/eval flag."""
+    modes = [(part, part.training) for part in module.modules()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
