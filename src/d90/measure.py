@@ -83,6 +83,7 @@ class Measurement:
     recipe: dict[str, Any]
     definitions: dict[str, Any]
     seconds: float
+    command: str = ""
 
     @property
     def chance(self) -> float:
@@ -120,6 +121,7 @@ def measure(
     baseline: str | float = "full",
     baseline_lr: float | None = None,
     baseline_epochs: float | None = None,
+    command: str = "",
     progress: Progress | None = None,
     **options: Any,
 ) -> Measurement:
@@ -136,6 +138,7 @@ def measure(
         seeds: trials use the seeds seed ... seed + seeds - 1; a d passes when more than half of them do.
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
         baseline_lr, baseline_epochs: of the baseline, where they differ.
+        command: the command line that asked, kept with the result.
         progress: is told what happens.
         options: fields of `Recipe` for every trial.
 
@@ -236,6 +239,7 @@ def measure(
             **_context(),
         },
         seconds=lab.seconds,
+        command=command,
     )
     asked = [
         str(spec),

@@ -103,16 +103,17 @@ def search(
     tried = sorted(probes)
     good = next((d for d in tried if probes[d].passed), None)
     bad = max((d for d in tried if not probes[d].passed and (good is None or d < good)), default=None)
-    d = grid(start) if good is None and bad is None else None
+    fresh = not probes
     while good is None:
-        d = d if d is not None else grid(factor * (bad or low))
+        d = grid(start) if fresh else grid(factor * (bad or low))
+        fresh = False
         told(f"bracket upwards: d = {d}")
         if passes(d):
             good = d
         elif d == high:
             return Found("unreachable", None, (d, None), tuple(probes[k] for k in sorted(probes)))
         else:
-            bad, d = d, None
+            bad = d
     while bad is None:
         if good == low:
             return Found("floor", good, (None, good), tuple(probes[k] for k in sorted(probes)))

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError, choose
 from d90.projections import Projection, build
-from d90.projections.base import Target
+from d90.projections.base import Target, exact
 
 __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
@@ -154,7 +154,7 @@ class Subspace:
 
     # --- the weights -----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @exact
     def flush(self) -> None:
         """Write theta_0 + Delta into the model's weights if theta is not what was last written."""
         # A fused optimizer and `.data` change theta without moving its version counter: compare the d numbers.
@@ -331,7 +331,7 @@ class Subspace:
     def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.flush()
 
-    @torch.no_grad()
+    @exact
     def _fold(self, index: int, parameter: Tensor) -> None:
         """Fold one weight's gradient into z-space, free it, and see that theta.grad is made when this backward pass ends."""
         grad, parameter.grad = parameter.grad, None
@@ -351,7 +351,7 @@ class Subspace:
             self._lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())
         self._z_gradient.add_(part, alpha=self._factors[index])
 
-    @torch.no_grad()
+    @exact
     def _finish_backward(self) -> None:
         if self._z_gradient is None:
             return

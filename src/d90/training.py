@@ -200,7 +200,9 @@ def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[
         raise InputError(
             f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
         )
-    names: dict[str, Any] = {key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))}
+    names: dict[str, Any] = {
+        key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
+    }
     recipe = Recipe(**names, method=str(spec), **options)
     recipe.check()
     return recipe
@@ -380,6 +382,7 @@ class Run:
                 "kind": self.task.kind,
                 "labels": list(self.task.labels),
                 "metric": self.task.metric,
+                "texts": len(self.task.train.inputs[0]) if self.task.is_text else 0,
                 "fingerprint": self.task.fingerprint,
                 "notes": list(self.task.notes),
             },

@@ -11,11 +11,12 @@ Vectors "in z-space" are what stands between the once-a-step part and the rows: 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,9 +25,24 @@ from d90.errors import InputError
 from d90.projections.philox import BLOCK
 from d90.projections.rounding import HALF_TYPES, round_dithered
 
-__all__ = ["CHUNK", "Projection", "Target", "even_blocks"]
+__all__ = ["CHUNK", "Projection", "Target", "even_blocks", "exact"]
 
 CHUNK = 1 << 20  # rows worked on at a time; any multiple of BLOCK gives the same result
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def exact(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run without autograd and outside autocast: a forward hook runs inside the user's autocast, which would round P to bf16."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return call
 
 
 class Target(NamedTuple):
@@ -130,16 +146,17 @@ class Projection(ABC):
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
 
+    @exact
     def forward(self, theta: Tensor) -> Tensor:
         """P theta: (d,) -> (D,), fp32."""
         self._expect(theta, self.d, "theta")
         z = self.prepare(theta.detach())
-        out = torch.empty(self.D, device=theta.device)
-        for segment, start in enumerate(self.starts):
-            for low, high in self.chunks(segment):
-                out[start + low : start + high] = self.rows(z, segment, low, high)
+        out = torch.zeros(self.D, device=theta.device)
+        parts = [out[start : start + size] for start, size in zip(self.starts, self.sizes, strict=True)]
+        self.write([Target(segment, part, 1.0, z, part) for segment, part in enumerate(parts)])
         return out
 
+    @exact
     def adjoint(self, g: Tensor) -> Tensor:
         """P^T g: (D,) -> (d,), fp32, so that <P x, y> = <x, P^T y>."""
         self._expect(g, self.D, "g")

@@ -21,7 +21,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from d90.projections.base import Projection, even_blocks
+from d90.projections import kernels
+from d90.projections.base import Projection, Target, even_blocks
 from d90.projections.philox import BLOCK, flip_signs, gaussians, signs, words
 
 __all__ = ["Fastfood", "fwht"]
@@ -102,6 +103,27 @@ class Fastfood(Projection):
         x = self._inner(_block_fwht(flip_signs(x, self.seed, "fastfood.outer", blocks)), blocks)
         chunk = blocks % (self.d_pad // self.m)
         z_gradient.view(-1, self.m).index_add_(0, chunk, x.double().mul_(self.s))
+
+    def write(self, targets: Sequence[Target]) -> None:
+        if self.entries != "sign" or not kernels.usable(*(t for target in targets for t in (target.base, target.z, target.out))):
+            super().write(targets)
+            return
+        kernels.fastfood_forward(
+            [t.out for t in targets],
+            [t.base for t in targets],
+            [t.z for t in targets],
+            [t.factor * self.s for t in targets],
+            [self.first_block[t.segment] for t in targets],
+            (self.d_pad, self.m),
+            self.seed,
+        )
+
+    def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
+        if self.entries != "sign" or not kernels.usable(g):
+            super().fold_segment(g, segment, z_gradient)
+            return
+        first = self.first_block[segment]
+        kernels.fastfood_fold(z_gradient, g, self.s, first, (self.d_pad, self.m), self.seed)
 
     def draws(self) -> Iterator[Tensor]:
         blocks = even_blocks(self.block_count)

@@ -100,7 +100,7 @@ class Store:
         rows = [self._row(row) for row in self._db.execute("SELECT * FROM trials WHERE key = ? ORDER BY id", (key,))]
         whole = [row for row in rows if row.status != "passed"]
         enough = [row for row in rows if stop_at is not None and row.score >= stop_at]
-        return (whole or enough or [None])[0]
+        return next(iter(whole or enough), None)
 
     def add(
         self,

@@ -181,7 +181,9 @@ def _divide(split: Split) -> tuple[Split, Split]:
     held[torch.argsort(keys, stable=True)[:count]] = True
 
     def part(mask: Tensor) -> Split:
-        return Split([texts for texts, kept in zip(split.inputs, mask.tolist(), strict=True) if kept], split.labels[mask])
+        return Split(
+            [texts for texts, kept in zip(split.inputs, mask.tolist(), strict=True) if kept], split.labels[mask]
+        )
 
     return part(~held), part(held)
 
