@@ -1,48 +1,44 @@
-"""Builds the C kernel where a compiler is found; without one the package installs all the same and runs on torch."""
+"""Compiles the projection kernels beside their loader. A machine without a C compiler installs all the same and uses torch."""
 
-import os
-import shlex
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
-KERNELS = Path("src/d90/projections/kernels")
-FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=off", "-Wno-psabi"]
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools < 70.1
+    from wheel.bdist_wheel import bdist_wheel
+
+KERNELS = Path("d90/projections/kernels")
+SOURCES = Path(__file__).resolve().parent / "src" / KERNELS
 
 
-def compile_kernel(target: Path) -> bool:
-    """Compile the kernel to `target`; False, with a line that says why, where that cannot be done."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, *FLAGS, str(KERNELS / "fastfood.c"), "-o", str(target)]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = getattr(error, "stderr", "") or str(error)
-        print(f"d90: no C kernel ({why.strip().splitlines()[0]}); projections will run on torch", file=sys.stderr)
-        return False
-    return True
+class BuildKernels(build_py):
+    """Python files as ever, then the library: in the source tree for an editable install, else in the build folder."""
 
-
-class BuildWithKernel(build_py):
-    """build_py that puts the compiled kernel beside its source, in place for an editable install."""
-
-    def run(self):
-        """Compile, then build as usual."""
+    def run(self) -> None:
         super().run()
-        folder = KERNELS if self.editable_mode else Path(self.build_lib) / "d90" / "projections" / "kernels"
-        compile_kernel(folder / "_fastfood.so")
+        folder = SOURCES if getattr(self, "editable_mode", False) else Path(self.build_lib) / KERNELS
+        problem = runpy.run_path(str(SOURCES / "build.py"))["compile_kernels"](folder)
+        if problem:
+            print(f"d90: kernels not compiled, torch will do their work: {problem}", file=sys.stderr)
 
 
-class BinaryDistribution(Distribution):
-    """A wheel with a compiled file belongs to one platform."""
+class PlatformWheel(bdist_wheel):
+    """One wheel per platform: the library knows no Python ABI."""
 
-    def has_ext_modules(self):
-        """Say so."""
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+class Binary(Distribution):
+    """A distribution that holds machine code, so that its wheel names the platform."""
+
+    def has_ext_modules(self) -> bool:
         return True
 
 
-setup(cmdclass={"build_py": BuildWithKernel}, distclass=BinaryDistribution)
+setup(distclass=Binary, cmdclass={"build_py": BuildKernels, "bdist_wheel": PlatformWheel})

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from d90._version import __version__
@@ -23,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+# the usage error of the click that typer brings or uses: its own copy since 0.2x, the package before
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
 app = typer.Typer(
     help="How few parameters a fine-tune really needs: measure it, train in exactly that many, store it in under a kilobyte.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -315,17 +316,19 @@ def _root(
 
 def main() -> None:
     """Run a command; an error is one line on standard error."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except D90Error as error:
         _fail(str(error), 2)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
+    except _UsageError as error:
+        _fail(f"{error.format_message()} Run 'd90 --help', or 'd90 COMMAND --help'.", 2)
     except RunFailed as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished trials are stored, and the same command goes on from them", 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

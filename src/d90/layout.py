@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "fingerprint",
     "head_tensors",
     "layer_of",
+    "lone_embeddings",
     "running_statistics",
     "tensor_scale",
     "trainable",
@@ -148,3 +150,17 @@ def running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
         if getattr(module, "track_running_stats", False):
             found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
     return found
+
+
+def lone_embeddings(model: nn.Module, tensors: Sequence[Tensor]) -> list[nn.Embedding]:
+    """The plain embeddings whose weight is among `tensors` and belongs to no other module: their gradients may be sparse."""
+    moved = {id(tensor) for tensor in tensors}
+    holders = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Embedding
+        and id(module.weight) in moved
+        and holders[id(module.weight)] == 1
+        and not (module.sparse or module.scale_grad_by_freq or module.max_norm)
+    ]

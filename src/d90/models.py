@@ -226,8 +226,11 @@ _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the loader's report and bars for one call, and give the user's settings back."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(hub_logging.ERROR)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -235,5 +238,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()

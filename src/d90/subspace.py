@@ -123,6 +123,7 @@ class Subspace:
         self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=device)
         self._factors = list(self._unit)  # c lambda sigma of each tensor, at the theta last written
         self._handles: list[Any] = []
+        self._made_sparse: list[nn.Embedding] = []
         self._inside = False
         self.arm()
 
@@ -295,8 +296,15 @@ class Subspace:
             tensor.grad = None
             self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
 
+        self._made_sparse = layout.lone_embeddings(self.model, self._tensors)
+        for embedding in self._made_sparse:
+            embedding.sparse = True  # its gradient then has the batch's rows alone
+
     def disarm(self) -> None:
         """Take the hooks off; the weights stay as they are."""
+        for embedding in self._made_sparse:
+            embedding.sparse = False
+        self._made_sparse = []
         for handle in self._handles:
             handle.remove()
         if self._handles:
@@ -344,8 +352,11 @@ class Subspace:
             self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
             torch.autograd.Variable._execution_engine.queue_callback(self._finish_backward)
         part = self.projection.new_z_gradient(self.theta.device)
-        dense = grad.to_dense() if grad.is_sparse else grad
-        self.projection.fold_segment(dense.reshape(-1), index, part)
+        if grad.is_sparse:
+            grad = grad.coalesce()
+            self.projection.fold_sparse(grad.indices()[0], grad.values(), grad.shape, index, part)
+        else:
+            self.projection.fold_segment(grad.reshape(-1), index, part)
         if self.m:
             # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>: no second pass over g
             self._lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())

@@ -146,6 +146,14 @@ class Projection(ABC):
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
 
+    def fold_sparse(
+        self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor
+    ) -> None:
+        """The same for a matrix of `shape` whose gradient is zero but for `values` (k, width) in k sorted, different `rows`."""
+        g = torch.zeros(*shape, device=values.device)
+        g[rows] = values.float()
+        self.fold_segment(g.view(-1), segment, z_gradient)
+
     @exact
     def forward(self, theta: Tensor) -> Tensor:
         """P theta: (d,) -> (D,), fp32."""

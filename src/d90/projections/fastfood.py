@@ -21,8 +21,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from d90.projections import kernels
 from d90.projections.base import Projection, Target, even_blocks
+from d90.projections.kernels import FastfoodKernel
 from d90.projections.philox import BLOCK, flip_signs, gaussians, signs, words
 
 __all__ = ["Fastfood", "fwht"]
@@ -74,6 +74,8 @@ class Fastfood(Projection):
         self._B = signs(seed, "fastfood.B", zero, self.d_pad, torch.float64)[0]
         keys = words(seed, "fastfood.Pi", zero, -(-self.d_pad // 4))[0, : self.d_pad]
         self._Pi = torch.argsort(keys, stable=True)
+        chunks, gaussian = self.d_pad // self.m, self.entries == "gaussian"
+        self._kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, self.first_block, self._dither_blocks)
 
     @property
     def z_size(self) -> int:
@@ -100,30 +102,32 @@ class Fastfood(Projection):
         blocks = self._blocks(segment, low, low + len(g), g.device)
         x = torch.zeros(len(blocks), self.m, device=g.device)
         x.view(-1)[: len(g)] = g
+        self._fold_blocks(x, blocks, z_gradient)
+
+    def fold_sparse(
+        self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor
+    ) -> None:
+        # Only the blocks that the rows lie in are made: an embedding's gradient has few rows of many.
+        places = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        block = places // self.m
+        held = torch.zeros(-(-self.sizes[segment] // self.m), dtype=torch.bool, device=rows.device)
+        held[block.view(-1)] = True
+        x = torch.zeros(int(held.sum()), self.m, device=values.device)
+        x[(held.cumsum(0) - 1)[block], places % self.m] = values.float()
+        self._fold_blocks(x, self.first_block[segment] + held.nonzero().flatten(), z_gradient)
+
+    def _fold_blocks(self, x: Tensor, blocks: Tensor, z_gradient: Tensor) -> None:
+        """z_gradient += s D H S x for whole blocks x (n, m) with these numbers; x is used up."""
         x = self._inner(_block_fwht(flip_signs(x, self.seed, "fastfood.outer", blocks)), blocks)
         chunk = blocks % (self.d_pad // self.m)
         z_gradient.view(-1, self.m).index_add_(0, chunk, x.double().mul_(self.s))
 
     def write(self, targets: Sequence[Target]) -> None:
-        if self.entries != "sign" or not kernels.usable(*(t for target in targets for t in (target.base, target.z, target.out))):
-            super().write(targets)
-            return
-        kernels.fastfood_forward(
-            [t.out for t in targets],
-            [t.base for t in targets],
-            [t.z for t in targets],
-            [t.factor * self.s for t in targets],
-            [self.first_block[t.segment] for t in targets],
-            (self.d_pad, self.m),
-            self.seed,
-        )
+        super().write(self._kernel.write(targets))
 
     def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
-        if self.entries != "sign" or not kernels.usable(g):
+        if not self._kernel.fold(g, segment, z_gradient):
             super().fold_segment(g, segment, z_gradient)
-            return
-        first = self.first_block[segment]
-        kernels.fastfood_fold(z_gradient, g, self.s, first, (self.d_pad, self.m), self.seed)
 
     def draws(self) -> Iterator[Tensor]:
         blocks = even_blocks(self.block_count)

@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine:  make demo   make test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all lint bench clean
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/fastfood.c
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+# the main job on the embedded model and task, some five minutes on two cores
+demo: $(INSTALLED)
+	$(BIN)/d90 measure minilm docstrings --train-limit 1600 --validation-limit 400 --epochs 2 --evaluations 4 \
+		--start 64 --resolution 1.6 --store demo/d90.sqlite
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/projection.py
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
