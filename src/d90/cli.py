@@ -91,6 +91,7 @@ def measure(
     precision: PrecisionOpt = "auto",
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
 ) -> None:
     """Measure d90: the smallest d whose fine-tune reaches 90 % of full fine-tuning."""
     from d90 import report
@@ -118,6 +119,7 @@ def measure(
         baseline_lr=baseline_lr,
         baseline_epochs=baseline_epochs,
         command=shlex.join(["d90", *sys.argv[1:]]),
+        log=log,
         progress=_progress(),
         **_options(
             text,

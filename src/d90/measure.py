@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -122,6 +123,7 @@ def measure(
     baseline_lr: float | None = None,
     baseline_epochs: float | None = None,
     command: str = "",
+    log: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Measurement:
@@ -139,6 +141,7 @@ def measure(
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
         baseline_lr, baseline_epochs: of the baseline, where they differ.
         command: the command line that asked, kept with the result.
+        log: a file that gets one JSON line for each trial trained, as it ends.
         progress: is told what happens.
         options: fields of `Recipe` for every trial.
 
@@ -155,7 +158,7 @@ def measure(
         raise InputError(f"got seeds={seeds}, expected at least 1")
     spec = parse(method) if isinstance(method, str) else method
     recipe = make_recipe(model, task, spec, options)
-    lab = _Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told)
+    lab = _Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told, log)
     least, most, m, definition = _limits(lab.model(recipe.seed), spec)
     low, high = max(least, low or least), min(most, high or most)
     for d in dims:
@@ -262,8 +265,16 @@ def measure(
 class _Lab:
     """Runs trials against the store: looks there first, trains, writes."""
 
-    def __init__(self, model: str | Model, task: Task, recipe: Recipe, store: Store, told: Progress) -> None:
-        self.task, self.store, self._told = task, store, told
+    def __init__(
+        self,
+        model: str | Model,
+        task: Task,
+        recipe: Recipe,
+        store: Store,
+        told: Progress,
+        log: str | os.PathLike[str] | None,
+    ) -> None:
+        self.task, self.store, self._told, self._log = task, store, told, log
         self._given, self._recipe = model, recipe
         self._data: dict[int, Data] = {}
         self.points: list[Point] = []
@@ -302,6 +313,7 @@ class _Lab:
             self.store.add(
                 key, stop_at, spec.space.d if spec.space else None, recipe.seed, asdict(recipe), body, context
             )
+            self._write_line(asdict(recipe), body)
             told = ""
         else:
             body, told = stored.outcome, ", stored"
@@ -312,6 +324,12 @@ class _Lab:
             point = Point(spec.space.d, recipe.seed, body["score"], passed, body["status"], body["seconds"])
             self.points.append(point)
         return body
+
+    def _write_line(self, recipe: dict[str, Any], outcome: dict[str, Any]) -> None:
+        if self._log is not None:
+            Path(self._log).parent.mkdir(parents=True, exist_ok=True)
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**recipe, **outcome}) + "\n")
 
 
 def _words(outcome: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from d90 import layout
@@ -69,12 +70,11 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
         InputError: no such model, or one that does not fit the task.
         UnsupportedModelError: a quantised checkpoint.
     """
-    if name in ("fc", "lenet") or name.startswith("mlp:"):
-        return _image_net(name, outputs, seed)
-    if name == "minilm":
-        folder = _minilm_folder()
-        return _pretrained(name, folder, outputs, kind, seed, max_length)
-    return _pretrained(name, name, outputs, kind, seed, max_length)
+    with torch.random.fork_rng():  # the library's own draws, which ours replace, leave no trace
+        if name in ("fc", "lenet") or name.startswith("mlp:"):
+            return _image_net(name, outputs, seed)
+        source = _minilm_folder() if name == "minilm" else name
+        return _pretrained(name, source, outputs, kind, seed, max_length)
 
 
 class Encoded(NamedTuple):

@@ -29,7 +29,7 @@ __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
 STRUCTURES = ("did", "said")
 STEP_RULE = 1
-LAMBDA_STEP = 10.0  # lambda_i = 1 + LAMBDA_STEP theta_i: one learning rate serves both kinds of coordinate
+LAMBDA_STEP = 1.0  # step rule 1: lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
 
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 
@@ -56,7 +56,7 @@ class Subspace:
         head: "inside", or "outside" to train the head's own parameters beside theta.
         seed: the seed of P.
 
-    `theta` (d,) starts at zero: first the coordinates, then the m lambdas as (lambda - 1) / 10. `space.parameters()` gives it to an optimizer; the
+    `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it to an optimizer; the
     training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and does not fill `theta.grad`: use `backward()`.
     Reading `model.parameters()` directly between an optimizer step and a forward pass shows the weights as last written: call `flush()` first.
 

@@ -1,0 +1,23 @@
+"""The one table every projection test runs over: what a projection is called, and the shapes it is tried at."""
+
+from __future__ import annotations
+
+from d90.projections import PROJECTIONS
+
+SPECS = [f"{name}:{entries}" for name, kind in PROJECTIONS.items() for entries in kind.entry_kinds]
+
+SHAPES = {  # (d, sizes)
+    "d = 1": (1, (7, 2)),
+    "d = D": (9, (4, 5)),
+    "empty segments": (3, (0, 5, 0, 9, 0)),
+    "whole blocks": (16, (64, 32)),
+    "ragged, small segments": (20, (50, 7, 1, 300, 19)),
+    "not a power of two": (100, (700,)),
+    "blocks of 1024": (520, (1024, 2000)),
+    "above 1024, ragged": (1030, (1024, 1100, 5, 40)),
+}
+
+# dense at the two large shapes is 2e6 draws in plain Python, and shows nothing new
+_SHOWN = [(spec, shape) for spec in SPECS for shape in SHAPES if not (spec[:5] == "dense" and SHAPES[shape][0] > 500)]
+CASES = [(spec, *SHAPES[shape]) for spec, shape in _SHOWN]
+IDS = [f"{spec}-{shape}" for spec, shape in _SHOWN]
