@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # small models; several threads only wait for one another
 
 import pytest
 import torch

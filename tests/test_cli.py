@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import struct
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 import d90
+from d90.cli import main
 from tests.test_training import FAST, blobs
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "d90.cli", *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
-    )
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str, cwd: Path | None = None, process: bool = False) -> Done:
+    """A command, in this process (imports cost seconds) or in one of its own."""
+    if process:
+        command = [sys.executable, "-m", "d90.cli", *arguments]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+        return Done(done.returncode, done.stdout, done.stderr)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["d90", *arguments])
+        patch.chdir(cwd or Path.cwd())
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +56,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_measure_prints_an_answer_and_writes_a_page(digits: Path, tmp_path: Path) -> None:
-    command = ("measure", "mlp:16-32-3", f"idx:{digits}", "--lr", "0.01", "--start", "8", "--resolution", "1.5")
-    done = run(*command, cwd=tmp_path)
+    command = ("measure", "mlp:16-32-3", f"idx:{digits}", "--lr", "0.01", "--baseline-lr", "0.01", "--start", "8", "--resolution", "1.5")
+    done = run(*command, cwd=tmp_path, process=True)
     assert done.returncode == 0, done.stderr
     assert "d90 = " in done.stdout
     assert "Traceback" not in done.stderr
@@ -69,6 +88,8 @@ def test_tasks_methods_and_version_are_listed() -> None:
     assert all(name in listed for name in (*d90.methods.METHODS, *d90.projections.PROJECTIONS))
     assert run("--version").stdout.strip() == f"d90 {d90.__version__}"
     assert "measure" in run().stdout
+    alone = run("evaluate", "./nothing.d90", process=True)
+    assert (alone.returncode, alone.stderr.count("\n"), alone.stdout) == (2, 1, "")
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -143,7 +164,7 @@ def test_a_mistake_is_one_clear_line_and_status_2(name: str, places: dict[str, s
 
 
 def test_a_diverged_run_is_status_1(digits: Path, tmp_path: Path) -> None:
-    done = run("train", "mlp:16-8-3", f"idx:{digits}", "--lr", "1e38", cwd=tmp_path)
+    done = run("train", "mlp:16-8-3", f"idx:{digits}", "--lr", "1e30", cwd=tmp_path)
     assert done.returncode == 1
     assert "not finite" in done.stderr
     assert "Traceback" not in done.stderr

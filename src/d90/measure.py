@@ -139,7 +139,7 @@ def measure(
         low, high, start, resolution: of the search (`d90.search.search`); low and high default to what the method allows.
         seeds: trials use the seeds seed ... seed + seeds - 1; a d passes when more than half of them do.
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
-        baseline_lr, baseline_epochs: of the baseline, where they differ.
+        baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
         command: the command line that asked, kept with the result.
         log: a file that gets one JSON line for each trial trained, as it ends.
         progress: is told what happens.
@@ -172,12 +172,9 @@ def measure(
         told.note(f"{count} texts are longer than {lab.model(recipe.seed).max_length} tokens and were truncated")
 
     every_seed = range(recipe.seed, recipe.seed + seeds)
-    base_epochs = baseline_epochs or recipe.epochs
     if isinstance(baseline, str):
-        base = replace(
-            recipe, method=str(parse(baseline)), lr=baseline_lr or recipe.lr if baseline == str(spec) else baseline_lr
-        )
-        base = replace(base, epochs=base_epochs)
+        epochs = baseline_epochs or recipe.epochs
+        base = replace(recipe, method=str(parse(baseline)), lr=baseline_lr, epochs=epochs)
         scores = tuple(lab.trial(parse(baseline), replace(base, seed=seed), None)["score"] for seed in every_seed)
     else:
         scores = (float(baseline),)

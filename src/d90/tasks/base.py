@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from d90.errors import InputError
+from d90.errors import InputError, choose
 from d90.tasks.metrics import METRICS
 
 __all__ = ["Split", "Task"]
@@ -62,6 +62,20 @@ class Task:
         for part, split in self.splits.items():
             if len(split) == 0:
                 raise InputError(f"task '{self.name}': its {part} split is empty; expected at least one example")
+        correlations = ("pearson", "spearman")
+        if self.metric not in METRICS:
+            raise choose("metric", self.metric, METRICS)
+        if (self.kind == "regression") != (self.metric in correlations):
+            wanted = [name for name in METRICS if (name in correlations) == (self.kind == "regression")]
+            raise InputError(
+                f"task '{self.name}': got metric '{self.metric}' for a {self.kind}, expected {' or '.join(wanted)}. "
+                "Likely cause: numbers taken for classes or the reverse; say which with kind"
+            )
+        if self.metric == "f1" and len(self.labels) != 2:
+            raise InputError(
+                f"task '{self.name}': got metric 'f1' for {len(self.labels)} classes, expected 2: it is F1 of the second "
+                "class. Use accuracy or matthews"
+            )
         if self.kind == "classification" and len(torch.unique(self.train.labels)) < 2:
             raise InputError(
                 f"task '{self.name}': all {len(self.train)} training labels are one class; expected at least two "

@@ -1,13 +1,14 @@
-"""The embedded task: does this docstring belong to this signature? Read from the Python standard library on the machine itself.
+"""The embedded task: does this docstring belong to this signature? Read from the Python standard library on the machine.
 
-Nothing is shipped or downloaded, and no module is imported: the sources are parsed. A pair is (signature, first paragraph of a docstring); half
-of them carry the docstring of another function of the same module. Split by module, so no module is in two splits. The set differs between
-versions of Python, so its hash is part of every result.
+Nothing is shipped or downloaded, and no module is imported: the sources are parsed. A pair is (signature, first paragraph
+of a docstring); half of them carry the docstring of another function of the same module. Split by module, so no module is
+in two splits. The set differs between versions of Python, so its hash is part of every result.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -37,8 +38,10 @@ def load_docstrings() -> Task:
     modules = 0
     for module, functions in _modules():
         modules += 1
+        blocks = torch.tensor([name_block(f"{module}:{i}") for i in range(len(functions))])
+        draws = words(0, "split", blocks, 1).tolist()
         for i, (signature, paragraph) in enumerate(functions):
-            place, turn, other, _ = words(0, "split", torch.tensor([name_block(f"{module}:{i}")]), 1)[0].tolist()
+            place, turn, other, _ = draws[i]
             label = turn & 1
             if not label:
                 paragraph = functions[(i + 1 + other % (len(functions) - 1)) % len(functions)][1]
@@ -65,13 +68,17 @@ def _part(module: str) -> str:
     return "validation" if draw == 0 else "test" if draw == 1 else "train"
 
 
+def _sources(root: Path) -> Iterator[Path]:
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if name not in SKIPPED]  # site-packages may hold 100,000 files
+        yield from (Path(folder, name) for name in files if name.endswith(".py") and name not in SKIPPED)
+
+
 def _modules() -> Iterator[tuple[str, list[Function]]]:
     """Modules with at least two documented functions, by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(_sources(root)):
         inside = path.relative_to(root)
-        if SKIPPED & set(inside.parts):
-            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in old sources

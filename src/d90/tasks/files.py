@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from torch import Tensor
 from d90.errors import InputError
 from d90.projections.philox import words
 from d90.tasks.base import Split, Task
-from d90.tasks.metrics import METRICS
 
-__all__ = ["ENDINGS", "Columns", "from_rows", "load_files"]
+__all__ = ["ENDINGS", "PARTS", "Columns", "Row", "find_split", "from_rows", "load_files"]
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
-PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
+PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 TEXTS = (
     ("text",),
     ("text_a", "text_b"),
@@ -44,6 +44,7 @@ class Columns:
 
     def __init__(self, text: str | None = None, label: str | None = None) -> None:
         self.text = tuple(part.strip() for part in text.split(",")) if text else None
+        self.given_label = label
         self.label = label or "label"
         if self.text and len(self.text) > 2:
             raise InputError(f"got {len(self.text)} text columns ('{text}'), expected one, or two joined by a comma")
@@ -56,7 +57,7 @@ class Columns:
                 return names
         looked = ",".join(self.text) if self.text else "text or text_a,text_b"
         raise InputError(
-            f"{where}: no column '{looked}'; it has {', '.join(map(str, row))}. Name the columns with --text a[,b]"
+            f"{where}: no column '{looked}'; it has {', '.join(map(str, row))}. Name one or two with --text a[,b]"
         )
 
     def check_label(self, row: Row, where: str) -> None:
@@ -75,100 +76,142 @@ def load_files(name: str, columns: Columns, metric: str | None, kind: str | None
     """
     path = Path(name)
     if path.is_dir():
-        found = {part: _find(path, names) for part, names in PARTS.items()}
+        found = {part: find_split(path, names) for part, names in PARTS.items()}
         if found["train"] is None:
             endings = ", ".join(ENDINGS)
-            raise InputError(f"the folder '{name}' has no training file; expected train with one of {endings}")
+            raise InputError(
+                f"the folder '{name}' has no training file; expected train with one of {endings}. For images write "
+                f"idx:{name}, for a folder that the datasets library reads hub:{name}"
+            )
         files = {part: file for part, file in found.items() if file is not None}
     else:
         files = {"train": path}
-    return from_rows(
-        name, {part: (list(_rows(file)), str(file)) for part, file in files.items()}, columns, metric, kind
-    )
+    parts, lines = {}, {}
+    for part, file in files.items():
+        rows = list(_rows(file))
+        parts[part] = ([row for _, row in rows], f"'{file}'")
+        lines[part] = [place for place, _ in rows]
+    return from_rows(name, parts, columns, metric, kind, lines)
 
 
 def from_rows(
-    name: str, parts: dict[str, tuple[Sequence[Row], str]], columns: Columns, metric: str | None, kind: str | None
+    name: str,
+    parts: Mapping[str, tuple[Sequence[Row], str]],
+    columns: Columns,
+    metric: str | None,
+    kind: str | None,
+    lines: dict[str, list[str]] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Task:
     """A task from rows (and where they come from) for train and, if there, validation and test.
 
-    A missing validation split is made from a tenth of the training rows by our own bits, and noted.
+    `lines` says where each row stands ("line 3"), for errors. A missing validation split is made from a tenth of the
+    training rows by our own bits, and noted.
     """
     texts: dict[str, list[tuple[str, ...]]] = {}
     raw: dict[str, list[Any]] = {}
+    at: dict[str, list[str]] = {}
     for part, (rows, where) in parts.items():
         if not rows:
             raise InputError(f"{where}: empty, expected at least one example")
         names = columns.texts(rows[0], where)
         columns.check_label(rows[0], where)
-        texts[part] = [tuple(_text(row, key, where, i) for key in names) for i, row in enumerate(rows, start=1)]
-        raw[part] = [_label(row, columns.label, where, i) for i, row in enumerate(rows, start=1)]
-    kind = kind or (
-        "regression" if all(_fraction(v) for v in raw["train"]) and _any_fraction(raw["train"]) else "classification"
-    )
+        places = lines[part] if lines else [f"row {i}" for i in range(1, len(rows) + 1)]
+        at[part] = [f"{where}, {place}" for place in places]
+        texts[part] = [tuple(_text(row, key, spot) for key in names) for row, spot in zip(rows, at[part], strict=True)]
+        raw[part] = [_label(row, columns.label, spot) for row, spot in zip(rows, at[part], strict=True)]
+    kind = kind or ("regression" if _fractions(raw["train"], at["train"]) else "classification")
     if kind not in ("classification", "regression"):
         raise InputError(f"got kind='{kind}', expected classification or regression")
-    metric = metric or ("pearson" if kind == "regression" else "accuracy")
-    if metric not in METRICS:
-        raise InputError(f"unknown metric '{metric}', expected one of {', '.join(METRICS)}")
     classes: tuple[str, ...] = ()
     if kind == "classification":
         classes = tuple(sorted({str(v) for v in raw["train"]}, key=_class_order))
-    labels = {part: _numbers(raw[part], classes, kind, parts[part][1]) for part in raw}
-    splits = {part: Split(texts[part], labels[part]) for part in texts}
-    notes: tuple[str, ...] = ()
+    splits = {part: Split(texts[part], _numbers(raw[part], classes, kind, at[part])) for part in texts}
     if "validation" not in splits:
         splits["train"], splits["validation"] = _divide(splits["train"])
-        notes = (f"validation: {len(splits['validation'])} of the training examples, drawn with the stream 'split'",)
+        made = f"validation: {len(splits['validation'])} of the training examples, drawn with the stream 'split'"
+        notes = (*notes, made)
+    metric = metric or ("pearson" if kind == "regression" else "accuracy")
     return Task(name, kind, classes, metric, splits["train"], splits["validation"], splits.get("test"), notes)
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+# --- values ----------------------------------------------------------------------------------------------------
 
 
-def _text(row: Row, key: str, where: str, number: int) -> str:
+def _text(row: Row, key: str, spot: str) -> str:
     value = row.get(key)
     if value is None:
-        raise InputError(f"{where}, row {number}: no text in column '{key}'; every example needs one")
-    return value if isinstance(value, str) else str(value)
-
-
-def _label(row: Row, key: str, where: str, number: int) -> Any:
-    value = row.get(key)
-    if value is None or value == "" or (isinstance(value, float) and value != value):
-        raise InputError(f"{where}, row {number}: no label in column '{key}'; every example needs one")
+        raise InputError(f"{spot}: no text in column '{key}'; every example needs one")
+    if not isinstance(value, str):
+        if isinstance(value, list | dict | bytes):
+            got = type(value).__name__
+            raise InputError(f"{spot}: column '{key}' holds a {got}, expected a text; name another with --text")
+        return str(value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{spot}: half a surrogate pair at character {error.start} of column '{key}', expected whole "
+                "characters. Likely cause: a text cut inside an escape such as \\ud83d\\ude00; cut it elsewhere"
+            ) from None
     return value
 
 
-def _fraction(value: Any) -> bool:
+def _label(row: Row, key: str, spot: str) -> Any:
+    value = row.get(key)
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        raise InputError(f"{spot}: no label in column '{key}'; every example needs one")
+    if isinstance(value, list | dict | bytes):
+        got = type(value).__name__
+        raise InputError(f"{spot}: column '{key}' holds a {got}, expected a number or a name; choose with --label")
+    # 1.0 and 1 are one class, and so are the same column read from two kinds of file
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
     try:
-        float(value)
+        return float(value)
     except (TypeError, ValueError):
+        return None
+
+
+def _fractions(values: Sequence[Any], spots: Sequence[str]) -> bool:
+    """Whether labels are numbers and not all of them whole; refuses one that is not finite among numbers."""
+    numbers = [_number(value) for value in values]
+    if any(number is None for number in numbers):
         return False
-    return not isinstance(value, bool)
+    _check_finite(numbers, spots)
+    return any(number != int(number) for number in numbers if number is not None)
 
 
-def _any_fraction(values: Sequence[Any]) -> bool:
-    return any(not float(v).is_integer() for v in values)
+def _check_finite(numbers: Sequence[float | None], spots: Sequence[str]) -> None:
+    for number, spot in zip(numbers, spots, strict=True):
+        if number is not None and not math.isfinite(number):
+            raise InputError(f"{spot}: label '{number}' among numbers, expected a finite one; drop or mend the row")
 
 
 def _class_order(label: str) -> tuple[float, str]:
-    return (float(label), label) if _fraction(label) else (float("inf"), label)
+    number = _number(label)
+    return (float("inf") if number is None else number, label)
 
 
-def _numbers(values: Sequence[Any], classes: tuple[str, ...], kind: str, where: str) -> Tensor:
+def _numbers(values: Sequence[Any], classes: tuple[str, ...], kind: str, spots: Sequence[str]) -> Tensor:
     if kind == "regression":
-        for i, value in enumerate(values, start=1):
-            if not _fraction(value):
-                raise InputError(f"{where}, row {i}: label '{value}' is no number, and the task is a regression")
-        return torch.tensor([float(v) for v in values], dtype=torch.float32)
-    number = {label: i for i, label in enumerate(classes)}
-    unknown = next((i for i, v in enumerate(values, start=1) if str(v) not in number), None)
-    if unknown is not None:
-        raise InputError(
-            f"{where}, row {unknown}: label '{values[unknown - 1]}' is not among the training labels {', '.join(classes)}"
-        )
-    return torch.tensor([number[str(v)] for v in values], dtype=torch.int64)
+        numbers = [_number(value) for value in values]
+        for number, value, spot in zip(numbers, values, spots, strict=True):
+            if number is None:
+                raise InputError(f"{spot}: label '{value}' is no number, and the task is a regression")
+        _check_finite(numbers, spots)
+        return torch.tensor(numbers, dtype=torch.float32)
+    place = {label: i for i, label in enumerate(classes)}
+    for value, spot in zip(values, spots, strict=True):
+        if str(value) not in place:
+            known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+            raise InputError(f"{spot}: label '{value}' is not among the {len(classes)} training labels {known}")
+    return torch.tensor([place[str(value)] for value in values], dtype=torch.int64)
 
 
 def _divide(split: Split) -> tuple[Split, Split]:
@@ -188,14 +231,24 @@ def _divide(split: Split) -> tuple[Split, Split]:
     return part(~held), part(held)
 
 
-# --- files ---------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------
 
 
-def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((f for name in names for end in ENDINGS if (f := folder / f"{name}{end}").is_file()), None)
+def find_split(folder: Path, names: Sequence[str]) -> Path | None:
+    """The one file of a split in a folder, by any of its names and endings; None where there is none.
+
+    Raises:
+        InputError: there are two.
+    """
+    found = [file for name in names for end in ENDINGS if (file := folder / f"{name}{end}").is_file()]
+    if len(found) > 1:
+        both = f"{found[0].name} and {found[1].name}"
+        raise InputError(f"'{folder}' has {both}, expected one file for a split; remove one")
+    return found[0] if found else None
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Where each row stands, and the row."""
     ending = next((end for end in ENDINGS if path.name.endswith(end)), None)
     if ending is None:
         raise InputError(f"'{path}': expected a file ending in {', '.join(ENDINGS)}")
@@ -214,7 +267,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # noqa: B007
+            for number, line in enumerate(file, start=1):
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
@@ -224,7 +277,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"'{path}', after line {number}: damaged gzip file ({error}); copy it again") from None
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -234,27 +287,31 @@ def _jsonl(path: Path) -> Iterator[Row]:
             raise InputError(f"'{path}', line {number}: malformed JSON ({error}); expected one object a line") from None
         if not isinstance(row, dict):
             raise InputError(f"'{path}', line {number}: got a {type(row).__name__}, expected one JSON object a line")
-        yield row
+        yield f"line {number}", row
 
 
-def _csv(path: Path, delimiter: str) -> Iterator[Row]:
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
         for row in reader:
             if header is None:
                 header = [name.strip() for name in row]
+                twice = next((name for name in header if header.count(name) > 1), None)
+                if twice is not None:
+                    raise InputError(f"'{path}': two columns are called '{twice}', expected different ones; rename one")
             elif row and len(row) != len(header):
                 raise InputError(
-                    f"'{path}', line {reader.line_num}: {len(row)} fields, expected {len(header)}; quote texts with '{delimiter}'"
+                    f"'{path}', line {reader.line_num}: {len(row)} fields, expected {len(header)} as in its header; "
+                    f"quote texts that hold a {'tab' if delimiter != ',' else 'comma'}"
                 )
             elif row:
-                yield dict(zip(header, row, strict=True))
+                yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise InputError(f"'{path}', line {reader.line_num}: malformed ({error}); check the quotes") from None
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -262,4 +319,5 @@ def _parquet(path: Path) -> Iterator[Row]:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"'{path}' is no sound parquet file: {str(error).splitlines()[0]}") from None
-    yield from table.to_pylist()
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"row {number}", row

@@ -1,18 +1,21 @@
-"""Tasks from the Hugging Face hub through `datasets`: `glue/NAME` with GLUE's columns and metric, or any dataset with columns named.
+"""Tasks from the Hugging Face hub through `datasets`: `glue/NAME` with GLUE's columns and metric, or any dataset.
 
-A folder of local copies, named by the environment variable D90_DATASETS, is looked at first: <D90_DATASETS>/glue/mrpc/train.jsonl and so on.
-Loading scripts are never run.
+For machines without a network: a folder of local copies, named by the environment variable D90_DATASETS, is looked at
+first, as <D90_DATASETS>/glue/mrpc/train.jsonl and validation.jsonl (mnli: validation_matched.jsonl), or
+<D90_DATASETS>/OWNER/NAME/CONFIG. Loading scripts are never run.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError, choose
 from d90.tasks.base import Task
-from d90.tasks.files import Columns, Row, from_rows
+from d90.tasks.files import PARTS, Columns, Row, find_split, from_rows
 
 __all__ = ["GLUE", "load_glue", "load_hub"]
 
@@ -31,13 +34,22 @@ GLUE = {
 
 
 def load_glue(name: str, metric: str | None) -> Task:
-    """A GLUE task; its test labels are hidden, so it has no test split."""
+    """A GLUE task; its test labels are hidden, so it has no test split.
+
+    Raises:
+        InputError: no such GLUE task, or its data cannot be had.
+    """
     subset = name.removeprefix("glue/")
     if subset not in GLUE:
         raise choose("GLUE task", subset, GLUE)
     text, own_metric, validation = GLUE[subset]
     kind = "regression" if subset == "stsb" else "classification"
-    found = _fetch("glue" if _mirror("glue", subset) else "nyu-mll/glue", subset)
+    local = _mirror("glue", subset)
+    found = _fetch("nyu-mll/glue", subset, local, ("train", validation))
+    for part in ("train", validation):
+        if part not in found:
+            where = f"the folder '{local}'" if local else f"'{name}'"
+            raise InputError(f"{where} has splits {', '.join(found)}, expected {part} (as in {part}.jsonl) among them")
     parts = {"train": found["train"], "validation": found[validation]}
     return from_rows(
         name,
@@ -45,19 +57,31 @@ def load_glue(name: str, metric: str | None) -> Task:
         Columns(text),
         metric or own_metric,
         kind,
+        notes=(f"validation: GLUE's {validation}",),
     )
 
 
 def load_hub(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
-    """Any dataset of the hub, `owner/name[/config]`; splits train, validation and test, where labelled."""
-    owner, *rest = name.removeprefix("hub:").split("/")
-    path, config = "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None
-    found = _fetch(path, config)
+    """Any dataset of the hub, `owner/name[/config]`, or a folder that `datasets` can read, `hub:FOLDER`.
+
+    Its splits train, validation and test are taken, where labelled.
+
+    Raises:
+        InputError: no such dataset, or what is wrong in it.
+    """
+    path = name.removeprefix("hub:")
+    if Path(path).is_dir():
+        found = _fetch(path, None, Path(path), PARTS)
+    else:
+        owner, *rest = path.split("/")
+        dataset, config = "/".join([owner, *rest[:1]]), "/".join(rest[1:]) or None
+        found = _fetch(dataset, config, _mirror(dataset, config), PARTS)
     if "train" not in found:
         raise InputError(f"dataset '{name}' has splits {', '.join(found)}, expected one called train")
-    parts = {part: (found[part], f"{name} {part}") for part in ("train", "validation", "test") if part in found}
-    hidden = [part for part, (rows, _) in parts.items() if part != "train" and _unlabelled(rows, columns.label)]
-    return from_rows(name, {part: rows for part, rows in parts.items() if part not in hidden}, columns, metric, kind)
+    parts = {part: found[part] for part in PARTS if part in found}
+    hidden = [part for part, rows in parts.items() if part != "train" and _unlabelled(rows, columns.label)]
+    shown = {part: (rows, f"{name} {part}") for part, rows in parts.items() if part not in hidden}
+    return from_rows(name, shown, columns, metric, kind, notes=tuple(f"{part}: left out, no labels" for part in hidden))
 
 
 def _unlabelled(rows: list[Row], label: str) -> bool:
@@ -71,23 +95,35 @@ def _mirror(path: str, config: str | None) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _fetch(path: str, config: str | None) -> dict[str, list[Row]]:
-    """Every split's rows, from the local mirror or the hub."""
+def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[str]) -> dict[str, list[Row]]:
+    """The rows of the wanted splits (or of all there are, where none of them is), from a local folder or the hub."""
     import datasets
 
-    local = _mirror(path, config)
+    options: dict[str, Any] = {}
+    if local is not None:
+        # Said file by file where they are named for their splits: `datasets` takes validation_matched for validation.
+        files = {part: str(file) for part in wanted if (file := find_split(local, PARTS.get(part, (part,))))}
+        options = {"data_files": files} if files else {}
+    if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:  # below datasets 4
+        options["trust_remote_code"] = False
     asked: tuple[Any, ...] = (str(local),) if local else (path, config)
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(*asked)
+        loaded = datasets.load_dataset(*asked, **options)
     except Exception as error:  # the library raises a dozen unrelated types here, network errors among them
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = error.__cause__ or error
+        why = " ".join(str(cause).split())[:240] or type(cause).__name__
+        if local is not None:
+            raise InputError(
+                f"the folder '{local}' is no dataset that can be read: {why}. Expected files such as train.jsonl"
+            ) from None
         raise InputError(
             f"unknown task '{'/'.join(filter(None, (path, config)))}': no file, no folder, and the hub did not give it "
-            f"({first[:160]}). Check the name and the network; 'd90 tasks' lists the forms of a name."
+            f"({why}). Check the name and the network; 'd90 tasks' lists the forms of a name."
         ) from None
     finally:
         if bars:
             datasets.enable_progress_bars()
-    return {part: split.to_list() for part, split in loaded.items()}
+    chosen = [part for part in wanted if part in loaded] or list(loaded)
+    return {part: loaded[part].to_list() for part in chosen}

@@ -1,7 +1,7 @@
 """The compiled kernels: which path is used is decided here, once, and said in one log line.
 
-Without a library (no compiler at install time), on another device, or for tensors a kernel does not take, the same map is done by
-torch. `D90_KERNEL=avx512|avx2|portable|torch` forces a path.
+Without a library (no compiler at install time), on another device, or for tensors a kernel does not take, torch does
+the same. `D90_KERNEL=avx512|avx2|portable|torch` forces a path.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError
-from d90.projections.kernels.build import LIBRARY
+from d90.projections.kernels.build import LIBRARY, source_crc
 
 if TYPE_CHECKING:
     from d90.projections.base import Target
 
-__all__ = ["PATHS", "FastfoodKernel", "active", "available", "forced", "words"]
+__all__ = ["PATHS", "FastfoodKernel", "OneHotKernel", "active", "available", "forced", "words"]
 
 PATHS = ("portable", "avx2", "avx512")  # numbered as in the C file
-ABI = 1
-STREAM_BYTES = 32 << 20  # tensors above this are written past the caches
+STREAM_BYTES = 8 << 20  # a call that writes more than this writes past the caches
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _log = logging.getLogger("d90")
@@ -50,6 +49,23 @@ class _Fastfood(ctypes.Structure):
     )
 
 
+class _OneHot(ctypes.Structure):
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("d", ctypes.c_int64),
+        ("coprime_count", ctypes.c_int64),
+        ("coprime", ctypes.c_void_p),
+        ("pi", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("signs", ctypes.c_int32),
+        ("path", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("parallel", ctypes.c_void_p),
+        ("stream_bytes", ctypes.c_int64),
+    )
+
+
 _TARGET = struct.Struct("@PPPqqqdii")  # target_t
 _GRADIENT = struct.Struct("@PqqdPqqii")  # gradient_t
 
@@ -59,12 +75,17 @@ class _Library:
 
     def __init__(self, path: Path) -> None:
         c = ctypes.CDLL(str(path))
-        if c.d90_abi() != ABI:
-            raise OSError("the library is of another version; reinstall d90 or run: python -m d90.projections.kernels")
+        c.d90_source.restype = ctypes.c_uint32
+        if c.d90_source() != source_crc():
+            raise OSError("the library is older than its source: run python -m d90.projections.kernels")
         pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
-        self.write, self.fold, self.words = c.d90_fastfood_write, c.d90_fastfood_fold, c.d90_words
-        self.write.argtypes = [ctypes.POINTER(_Fastfood), ctypes.c_char_p, i64]
-        self.fold.argtypes = [ctypes.POINTER(_Fastfood), ctypes.c_char_p, pointer]
+        self.writers = (c.d90_fastfood_write, c.d90_onehot_write)
+        self.folders = (c.d90_fastfood_fold, c.d90_onehot_fold)
+        for write in self.writers:
+            write.argtypes = [pointer, ctypes.c_char_p, i64]
+        for fold in self.folders:
+            fold.argtypes = [pointer, ctypes.c_char_p, pointer]
+        self.words = c.d90_words
         self.words.argtypes = [ctypes.c_int, u64, u64, pointer, i64, i64, pointer]
         self.words.restype = None
         self.best: int = c.d90_best_path()
@@ -72,7 +93,7 @@ class _Library:
 
 
 def _thread_pool() -> int | None:
-    """Address of GOMP_parallel in the OpenMP runtime that torch is linked with: looking it up through torch's own library finds no other."""
+    """Address of GOMP_parallel in the OpenMP runtime that torch is linked with: a look-up by way of torch finds no other."""
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).with_name("lib") / name
         if path.exists():
@@ -132,73 +153,119 @@ def forced(path: str) -> Iterator[None]:
         _forced.pop()
 
 
-def _ready(tensor: Tensor) -> bool:
-    """Whether a kernel can work on this tensor where it lies."""
-    return tensor.device.type == "cpu" and tensor.dtype in _TYPES and tensor.is_contiguous()
+def _kind(tensor: Tensor) -> int | None:
+    """The number of this tensor's type, if a kernel can work on it where it lies."""
+    return _TYPES.get(tensor.dtype) if tensor.is_cpu and tensor.is_contiguous() else None
 
 
-class FastfoodKernel:
-    """The fused passes of one Fastfood projection: blocks of m rows over `chunks` chunks of z, scaled by s."""
+class _Kernel:
+    """What the kernels share: which tensors they take, and how these are handed over."""
+
+    number: int  # among the library's writers and folders
+    scale: float
+    first: Sequence[int]  # of each segment: its first block, or its first row
+    dither: Sequence[int]  # of each segment: its first dither block
+
+    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
+        """The C structure that describes the map; it may point into tensors of self."""
+        raise NotImplementedError
+
+    def at(self, z: Tensor) -> Tensor:
+        """What the C code reads in place of z."""
+        return z
+
+    def write(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Write the tensors that a kernel can write; returns the others."""
+        found = self._open()
+        if found is None:
+            return targets
+        library, header = found
+        left, packed = [], []
+        read: dict[int, Tensor] = {}  # one z usually serves all
+        for target in targets:
+            segment, base, factor, z, out = target
+            base_type, out_type = _kind(base), _kind(out)
+            if base_type is None or out_type is None or _kind(z) != 0:
+                left.append(target)
+                continue
+            size = out.numel()
+            if base.numel() != size:
+                raise InputError(f"got a base of {base.numel()} numbers for a tensor of {size}, expected as many")
+            if id(z) not in read:
+                read[id(z)] = self.at(z)
+            z_at = read[id(z)].data_ptr()
+            places = (base.data_ptr(), out.data_ptr(), z_at, size, self.first[segment], self.dither[segment])
+            packed.append(_TARGET.pack(*places, factor * self.scale, base_type, out_type))
+        if packed and library.writers[self.number](ctypes.byref(header), b"".join(packed), len(packed)):
+            raise MemoryError("no memory to write the weights")
+        return left
+
+    def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> bool:
+        """z_gradient += R^T g; returns False, with nothing done, where it is torch's work."""
+        return self._fold(g, segment, z_gradient, g.numel(), 0, 0, 0)
+
+    def fold_rows(self, rows: Tensor, values: Tensor, size: int, segment: int, z_gradient: Tensor) -> bool:
+        """The same for a matrix of `size` numbers whose rows (k,), sorted, are `values` (k, width), the others zero."""
+        if rows.dtype != torch.int64 or not (rows.is_cpu and rows.is_contiguous()):
+            return False
+        return self._fold(values, segment, z_gradient, size, rows.data_ptr(), len(rows), values.shape[1])
+
+    def _fold(self, g: Tensor, segment: int, z_gradient: Tensor, size: int, rows: int, count: int, width: int) -> bool:
+        found, kind = self._open(), _kind(g)
+        if found is None or kind is None or not (z_gradient.is_cpu and z_gradient.is_contiguous()):
+            return False
+        library, header = found
+        packed = _GRADIENT.pack(g.data_ptr(), size, self.first[segment], self.scale, rows, count, width, kind, 0)
+        if size and library.folders[self.number](ctypes.byref(header), packed, z_gradient.data_ptr()):
+            raise MemoryError("no memory to fold the gradient")
+        return True
+
+    def _open(self) -> tuple[_Library, ctypes.Structure] | None:
+        path, library = active(), _library()
+        if path == "torch" or isinstance(library, str):
+            return None
+        return library, self.header(PATHS.index(path), torch.get_num_threads(), library.parallel)
+
+
+class FastfoodKernel(_Kernel):
+    """Fastfood: blocks of m rows over `chunks` chunks of z, scaled by s."""
+
+    number = 0
 
     def __init__(
         self, seed: int, m: int, chunks: int, gaussian: bool, s: float, first: Sequence[int], dither: Sequence[int]
     ) -> None:
-        self.seed, self.m, self.chunks, self.gaussian, self.s = seed, m, chunks, gaussian, s
-        self.first, self.dither = first, dither
+        self.map = (seed, m, chunks, gaussian)
+        self.scale, self.first, self.dither = s, first, dither
 
-    def write(self, targets: Sequence[Target]) -> list[Target]:
-        """Write the tensors a kernel can write; returns the others."""
-        found = self._open()
-        if found is None:
-            return list(targets)
-        library, header = found
-        left, packed, alive = [], bytearray(), []
-        for target in targets:
-            segment, base, factor, z, out = target
-            if not (_ready(base) and _ready(out) and z.device.type == "cpu" and z.dtype == torch.float32):
-                left.append(target)
-                continue
-            if base.numel() != out.numel():
-                raise InputError(f"got base of {base.numel()} numbers for out of {out.numel()}, expected the same")
-            z = z.contiguous()
-            alive.append(z)
-            places = (
-                base.data_ptr(),
-                out.data_ptr(),
-                z.data_ptr(),
-                out.numel(),
-                self.first[segment],
-                self.dither[segment],
-            )
-            packed += _TARGET.pack(*places, factor * self.s, _TYPES[base.dtype], _TYPES[out.dtype])
-        if packed and library.write(ctypes.byref(header), bytes(packed), len(packed) // _TARGET.size):
-            raise MemoryError("no memory to write the weights")
-        return left
+    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
+        return _Fastfood(*self.map, path, threads, 0, parallel, STREAM_BYTES)
 
-    def fold(
-        self, g: Tensor, segment: int, z_gradient: Tensor, rows: Tensor | None = None, width: int = 0, size: int = 0
-    ) -> bool:
-        """z_gradient += s R^T g, or leave it to torch and return False. With `rows`, g holds those rows (k, width) of a gradient of `size`."""
-        found = self._open()
-        if found is None or not (_ready(g) and z_gradient.device.type == "cpu" and z_gradient.is_contiguous()):
-            return False
-        library, header = found
-        place, count = (0, 0) if rows is None else (rows.data_ptr(), len(rows))
-        size = g.numel() if rows is None else size
-        packed = _GRADIENT.pack(
-            g.data_ptr(), size, self.first[segment], self.s, place, count, width, _TYPES[g.dtype], 0
-        )
-        if library.fold(ctypes.byref(header), packed, z_gradient.data_ptr()):
-            raise MemoryError("no memory to fold the gradient")
-        return True
 
-    def _open(self) -> tuple[_Library, _Fastfood] | None:
-        path, library = active(), _library()
-        if path == "torch" or isinstance(library, str):
-            return None
-        threads, number = torch.get_num_threads(), PATHS.index(path)
-        place = (self.seed, self.m, self.chunks, self.gaussian, number, threads, 0, library.parallel, STREAM_BYTES)
-        return library, _Fastfood(*place)
+class OneHotKernel(_Kernel):
+    """One-hot: `starts` are the first global rows of the segments."""
+
+    number = 1
+    scale = 1.0
+
+    def __init__(
+        self,
+        seed: int,
+        tables: tuple[Tensor, Tensor, Tensor],
+        signs: bool,
+        starts: Sequence[int],
+        dither: Sequence[int],
+    ) -> None:
+        self.seed, self.signs, self.first, self.dither = seed, signs, starts, dither
+        self.coprime, self.pi, self.weight = (table.cpu() for table in tables)
+
+    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
+        tables = (self.coprime.data_ptr(), self.pi.data_ptr(), self.weight.data_ptr())
+        counts = (len(self.pi), len(self.coprime))
+        return _OneHot(self.seed, *counts, *tables, self.signs, path, threads, 0, parallel, STREAM_BYTES)
+
+    def at(self, z: Tensor) -> Tensor:
+        return (z * self.weight)[self.pi]
 
 
 def words(path: str, seed: int, stream: int, blocks: Tensor, groups: int) -> Tensor:

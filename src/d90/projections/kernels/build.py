@@ -6,15 +6,20 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
+import zlib
 from pathlib import Path
 
-__all__ = ["LIBRARY", "SOURCE", "compile_kernels", "compiler"]
+__all__ = ["LIBRARY", "SOURCE", "compile_kernels", "compiler", "source_crc"]
 
 SOURCE = Path(__file__).with_name("d90_kernels.c")
-LIBRARY = "libd90_kernels.dylib.so" if sys.platform == "darwin" else "libd90_kernels.so"
+LIBRARY = "libd90_kernels.so"
 # Contraction to fma is fixed so that a path computes the same bits whatever the compiler's default.
 FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno"]
+
+
+def source_crc() -> int:
+    """What a library remembers of its source, so that a stale one is not used."""
+    return zlib.crc32(SOURCE.read_bytes())
 
 
 def compiler() -> list[str] | None:
@@ -33,9 +38,8 @@ def compile_kernels(folder: Path) -> str | None:
     scratch = target.with_suffix(f".{os.getpid()}.tmp")  # a process that has the old file open keeps it
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = subprocess.run(
-            [*command, *FLAGS, str(SOURCE), "-o", str(scratch), "-lm"], capture_output=True, text=True, timeout=600
-        )
+        command += [*FLAGS, f"-DD90_SOURCE={source_crc()}u", str(SOURCE), "-o", str(scratch), "-lm"]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if made.returncode:
             return f"{command[0]} failed: {(made.stderr.strip().splitlines() or ['no message'])[0]}"
         scratch.replace(target)

@@ -22,7 +22,9 @@
 #define D90_X86 0
 #endif
 
-#define D90_ABI 1
+#ifndef D90_SOURCE
+#define D90_SOURCE 0 /* the CRC-32 of this file, given by build.py */
+#endif
 #define BLOCK 1024
 #define ALWAYS static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
@@ -32,6 +34,7 @@ enum { FP32 = 0, BF16 = 1, FP16 = 2 };
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2 };
 enum { INNER = 1, OUTER = 2, COLUMNS = 7, SIGNS = 8, DITHER = 10 }; /* streams, philox.py */
 
+typedef uint32_t bits_t __attribute__((may_alias)); /* the bits of a float, where it lies */
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
 
 /* One tensor to write: out = base + factor R z. `factor` includes the projection's own s. */
@@ -39,7 +42,7 @@ typedef struct {
     const void *base;
     void *out;
     const float *z;
-    int64_t size, first_block, dither_block;
+    int64_t size, first_block, dither_block; /* for one-hot, first_block is the first global row */
     double factor;
     int32_t base_type, out_type;
 } target_t;
@@ -49,8 +52,19 @@ typedef struct {
     int64_t m, chunks;
     int32_t gaussian, path, threads, unused;
     parallel_fn parallel;
-    int64_t stream_bytes; /* tensors above this are written past the caches */
+    int64_t stream_bytes; /* a call that writes more than this writes past the caches */
 } fastfood_t;
+
+/* q = (z weight)[pi], made once a call, stands for z: row (k, i) takes entry (a_k i + b_k) mod d of it. */
+typedef struct {
+    uint64_t seed;
+    int64_t d, coprime_count;
+    const int64_t *coprime, *pi;
+    const float *weight;
+    int32_t signs, path, threads, unused;
+    parallel_fn parallel;
+    int64_t stream_bytes;
+} onehot_t;
 
 /* A gradient: dense (rows == NULL) or the rows `rows` (sorted, distinct) of a matrix of this width, the others zero. */
 typedef struct {
@@ -62,16 +76,18 @@ typedef struct {
     int32_t type, unused;
 } gradient_t;
 
-#define WRITE_BLOCKS (64 * BLOCK) /* elements in an item of `write` */
+#define WRITE_ITEM (64 * BLOCK) /* elements in an item of `write` */
 #define FOLD_ITEMS 64
-#define FOLD_PAIRWISE 8 /* blocks summed in fp32 before they are added to the fp64 sum */
+#define FOLD_STRIPS 16    /* the same for one-hot */
+#define FOLD_LEAST 64    /* blocks worth an item of their own */
+#define FOLD_PAIRWISE 16 /* blocks summed in fp32 before they are added to the fp64 sum */
 #define COUNTERS 64     /* Philox counters drawn at once for the signs */
 
 typedef struct {
-    const fastfood_t *map;
+    const void *map; /* fastfood_t or onehot_t */
     const target_t *targets;
     const int64_t *item_start; /* first item of each target, and the total */
-    int64_t target_count, items, next;
+    int64_t target_count, items, next, streamed;
 } write_job;
 
 typedef struct {
@@ -82,6 +98,13 @@ typedef struct {
     /* sparse rows: the blocks touched, by chunk, and the items over them */
     const int64_t *list, *item_low, *item_chunk;
 } fold_job;
+
+typedef struct {
+    const onehot_t *map;
+    const gradient_t *grad;
+    double *z_gradient, *parts;
+    int64_t strips, next;
+} onehot_job;
 
 static void run(parallel_fn parallel, int threads, void (*worker)(void *), void *job) {
     if (parallel && threads > 1)
@@ -103,6 +126,33 @@ static void short_fwht(float *x, int64_t m) {
                 x[i] = a + b;
                 x[i + half] = a - b;
             }
+}
+
+/* Write all tensors in one pass. Returns 0, or 1 when memory ran out (nothing is written then). */
+static int write_all(const void *map, const target_t *targets, int64_t count, parallel_fn parallel, int threads, int64_t stream_bytes,
+                     void (*worker)(void *)) {
+    int64_t *item_start = malloc((size_t)(count + 1) * sizeof(int64_t)), bytes = 0;
+    if (!item_start) return 1;
+    item_start[0] = 0;
+    for (int64_t i = 0; i < count; i++) {
+        item_start[i + 1] = item_start[i] + ceil_div(targets[i].size, WRITE_ITEM);
+        bytes += targets[i].size * (targets[i].out_type == FP32 ? 4 : 2);
+    }
+    write_job job = {map, targets, item_start, count, item_start[count], 0, bytes > stream_bytes};
+    run(parallel, (int)least(threads, job.items), worker, &job);
+    free(item_start);
+    return 0;
+}
+
+/* The target that an item belongs to, and its first element. */
+static const target_t *find_target(const write_job *job, int64_t item, int64_t *low) {
+    int64_t a = 0, b = job->target_count; /* item_start[a] <= item < item_start[b] */
+    while (b - a > 1) {
+        int64_t middle = (a + b) / 2;
+        *(job->item_start[middle] <= item ? &a : &b) = middle;
+    }
+    *low = (item - job->item_start[a]) * WRITE_ITEM;
+    return job->targets + a;
 }
 
 #define D90_LANES 4
@@ -148,7 +198,7 @@ static void short_fwht(float *x, int64_t m) {
 
 /* --- entry points ------------------------------------------------------------------------------------------------- */
 
-EXPORT int d90_abi(void) { return D90_ABI; }
+EXPORT uint32_t d90_source(void) { return D90_SOURCE; }
 
 /* The best path this machine has. */
 EXPORT int d90_best_path(void) {
@@ -167,22 +217,12 @@ EXPORT void d90_words(int path, uint64_t seed, uint64_t stream, const int64_t *b
     PICK(path, words)(seed, stream, blocks, n, groups, out);
 }
 
-/* philox.gaussians: (n, count), for the tests. */
-EXPORT void d90_gaussians(int path, uint64_t seed, uint64_t stream, const int64_t *blocks, int64_t n, int64_t count, float *out) {
-    PICK(path, gaussian_rows)(seed, stream, blocks, n, count, out);
+EXPORT int d90_fastfood_write(const fastfood_t *map, const target_t *targets, int64_t count) {
+    return write_all(map, targets, count, map->parallel, map->threads, map->stream_bytes, PICK(map->path, write_worker));
 }
 
-/* Write all tensors in one pass. Returns 0, or 1 when memory ran out (nothing is written then). */
-EXPORT int d90_fastfood_write(const fastfood_t *map, const target_t *targets, int64_t count) {
-    int64_t *item_start = malloc((size_t)(count + 1) * sizeof(int64_t));
-    if (!item_start) return 1;
-    item_start[0] = 0;
-    for (int64_t i = 0; i < count; i++) item_start[i + 1] = item_start[i] + ceil_div(targets[i].size, WRITE_BLOCKS);
-    write_job job = {map, targets, item_start, count, item_start[count], 0};
-    int threads = (int)least(map->threads, job.items);
-    run(map->parallel, threads, PICK(map->path, write_worker), &job);
-    free(item_start);
-    return 0;
+EXPORT int d90_onehot_write(const onehot_t *map, const target_t *targets, int64_t count) {
+    return write_all(map, targets, count, map->parallel, map->threads, map->stream_bytes, PICK(map->path, onehot_write_worker));
 }
 
 static void reduce(const fold_job *job, int64_t part, int64_t chunk) {
@@ -196,7 +236,7 @@ static int fold_dense(fold_job *job) {
     job->blocks = ceil_div(job->grad->size, map->m);
     job->residues = least(map->chunks, job->blocks);
     /* Blocks of one chunk are summed by one item, or by a few strips of them when chunks are few. */
-    int64_t wanted = ceil_div(FOLD_ITEMS, job->residues), enough = job->blocks / (job->residues * FOLD_PAIRWISE);
+    int64_t wanted = ceil_div(FOLD_ITEMS, job->residues), enough = job->blocks / (job->residues * FOLD_LEAST);
     job->strips = least(wanted, enough < 1 ? 1 : enough);
     job->items = job->residues * job->strips;
     job->parts = malloc((size_t)(job->items * map->m) * sizeof(double));
@@ -260,6 +300,25 @@ EXPORT int d90_fastfood_fold(const fastfood_t *map, const gradient_t *grad, doub
     fold_job job = {.map = map, .grad = grad, .z_gradient = z_gradient};
     if (grad->size == 0) return 0;
     return grad->rows ? fold_rows(&job) : fold_dense(&job);
+}
+
+/* z_gradient += scale R^T g, as above. */
+EXPORT int d90_onehot_fold(const onehot_t *map, const gradient_t *grad, double *z_gradient) {
+    /* With few rows, or a few rows given, they are added where they belong; else strips sum for themselves first. */
+    int64_t strips = grad->rows ? 1 : least(FOLD_STRIPS, grad->size / (map->d * 4 > 64 * BLOCK ? map->d * 4 : 64 * BLOCK));
+    onehot_job job = {map, grad, z_gradient, NULL, strips, 0};
+    if (grad->rows || strips <= 1) {
+        PICK(map->path, onehot_fold_here)(&job);
+        return 0;
+    }
+    job.parts = malloc((size_t)(strips * map->d) * sizeof(double));
+    if (!job.parts) return 1;
+    run(map->parallel, (int)least(map->threads, strips), PICK(map->path, onehot_fold_worker), &job);
+    for (int64_t strip = 1; strip < strips; strip++)
+        for (int64_t j = 0; j < map->d; j++) job.parts[j] += job.parts[strip * map->d + j];
+    for (int64_t j = 0; j < map->d; j++) z_gradient[map->pi[j]] += (double)map->weight[map->pi[j]] * grad->scale * job.parts[j];
+    free(job.parts);
+    return 0;
 }
 
 #else /* ============================================ the vector part ================================================ */
@@ -432,16 +491,6 @@ static void FN(gaussians)(uint64_t seed, uint64_t stream, uint64_t block, int64_
     }
 }
 
-static void FN(gaussian_rows)(uint64_t seed, uint64_t stream, const int64_t *blocks, int64_t n, int64_t count, float *out) {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t low = 0; low < count; low += BLOCK) {
-            float row[BLOCK + 4 * L] ALIGNED;
-            int64_t part = least(BLOCK, count - low);
-            if (low == 0) FN(gaussians)(seed, stream, (uint64_t)blocks[i], part, row);
-            memcpy(out + i * count + low, row, (size_t)part * sizeof(float));
-        }
-}
-
 /* --- signs --------------------------------------------------------------------------------------------------------
    The signs of a batch of blocks are drawn together: counter k = (2 i + s) groups + g is group g of stream s of block i, and word
    w of it lies at w * COUNTERS + k. */
@@ -493,13 +542,12 @@ ALWAYS vf FN(flip)(vf x, const uint32_t *words, int64_t v) {
 }
 
 /* --- H_m ----------------------------------------------------------------------------------------------------------
-   A block is nv vectors. `front` does the stages inside a vector and those among RADIX neighbours; `middle`, where it is needed,
-   radix 4 in place; `back` radix 4 or less, together with what is done to the result. nv is constant where it is called. */
+   A block is nv vectors. `front` does the stages inside a vector but the last, and those among RADIX neighbours; `middle`, where it is
+   needed, radix 4 in place; `back` the last one inside a vector and radix 4 or less, together with what is done to the result. nv is constant where it is called. */
 
 #define XOR1(i) (i) ^ 1
 #define XOR2(i) (i) ^ 2
 #define XOR4(i) (i) ^ 4
-#define XOR8(i) (i) ^ 8
 #define SIGN1(i) (i) & 1 ? -1.0f : 1.0f
 #define SIGN2(i) (i) & 2 ? -1.0f : 1.0f
 #define SIGN4(i) (i) & 4 ? -1.0f : 1.0f
@@ -508,13 +556,21 @@ ALWAYS vf FN(flip)(vf x, const uint32_t *words, int64_t v) {
 ALWAYS vf FN(lanes)(vf x) {
     x = x * (vf){LANES(SIGN1)} + SHUFFLE(x, x, LANES(XOR1));
     x = x * (vf){LANES(SIGN2)} + SHUFFLE(x, x, LANES(XOR2));
-#if L >= 8
+#if L == 16
     x = x * (vf){LANES(SIGN4)} + SHUFFLE(x, x, LANES(XOR4));
 #endif
-#if L >= 16
-    x = x * (vf){LANES(SIGN8)} + SHUFFLE(x, x, LANES(XOR8));
-#endif
     return x;
+}
+
+/* The last stage inside a vector, on the way from memory: loading a half twice costs no shuffle, and the shuffle unit is the narrow one. */
+ALWAYS vf FN(halves)(const float *p) {
+#if L == 16
+    return (vf)_mm512_broadcast_f32x8(_mm256_loadu_ps(p)) + (vf)_mm512_broadcast_f32x8(_mm256_loadu_ps(p + 8)) * (vf){LANES(SIGN8)};
+#elif L == 8
+    return (vf)_mm256_broadcast_ps((const __m128 *)p) + (vf)_mm256_broadcast_ps((const __m128 *)(p + 4)) * (vf){LANES(SIGN4)};
+#else
+    return LOAD(p);
+#endif
 }
 
 ALWAYS void FN(butterflies)(vf *x, int count) {
@@ -561,25 +617,27 @@ enum { FN(WRITE), FN(STREAMED), FN(ADD) };
 
 ALWAYS void FN(back)(int nv, int radix, int what, const float *x, const float *times, const uint32_t *words, const float *base, float factor,
                      float *out) {
-    int stride = nv / radix;
+    int stride = nv / radix, group = stride < 32 / L ? stride : 32 / L; /* vectors that share a word of signs */
+#pragma GCC unroll 8
+    for (int low = 0; low < stride; low += group)
+#pragma GCC unroll 8
+        for (int i = low; i < low + group; i++) {
+            vf v[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < stride; i++) {
-        vf v[4];
+            for (int q = 0; q < radix; q++) v[q] = FN(halves)(x + (i + q * stride) * L);
+            FN(butterflies)(v, radix);
 #pragma GCC unroll 4
-        for (int q = 0; q < radix; q++) v[q] = LOAD(x + (i + q * stride) * L);
-        FN(butterflies)(v, radix);
-#pragma GCC unroll 4
-        for (int q = 0; q < radix; q++) {
-            int at = i + q * stride;
-            vf y = times ? v[q] * LOAD(times + at * L) : FN(flip)(v[q], words, at);
-            if (what == FN(ADD))
-                STORE(out + at * L, LOAD(out + at * L) + y);
-            else if (what == FN(STREAMED))
-                STREAM(out + at * L, LOAD(base + at * L) + y * factor);
-            else
-                STORE(out + at * L, LOAD(base + at * L) + y * factor);
+            for (int q = 0; q < radix; q++) {
+                int at = i + q * stride;
+                vf y = times ? v[q] * LOAD(times + at * L) : FN(flip)(v[q], words, at);
+                if (what == FN(ADD))
+                    STORE(out + at * L, LOAD(out + at * L) + y);
+                else if (what == FN(STREAMED))
+                    STREAM(out + at * L, LOAD(base + at * L) + y * factor);
+                else
+                    STORE(out + at * L, LOAD(base + at * L) + y * factor);
+            }
         }
-    }
 }
 
 ALWAYS void FN(block)(int nv, int what, const float *from, const float *times_in, const uint32_t *words_in, const float *ahead,
@@ -652,7 +710,7 @@ static void FN(block_add)(int64_t m, const float *g, const float *gauss, const u
 /* out[0 ... n) = in[at ... at + n) in fp32. */
 static void FN(widen)(const void *in, int type, int64_t at, int64_t n, float *out) {
     const uint16_t *half = (const uint16_t *)in + at;
-    uint32_t *bits = (uint32_t *)(void *)out;
+    bits_t *bits = (bits_t *)(void *)out;
     if (type == FP32)
         memcpy(out, (const float *)in + at, (size_t)n * sizeof(float));
     else if (type == BF16)
@@ -674,7 +732,7 @@ static void FN(round)(const float *x, int64_t n, int type, uint64_t seed, uint64
         FN(groups)(seed, DITHER, block, (uint64_t)g, w);
         FN(zip4)(w[0], w[1], w[2], w[3], drawn + 4 * g);
     }
-    const uint32_t *bits = (const uint32_t *)(const void *)x;
+    const bits_t *bits = (const bits_t *)(const void *)x;
     for (int64_t j = 0; j < n; j++) {
         uint32_t h = drawn[j / 2] >> (j % 2 ? 16 : 0) & 0xFFFF, sign = bits[j] >> 31, a = bits[j] & 0x7FFFFFFF, r;
         h ^= sign ? 0xFFFF : 0;
@@ -698,11 +756,11 @@ static void FN(round)(const float *x, int64_t n, int type, uint64_t seed, uint64
 /* --- workers -------------------------------------------------------------------------------------------------------- */
 
 /* Write elements low ... high of a tensor; low is a multiple of 1024. */
-static void FN(write_range)(const fastfood_t *map, const target_t *t, int64_t low, int64_t high, signs_t *plan) {
+static void FN(write_range)(const fastfood_t *map, const target_t *t, int64_t low, int64_t high, int streamed, signs_t *plan) {
     int64_t m = map->m, blocks[COUNTERS / 2];
     float gauss[BLOCK + 4 * L] ALIGNED, scratch[BLOCK] ALIGNED;
     int direct = t->base_type == FP32 && t->out_type == FP32;
-    int streamed = direct && t->base != t->out && t->size * 4 > map->stream_bytes && (uintptr_t)t->out % 64 == 0;
+    streamed = streamed && t->base != t->out && (uintptr_t)t->out % 64 == 0;
     const float *base = t->base;
     float *out = t->out, factor = (float)t->factor;
     for (int64_t at = low; at < high;) {
@@ -735,17 +793,12 @@ static void FN(write_range)(const fastfood_t *map, const target_t *t, int64_t lo
 
 static void FN(write_worker)(void *data) {
     write_job *job = data;
+    const fastfood_t *map = job->map;
     signs_t plan;
-    FN(signs_plan)(&plan, job->map->m);
-    for (int64_t item; (item = take(&job->next)) < job->items;) {
-        int64_t a = 0, b = job->target_count; /* item_start[a] <= item < item_start[b] */
-        while (b - a > 1) {
-            int64_t middle = (a + b) / 2;
-            *(job->item_start[middle] <= item ? &a : &b) = middle;
-        }
-        const target_t *t = job->targets + a;
-        int64_t low = (item - job->item_start[a]) * WRITE_BLOCKS;
-        FN(write_range)(job->map, t, low, least(low + WRITE_BLOCKS, t->size), &plan);
+    FN(signs_plan)(&plan, map->m);
+    for (int64_t item, low; (item = take(&job->next)) < job->items;) {
+        const target_t *t = find_target(job, item, &low);
+        FN(write_range)(map, t, low, least(low + WRITE_ITEM, t->size), (int)job->streamed, &plan);
     }
 #if D90_X86 && L > 4
     _mm_sfence();
@@ -818,6 +871,180 @@ static void FN(fold_worker)(void *data) {
     }
 }
 
+/* --- one-hot ------------------------------------------------------------------------------------------------------- */
+
+/* The turns (a_k, b_k) of L periods from `first`. */
+typedef struct {
+    int64_t first;
+    uint32_t a[L], b[L];
+} FN(turns_t);
+
+static void FN(turns_draw)(FN(turns_t) *turns, const onehot_t *map, int64_t first) {
+    vu w[4];
+    vq pair, stream = FN(every)(COLUMNS), zero = FN(every)(0);
+    for (int i = 0; i < L / 2; i++) pair[i] = (uint64_t)(first + 1 + 2 * i);
+    FN(philox)(map->seed, zero, zero, pair, pair + 1, stream, stream, w);
+    turns->first = first;
+    for (int i = 0; i < L; i++) {
+        turns->a[i] = (uint32_t)map->coprime[(uint64_t)w[0][i] * (uint64_t)map->coprime_count >> 32];
+        turns->b[i] = (uint32_t)((uint64_t)w[1][i] * (uint64_t)map->d >> 32);
+    }
+}
+
+/* Places in q of n rows from global row `row`. */
+static void FN(places)(const onehot_t *map, FN(turns_t) *turns, int64_t row, int64_t n, uint32_t *out) {
+    const uint32_t d = (uint32_t)map->d;
+    for (int64_t done = 0; done < n;) {
+        int64_t k = (row + done) / map->d, i = (row + done) % map->d, count = least(n - done, map->d - i), j = 0;
+        if (k < turns->first || k >= turns->first + L) FN(turns_draw)(turns, map, k);
+        uint32_t a = turns->a[k - turns->first] % d, *to = out + done;
+        uint32_t at = (uint32_t)(((uint64_t)a * (uint64_t)i + turns->b[k - turns->first]) % d);
+        if (count >= 2 * L) {
+            vu place, ds = (vu){0} + d, step = (vu){0} + (uint32_t)((uint64_t)a * L % d);
+            for (int l = 0; l < L; l++) {
+                place[l] = at;
+                at += a, at -= at >= d ? d : 0;
+            }
+            for (; j + L <= count; j += L) {
+                *(FN(vu_at) *)(to + j) = place;
+                place += step;
+                place -= (vu)(place >= ds) & ds;
+            }
+            at = place[0];
+        }
+        for (; j < count; j++) {
+            to[j] = at;
+            at += a, at -= at >= d ? d : 0;
+        }
+        done += count;
+    }
+}
+
+/* Sign words of the 1024 global rows from `row`, which need not begin a block. */
+static void FN(row_signs)(const onehot_t *map, int64_t row, uint32_t out[BLOCK / 32]) {
+    uint32_t bits[2 * BLOCK / 32 + 4 * L] ALIGNED;
+    memset(out, 0, BLOCK / 8);
+    if (!map->signs) return;
+    int64_t block = row / BLOCK, offset = row % BLOCK, skip = offset / 32, shift = offset % 32;
+    for (int half = 0; half < (offset ? 2 : 1); half++)
+        for (int64_t g = 0; g < BLOCK / 128; g += L) {
+            vu w[4];
+            FN(groups)(map->seed, SIGNS, (uint64_t)(block + half), (uint64_t)g, w);
+            FN(zip4)(w[0], w[1], w[2], w[3], bits + half * (BLOCK / 32) + 4 * g);
+        }
+    for (int64_t i = 0; i < BLOCK / 32; i++)
+        out[i] = shift ? bits[skip + i] >> shift | bits[skip + i + 1] << (32 - shift) : bits[skip + i];
+}
+
+/* x with the signs of elements v L ... of consecutive sign words. */
+ALWAYS vf FN(flip_row)(vf x, const uint32_t *words, int64_t v) {
+    uint32_t word = words[v * L / 32] >> (v * L % 32);
+#define BIT(i) 1u << (i)
+    vu sign = (vu)((((vu){0} + word) & (vu){LANES(BIT)}) != 0);
+#undef BIT
+    return (vf)((vu)x ^ (sign & 0x80000000u));
+}
+
+static void FN(onehot_write_worker)(void *data) {
+    write_job *job = data;
+    const onehot_t *map = job->map;
+    FN(turns_t) turns = {.first = -2 * L};
+    uint32_t places[BLOCK] ALIGNED, words[BLOCK / 32];
+    float x[BLOCK] ALIGNED, scratch[BLOCK] ALIGNED;
+    memset(places, 0, sizeof places);
+    for (int64_t item, low; (item = take(&job->next)) < job->items;) {
+        const target_t *t = find_target(job, item, &low);
+        const float factor = (float)t->factor, *q = t->z;
+        int direct = t->base_type == FP32 && t->out_type == FP32;
+        int streamed = job->streamed && direct && t->base != t->out && (uintptr_t)t->out % 64 == 0;
+        for (int64_t at = low, high = least(low + WRITE_ITEM, t->size); at < high; at += BLOCK) {
+            int64_t n = least(BLOCK, high - at);
+            const float *base = (const float *)t->base + at;
+            float *out = direct && n == BLOCK ? (float *)t->out + at : x;
+            FN(places)(map, &turns, t->first_block + at, n, places);
+            FN(row_signs)(map, t->first_block + at, words);
+            if (out == x) {
+                memset(scratch, 0, sizeof scratch);
+                FN(widen)(t->base, t->base_type, at, n, scratch);
+                base = scratch;
+            }
+            for (int64_t v = 0; v < BLOCK / L; v++) {
+#if L == 16
+                vf y = (vf)_mm512_i32gather_ps(*(const __m512i *)(places + v * L), q, 4);
+#elif L == 8
+                vf y = (vf)_mm256_i32gather_ps(q, *(const __m256i *)(places + v * L), 4);
+#else
+                vf y;
+                for (int l = 0; l < L; l++) y[l] = q[places[v * L + l]];
+#endif
+                y = LOAD(base + v * L) + FN(flip_row)(y, words, v) * factor;
+                if (streamed && out != x)
+                    STREAM(out + v * L, y);
+                else
+                    STORE(out + v * L, y);
+            }
+            if (out != x) continue;
+            if (t->out_type == FP32)
+                memcpy((float *)t->out + at, x, (size_t)n * sizeof(float));
+            else
+                FN(round)(x, n, t->out_type, map->seed, (uint64_t)(t->dither_block + at / BLOCK), (uint16_t *)t->out + at);
+        }
+    }
+#if D90_X86 && L > 4
+    _mm_sfence();
+#endif
+}
+
+/* Places and signed values of n <= 1024 gradient entries from `at` on, which belong to global rows from `row` on. */
+ALWAYS void FN(onehot_part)(const onehot_t *map, FN(turns_t) *turns, const gradient_t *grad, int64_t at, int64_t row, int64_t n,
+                            uint32_t *places, float *x) {
+    uint32_t words[BLOCK / 32];
+    FN(places)(map, turns, row, n, places);
+    FN(row_signs)(map, row, words);
+    FN(widen)(grad->g, grad->type, at, n, x);
+    for (int64_t v = 0; v * L < n; v++) STORE(x + v * L, FN(flip_row)(LOAD(x + v * L), words, v));
+}
+
+static void FN(onehot_fold_worker)(void *data) {
+    onehot_job *job = data;
+    const onehot_t *map = job->map;
+    const gradient_t *grad = job->grad;
+    FN(turns_t) turns = {.first = -2 * L};
+    uint32_t places[BLOCK] ALIGNED;
+    float x[BLOCK] ALIGNED = {0};
+    for (int64_t strip; (strip = take(&job->next)) < job->strips;) {
+        double *sum = job->parts + strip * map->d;
+        memset(sum, 0, (size_t)map->d * sizeof(double));
+        int64_t blocks = ceil_div(grad->size, BLOCK), end = least(blocks * (strip + 1) / job->strips * BLOCK, grad->size);
+        for (int64_t at = blocks * strip / job->strips * BLOCK; at < end; at += BLOCK) {
+            int64_t n = least(BLOCK, end - at);
+            FN(onehot_part)(map, &turns, grad, at, grad->first_block + at, n, places, x);
+            for (int64_t j = 0; j < n; j++) sum[places[j]] += (double)x[j];
+        }
+    }
+}
+
+/* Straight into z_gradient, on the calling thread. */
+static void FN(onehot_fold_here)(const onehot_job *job) {
+    const onehot_t *map = job->map;
+    const gradient_t *grad = job->grad;
+    FN(turns_t) turns = {.first = -2 * L};
+    uint32_t places[BLOCK] ALIGNED;
+    float x[BLOCK] ALIGNED = {0};
+    int64_t count = grad->rows ? grad->row_count : 1, width = grad->rows ? grad->width : grad->size;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t row = grad->first_block + (grad->rows ? grad->rows[i] * width : 0);
+        for (int64_t at = 0; at < width; at += BLOCK) {
+            int64_t n = least(BLOCK, width - at);
+            FN(onehot_part)(map, &turns, grad, i * width + at, row + at, n, places, x);
+            for (int64_t j = 0; j < n; j++) {
+                int64_t column = map->pi[places[j]];
+                job->z_gradient[column] += (double)map->weight[column] * grad->scale * (double)x[j];
+            }
+        }
+    }
+}
+
 #undef L
 #undef vf
 #undef vu
@@ -839,7 +1066,6 @@ static void FN(fold_worker)(void *data) {
 #undef XOR1
 #undef XOR2
 #undef XOR4
-#undef XOR8
 #undef SIGN1
 #undef SIGN2
 #undef SIGN4

@@ -1,0 +1,386 @@
+"""The tiny file: it rebuilds the same weights anywhere, and is refused where it does not belong or is damaged."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d90 import Subspace, layout, tune
+from d90.errors import InputError
+from tests.reference.models import Normed, words, zoo
+
+RECIPE = "0123456789abcdef"
+
+
+def tuned(d: int = 12, structure: str = "did", **options: object) -> Subspace:
+    space = Subspace(zoo(), d, structure, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        space.theta.normal_(0, 0.01, generator=torch.Generator().manual_seed(d))
+    space.flush()
+    return space
+
+
+def saved(tmp_path: Path, **options: object) -> tuple[Path, Subspace]:
+    space = tuned(**options)  # type: ignore[arg-type]
+    space.save(tmp_path / "task.d90", RECIPE)
+    return tmp_path / "task.d90", space
+
+
+def values(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+CHOICES = ("structure", "projection", "scale", "layer", "head", "seed")
+OPTIONS = [
+    ("did", "fastfood", "tensor", "block", "inside", 0),
+    ("said", "fastfood:gaussian", "global", "module", "inside", 7),
+    ("said", "onehot:one", "relative", "block", "outside", (1 << 64) - 1),
+    ("did", "dense:gaussian", "relative", "tensor", "inside", 3),
+    ("did", "sparse", "tensor", "block", "outside", 1 << 33),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tune_comes_back_bit_for_bit(tmp_path: Path, options: tuple[object, ...], dtype: torch.dtype) -> None:
+    """Every combination that a file can name, in a model of each type."""
+    space = Subspace(zoo().to(dtype), 12, **dict(zip(CHOICES, options, strict=True)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in space.parameters():
+            parameter.normal_(0, 0.01)
+    outputs, weights = space.model(words()), values(space.model)
+    space.save(tmp_path / "task.d90", RECIPE)
+    model = zoo().to(dtype)
+    loaded = Subspace.load(tmp_path / "task.d90", model)
+    assert torch.equal(model(words()), outputs)
+    assert same(values(model), weights)
+    assert torch.equal(loaded.theta, space.theta)
+    assert repr(loaded) == repr(space)
+    assert loaded.header(RECIPE) == space.header(RECIPE) == tune.read(tmp_path / "task.d90")[0]
+    loaded.save(tmp_path / "again.d90", RECIPE)
+    assert (tmp_path / "again.d90").read_bytes() == (tmp_path / "task.d90").read_bytes()
+    loaded.release()
+    assert same(values(model), values(zoo().to(dtype)))
+
+
+FRESH = """
+import sys, torch
+from d90 import Subspace
+from tests.reference.models import words, zoo
+model = zoo()
+torch.manual_seed(int(sys.argv[2]))
+torch.set_num_threads(2)
+space = Subspace.load(sys.argv[1], model)
+torch.save([model(words()).detach(), model.state_dict(), space.theta.detach()], sys.argv[1] + ".out")
+"""
+
+
+def test_a_fresh_process_has_the_same_outputs(tmp_path: Path) -> None:
+    path, space = saved(tmp_path, d=30, structure="said")
+    root = str(Path(__file__).parents[1])
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n" + FRESH, str(path), "99"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    outputs, state, theta = torch.load(str(path) + ".out")
+    assert torch.equal(outputs, space.model(words()))
+    assert same(dict(state), values(space.model))
+    assert torch.equal(theta, space.theta)
+    assert theta.abs().min() > 0
+
+
+def test_under_a_kilobyte(tmp_path: Path) -> None:
+    """d = 200 with lambdas, over blocks, with the recipe's hash."""
+    path, space = saved(tmp_path, d=200, structure="said", layer="block", seed=(1 << 64) - 1, scale="relative")
+    assert space.m > 1
+    assert 800 < path.stat().st_size < 1024
+    header, tensors = tune.read(path)
+    assert header.recipe == RECIPE
+    assert list(tensors) == ["theta"]
+    assert tensors["theta"].shape == (200,)
+
+
+def test_it_is_a_plain_safetensors_file(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    path, space = saved(tmp_path, head="outside")
+    tensors = load_file(path)
+    assert set(tensors) == {"theta", "head:head.bias"}
+    assert torch.equal(tensors["theta"], space.theta)
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, space = saved(tmp_path / "made" / "on the way")
+    before = path.read_bytes()
+    with torch.no_grad():
+        space.theta.add_(1)
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            space.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- where it does not belong -----------------------------------------------------------------------------------------
+
+
+def refused(path: Path, model: nn.Module, message: str) -> None:
+    """Refused with a clear error, and the model is as it was."""
+    before, hooks = values(model), [len(m._forward_pre_hooks) for m in model.modules()]
+    with pytest.raises(InputError, match=message):
+        Subspace.load(path, model)
+    assert same(values(model), before)
+    assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert "_d90_space" not in vars(model)
+    assert all(p.grad is None and not p._backward_hooks for p in model.parameters())
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path, head="outside")
+    refused(path, zoo(seed=1), r"another base model: fingerprint [0-9a-f]{16}, this model has [0-9a-f]{16}")
+    nearly = zoo()
+    with torch.no_grad():
+        nearly.frozen.bias[0] += 1  # a weight that the tune does not even move
+    refused(path, nearly, "another base model")
+    refused(path, Normed(), "another base model")
+    refused(path, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "got d=12, above D=6")
+
+
+def test_other_trainable_weights_are_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    model = zoo()
+    model.conv.requires_grad_(False)
+    refused(path, model, "P is another one here.*requires_grad")
+
+
+def test_a_base_in_another_type_is_the_same_base(tmp_path: Path) -> None:
+    half = zoo().to(torch.bfloat16)
+    space = Subspace(copy.deepcopy(half).float(), 12)
+    space.theta.data.fill_(0.01)
+    space.save(tmp_path / "t.d90")
+    loaded = Subspace.load(tmp_path / "t.d90", half)
+    assert torch.equal(loaded.theta, space.theta)
+
+
+def test_a_model_that_has_a_space_is_refused(tmp_path: Path) -> None:
+    path, space = saved(tmp_path)
+    with pytest.raises(InputError, match="already has a Subspace"):
+        Subspace.load(path, space.model)
+    assert torch.equal(Subspace.load(path, zoo()).theta, space.theta)
+
+
+def rewrite(path: Path, metadata: str | None = None, tensors: dict[str, Tensor] | None = None) -> Path:
+    """The same file with another metadata line or other tensors."""
+    from safetensors.torch import load_file, save_file
+
+    raw = path.read_bytes()
+    line = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])["__metadata__"]["d90"]
+    other = path.with_name("other.d90")
+    save_file(load_file(path) if tensors is None else tensors, other, metadata={"d90": metadata or line})
+    return other
+
+
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path, space = saved(tmp_path, head="outside")
+    theta = space.theta.detach()
+    head = torch.zeros_like(space.model.head.bias)  # type: ignore[union-attr,arg-type]
+    good = {"theta": theta, "head:head.bias": head}
+    Subspace.load(rewrite(path, tensors=good), zoo())
+    for tensors, message in (
+        ({"head:head.bias": head}, "not the tune of a subspace"),
+        ({"theta": theta}, "its tensors .* are not the"),
+        ({**good, "extra": head.clone()}, "its tensors .* are not the"),
+        ({**good, "head:head.bias": head[:-1].clone()}, "its tensors .* are not the"),
+        ({**good, "theta": theta.reshape(3, 4)}, r"theta of shape \(3, 4\).*expected \(d,\) in fp32"),
+        ({**good, "theta": theta.half()}, r"torch.float16, expected \(d,\) in fp32"),
+        ({**good, "theta": theta[:0].clone()}, "got d=0"),
+        ({**good, "theta": torch.full_like(theta, float("nan"))}, "holds NaN or infinity"),
+        ({**good, "theta": theta.index_fill(0, torch.tensor([5]), float("inf"))}, "holds NaN or infinity"),
+        ({**good, "head:head.bias": torch.full_like(head, float("nan"))}, "holds NaN or infinity"),
+    ):
+        refused(rewrite(path, tensors=tensors), zoo(), message)
+
+
+def test_metadata_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path, space = saved(tmp_path)
+    line = "|".join(["1", *map(str, vars(space.header(RECIPE)).values())])
+    Subspace.load(rewrite(path, line), zoo())
+    names = ["format", *vars(space.header())]
+    for field, value, message in (
+        ("format", "2", "format 2, this d90 reads up to 1: upgrade d90"),
+        ("format", "999999999", "upgrade d90"),
+        ("format", "9" * 5000, "not a sound d90 file"),
+        ("format", "0", "not a sound d90 file"),
+        ("format", "one", "not a sound d90 file"),
+        ("structure", "direct", "not the tune of a subspace"),
+        ("structure", "dad", "not the tune of a subspace"),
+        ("projection", "slowfood", "unknown projection 'slowfood'"),
+        ("projection", "fastfood:gaussian", "P is another one here"),
+        ("projection", "onehot:sign", "P is another one here"),
+        ("scale", "none", "unknown scale"),
+        ("layer", "none", "unknown layer"),
+        ("head", "none", "unknown head"),
+        ("seed", "1", "P is another one here"),
+        ("seed", "-1", "seed or step rule is no number"),
+        ("seed", "9" * 5000, "seed or step rule is no number"),
+        ("seed", "9" * 20, "64-bit"),
+        ("seed", "²", "seed or step rule is no number"),
+        ("step_rule", "7", "not the tune of a subspace that this d90 knows"),
+        ("step_rule", "", "seed or step rule is no number"),
+        ("base", "0" * 16, "another base model"),
+        ("draws", "0" * 16, "P is another one here"),
+        ("recipe", "a|b", "metadata fields"),
+    ):
+        fields = line.split("|")
+        fields[names.index(field)] = value
+        refused(rewrite(path, "|".join(fields)), zoo(), message)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def header_of(raw: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
+    length = struct.unpack("<Q", raw[:8])[0]
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+def with_header(header: object, data: bytes) -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def test_no_file_no_tune(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.d90", tmp_path):
+        with pytest.raises(InputError, match="no such file"):
+            tune.read(path)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    raw = path.read_bytes()
+    header, data = header_of(raw)
+    theta = header["theta"]
+
+    def changed(**entry: object) -> bytes:
+        return with_header({**header, "theta": {**theta, **entry}}, data)
+
+    damaged = {
+        "empty": b"",
+        "short": raw[:5],
+        "no header": raw[:8],
+        "half a header": raw[:100],
+        "a byte short": raw[:-1],
+        "a byte long": raw + b"\0",
+        "a huge header": struct.pack("<Q", 1 << 62) + raw[8:],
+        "a header of all": struct.pack("<Q", len(raw)) + raw[8:],
+        "no header at all": struct.pack("<Q", 0) + raw[8:],
+        "not JSON": with_header(b"{" * 60, data),
+        "not UTF-8": with_header(b'{"\xff\xfe": 3}', data),
+        "deep": with_header(b"[" * 100_000 + b"]" * 100_000, data),
+        "a list": with_header([1, 2], data),
+        "a number": with_header(7, data),
+        "no metadata": with_header({"theta": theta}, data),
+        "metadata of another kind": with_header({**header, "__metadata__": ["d90"]}, data),
+        "a line of another kind": with_header({**header, "__metadata__": {"d90": 5}}, data),
+        "an entry of another kind": with_header({**header, "theta": [1]}, data),
+        "a huge shape": changed(shape=[1 << 60]),
+        "a huge shape of nothing": changed(shape=[0, 10**30], data_offsets=[0, 0]),
+        "a shape of many": changed(shape=[12] + [1] * 5000),
+        "a shape of another kind": changed(shape={}),
+        "a shape of text": changed(shape=""),
+        "no shape": changed(shape=None),
+        "half a number": changed(shape=[12.0]),
+        "a truth": changed(shape=[True] * 12),
+        "a long number": with_header(json.dumps(header).replace("[12]", "[" + "9" * 5000 + "]").encode(), data),
+        "a negative shape": changed(shape=[-3, -4]),
+        "a type": changed(dtype="U8"),
+        "an unhashable type": changed(dtype=["F32"]),
+        "offsets turned": changed(data_offsets=[48, 0]),
+        "offsets outside": changed(data_offsets=[0, 1 << 40]),
+        "one offset": changed(data_offsets=[0]),
+        "a gap": with_header({**header, "theta": {**theta, "data_offsets": [4, 52]}}, data + b"\0" * 4),
+        "twice the same bytes": with_header({**header, "second": theta}, data),
+    }
+    model = zoo()
+    before = values(model)
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            Subspace.load(path, model)
+        assert str(path) in str(caught.value), what
+    assert same(values(model), before)
+
+
+def test_a_huge_claim_is_not_believed(tmp_path: Path) -> None:
+    """Nothing is allocated on a header's word."""
+    import tracemalloc
+
+    path = tmp_path / "t.d90"
+    entry = {"theta": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    path.write_bytes(with_header({"__metadata__": {"d90": "1"}, **entry}, b"\0" * 64))
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        tune.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("head", ["inside", "outside"])
+def test_mutated_files_never_crash(tmp_path: Path, head: str) -> None:
+    """Each mutant is refused by name, or loads as a tune of the same shape over an otherwise untouched model."""
+    path, space = saved(tmp_path, d=8, head=head, projection="onehot")
+    raw = path.read_bytes()
+    length = 8 + struct.unpack("<Q", raw[:8])[0]
+    chance = random.Random(0)
+    model, fixed = zoo(), space.header("-")
+    before, accepted = values(model), 0
+    for trial in range(400):
+        mutant = bytearray(raw)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            place = chance.randrange(length if trial % 4 else len(raw))
+            action = chance.randrange(4)
+            if action == 0:
+                mutant[min(place, len(mutant) - 1)] ^= 1 << chance.randrange(8)
+            elif action == 1:
+                mutant[min(place, len(mutant) - 1)] = chance.choice(b'0123456789|[]{}":,-x\xff\x00')
+            elif action == 2:
+                del mutant[place : place + chance.choice((1, 4, 50))]
+            else:
+                mutant[place:place] = chance.randbytes(chance.choice((1, 4, 50)))
+        if bytes(mutant) == raw:
+            continue
+        path.write_bytes(bytes(mutant))
+        try:
+            loaded = Subspace.load(path, model)
+        except InputError:
+            pass
+        else:
+            accepted += 1  # a flipped bit in a number or in the recipe's hash: nothing else is left unchecked
+            assert loaded.theta.shape == (8,)
+            assert torch.isfinite(loaded.theta).all()
+            assert loaded.header("-") == fixed
+            loaded.release()
+        if trial % 20 == 0:
+            assert same(values(model), before)
+            assert layout.fingerprint(model.named_parameters()) == fixed.base
+    assert same(values(model), before)
+    assert 0 < accepted < 200
