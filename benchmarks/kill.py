@@ -2,8 +2,9 @@
 
     python benchmarks/kill.py [kills=20]
 
-A measurement of minilm on docstrings (a small subset) runs in a process of its own and is killed after a random share of the time one trial takes, until it
-has been killed `kills` times; then it runs to its end. One JSON line to standard output.
+A measurement of minilm on docstrings (a small subset) runs in a process of its own and is killed after a random share
+of the time one trial takes, until it has been killed `kills` times; then it runs to its end. One JSON line to standard
+output.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ from pathlib import Path
 
 from d90.sweep.store import Store
 
-COMMAND = (
-    "measure minilm docstrings --train-limit 320 --validation-limit 100 --epochs 1 --evaluations 2 --start 64 --resolution 1.3 "
-    "--fraction 0.85"
-).split()
+COMMAND = ["measure", "minilm", "docstrings", "--train-limit", "320", "--validation-limit", "100", "--epochs", "1", "--evaluations", "2", "--start", "64", "--resolution", "1.3", "--fraction", "0.85"]
 
 
 def main(kills: int) -> None:

@@ -15,6 +15,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("tune", "layout", "initial", "progress", "search"),
     ("subspace", "tasks", "sweep", "models", "console"),
     ("methods", "batches"),
+    ("recipe",),
     ("training",),
     ("measure", "finished"),
     ("analysis",),
@@ -69,4 +70,4 @@ def test_projections_need_torch_and_numpy_alone() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_a_file_is_read_in_one_sitting(file: Path) -> None:
     lines = len(file.read_text().splitlines())
-    assert lines <= 450, f"{file.name} has {lines} lines: past about 400 it is usually two rooms"
+    assert lines <= 440, f"{file.name} has {lines} lines: past about 400 it is usually two rooms"

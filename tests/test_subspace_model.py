@@ -477,7 +477,7 @@ def test_two_processes_exchange_d_numbers(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     for process in both:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
 
 

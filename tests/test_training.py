@@ -14,8 +14,9 @@ from d90.errors import InputError
 from d90.finished import open_tune
 from d90.models import Model, load
 from d90.progress import Progress
+from d90.recipe import Recipe, bf16_is_fast, default_lr
 from d90.tasks import Split, Task
-from d90.training import Recipe, _rate, bf16_is_fast, default_lr
+from d90.training import _rate
 
 
 def blobs(seed: int = 0, noise: float = 0.5, kind: str = "classification") -> Task:

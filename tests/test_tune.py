@@ -92,7 +92,7 @@ def test_a_fresh_process_has_the_same_outputs(tmp_path: Path) -> None:
     path, space = saved(tmp_path, d=30, structure="said")
     root = str(Path(__file__).parents[1])
     program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n" + FRESH, str(path), "99"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     outputs, state, theta = torch.load(str(path) + ".out")
     assert torch.equal(outputs, space.model(words()))

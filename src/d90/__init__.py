@@ -3,8 +3,9 @@
 from d90 import methods, projections, tasks
 from d90._version import __version__
 from d90.measure import Measurement, measure
+from d90.recipe import Recipe
 from d90.subspace import Subspace
-from d90.training import Recipe, Run, train
+from d90.training import Run, train
 
 __all__ = [
     "Measurement",

@@ -1,6 +1,7 @@
 """The command line: each command parses, calls one public function, and prints.
 
-Exit status 0 on success; 2 for what the user got wrong, in one line; 1 for a failed run or machine; 130 when interrupted.
+Exit status 0 on success; 2 for what the user got wrong, in one line; 1 for a failed run or machine; 130 when
+interrupted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights that come from no checkpoint, drawn from our own bits, so that a file of d numbers can rebuild the model.
 
-Every library draws a fresh head from torch's generator, which is not the same on every version and device. The stream "init" is keyed by the
-parameter's name and the index, so the draw depends on nothing else.
+Every library draws a fresh head from torch's generator, which is not the same on every version and device. The stream
+"init" is keyed by the parameter's name and the index, so the draw depends on nothing else.
 """
 
 from __future__ import annotations

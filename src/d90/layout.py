@@ -87,8 +87,9 @@ def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
 def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[str], str]:
     """The layer each tensor belongs to, and the definition that was used, in words, for the record.
 
-    "tensor": each tensor. "module": the module that holds it. "block": the members of the model's longest ModuleList, plus what stands before
-    and what stands after it in `names`; a model without a ModuleList falls back to "module", and the definition says so.
+    "tensor": each tensor. "module": the module that holds it. "block": the members of the model's longest ModuleList,
+    plus what stands before and what stands after it in `names`; a model without a ModuleList falls back to "module",
+    and the definition says so.
     """
     if layer not in LAYERS:
         raise choose("layer", layer, LAYERS)
@@ -116,7 +117,8 @@ def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
     """sigma: what multiplies P theta in one tensor, for P with unit columns over all D = `total` rows.
 
     global:   1, unit columns over all D (Li et al. 2018).
-    tensor:   sqrt(D / max(n, d)): unit columns inside a tensor of n weights (the released SAID code), rows at most of norm 1.
+    tensor:   sqrt(D / max(n, d)): unit columns inside a tensor of n weights (the released SAID code), rows at most of
+        norm 1.
     relative: that times the tensor's norm, rounded to a power of two; sqrt(n / fan_in) for a tensor of zeros.
     """
     if scale not in SCALES:

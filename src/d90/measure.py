@@ -1,7 +1,9 @@
-"""measure(model, task) -> Measurement: the full fine-tuning baseline, the threshold, and the smallest d that reaches it.
+"""measure(model, task) -> Measurement: the full fine-tuning baseline, the threshold, and the smallest d that reaches
+it.
 
     paper rule   threshold = fraction x baseline                              (Aghajanyan et al. 2021, section 3)
-    gain rule    threshold = chance + fraction x (baseline - chance)          chance: the better of the majority class and the untrained model
+    gain rule    threshold = chance + fraction x (baseline - chance)          chance: the better of the majority class
+    and the untrained model
 
 Every trial is in the store as it ends; asked again, or after a kill, a measurement repeats none of them.
 """
@@ -26,9 +28,10 @@ from d90.errors import InputError, choose
 from d90.methods import Spec, give_back, parse
 from d90.models import Model
 from d90.progress import Progress
+from d90.recipe import Recipe, make_recipe
 from d90.sweep.store import Store
 from d90.tasks import Task
-from d90.training import Data, Recipe, fit, make_recipe, open_model, open_task
+from d90.training import Data, evaluate, fit, open_model, open_task
 
 __all__ = ["RULES", "Measurement", "measure"]
 
@@ -52,7 +55,8 @@ class Measurement:
     """The answer, with everything needed to judge and repeat it.
 
     Attributes:
-        status: "found"; "floor": the lowest d possible passes; "trivial": the threshold is not above chance, so no d would mean anything;
+        status: "found"; "floor": the lowest d possible passes; "trivial": the threshold is not above chance, so no d
+            would mean anything;
             "unreachable": no d tried reaches it.
         d90: the smallest d that reached the threshold; None where the status is trivial or unreachable.
         interval: (largest d that failed below it, d90].
@@ -136,7 +140,8 @@ def measure(
         store: path of the SQLite store, or an open one.
         full_curve: train every trial to its end instead of stopping it once it passes.
         dims: values of d to try besides, for a curve.
-        low, high, start, resolution: of the search (`d90.search.search`); low and high default to what the method allows.
+        low, high, start, resolution: of the search (`d90.search.search`); low and high default to what the method
+            allows.
         seeds: trials use the seeds seed ... seed + seeds - 1; a d passes when more than half of them do.
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
         baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
@@ -188,17 +193,17 @@ def measure(
         f"baseline {full:.4f}, threshold {threshold:.4f} ({rule} rule), chance {max(majority, zero):.4f}"
     )
 
-    def evaluate(d: int, seed: int) -> float:
+    def score(d: int, seed: int) -> float:
         trial = replace(recipe, method=str(spec.at(d)), seed=seed)
         return float(lab.trial(spec.at(d), trial, None if full_curve else threshold)["score"])
 
     if threshold <= max(majority, zero):
         for d in dims:
-            evaluate(d, recipe.seed)
+            score(d, recipe.seed)
         found = search.Found("trivial", None, (None, None), ())
     else:
         found = search.search(
-            evaluate,
+            score,
             threshold,
             low=low,
             high=high,
@@ -291,8 +296,6 @@ class _Lab:
 
     def zero_score(self, spec: Spec) -> float:
         """The untrained model's score on the validation split."""
-        from d90.training import evaluate
-
         return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
 
     def trial(self, spec: Spec, recipe: Recipe, stop_at: float | None) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class _SizeCheck:
         values = math.prod(shape)
         if values != self.values or (self.name == "lenet" and args and shape != (1, 28, 28)):
             raise InputError(
-                f"model '{self.name}' takes images of {self.values} values, and the task's are {shape}, {values} values; "
+                f"model '{self.name}' takes images of {self.values} values, and the task's are {shape}, of {values}; "
                 f"choose a network of that width, mlp:{values}-...-O"
             )
 
@@ -259,14 +259,14 @@ def _fresh(name: str, module: Any, unique: dict[str, nn.Parameter], report: dict
     odd = next((key for key in base if key in mismatched), None)
     if odd is not None:
         raise InputError(
-            f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, and the checkpoint holds "
+            f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, the checkpoint holds "
             "another; expected both from one model. Likely cause: an edited config.json; fetch the model again"
         )
     lost = [key for key in base if key in fresh]
     if 2 * len(lost) > len(base):
         raise InputError(
-            f"model '{name}': its checkpoint lacks {len(lost)} of the {len(base)} tensors below the head, '{lost[0]}' among "
-            f"them; expected the weights of a {type(module).__name__}. Likely cause: weights of another architecture; "
+            f"model '{name}': its checkpoint lacks {len(lost)} of {len(base)} tensors below the head, as '{lost[0]}'; "
+            f"expected the weights of a {type(module).__name__}. Likely cause: weights of another architecture; "
             "fetch the model again"
         )
     return fresh
@@ -287,8 +287,8 @@ def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
     marks = tokenizer.num_special_tokens_to_add(pair=True)
     if wanted is not None and wanted <= marks:
         raise InputError(
-            f"got max_length={wanted}, expected more than {marks}: so many tokens are the model's own marks around a pair "
-            "of texts; raise it"
+            f"got max_length={wanted}, expected more than {marks}: so many tokens are the model's own marks around a "
+            "pair of texts; raise it"
         )
     limits = [wanted] if wanted is not None else []
     if 0 < tokenizer.model_max_length < 10**7:

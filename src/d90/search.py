@@ -1,6 +1,7 @@
 """d90 from evaluate(d, seed) -> score: bracket, then bisect. Pure: it knows no model, no file and no clock.
 
-d90 = min {d : score(d) >= threshold}, on the assumption that the score grows with d; an upper bound on the true one (Li et al. 2018, section 2).
+d90 = min {d : score(d) >= threshold}, on the assumption that the score grows with d; an upper bound on the true one (Li
+et al. 2018, section 2).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Probe:
 class Found:
     """The result of a search.
 
-    `status`: "found"; "floor": even the lowest d passes, so d90 is at most that; "unreachable": the highest d tried fails.
-    `d90` is the smallest d that passed inside the bracket; `interval` is (largest d that failed below it, d90], None where open.
+    `status`: "found"; "floor": even the lowest d passes, so d90 is at most that; "unreachable": the highest d tried
+    fails. `d90` is the smallest d that passed inside the bracket; `interval` is (largest d that failed below it, d90],
+    None where open.
     """
 
     status: str

@@ -3,9 +3,9 @@
     DID    theta_D = theta_0 + c sigma_t (P theta)_t                    for each tensor t
     SAID   theta_D = theta_0 + c lambda_i sigma_t (P theta)_t           t in layer i; d counts the lambdas
 
-Before a forward pass the weights are written in place if theta has changed; in the backward pass each weight's gradient is folded into d numbers
-and freed at once. So there is no autograd graph of the projection, and the optimizer sees d numbers.
-Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAID).
+Before a forward pass the weights are written in place if theta has changed; in the backward pass each weight's gradient
+is folded into d numbers and freed at once. So there is no autograd graph of the projection, and the optimizer sees d
+numbers. Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAID).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 def step_factor(d: int) -> float:
     """c, the unit of theta under step rule 1: 32 / sqrt(d).
 
-    Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does not, and at d = 1024 theta
-    has the papers' own unit.
+    Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does
+    not, and at d = 1024 theta has the papers' own unit.
     """
     return 32.0 / math.sqrt(d)
 
@@ -56,9 +56,10 @@ class Subspace:
         head: "inside", or "outside" to train the head's own parameters beside theta.
         seed: the seed of P.
 
-    `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it to an optimizer; the
-    training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and does not fill `theta.grad`: use `backward()`.
-    Reading `model.parameters()` directly between an optimizer step and a forward pass shows the weights as last written: call `flush()` first.
+    `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it
+    to an optimizer; the training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and
+    does not fill `theta.grad`: use `backward()`. Reading `model.parameters()` directly between an optimizer step and a
+        forward pass shows the weights as last written: call `flush()` first.
 
     Raises:
         InputError: d not above the number of lambdas, above D, or below 1; an unknown name.
@@ -139,7 +140,8 @@ class Subspace:
         return 1 + LAMBDA_STEP * self.theta.detach()[self.d - self.m :]
 
     def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
-        """Prepare an optimizer: before each of its steps theta's gradient is averaged over the processes, d numbers and nothing else.
+        """Prepare an optimizer: before each of its steps theta's gradient is averaged over the processes, d numbers and
+        nothing else.
 
         Raises:
             InputError: the optimizer does not hold `space.theta`.

@@ -1,20 +1,20 @@
 """The one training loop: train(model, task, method, ...) -> Run.
 
-Adam, linear warm-up and decay, length-bucketed batches, bf16 autocast where the processor has it. The score of a run is the best of its evaluations
-on the validation split; a run that is told a threshold stops at the first evaluation that reaches it, and its score then means "at least".
+Adam, linear warm-up and decay, length-bucketed batches, bf16 autocast where the processor has it. The score of a run is
+the best of its evaluations on the validation split; a run that is told a threshold stops at the first evaluation that
+reaches it, and its score then means "at least".
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,125 +23,16 @@ from torch import Tensor, nn
 
 from d90._version import __version__
 from d90.batches import Batches, outputs_of
-from d90.errors import InputError
 from d90.methods import Direct, Spec, Trainable, give_back, parse, put_back, snapshot
 from d90.models import Model
 from d90.models import load as load_model
 from d90.progress import Progress
-from d90.subspace import STEP_RULE, Subspace
+from d90.recipe import Evaluation, Outcome, Recipe, bf16_is_fast, default_lr, make_recipe
+from d90.subspace import Subspace
 from d90.tasks import Task
 from d90.tasks import load as load_task
 
-__all__ = ["Data", "Evaluation", "Outcome", "Recipe", "Run", "bf16_is_fast", "fit", "predict", "train"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a run's result, as it is stored; `resolve` fills in what was left open.
-
-    Attributes:
-        model, task: names as given.
-        method: the canonical text of the method (`d90.methods`).
-        lr: Adam's learning rate; None takes the default of the method and model (`default_lr`).
-        epochs, batch_size, warmup, weight_decay, clip: warmup is a share of all steps; clip is a gradient norm, 0 for none.
-        evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the processor has it.
-        seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
-        train_limit, validation_limit, max_length, columns: how the data was read.
-        step_rule: version of the subspace's unit of theta.
-    """
-
-    model: str
-    task: str
-    method: str = "full"
-    lr: float | None = None
-    epochs: float = 3
-    batch_size: int = 32
-    warmup: float = 0.06
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    evaluations: int = 6
-    precision: str = "auto"
-    seed: int = 0
-    train_limit: int | None = None
-    validation_limit: int | None = None
-    max_length: int | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    step_rule: int = STEP_RULE
-
-    def check(self) -> None:
-        """Refuse impossible values.
-
-        Raises:
-            InputError: which one, and what was expected.
-        """
-        for name, low in (("epochs", 0), ("batch_size", 0), ("evaluations", 0)):
-            if not getattr(self, name) > low:
-                raise InputError(f"got {name}={getattr(self, name)}, expected more than {low}")
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
-            raise InputError(f"got lr={self.lr}, expected a positive number such as 1e-3")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"got warmup={self.warmup}, expected a share of the steps, 0 <= warmup < 1")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
-        if not 0 <= self.seed < 1 << 64:
-            raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
-
-    def key(self, *fingerprints: str) -> str:
-        """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
-        canonical = json.dumps([asdict(self), *fingerprints], sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-def default_lr(spec: Spec, is_text: bool) -> float:
-    """The learning rate a run takes when none is given.
-
-    A subspace under step rule 1: 5e-3 over a pretrained model, 5e-2 over a network trained from scratch. Weights trained as they are: 1e-4 for most of a
-    pretrained model, 1e-3 otherwise. Measured in `docs/decisions.md`.
-    """
-    if spec.space is not None:
-        return 5e-3 if is_text else 5e-2
-    return 1e-4 if is_text and spec.method.name in ("full", "top") else 1e-3
-
-
-def bf16_is_fast() -> bool:
-    """Whether bf16 autocast pays on this machine: a GPU that has it, or a processor with AMX or AVX512-BF16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at the validation split: after `step` optimizer steps, its score and loss."""
-
-    step: int
-    score: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run gave, as stored.
-
-    `score` is the best of the evaluations; `status` is "finished", "passed" (stopped at the threshold: the score is a lower bound) or
-    "diverged" (the loss was not finite at step `steps`). `zero_score` is that of the untrained model.
-    """
-
-    score: float
-    status: str
-    zero_score: float
-    curve: tuple[Evaluation, ...]
-    steps: int
-    seconds: float
-    train_loss: float
-    trained: int  # numbers trained
-    D: int  # weights moved
-    lambdas: int
-    layers: str  # the definition of a layer that was used
-    truncated: int
-    lr: float
-    precision: str
+__all__ = ["Data", "Run", "evaluate", "fit", "open_model", "open_task", "predict", "train"]
 
 
 class Data:
@@ -197,21 +88,6 @@ def train(
     data = Data(loaded, loaded_task)
     outcome, trained, flags = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
     return Run(recipe, outcome, loaded, loaded_task, trained, flags)
-
-
-def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
-    """The recipe of a run from what the caller gave; unknown options are refused by name."""
-    unknown = options.keys() - Recipe.__dataclass_fields__.keys()
-    if unknown:
-        raise InputError(
-            f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
-        )
-    names: dict[str, Any] = {
-        key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
-    }
-    recipe = Recipe(**names, method=str(spec), **options)
-    recipe.check()
-    return recipe
 
 
 def open_task(task: str | Task, recipe: Recipe) -> Task:
@@ -403,7 +279,8 @@ class Run:
         return self.model.module
 
 
-# --- helpers -----------------------------------------------------------------------------------------------------------
+# --- helpers
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _rate(step: int, total: int, warmup: float) -> float:

@@ -1,7 +1,7 @@
 """The tiny file: a safetensors file with few tensors and one line of metadata. Knows nothing of models.
 
-A tune of d = 200 numbers is one tensor `theta` of 800 bytes and a header of some 200. The metadata is one string of fields joined by "|",
-in the order of `Header`: JSON inside the JSON header would double its size.
+A tune of d = 200 numbers is one tensor `theta` of 800 bytes and a header of some 200. The metadata is one string of
+fields joined by "|", in the order of `Header`: JSON inside the JSON header would double its size.
 """
 
 from __future__ import annotations

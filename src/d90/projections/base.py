@@ -4,8 +4,8 @@
     adjoint   g (D,)     -> P^T g (d,)
     columns   E |P e_j|^2 = 1
 
-A variant writes five short methods (`prepare`, `rows`, `fold`, `finish`, `draws`); everything else comes free. The work is cut
-into chunks of rows, so scratch memory is a few chunks whatever D is, and nothing of size D is held.
+A variant writes five short methods (`prepare`, `rows`, `fold`, `finish`, `draws`); everything else comes free. The work
+is cut into chunks of rows, so scratch memory is a few chunks whatever D is, and nothing of size D is held.
 Vectors "in z-space" are what stands between the once-a-step part and the rows: z = prepare(theta), P theta = R z.
 """
 

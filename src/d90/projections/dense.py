@@ -2,8 +2,8 @@
 
     P_ij = g_ij / sqrt(D),   g_ij standard Gaussian, or a random sign
 
-The reference projection of Li et al. 2018 (section 2) for small networks. P is cached where it takes at most 1 GiB and is drawn again,
-chunk by chunk, where it takes more (about 10 ns an entry).
+The reference projection of Li et al. 2018 (section 2) for small networks. P is cached where it takes at most 1 GiB and
+is drawn again, chunk by chunk, where it takes more (about 10 ns an entry).
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@
     (P theta)_b = s S_b H_m D_b z[chunk b mod (d_pad / m)]            block b of m = min(d_pad, 1024) rows
     s         = sqrt(d_pad / (m D))                                   unit columns in expectation
 
-B, S_b are random signs, Pi a random permutation, H the Walsh-Hadamard matrix (Sylvester order, entries +-1), D_b signs (then
-P^T P = c I up to truncated tails) or standard Gaussians (Fastfood as published). A segment starts a new block and its last block is
-truncated. The outer sign S_b is ours: without it a smooth gradient puts all its energy on one coordinate.
+B, S_b are random signs, Pi a random permutation, H the Walsh-Hadamard matrix (Sylvester order, entries +-1), D_b signs
+(then P^T P = c I up to truncated tails) or standard Gaussians (Fastfood as published). A segment starts a new block and
+its last block is truncated. The outer sign S_b is ours: without it a smooth gradient puts all its energy on one
+coordinate.
 
-Le, Sarlos, Smola, "Fastfood - approximating kernel expansions in loglinear time" (ICML 2013); Aghajanyan et al. 2021, section 3.
+Le, Sarlos, Smola, "Fastfood - approximating kernel expansions in loglinear time" (ICML 2013); Aghajanyan et al. 2021,
+section 3.
 """
 
 from __future__ import annotations

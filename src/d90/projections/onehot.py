@@ -2,8 +2,9 @@
 
     P_{r, c(r)} = +- 1 / sqrt(n_{c(r)}),   c(r) = pi[(a_k i + b_k) mod d],   k = floor(r / d),  i = r mod d
 
-n_j is the number of rows of column j, balanced to within one, so P^T P = I exactly. pi is a random permutation, and a_k (coprime to d)
-and b_k turn it anew for every d rows. With `entries="one"` all signs are + : the projection of Uni-LoRA (Li et al. 2025).
+n_j is the number of rows of column j, balanced to within one, so P^T P = I exactly. pi is a random permutation, and a_k
+(coprime to d) and b_k turn it anew for every d rows. With `entries="one"` all signs are + : the projection of Uni-LoRA
+(Li et al. 2025).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     (k0, k1) += (0x9E3779B9, 0xBB67AE85) between rounds
 
 Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A draw is a pure function of
-(seed, stream, block, word), so no state of size D exists and any part can be redrawn alone, in any order, on any device.
-torch's own generator never defines anything here: it is not prefix-stable and differs by dtype and device.
+(seed, stream, block, word), so no state of size D exists and any part can be redrawn alone, in any order, on any
+device. torch's own generator never defines anything here: it is not prefix-stable and differs by dtype and device.
 
 Layout: key = (seed low, seed high); counter = (group, block low, block high, stream); a group is four 32-bit words.
 """

@@ -1,9 +1,11 @@
 """Dithered rounding: how fp32 values become bf16 or fp16 weights without losing small updates.
 
-    rounded = q floor(x / q + u),   q the spacing of the half-precision numbers around x,   u in (0, 1) fixed for each weight
+    rounded = q floor(x / q + u),   q the spacing of the half-precision numbers around x,   u in (0, 1) fixed for each
+    weight
 
-Plain rounding keeps 6 % of an update of relative size 1e-4 in bf16; this keeps all of it in the mean. u comes from the Philox stream
-"dither" by index, the same at every step, so a reload is exact; a value that the type can hold is left as it is.
+Plain rounding keeps 6 % of an update of relative size 1e-4 in bf16; this keeps all of it in the mean. u comes from the
+Philox stream "dither" by index, the same at every step, so a reload is exact; a value that the type can hold is left as
+it is.
 """
 
 from __future__ import annotations

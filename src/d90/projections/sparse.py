@@ -2,9 +2,10 @@
 
     P_ij = +- D^(-1/4) with probability 1 / sqrt(D), else 0
 
-so a column has sqrt(D) entries and unit norm in expectation (Li, Hastie, Church 2006; Li et al. 2018, section 2). Entries are drawn a block of n rows
-at a time: their number is n d / sqrt(D) rounded at random, their places uniform in the block (two on one place add up). They are
-cached where they take at most 1 GiB and drawn again where they take more.
+so a column has sqrt(D) entries and unit norm in expectation (Li, Hastie, Church 2006; Li et al. 2018, section 2).
+Entries are drawn a block of n rows
+at a time: their number is n d / sqrt(D) rounded at random, their places uniform in the block (two on one place add up).
+They are cached where they take at most 1 GiB and drawn again where they take more.
 """
 
 from __future__ import annotations

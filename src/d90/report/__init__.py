@@ -45,7 +45,7 @@ def page(studies: list[Study]) -> str:
         # one overlay for what shares its axes and its baseline
         groups[study["model"], study["task"], study["metric"], round(study["baseline"], 6)].append(study)
     overlays = [
-        {"title": f"{key[0]} on {key[1]}", "svg": Markup(curve_svg(group, [_short(s) for s in group]))}  # noqa: S704
+        {"title": f"{key[0]} on {key[1]}", "svg": Markup(curve_svg(group, [_short(s) for s in group]))}
         for key, group in groups.items()
         if len(group) > 1
     ]
@@ -54,7 +54,7 @@ def page(studies: list[Study]) -> str:
             **study,
             "short": _short(study),
             "headline": headline(study),
-            "svg": Markup(curve_svg([study], [_short(study)])),  # noqa: S704
+            "svg": Markup(curve_svg([study], [_short(study)])),
             "trials": sorted(study["curve"], key=lambda p: (p["d"], p["seed"])),
             "recipe_text": json.dumps(study["recipe"], indent=1, sort_keys=True),
             "definition_text": json.dumps(study["definitions"], indent=1, sort_keys=True),
@@ -68,7 +68,7 @@ def headline(study: Study) -> str:
     """The answer in a sentence; never a number where there is none."""
     score = f"{study['fraction']:.0%} of " + ("the score" if study["rule"] == "paper" else "the gain over chance")
     if study["status"] == "found":
-        low, high = study["interval"]
+        low, _ = study["interval"]
         return (
             f"d90 = {study['d90']:,} of {study['D']:,} weights: the smallest d found that reaches {score} of full fine-tuning "
             f"(d = {low:,} fails)."

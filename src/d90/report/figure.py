@@ -19,8 +19,8 @@ Study = dict[str, Any]
 def curve_svg(studies: Sequence[Study], names: Sequence[str]) -> str:
     """One figure: a colour for each study, which share model, task and metric.
 
-    A dot is a trial; an arrow one that stopped once it passed, so that its score is a lower bound; a cross one that diverged. The line joins the mean
-    of the trials at each d.
+    A dot is a trial; an arrow one that stopped once it passed, so that its score is a lower bound; a cross one that
+    diverged. The line joins the mean of the trials at each d.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,7 +1,8 @@
 """The store of trials: one SQLite file, written only by the driver, each trial as it ends.
 
-WAL with synchronous=FULL: a trial whose row was committed survives kill -9 and a power cut. A trial's key is the hash of its recipe, its data and its
-base; a trial that stopped at a threshold is kept beside a finished one of the same key, and serves any threshold up to its score.
+WAL with synchronous=FULL: a trial whose row was committed survives kill -9 and a power cut. A trial's key is the hash
+of its recipe, its data and its base; a trial that stopped at a threshold is kept beside a finished one of the same key,
+and serves any threshold up to its score.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class Task:
             )
         if self.metric == "f1" and len(self.labels) != 2:
             raise InputError(
-                f"task '{self.name}': got metric 'f1' for {len(self.labels)} classes, expected 2: it is F1 of the second "
-                "class. Use accuracy or matthews"
+                f"task '{self.name}': got metric 'f1' for {len(self.labels)} classes, expected 2: it is F1 of the "
+                "second class. Use accuracy or matthews"
             )
         if self.kind == "classification" and len(torch.unique(self.train.labels)) < 2:
             raise InputError(

@@ -1,8 +1,8 @@
-"""The embedded task: does this docstring belong to this signature? Read from the Python standard library on the machine.
+"""The embedded task: does this docstring belong to this signature? Read from Python's standard library here.
 
-Nothing is shipped or downloaded, and no module is imported: the sources are parsed. A pair is (signature, first paragraph
-of a docstring); half of them carry the docstring of another function of the same module. Split by module, so no module is
-in two splits. The set differs between versions of Python, so its hash is part of every result.
+Nothing is shipped or downloaded, and no module is imported: the sources are parsed. A pair is (signature, first
+paragraph of a docstring); half of them carry the docstring of another function of the same module. Split by module, so
+no module is in two splits. The set differs between versions of Python, so its hash is part of every result.
 """
 
 from __future__ import annotations
