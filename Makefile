@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint clean
 
-$(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/fastfood.c
+$(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/d90_kernels.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'
@@ -27,10 +27,6 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest
-
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/projection.py
-	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from d90.sweep.store import Store
 
-COMMAND = ["measure", "minilm", "docstrings", "--train-limit", "320", "--validation-limit", "100", "--epochs", "1", "--evaluations", "2", "--start", "64", "--resolution", "1.3", "--fraction", "0.85"]
+SIZES = ["--train-limit", "320", "--validation-limit", "100", "--epochs", "1", "--evaluations", "2"]
+SEARCH = ["--start", "64", "--resolution", "1.3", "--fraction", "0.85"]
+COMMAND = ["measure", "minilm", "docstrings", *SIZES, *SEARCH]
 
 
 def main(kills: int) -> None:

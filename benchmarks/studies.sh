@@ -11,7 +11,7 @@ mnist() { # Li et al. 2018: 784-200-200-10, unit columns over all D; global base
         for baseline in 1.0 full; do
             "$d90" measure fc "idx:$data/mnist" -m "full@projection=$projection,scale=global" --baseline "$baseline" \
                 --epochs 20 --batch-size 128 --evaluations 40 --baseline-lr 1e-3 --start 500 --high "${!#}" --resolution 1.1 \
-                --store runs/mnist.sqlite --log "$results/mnist.jsonl" --page "$results/mnist.html"
+                --store "$results/mnist.sqlite" --log "$results/mnist.jsonl" --page "$results/mnist.html"
         done
     done
 }
@@ -20,7 +20,7 @@ text() { # task, epochs
     for structure in did said; do
         for rule in paper gain; do
             "$d90" measure minilm "$data/$1" -m "full@structure=$structure" --rule "$rule" --epochs "$2" --evaluations 6 \
-                --start 1000 --resolution 1.5 --store "runs/$1.sqlite" --log "$results/$1.jsonl" --page "$results/$1.html"
+                --start 1000 --resolution 1.5 --store "$results/$1.sqlite" --log "$results/$1.jsonl" --page "$results/$1.html"
         done
     done
 }

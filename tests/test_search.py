@@ -75,6 +75,8 @@ def test_impossible_ranges_are_refused(arguments: dict, words: str) -> None:
         search(lambda d, seed: 1.0, 0.5, **arguments)
 
 
-@pytest.mark.parametrize(("d", "expected"), [(0.3, 1), (9.4, 9), (57.2, 57), (123, 120), (4_567, 4_600), (99_999, 100_000)])
+@pytest.mark.parametrize(
+    ("d", "expected"), [(0.3, 1), (9.4, 9), (57.2, 57), (123, 120), (4_567, 4_600), (99_999, 100_000)]
+)
 def test_round_d_keeps_two_digits(d: float, expected: int) -> None:
     assert round_d(d) == expected

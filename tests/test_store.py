@@ -14,7 +14,9 @@ from d90.errors import RunFailed, StoreError
 from d90.sweep.store import SCHEMA, Store
 
 
-def add(store: Store, key: str = "k", stop_at: float | None = None, score: float = 0.8, status: str = "finished") -> None:
+def add(
+    store: Store, key: str = "k", stop_at: float | None = None, score: float = 0.8, status: str = "finished"
+) -> None:
     store.add(key, stop_at, 100, 0, {"lr": 1}, {"score": score, "status": status}, {"torch": "x"})
 
 

@@ -100,7 +100,7 @@ def test_docstrings_share_no_module_and_are_the_same_twice(docstrings: Task) -> 
     again = tasks.load("docstrings", limit=50)
     assert again.train.inputs == docstrings.train.inputs[:50]
     assert torch.equal(again.train.labels, docstrings.train.labels[:50])
-    sizes = {part: 0 for part in docstrings.splits}
+    sizes = dict.fromkeys(docstrings.splits, 0)
     for name, functions in modules.items():
         sizes[_part(name)] += len(functions)
     assert sizes == {part: len(split) for part, split in docstrings.splits.items()}

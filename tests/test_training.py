@@ -38,7 +38,9 @@ def blobs(seed: int = 0, noise: float = 0.5, kind: str = "classification") -> Ta
 FAST = {"epochs": 3, "batch_size": 32, "evaluations": 3, "lr": 0.01}
 
 
-@pytest.mark.parametrize("method", ["full", "full@d=20", "full@d=20,structure=said", "bitfit", "bitfit@d=10,projection=dense"])
+@pytest.mark.parametrize(
+    "method", ["full", "full@d=20", "full@d=20,structure=said", "bitfit", "bitfit@d=10,projection=dense"]
+)
 def test_training_learns_and_gives_the_model_back(method: str) -> None:
     model = load("mlp:16-32-3", 3)
     before = {name: p.clone() for name, p in model.module.state_dict().items()}
@@ -144,7 +146,9 @@ def test_full_fine_tuning_of_texts_takes_the_small_rate() -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "full@d=20,structure=said", "full@d=20,head=outside"])
-def test_a_saved_run_opens_again_and_scores_the_same(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_run_opens_again_and_scores_the_same(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = blobs()
     run = d90.train("mlp:16-32-3", task, method, **FAST)
     run.save(tmp_path / "x.d90")
@@ -201,7 +205,9 @@ class _Words:
 
     pad_token_id = 0
 
-    def __call__(self, *columns: list[str], truncation: bool, max_length: int | None = None, verbose: bool = True) -> dict:
+    def __call__(
+        self, *columns: list[str], truncation: bool, max_length: int | None = None, verbose: bool = True
+    ) -> dict:
         rows = [" ".join(texts).split() for texts in zip(*columns, strict=True)]
         return {"input_ids": [[1 + len(word) for word in row][: max_length if truncation else None] for row in rows]}
 

@@ -304,7 +304,8 @@ def test_without_a_library_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) 
     with kernels.forced("torch"):
         expected = p.forward(theta)
     monkeypatch.setattr(kernels, "_library", lambda: "no compiled library")
-    kernels._choose.cache_clear()
+    for cached in (kernels._choose, kernels._default):
+        cached.cache_clear()
     try:
         monkeypatch.setenv("D90_KERNEL", "avx512")
         with pytest.raises(InputError, match="no compiled library"):
@@ -313,7 +314,8 @@ def test_without_a_library_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) 
         assert kernels.active() == "torch"
         assert torch.equal(p.forward(theta), expected)
     finally:
-        kernels._choose.cache_clear()
+        for cached in (kernels._choose, kernels._default):
+            cached.cache_clear()
 
 
 @needs_library

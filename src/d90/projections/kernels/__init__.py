@@ -93,7 +93,7 @@ class _Library:
 
 
 def _thread_pool() -> int | None:
-    """Address of GOMP_parallel in the OpenMP runtime that torch is linked with: a look-up by way of torch finds no other."""
+    """Address of GOMP_parallel in the OpenMP runtime torch is linked with: looked up by way of torch, it is no other."""
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).with_name("lib") / name
         if path.exists():
@@ -140,7 +140,12 @@ def _choose(wanted: str) -> str:
 
 def active() -> str:
     """The path in use: "avx512", "avx2", "portable" or "torch"."""
-    return _forced[-1] if _forced else _choose(os.environ.get("D90_KERNEL", ""))
+    return _forced[-1] if _forced else _default()
+
+
+@lru_cache(maxsize=1)
+def _default() -> str:
+    return _choose(os.environ.get("D90_KERNEL", ""))
 
 
 @contextmanager
@@ -159,14 +164,21 @@ def _kind(tensor: Tensor) -> int | None:
 
 
 class _Kernel:
-    """What the kernels share: which tensors they take, and how these are handed over."""
+    """What the kernels share: which tensors they take, and how these are handed over.
+
+    `first` holds the first block (Fastfood) or row (one-hot) of each segment, `dither` its first dither block.
+    """
 
     number: int  # among the library's writers and folders
-    scale: float
-    first: Sequence[int]  # of each segment: its first block, or its first row
-    dither: Sequence[int]  # of each segment: its first dither block
 
-    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
+    def __init__(self, scale: float, first: Sequence[int], dither: Sequence[int]) -> None:
+        self.scale, self.first, self.dither = scale, first, dither
+        self._headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
+
+    def __deepcopy__(self, memo: object) -> _Kernel:
+        return self  # it is never changed, and its headers hold addresses
+
+    def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         """The C structure that describes the map; it may point into tensors of self."""
         raise NotImplementedError
 
@@ -224,7 +236,11 @@ class _Kernel:
         path, library = active(), _library()
         if path == "torch" or isinstance(library, str):
             return None
-        return library, self.header(PATHS.index(path), torch.get_num_threads(), library.parallel)
+        key = (PATHS.index(path), torch.get_num_threads(), library.parallel, STREAM_BYTES)
+        header = self._headers.get(key)
+        if header is None:
+            header = self._headers[key] = self.header(*key)
+        return library, header
 
 
 class FastfoodKernel(_Kernel):
@@ -235,18 +251,17 @@ class FastfoodKernel(_Kernel):
     def __init__(
         self, seed: int, m: int, chunks: int, gaussian: bool, s: float, first: Sequence[int], dither: Sequence[int]
     ) -> None:
+        super().__init__(s, first, dither)
         self.map = (seed, m, chunks, gaussian)
-        self.scale, self.first, self.dither = s, first, dither
 
-    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
-        return _Fastfood(*self.map, path, threads, 0, parallel, STREAM_BYTES)
+    def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
+        return _Fastfood(*self.map, path, threads, 0, parallel, stream_bytes)
 
 
 class OneHotKernel(_Kernel):
     """One-hot: `starts` are the first global rows of the segments."""
 
     number = 1
-    scale = 1.0
 
     def __init__(
         self,
@@ -256,13 +271,14 @@ class OneHotKernel(_Kernel):
         starts: Sequence[int],
         dither: Sequence[int],
     ) -> None:
-        self.seed, self.signs, self.first, self.dither = seed, signs, starts, dither
+        super().__init__(1.0, starts, dither)
+        self.seed, self.signs = seed, signs
         self.coprime, self.pi, self.weight = (table.cpu() for table in tables)
 
-    def header(self, path: int, threads: int, parallel: int | None) -> ctypes.Structure:
+    def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         tables = (self.coprime.data_ptr(), self.pi.data_ptr(), self.weight.data_ptr())
         counts = (len(self.pi), len(self.coprime))
-        return _OneHot(self.seed, *counts, *tables, self.signs, path, threads, 0, parallel, STREAM_BYTES)
+        return _OneHot(self.seed, *counts, *tables, self.signs, path, threads, 0, parallel, stream_bytes)
 
     def at(self, z: Tensor) -> Tensor:
         return (z * self.weight)[self.pi]

@@ -78,6 +78,7 @@ typedef struct {
 
 #define WRITE_ITEM (64 * BLOCK) /* elements in an item of `write` */
 #define FOLD_ITEMS 64
+#define ALONE (32 * BLOCK) /* a smaller gradient is not worth waking the other threads */
 #define FOLD_STRIPS 16    /* the same for one-hot */
 #define FOLD_LEAST 64    /* blocks worth an item of their own */
 #define FOLD_PAIRWISE 16 /* blocks summed in fp32 before they are added to the fp64 sum */
@@ -225,6 +226,7 @@ EXPORT int d90_onehot_write(const onehot_t *map, const target_t *targets, int64_
     return write_all(map, targets, count, map->parallel, map->threads, map->stream_bytes, PICK(map->path, onehot_write_worker));
 }
 
+/* Add the sum of an item. */
 static void reduce(const fold_job *job, int64_t part, int64_t chunk) {
     int64_t m = job->map->m;
     double *to = job->z_gradient + chunk * m, scale = job->grad->scale;
@@ -239,11 +241,10 @@ static int fold_dense(fold_job *job) {
     int64_t wanted = ceil_div(FOLD_ITEMS, job->residues), enough = job->blocks / (job->residues * FOLD_LEAST);
     job->strips = least(wanted, enough < 1 ? 1 : enough);
     job->items = job->residues * job->strips;
-    job->parts = malloc((size_t)(job->items * map->m) * sizeof(double));
-    if (!job->parts) return 1;
-    int threads = (int)least(map->threads, job->blocks * map->m < 4 * BLOCK ? 1 : job->items);
+    if (job->strips > 1 && !(job->parts = malloc((size_t)(job->items * map->m) * sizeof(double)))) return 1;
+    int threads = (int)least(map->threads, job->blocks * map->m < ALONE ? 1 : job->items);
     run(map->parallel, threads, PICK(map->path, fold_worker), job);
-    for (int64_t r = 0; r < job->residues; r++)
+    for (int64_t r = 0; job->parts && r < job->residues; r++)
         for (int64_t t = 0; t < job->strips; t++)
             reduce(job, r * job->strips + t, (job->grad->first_block + r) % map->chunks);
     free(job->parts);
@@ -288,7 +289,7 @@ static int fold_rows(fold_job *job) {
         free(memory);
         return 1;
     }
-    run(map->parallel, (int)least(map->threads, n * map->m < 4 * BLOCK ? 1 : job->items), PICK(map->path, fold_worker), job);
+    run(map->parallel, (int)least(map->threads, n * map->m < ALONE ? 1 : job->items), PICK(map->path, fold_worker), job);
     for (int64_t i = 0; i < job->items; i++) reduce(job, i, item_chunk[i]);
     free(job->parts);
     free(memory);
@@ -836,10 +837,10 @@ static void FN(fold_worker)(void *data) {
     const gradient_t *grad = job->grad;
     int64_t m = map->m, blocks[COUNTERS / 2];
     float gauss[BLOCK + 4 * L] ALIGNED, scratch[BLOCK] ALIGNED, some[BLOCK] ALIGNED;
+    double sum[BLOCK] ALIGNED;
     signs_t plan;
     FN(signs_plan)(&plan, m);
     for (int64_t item; (item = take(&job->next)) < job->items;) {
-        double *sum = job->parts + item * m;
         memset(sum, 0, (size_t)m * sizeof(double));
         memset(some, 0, (size_t)m * sizeof(float));
         int64_t residue = 0, position, end, held = 0;
@@ -868,6 +869,12 @@ static void FN(fold_worker)(void *data) {
             }
         }
 #undef BLOCK_AT
+        if (job->parts) {
+            memcpy(job->parts + item * m, sum, (size_t)m * sizeof(double));
+        } else { /* no other item has this chunk */
+            double *to = job->z_gradient + (grad->first_block + residue) % map->chunks * m;
+            for (int64_t j = 0; j < m; j++) to[j] += grad->scale * sum[j];
+        }
     }
 }
 

@@ -1,0 +1,183 @@
+"""How far is a projection from the memory it must touch?
+
+    forward   theta_0 + P theta    floor: read 4 and write 4 bytes for each parameter
+    adjoint   P^T g                floor: read 4 bytes for each parameter
+
+Floors and projections are timed in turn, in one process on the same buffers and threads, and medians are compared. The
+floors are plain C loops, with ordinary or streaming stores, whichever is faster. The result, projection.json, is written
+line by line, with the machine's load beside each: where other jobs run, neither times nor ratios mean much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from d90.projections import build, kernels
+from d90.projections.base import Target
+from d90.projections.kernels.build import compiler
+
+FLOOR = """
+#include <stdint.h>
+typedef float v16 __attribute__((vector_size(64)));
+typedef struct { const float *from; float *to; int64_t n, next; int kind; double sum; } job_t;
+enum { PART = 1 << 16 };
+static void work(void *data) {
+    job_t *job = data;
+    v16 sum = {0}, more = {0};
+    for (int64_t at; (at = __atomic_fetch_add(&job->next, PART, __ATOMIC_RELAXED)) < job->n;) {
+        int64_t end = at + PART < job->n ? at + PART : job->n;
+        const v16 *from = (const v16 *)(job->from + at), *last = (const v16 *)(job->from + end - 31);
+        v16 *to = (v16 *)(job->to + at);
+        for (; from < last; from += 2, to += 2) {
+            __builtin_prefetch(from + 64), __builtin_prefetch(from + 65);
+            if (job->kind == 0) sum += from[0], more += from[1];
+            else if (job->kind == 1) to[0] = from[0], to[1] = from[1];
+            else STREAM(to, from[0]), STREAM(to + 1, from[1]);
+        }
+    }
+    FENCE;
+    volatile float keep = (sum + more)[0];
+    (void)keep;
+}
+typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
+void floor_run(parallel_fn parallel, int threads, const float *from, float *to, int64_t n, int kind) {
+    job_t job = {from, to, n, 0, kind, 0};
+    if (parallel) parallel(work, &job, threads, 0); else work(&job);
+}
+"""
+X86 = """
+#include <immintrin.h>
+#ifdef __AVX512F__
+#define STREAM(p, x) _mm512_stream_ps((float *)(p), (__m512)(x))
+#else
+#define STREAM(p, x) (*(p) = (x))
+#endif
+#define FENCE _mm_sfence()
+"""
+OTHER = "#define STREAM(p, x) (*(p) = (x))\n#define FENCE\n"
+SIZES = (23_000_000, 110_000_000, 355_000_000)
+DIMENSIONS = (200, 1000, 10_000, 100_000)
+
+
+def floor_library(folder: str) -> Callable[..., None]:
+    """Compile the floors."""
+    source, target = Path(folder) / "floor.c", Path(folder) / "floor.so"
+    source.write_text((X86 if platform.machine() == "x86_64" else OTHER) + FLOOR)
+    command = [
+        *(compiler() or ["cc"]),
+        "-O3",
+        "-march=native",
+        "-fPIC",
+        "-shared",
+        "-w",
+        str(source),
+        "-o",
+        str(target),
+    ]
+    subprocess.run(command, check=True)
+    function = ctypes.CDLL(str(target)).floor_run
+    pointer = ctypes.c_void_p
+    function.argtypes = [pointer, ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int]
+    function.restype = None
+    return function
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def medians(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each, taken in turn until the time is spent (5 rounds at least)."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    began = time.perf_counter()
+    while len(times["read"]) < 6 or time.perf_counter() - began < seconds:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(values[1:]) for name, values in times.items()}  # the first warms up
+
+
+def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: float) -> dict[str, object]:
+    """One line of the table."""
+    base, out = torch.randn(D), torch.empty(D)
+    projection = build(spec, d, D, seed=1)
+    z, gradient = projection.prepare(torch.randn(d)), projection.new_z_gradient()
+    pool, threads = kernels._thread_pool(), torch.get_num_threads()
+
+    def touch(kind: int) -> Callable[[], None]:
+        return lambda: floor(pool, threads, base.data_ptr(), out.data_ptr(), D, kind)
+
+    took = medians(
+        {
+            "read": touch(0),
+            "copy": touch(1),
+            "copy, streamed": touch(2),
+            "forward": lambda: projection.write([Target(0, base, 0.5, z, out)]),
+            "adjoint": lambda: projection.fold_segment(base, 0, gradient),
+        },
+        seconds,
+    )
+    copy = min(took["copy"], took["copy, streamed"])
+    line: dict[str, object] = {"projection": spec, "D": D, "d": d}
+    line |= {"forward_ms": round(took["forward"], 2), "copy_ms": round(copy, 2)}
+    line |= {"adjoint_ms": round(took["adjoint"], 2), "read_ms": round(took["read"], 2)}
+    line |= {"forward_over_floor": round(took["forward"] / copy, 2)}
+    line |= {"adjoint_over_floor": round(took["adjoint"] / took["read"], 2)}
+    return line | {"load": round(os.getloadavg()[0], 1)}
+
+
+def save(path: Path, threads: int, lines: list[dict[str, object]]) -> None:
+    """Write the lines so far, one to a line."""
+    machine = {"processor": processor(), "threads": threads, "path": kernels.active()}
+    text = ",\n".join("    " + json.dumps(line) for line in lines)
+    path.write_text(f'{{\n  "machine": {json.dumps(machine)},\n  "lines": [\n{text}\n  ]\n}}\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="values of D")
+    parser.add_argument("--dimensions", type=int, nargs="+", default=DIMENSIONS, help="values of d")
+    parser.add_argument("--projections", nargs="+", default=["fastfood:sign", "fastfood:gaussian", "onehot:sign"])
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    lines = []
+    print(f"{processor()}, {arguments.threads} threads, path {kernels.active()}")
+    print(
+        f"{'':18}{'D':>10}{'d':>8}{'forward':>10}{'floor':>9}{'ratio':>7}{'adjoint':>10}{'floor':>9}{'ratio':>7}   (ms)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        floor = floor_library(folder)
+        for spec in arguments.projections:
+            for D in map(int, arguments.sizes):
+                for d in arguments.dimensions:
+                    lines.append(line := measure(spec, D, d, floor, arguments.seconds))
+                    figures = [line[key] for key in ("forward_ms", "copy_ms", "forward_over_floor")]
+                    figures += [line[key] for key in ("adjoint_ms", "read_ms", "adjoint_over_floor")]
+                    cells = "".join(f"{x:>{w}.2f}" for x, w in zip(figures, (10, 9, 7) * 2, strict=True))
+                    print(f"{spec:18}{D:>10.2e}{d:>8}{cells}", flush=True)
+                    save(arguments.output, arguments.threads, lines)
+
+
+if __name__ == "__main__":
+    main()
