@@ -17,8 +17,8 @@ mnist() { # Li et al. 2018: 784-200-200-10, unit columns over all D; global base
 }
 
 text() { # task, epochs
-    for structure in did said; do
-        for rule in paper gain; do
+    for rule in paper gain; do
+        for structure in did said; do
             "$d90" measure minilm "$data/$1" -m "full@structure=$structure" --rule "$rule" --epochs "$2" --evaluations 6 \
                 --start 1000 --resolution 1.5 --store "$results/$1.sqlite" --log "$results/$1.jsonl" --page "$results/$1.html"
         done

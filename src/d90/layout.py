@@ -128,11 +128,12 @@ def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
     unit = math.sqrt(total / max(theta_0.numel(), d))
     if scale == "tensor":
         return unit
-    norm = theta_0.detach().float().norm().item()
+    norm = theta_0.detach().double().norm().item()
     if norm == 0:
         fan_in = theta_0[0].numel() if theta_0.dim() > 1 else theta_0.numel()
         return unit * math.sqrt(theta_0.numel() / fan_in)
-    return unit * 2.0 ** round(math.log2(norm))
+    # off the tie: n ones have log2 norm = log2(n) / 2, where the last bit of the norm would decide a factor of two
+    return unit * 2.0 ** round(math.log2(norm) - 1e-4)
 
 
 def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -110,11 +110,13 @@ def parse(text: str) -> Spec:
 
 
 def _pairs(text: str, whole: str) -> list[tuple[str, str]]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if not equals or not key or not value:
             raise InputError(f"method '{whole}': got '{item}', expected key=value pairs joined by commas")
+        if key.strip() in dict(pairs):
+            raise InputError(f"method '{whole}': got '{key.strip()}' twice, expected each key once")
         pairs.append((key.strip(), value.strip()))
     return pairs
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -80,7 +81,10 @@ class Projection(ABC):
     def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
         self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
         self.D = sum(self.sizes)
-        self.d = d
+        try:
+            self.d = operator.index(d)
+        except TypeError:
+            raise InputError(f"got d={d!r}, expected a whole number") from None
         self.seed = seed
         self.entries = entries if entries is not None else self.entry_kinds[0]
         if self.entries not in self.entry_kinds:
@@ -137,7 +141,9 @@ class Projection(ABC):
         for segment, base, factor, z, out in targets:
             first = self._dither_blocks[segment]
             for low, high in self.chunks(segment):
-                value = torch.add(base[low:high].float(), self.rows(z, segment, low, high), alpha=factor)
+                start = base[low:high]
+                start = start.float() if start.dtype in HALF_TYPES else start  # fp64 stays fp64
+                value = torch.add(start, self.rows(z, segment, low, high), alpha=factor)
                 if out.dtype in HALF_TYPES:
                     value = round_dithered(value, out.dtype, self.seed, first + low // BLOCK)
                 out[low:high] = value
