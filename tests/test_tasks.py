@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,15 @@ def test_impossible_limits(limits: dict[str, int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def docstrings() -> Task:
-    return tasks.load("docstrings")
+def modules() -> dict[str, list[tuple[str, str]]]:
+    return dict(_modules())
+
+
+@pytest.fixture(scope="module")
+def docstrings(modules: dict[str, list[tuple[str, str]]]) -> Iterator[Task]:
+    with pytest.MonkeyPatch.context() as patch:  # the library is parsed once
+        patch.setattr("d90.tasks.docstrings._modules", lambda: iter(modules.items()))
+        yield tasks.load("docstrings")
 
 
 def test_docstrings_are_balanced_at_every_prefix(docstrings: Task) -> None:
@@ -95,22 +103,42 @@ def test_docstrings_are_balanced_at_every_prefix(docstrings: Task) -> None:
     assert 0.4 < docstrings.limit(300).train.labels.float().mean().item() < 0.6
 
 
-def test_docstrings_share_no_module_and_are_the_same_twice(docstrings: Task) -> None:
-    modules = dict(_modules())
-    again = tasks.load("docstrings", limit=50)
-    assert again.train.inputs == docstrings.train.inputs[:50]
-    assert torch.equal(again.train.labels, docstrings.train.labels[:50])
-    sizes = dict.fromkeys(docstrings.splits, 0)
-    for name, functions in modules.items():
-        sizes[_part(name)] += len(functions)
-    assert sizes == {part: len(split) for part, split in docstrings.splits.items()}
-    # every pair is made of a signature and a docstring of one module of its own split
+def test_docstrings_share_no_module(docstrings: Task, modules: dict[str, list[tuple[str, str]]]) -> None:
     for part, split in docstrings.splits.items():
-        inside = [m for m in modules if _part(m) == part]
-        known = {(signature, text) for m in inside for signature, _ in modules[m] for _, text in modules[m]}
-        assert set(split.inputs) <= known
-        own = {pair for m in inside for pair in modules[m]}
+        inside = [functions for name, functions in modules.items() if _part(name) == part]
+        assert len(split) == sum(map(len, inside))
+        own = {pair for functions in inside for pair in functions}
+        texts = {text for _, text in own}
+        assert sorted(signature for signature, _ in split.inputs) == sorted(s for fs in inside for s, _ in fs)
+        assert all(text in texts for _, text in split.inputs)
         assert all(pair in own for pair, label in zip(split.inputs, split.labels.tolist(), strict=True) if label)
+
+
+def test_docstrings_are_the_same_twice_and_of_the_library_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a small library: 24 modules, and folders that do not count."""
+    for folder in ("", "test", "site-packages/x", "idlelib", "lib2to3"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for m in range(24):
+            functions = [
+                f'def f{k}(a, b={k}):\n    """The {k}th function of module {m}{folder}.\n\n    More."""\n'
+                for k in range(9)
+            ]
+            (tmp_path / folder / f"m{m}.py").write_text("raise SystemExit\n" + "".join(functions))  # never imported
+    (tmp_path / "broken.py").write_text("def (")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    first, second = tasks.load("docstrings"), tasks.load("docstrings")
+    assert first.fingerprint == second.fingerprint
+    assert sum(map(len, first.splits.values())) == 24 * 9
+    homes = {part: {text.split()[-1] for _, text in split.inputs} for part, split in first.splits.items()}
+    assert sum(map(len, homes.values())) == len(set().union(*homes.values())) == 24
+    assert tasks.load("docstrings", limit=20).train.inputs == first.train.inputs[:20]
+    assert tasks.load("docstrings", metric="f1").metric == "f1"
+    for path in tmp_path.glob("m*.py"):
+        path.unlink()
+    with pytest.raises(InputError, match="without the sources of its standard library"):
+        tasks.load("docstrings")
 
 
 def test_docstrings_do_not_give_themselves_away(docstrings: Task) -> None:
