@@ -251,6 +251,20 @@ def test_what_a_kernel_does_not_take_goes_to_torch(spec: str) -> None:
     assert far(found, expected) <= 1e-6
 
 
+@needs_library
+@over_specs
+def test_a_wrong_length_or_type_is_refused(spec: str) -> None:
+    """Nothing may reach the C code that would make it read or write beyond the end of a tensor."""
+    p = build(spec, 100, 3000, seed=1)
+    z, base, g = p.prepare(torch.randn(100)), torch.randn(3000), torch.randn(3000)
+    for bad in ((z[:-1], base, base.clone()), (z, base[:-1], base.clone())):
+        with pytest.raises(InputError):
+            p.write([Target(0, bad[1], 0.3, bad[0], bad[2])])
+    for gradient in (p.new_z_gradient()[:-1], p.new_z_gradient().float()):
+        with pytest.raises(InputError):
+            p.fold_segment(g, 0, gradient)
+
+
 # --- what is fixed for good -------------------------------------------------------------------------------------------
 
 

@@ -171,8 +171,8 @@ class _Kernel:
 
     number: int  # among the library's writers and folders
 
-    def __init__(self, scale: float, first: Sequence[int], dither: Sequence[int]) -> None:
-        self.scale, self.first, self.dither = scale, first, dither
+    def __init__(self, scale: float, z_size: int, first: Sequence[int], dither: Sequence[int]) -> None:
+        self.scale, self.z_size, self.first, self.dither = scale, z_size, first, dither
         self._headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
 
     def __deepcopy__(self, memo: object) -> _Kernel:
@@ -204,6 +204,7 @@ class _Kernel:
             if base.numel() != size:
                 raise InputError(f"got a base of {base.numel()} numbers for a tensor of {size}, expected as many")
             if id(z) not in read:
+                self._check_length(z)
                 read[id(z)] = self.at(z)
             z_at = read[id(z)].data_ptr()
             places = (base.data_ptr(), out.data_ptr(), z_at, size, self.first[segment], self.dither[segment])
@@ -226,11 +227,18 @@ class _Kernel:
         found, kind = self._open(), _kind(g)
         if found is None or kind is None or not (z_gradient.is_cpu and z_gradient.is_contiguous()):
             return False
+        if z_gradient.dtype != torch.float64:
+            raise InputError(f"got z_gradient in {z_gradient.dtype}, expected torch.float64: see new_z_gradient()")
+        self._check_length(z_gradient)
         library, header = found
         packed = _GRADIENT.pack(g.data_ptr(), size, self.first[segment], self.scale, rows, count, width, kind, 0)
         if size and library.folders[self.number](ctypes.byref(header), packed, z_gradient.data_ptr()):
             raise MemoryError("no memory to fold the gradient")
         return True
+
+    def _check_length(self, z: Tensor) -> None:
+        if z.numel() != self.z_size:  # the C code would read or write beyond its end
+            raise InputError(f"got {z.numel()} numbers in z-space, expected {self.z_size}")
 
     def _open(self) -> tuple[_Library, ctypes.Structure] | None:
         path, library = active(), _library()
@@ -251,7 +259,7 @@ class FastfoodKernel(_Kernel):
     def __init__(
         self, seed: int, m: int, chunks: int, gaussian: bool, s: float, first: Sequence[int], dither: Sequence[int]
     ) -> None:
-        super().__init__(s, first, dither)
+        super().__init__(s, m * chunks, first, dither)
         self.map = (seed, m, chunks, gaussian)
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
@@ -271,7 +279,7 @@ class OneHotKernel(_Kernel):
         starts: Sequence[int],
         dither: Sequence[int],
     ) -> None:
-        super().__init__(1.0, starts, dither)
+        super().__init__(1.0, len(tables[1]), starts, dither)
         self.seed, self.signs = seed, signs
         self.coprime, self.pi, self.weight = (table.cpu() for table in tables)
 

@@ -1,0 +1,37 @@
+"""The README's Python runs as written, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"].item() < 0.3, "the example learns"
+    assert (tmp_path / "task.d90").stat().st_size < 1024
+
+
+def test_the_commands_exist() -> None:
+    from d90.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands}
+    shown = set(re.findall(r"^d90 (\w+)", README, flags=re.MULTILINE))
+    assert shown
+    assert shown <= known
+
+
+def test_the_tree_is_the_tree() -> None:
+    tree = README.partition("src/d90/\n")[2].partition("tests/ ")[0]
+    named = set(re.findall(r"(\w+\.py|\w+/)", tree)) - {"kernels/"}
+    there = {f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "src" / "d90").iterdir() if p.name[0] not in "_"}
+    rooms = {name for name in there if name.endswith((".py", "/"))} - {"errors.py"}
+    assert rooms == named, "the README's tree is not the source's"
