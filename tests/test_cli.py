@@ -120,7 +120,7 @@ MISTAKES = {
     "unknown flag": (["train", "--frobnicate"], "No such option"),
     "unknown column": (["train", "fc", "{good}", "--text", "body"], "no column 'body'; it has text, label"),
     "unknown label column": (["train", "fc", "{good}", "--label", "y"], "no label column 'y'"),
-    "label missing": (["train", "fc", "{nolabel}"], "row 2: no label"),
+    "label missing": (["train", "fc", "{nolabel}"], "line 2: no label"),
     "one class": (["train", "fc", "{oneclass}"], "one class"),
     "empty file": (["train", "fc", "{empty}"], "empty file"),
     "broken UTF-8": (["train", "fc", "{latin}"], "line 2: broken UTF-8"),
