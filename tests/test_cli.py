@@ -125,7 +125,7 @@ MISTAKES = {
     "empty file": (["train", "fc", "{empty}"], "empty file"),
     "broken UTF-8": (["train", "fc", "{latin}"], "line 2: broken UTF-8"),
     "malformed JSON": (["train", "fc", "{malformed}"], "line 3: malformed JSON"),
-    "images for a text model": (["train", "fc", "{good}"], "outputs"),
+    "texts for an image model": (["train", "mlp:16-2", "{good}"], "takes images and task"),
     "d = 0": (["train", "mlp:16-8-3", "{idx}", "--d", "0"], "got d=0"),
     "d above D": (["train", "mlp:16-8-3", "{idx}", "--d", "99999"], "above D=163"),
     "d not above the lambdas": (

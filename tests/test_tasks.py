@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,10 @@ def modules() -> dict[str, list[tuple[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def docstrings(modules: dict[str, list[tuple[str, str]]]) -> Iterator[Task]:
+def docstrings(modules: dict[str, list[tuple[str, str]]]) -> Task:
     with pytest.MonkeyPatch.context() as patch:  # the library is parsed once
         patch.setattr("d90.tasks.docstrings._modules", lambda: iter(modules.items()))
-        yield tasks.load("docstrings")
+        return tasks.load("docstrings")
 
 
 def test_docstrings_are_balanced_at_every_prefix(docstrings: Task) -> None:

@@ -99,9 +99,15 @@ def open_task(task: str | Task, recipe: Recipe) -> Task:
 
 def open_model(model: str | Model, task: Task, recipe: Recipe) -> Model:
     """The model with a head for the task, its fresh weights drawn from the recipe's seed."""
-    if not isinstance(model, str):
-        return model
-    return load_model(model, task.outputs, task.kind, recipe.seed, recipe.max_length)
+    loaded = model
+    if isinstance(loaded, str):
+        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
+    if task.is_text != (loaded.tokenizer is not None):
+        takes, has = ("images", "texts") if task.is_text else ("texts", "images")
+        raise InputError(
+            f"model '{loaded.name}' takes {takes} and task '{task.name}' has {has}; expected them to match"
+        )
+    return loaded
 
 
 def fit(
