@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from d90._version import __version__
 from d90.batches import Batches, outputs_of
+from d90.errors import InputError
 from d90.methods import Direct, Spec, Trainable, give_back, parse, put_back, snapshot
 from d90.models import Model
 from d90.models import load as load_model
