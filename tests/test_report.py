@@ -1,4 +1,4 @@
-"""The page, made from stores written here."""
+"""The page, made from stores written here: every study in this file is made up."""
 
 from __future__ import annotations
 
@@ -10,19 +10,31 @@ import pytest
 
 from d90.errors import InputError
 from d90.report import headline, page, write_report
-from d90.sweep.store import Store
+from d90.report.words import names
+from d90.sweep.store import Store, Stored
+
+DID = "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"
+SAID = DID.replace("did", "said")
 
 
-def point(d: int, score: float, at_least: bool = False, status: str = "finished") -> dict[str, Any]:
-    return {"d": d, "seed": 0, "score": score, "at_least": at_least, "status": status, "seconds": 2.0}
+def point(d: int, score: float, status: str = "finished", seed: int = 0) -> dict[str, Any]:
+    return {"d": d, "seed": seed, "score": score, "at_least": status == "passed", "status": status, "seconds": 2.0}
+
+
+CURVE = [
+    point(100, 0.6123),
+    point(100, 0.6321, seed=1),
+    point(250, 0.7412),
+    point(300, 0.8234, "passed"),
+    point(9, 0.5017, "diverged"),
+]
 
 
 def study(**changes: Any) -> dict[str, Any]:
-    curve = [point(100, 0.61), point(250, 0.74), point(300, 0.82, at_least=True), point(9, 0.5, status="diverged")]
     return {
         "model": "m",
         "task": "t",
-        "method": "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside",
+        "method": DID,
         "metric": "accuracy",
         "rule": "paper",
         "fraction": 0.9,
@@ -30,74 +42,158 @@ def study(**changes: Any) -> dict[str, Any]:
         "d90": 300,
         "interval": [250, 300],
         "D": 123_456,
-        "lambdas": 0,
+        "lambdas": 7,
         "baseline": 0.9,
-        "baseline_scores": [0.9],
+        "baseline_scores": [0.89, 0.91],
         "baseline_method": "full",
         "majority": 0.5,
         "zero": 0.48,
         "threshold": 0.81,
-        "curve": curve,
-        "recipe": {"lr": 0.01},
-        "definitions": {"layer": "none (did)"},
+        "curve": CURVE,
+        "recipe": {"model": "m", "task": "t", "lr": 0.01},
+        "definitions": {"layer": "none (did)", "notes": ["a note"]},
         "seconds": 12.0,
         "command": "d90 measure m t",
         **changes,
     }
 
 
+def trial(id: int, method: str, d: int | None, score: float, seed: int = 0) -> Stored:
+    recipe = {"model": "m", "task": "t", "lr": 0.01, "method": method, "seed": seed}
+    return Stored(id, "k", None, "2026-01-01T00:00:00Z", d, seed, score, "finished", recipe, {}, {})
+
+
+TRIVIAL = {"status": "trivial", "d90": None, "interval": [None, None], "threshold": 0.4, "curve": []}
+UNREACHABLE = {"status": "unreachable", "d90": None, "interval": [4000, None], "curve": [point(4000, 0.7)]}
+
+
 def test_the_page_tells_the_answer_and_every_trial() -> None:
     text = page([study()])
     assert "d90 = 300 of 123,456 weights" in text
-    assert "0.8100" in text
-    assert "majority 0.5000, untrained 0.4800" in text
-    for shown in ("0.6100", "0.7400", "&ge; 0.8200", "diverged", "d90 measure m t"):
+    assert "81.00 %: 90 % of full, paper rule" in text
+    assert "majority class 50.00 %, untrained model 48.00 %" in text
+    assert "d = 250 falls short, d = 300 reaches it" in text
+    for shown in (
+        "61.23 %",
+        "63.21 %",
+        "74.12 %",
+        "&ge; 82.34 %",
+        "50.17 %",
+        "diverged",
+        "a note",
+        "<pre>d90 measure m t",
+    ):
         assert shown in text
+    assert "d = 100, seed 1: 63.21 %, finished, 2 s</title>" in text, "a dot tells the pointer which trial it is"
+    assert text.count("</title>") == 1 + len(CURVE)
     assert text.count("<svg") == 1
+    without = study()
+    del without["command"]
+    assert "The command" not in page([without])
+
+
+def test_the_figure_shows_what_kind_of_score_a_trial_has() -> None:
+    text = page([study()])
+    for kind in ("trial", "bound", "diverged"):
+        assert f'id="s1-dots0{kind}"' in text
+    bound = text.split('id="s1-dots0bound"')[1].split("</g>")[0]
+    assert "d = 300, seed 0: at least 82.34 %, passed" in bound
+    assert "at least: stopped once it passed" in text
+    assert "at least: stopped once it passed" not in page([study(curve=[point(100, 0.7)])])
+    for line in ("full fine-tuning: 90.00 %", "90 % of full, paper rule: 81.00 %", "chance, majority class: 50.00 %"):
+        assert f">{line}</text>" in text
+    assert "d90 = 300, bracket (250, 300]" in text
+
+
+def test_numbers_are_of_the_metric() -> None:
+    """A correlation is no percentage, and keeps its digits in the figure too."""
+    text = page([study(metric="matthews", threshold=0.45678)])
+    assert "0.4568 matthews" in text
+    assert "paper rule: 0.4568</text>" in text
 
 
 def test_studies_of_one_task_share_a_figure() -> None:
-    said = study(method="full@structure=said,projection=fastfood,scale=tensor,layer=block,head=inside", d90=200)
-    assert page([study(), said]).count("<svg") == 3
+    said = study(method=SAID, d90=200)
+    text = page([study(), said])
+    assert text.count("<svg") == 3
+    assert 'id="o1-dots1trial"' in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), "an id twice on a page lets one figure draw with another's marker"
     assert page([study(), study(task="other")]).count("<svg") == 2
+    gain = study(rule="gain", threshold=0.86, d90=400)
+    assert 'id="o1-dots1trial"' not in page([study(), gain]), "one method keeps one colour"
+
+
+def test_studies_are_told_apart() -> None:
+    assert names([study(), study(method=SAID)]) == ["full DID fastfood", "full SAID fastfood"]
+    assert names([study(), study(rule="gain")])[1] == "full DID fastfood, gain rule"
+    assert names([study(), study(recipe={"lr": 0.1})])[0].endswith("lr 0.01, model m, task t")
+    assert len(set(names([study(), study(), study()]))) == 3
 
 
 @pytest.mark.parametrize(
-    ("status", "changes", "words"),
+    ("changes", "words"),
     [
-        ("trivial", {"d90": None, "interval": [None, None], "threshold": 0.4}, "not above chance"),
-        ("unreachable", {"d90": None, "interval": [4000, None]}, "highest d tried, 4,000"),
-        ("floor", {"d90": 2, "interval": [None, 2]}, "at most 2"),
+        (TRIVIAL, "not above chance"),
+        ({**TRIVIAL, "baseline": 0.45}, "itself does no better"),
+        (UNREACHABLE, "no d up to 4,000"),
+        ({"status": "floor", "d90": 2, "interval": [None, 2]}, "at most 2"),
     ],
 )
-def test_no_number_is_claimed_where_there_is_none(status: str, changes: dict[str, Any], words: str) -> None:
-    made = study(status=status, **changes)
+def test_no_number_is_claimed_where_there_is_none(changes: dict[str, Any], words: str) -> None:
+    made = study(**changes)
+    text = page([made])
     assert words in headline(made)
-    assert "d90 = " not in headline(made)
-    assert "<svg" in page([{**made, "curve": []}])
+    assert "d90 = " not in text
+    assert "<svg" in text
+    if made["d90"] is None:
+        assert f"none ({made['status']})" in text
+    else:
+        assert "d90 at most 2</text>" in text
 
 
-def test_users_strings_are_escaped() -> None:
-    text = page([study(task="<script>alert(1)</script>", model="a&b")])
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
+def test_users_strings_are_escaped_and_no_mathematics() -> None:
+    odd = "<script>alert(1)</script> $x_{ 数据"
+    text = page([study(task=odd, model="a&b", baseline_method=odd), study(task=odd, model="a&b", method=SAID)])
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x_{ 数据" in text
+
+
+def test_scores_that_are_not_finite_are_told_but_not_drawn() -> None:
+    text = page([study(curve=[*CURVE, point(500, float("nan"), "diverged")])])
+    assert "nan %" in text
+    assert text.count("</title>") == 1 + len(CURVE)
 
 
 def test_nothing_is_fetched_and_equal_studies_give_equal_bytes() -> None:
-    text = page([study(), study(rule="gain", threshold=0.86, d90=400)])
-    assert not re.search(r"(src|href)=\"(?!#)", re.sub(r"xlink:href=\"#", 'xlink:href="#', text)), "no outside address"
-    assert text == page([study(), study(rule="gain", threshold=0.86, d90=400)])
-    assert len(text) < 250_000
+    import matplotlib
+
+    studies = [study(), study(rule="gain", threshold=0.86, d90=400)]
+    text = page(studies)
+    assert not re.search(r'(src|href)="(?!#)|@import|url\((?!#)|https?:', text), "no outside address"
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": None, "lines.linewidth": 9}):
+        mine = dict(matplotlib.rcParams)
+        assert page(studies) == text, "the user's settings change nothing"
+        assert dict(matplotlib.rcParams) == mine
+    assert dict(matplotlib.rcParams) == before
+    assert len(text) < 100_000
 
 
-def test_the_arrow_of_a_lower_bound_has_its_legend() -> None:
-    assert "stopped once it passed" in page([study()])
-    assert "stopped once it passed" not in page([study(curve=[point(100, 0.7)])])
+def test_trials_of_no_measurement_are_listed() -> None:
+    used = [trial(1, DID.replace("@", "@d=100,"), 100, 0.6123), trial(2, "full", None, 0.89)]
+    assert "Other trials" not in page([study()], used)
+    text = page([study()], [*used, trial(3, DID.replace("@", "@d=77,"), 77, 0.7777)])
+    assert "0.7777" in text
+    assert "1 that no measurement above used" in text
 
 
 def test_a_store_becomes_a_file_and_an_empty_one_an_error(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
-    with pytest.raises(InputError, match="run 'd90 measure' first"):
+    with pytest.raises(InputError, match=r"no measurement in .*s\.sqlite'; run 'd90 measure' first"):
         write_report(store, tmp_path / "p.html")
-    store.put_study("k", "measure", study())
-    assert write_report(store, tmp_path / "deep" / "p.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    store.put_study("k", "measure", study(task="bad\udc80name"))
+    made = write_report(store, tmp_path / "deep" / "p.html").read_bytes()
+    assert made.startswith(b"<!doctype html>")
+    assert made == write_report(store, tmp_path / "again.html").read_bytes()
+    store.close()

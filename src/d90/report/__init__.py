@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
-from d90.report.figure import curve_svg
-from d90.sweep.store import Store
+from d90.report.figure import figure_svg, points
+from d90.report.words import Study, baseline_name, count, headline, names, score, seconds, threshold_name
+from d90.sweep.store import Store, Stored
 
-__all__ = ["page", "write_report"]
+__all__ = ["headline", "page", "write_report"]
 
-Study = dict[str, Any]
+MOST_OTHERS = 300  # trials of no measurement that are listed, the latest; a long sweep must not make a long page
 
 
 def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
@@ -28,61 +29,78 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
         raise InputError(f"no measurement in '{store.path}'; run 'd90 measure' first")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(studies), encoding="utf-8")
+    # a file name with undecodable bytes holds lone surrogates, which UTF-8 refuses
+    target.write_text(page(studies, store.trials()), encoding="utf-8", errors="replace", newline="\n")
     return target
 
 
-def page(studies: list[Study]) -> str:
-    """The page as text; equal studies give equal bytes."""
+def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
+    """The page as text; equal studies and trials give equal bytes.
+
+    Args:
+        studies: stored measurements, `asdict(Measurement)`.
+        trials: every trial of the store; those that no measurement used are listed at the end.
+    """
     import jinja2
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("d90.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("d90.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    groups: dict[tuple[str, str, str, float], list[Study]] = defaultdict(list)
+    environment.filters.update(count=count, score=score, seconds=seconds)
+    groups: dict[tuple[str, str, str], list[Study]] = defaultdict(list)
     for study in studies:
-        # one overlay for what shares its axes and its baseline
-        groups[study["model"], study["task"], study["metric"], round(study["baseline"], 6)].append(study)
+        groups[study["model"], study["task"], study["metric"]].append(study)
     overlays = [
-        {"title": f"{key[0]} on {key[1]}", "svg": Markup(curve_svg(group, [_short(s) for s in group]))}
-        for key, group in groups.items()
+        {"title": f"{model} on {task}", "svg": Markup(figure_svg(group, f"o{i}"))}
+        for i, ((model, task, _), group) in enumerate(groups.items(), 1)
         if len(group) > 1
     ]
+    told = {id(study): name for group in groups.values() for study, name in zip(group, names(group), strict=True)}
     shown = [
         {
             **study,
-            "short": _short(study),
+            "short": told[id(study)],
             "headline": headline(study),
-            "svg": Markup(curve_svg([study], [_short(study)])),
-            "trials": sorted(study["curve"], key=lambda p: (p["d"], p["seed"])),
-            "recipe_text": json.dumps(study["recipe"], indent=1, sort_keys=True),
-            "definition_text": json.dumps(study["definitions"], indent=1, sort_keys=True),
+            "svg": Markup(figure_svg([study], f"s{i}")),
+            "chance": max(study["majority"], study["zero"]),
+            "baseline_name": baseline_name(study),
+            "threshold_name": threshold_name(study),
+            "trials": points(study),
+            "command": study.get("command", ""),
         }
-        for study in studies
+        for i, study in enumerate(studies, 1)
     ]
-    return environment.get_template("page.html").render(studies=shown, overlays=overlays)
+    others = _others(studies, trials)
+    template = environment.get_template("page.html")
+    return template.render(
+        studies=shown, overlays=overlays, others=others[-MOST_OTHERS:], left_out=max(0, len(others) - MOST_OTHERS)
+    )
 
 
-def headline(study: Study) -> str:
-    """The answer in a sentence; never a number where there is none."""
-    score = f"{study['fraction']:.0%} of " + ("the score" if study["rule"] == "paper" else "the gain over chance")
-    if study["status"] == "found":
-        low, _ = study["interval"]
-        return (
-            f"d90 = {study['d90']:,} of {study['D']:,} weights: the smallest d found that reaches {score} of full fine-tuning "
-            f"(d = {low:,} fails)."
-        )
-    if study["status"] == "floor":
-        return f"d90 is at most {study['d90']:,}, the lowest d possible here: it already reaches {score} of full fine-tuning."
-    if study["status"] == "trivial":
-        return f"No d90: the threshold {study['threshold']:.4f} is not above chance, so every d would pass. The gain rule may say more."
-    return f"No d90 found: the highest d tried, {study['interval'][0]:,}, does not reach {score} of full fine-tuning."
+def _others(studies: Sequence[Study], trials: Sequence[Stored]) -> list[Stored]:
+    """Trials that no measurement used: of an interrupted one, of `d90 train`."""
+    used: set[tuple[Any, ...]] = set()
+    for study in studies:
+        names_of = _recipe(study["recipe"])
+        used |= {(study["method"], names_of, point["d"], point["seed"]) for point in study["curve"]}
+    baselines = {
+        (s["model"], s["task"], s["baseline_method"], value) for s in studies for value in s["baseline_scores"]
+    }
+    left = []
+    for trial in trials:
+        recipe = trial.recipe
+        # a measurement names its method without d, and keeps its recipe without method and seed
+        method = str(recipe["method"]).replace(f"@d={trial.d},", "@").removesuffix(f"@d={trial.d}")
+        of_baseline = trial.d is None and (recipe["model"], recipe["task"], method, trial.score) in baselines
+        if not of_baseline and (method, _recipe(recipe), trial.d, trial.seed) not in used:
+            left.append(trial)
+    return left
 
 
-def _short(study: Study) -> str:
-    """What tells a study from its neighbours: its method, less what is usual, and its rule."""
-    method, _, space = study["method"].partition("@")
-    usual = {"layer=block", "head=inside", "scale=tensor"}
-    kept = [part.partition("=")[2] for part in space.split(",") if part and part not in usual]
-    return f"{' '.join([method, *kept])}, {study['rule']} rule"
+def _recipe(recipe: dict[str, Any]) -> str:
+    return str(sorted((key, str(value)) for key, value in recipe.items() if key not in ("method", "seed")))

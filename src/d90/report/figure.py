@@ -1,102 +1,97 @@
-"""Accuracy against d, as in figure 1 of Aghajanyan et al. 2021: an SVG made from one or several stored measurements."""
+"""Score against d, as in figure 1 of Aghajanyan et al. 2021: what to draw of one or several stored measurements.
+
+A dot is a trial; an arrow one that stopped once it passed, so that its score is a lower bound; a hollow cross one that
+diverged. Several measurements of one model and task share a figure, a colour for each method.
+"""
 
 from __future__ import annotations
 
-import io
-import re
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["curve_svg"]
+from d90.report.draw import Dot, Level, Mark, Series, draw
+from d90.report.words import SHARES, Study, baseline_name, chance_name, names, score, threshold_name
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
-GREY = "#808080"  # readable on light and on dark
+__all__ = ["figure_svg", "points"]
 
-Study = dict[str, Any]
-
-
-def curve_svg(studies: Sequence[Study], names: Sequence[str]) -> str:
-    """One figure: a colour for each study, which share model, task and metric.
-
-    A dot is a trial; an arrow one that stopped once it passed, so that its score is a lower bound; a cross one that
-    diverged. The line joins the mean of the trials at each d.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "d90",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": GREY,
-        "axes.labelcolor": GREY,
-        "axes.edgecolor": GREY,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "legend.labelcolor": GREY,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        for spine in ("top", "right"):
-            axes.spines[spine].set_visible(False)
-        for study, name, colour in zip(studies, names, COLOURS * len(studies), strict=False):
-            _draw(axes, study, name, colour, alone=len(studies) == 1)
-        first = studies[0]
-        axes.axhline(first["baseline"], color=GREY, lw=1.2, label=f"full fine-tuning {first['baseline']:.3f}")
-        for threshold, rule in sorted({(s["threshold"], f"{s['fraction']:.0%}, {s['rule']} rule") for s in studies}):
-            axes.axhline(threshold, color=GREY, lw=1.2, ls="--", label=f"threshold {threshold:.3f} ({rule})")
-        chance = max(first["majority"], first["zero"])
-        axes.axhline(chance, color=GREY, lw=1.2, ls=":", label=f"chance {chance:.3f}")
-        if not any(study["curve"] for study in studies):
-            axes.set_xlim(1, max(study["D"] for study in studies))  # nothing was trained: the lines alone
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{d:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("d, numbers trained")
-        axes.set_ylabel(f"validation {first['metric']}")
-        axes.grid(alpha=0.2, color=GREY)
-        axes.legend(frameon=False, fontsize=8, loc="best")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # its own size gives way to the page's width
-    return re.sub(
-        r'<svg ([^>]*?)width="[^"]*"', r'<svg \1width="100%"', re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", svg)
-    )
+Point = dict[str, Any]  # a stored d90.measure.Point
+MOST_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in the summary table
 
 
-def _draw(axes: Any, study: Study, name: str, colour: str, alone: bool) -> None:
-    by_d: dict[int, list[float]] = defaultdict(list)
-    for point in study["curve"]:
-        if point["status"] != "diverged":
-            by_d[point["d"]].append(point["score"])
-    ds = sorted(by_d)
-    axes.plot(ds, [sum(by_d[d]) / len(by_d[d]) for d in ds], color=colour, lw=1, alpha=0.5)
-    kinds = {"trial": ("o", 28), "at least (stopped once it passed)": ("^", 40), "diverged": ("x", 34)}
-    said: set[str] = set()
-    for point in study["curve"]:
-        kind = (
-            "diverged"
-            if point["status"] == "diverged"
-            else "at least (stopped once it passed)"
-            if point["at_least"]
-            else "trial"
+def points(study: Study) -> list[Point]:
+    """A measurement's trials by d and seed, each once: a d asked for twice was trained once."""
+    once = {(point["d"], point["seed"]): point for point in study["curve"]}
+    return [once[key] for key in sorted(once)]
+
+
+def figure_svg(studies: Sequence[Study], prefix: str) -> str:
+    """One figure of measurements that share model, task and metric; `prefix` is unique on the page."""
+    first = studies[0]
+    alone = len(studies) == 1
+    title = [_short(f"{first['model']} on {first['task']}"), *([_short(names(studies)[0])] if alone else [])]
+    # measurements that differ in their threshold alone share their trials, and so their colour
+    keys = [(study["method"], str(study["recipe"])) for study in studies]
+    index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    groups = [[study for study, its in zip(studies, keys, strict=True) if its == key] for key in index]
+    labels = names([group[0] for group in groups])
+    series = [_series(group, label, alone) for group, label in zip(groups, labels, strict=True)]
+    marks = []
+    for study, key in zip(studies, keys, strict=True):
+        if study["d90"] is not None and study["status"] in ("found", "floor"):
+            low = study["interval"][0]
+            text = f"d90 {'=' if study['status'] == 'found' else 'at most'} {study['d90']:,}"
+            # beside others its colour tells the method, and its threshold which of that method's
+            more = f" at {score(study['threshold'], first['metric'])}"
+            if alone:
+                more = "" if low is None else f", bracket ({low:,}, {study['d90']:,}]"
+            marks.append(Mark(study["d90"], low if alone else None, text + more, index[key]))
+    limits = (1, max(study["D"] for study in studies))
+    percent, metric = first["metric"] in SHARES, first["metric"]
+    return draw(title, f"validation {metric}", percent, limits, series, _levels(studies), marks, prefix)
+
+
+def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
+    once: dict[tuple[int, int], Point] = {}
+    for study in group:
+        for point in points(study):
+            if math.isfinite(point["score"]):
+                key = (point["d"], point["seed"])
+                # of one trial stopped at a threshold and run to its end, the end tells more
+                if key not in once or once[key]["at_least"]:
+                    once[key] = point
+    dots, complete = [], defaultdict(list)
+    for point in once.values():
+        kind = "diverged" if point["status"] == "diverged" else "bound" if point["at_least"] else "trial"
+        if kind == "trial":
+            complete[point["d"]].append(point["score"])
+        sign = "at least " if point["at_least"] else ""
+        told = (
+            f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}: {sign}"
+            f"{score(point['score'], group[0]['metric'])}, {point['status']}, {point['seconds']:.0f} s"
         )
-        marker, size = kinds[kind]
-        label = None
-        if kind not in said:
-            label = kind if alone else name if not said else None
-        said.add(kind)
-        axes.scatter([point["d"]], [point["score"]], marker=marker, s=size, color=colour, label=label, zorder=3)
-    low, high = study["interval"]
-    if study["status"] == "found" and study["d90"] is not None:
-        axes.axvline(study["d90"], color=colour, lw=1.2, label=f"d90 = {study['d90']:,}{'' if alone else f' ({name})'}")
-        if low is not None:
-            axes.axvspan(low, high, color=colour, alpha=0.12, lw=0)
+        dots.append(Dot(point["d"], point["score"], kind, told))
+    return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)])
+
+
+def _levels(studies: Sequence[Study]) -> list[Level]:
+    metric = studies[0]["metric"]
+    chances = [(max(study["majority"], study["zero"]), f"chance, {chance_name(study)}") for study in studies]
+    kinds = (
+        ("-", [(study["baseline"], baseline_name(study)) for study in studies], "baselines, see the table"),
+        ("--", [(study["threshold"], threshold_name(study)) for study in studies], "thresholds, see the table"),
+        (":", chances, "chance, see the table"),
+    )
+    levels = []
+    for dash, lines, many in kinds:
+        once = sorted({(round(value, 12), name) for value, name in lines}, reverse=True)
+        for i, (value, name) in enumerate(once):
+            label = f"{name}: {score(value, metric)}" if len(once) <= MOST_LEVELS else many if i == 0 else ""
+            levels.append(Level(value, label, dash))
+    return levels
+
+
+def _short(text: str, most: int = 76) -> str:
+    """A title that fits: a long path loses its middle."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]} … {text[-most // 2 + 2 :]}"

@@ -1,0 +1,193 @@
+"""Drawing: dots, levels and marks become one SVG to stand inside a page.
+
+matplotlib's own defaults are used, whatever the user has set, and given back; equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from d90.report.svg import COLOURS, INK, for_page
+
+__all__ = ["Dot", "Level", "Mark", "Series", "draw"]
+
+KINDS = {"trial": "trial", "bound": "at least: stopped once it passed", "diverged": "diverged"}
+WIDEST = 84  # letters in a row of a legend of two columns
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
+STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One trial; `kind` is a key of KINDS, `told` what the pointer shows."""
+
+    d: int
+    score: float
+    kind: str
+    told: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """The trials of one method in one colour, and the line of means."""
+
+    name: str
+    dots: Sequence[Dot]
+    means: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line."""
+
+    value: float
+    label: str
+    dash: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A d90, in its series' colour; `low` is where its bracket begins."""
+
+    d: int
+    low: int | None
+    label: str
+    series: int
+
+
+def draw(
+    title: Sequence[str], ylabel: str, percent: bool, limits: tuple[int, int], series: Sequence[Series],
+    levels: Sequence[Level], marks: Sequence[Mark], prefix: str,
+) -> str:  # fmt: skip
+    """The SVG. `limits` of d are used where there is no dot; `prefix` keeps the ids of a page's figures apart."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    with matplotlib.style.context(["default", STYLE]):
+        handles, labels = _legend(series, levels, marks)
+        rows = -(-len(labels) // 2)
+        columns = 2 if len(max(labels[:rows], key=len)) + len(max(labels[rows:], key=len)) <= WIDEST else 1
+        rows = rows if columns == 2 else len(labels)
+        figure = Figure(
+            figsize=(6.4, 3.95 + 0.19 * rows), layout="constrained"
+        )  # the legend takes nothing from the plot
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        # the title is put in at the end: a font may lack a user's letters, and '$' means nothing here
+        axes.set_title("\n".join(f"TITLE{i}" for i in range(len(title))), loc="left", fontsize=10)
+        ds = [dot.d for one in series for dot in one.dots] or list(limits)
+        low, high = min(ds) / 1.25, max(ds) * 1.25
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{d / 1e6:g} M" if d >= 1e6 else f"{d:,.0f}"))
+        values = [dot.score for one in series for dot in one.dots] + [level.value for level in levels]
+        room = (max(values) - min(values) or 1) * 0.08
+        axes.set_ylim(min(values) - room, max(values) + room)
+        if percent:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
+        axes.set_xlabel("d, numbers trained (log scale)")
+        axes.set_ylabel(ylabel)
+        axes.grid(alpha=0.12, color=INK, lw=0.8)
+        for level in levels:
+            axes.axhline(level.value, color=INK, lw=1.2, ls=level.dash, zorder=1.5)
+        for mark in marks:
+            if mark.low is not None:
+                axes.axvspan(mark.low, mark.d, color=_colour(mark.series), alpha=0.15, lw=0)
+            axes.axvline(mark.d, color=_colour(mark.series), lw=1.1, ls="-.", zorder=1.6)
+        hover = {key: text for i, one in enumerate(series) for key, text in _draw_series(axes, one, i).items()}
+        figure.legend(
+            handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5
+        )
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return for_page(buffer.getvalue(), title, hover, prefix)
+
+
+def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:
+    """Draw one method; returns what each group of dots tells the pointer."""
+    colour = _colour(index)
+    if len(series.means) > 1:
+        axes.plot(*zip(*series.means, strict=True), color=colour, lw=1.4, alpha=0.6, ls=_dash(index))
+    hover = {}
+    for kind in KINDS:
+        dots = [dot for dot in series.dots if dot.kind == kind]
+        if dots:
+            xs, ys, gid = [dot.d for dot in dots], [dot.score for dot in dots], f"dots{index}{kind}"
+            fill = colour if kind == "trial" else "none"
+            axes.scatter(
+                xs, ys, marker=_marker(kind), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
+                linewidths=1.7 if kind == "bound" else 1.3, alpha=0.9, zorder=3, gid=gid,
+            )  # fmt: skip
+            hover[gid] = [dot.told for dot in dots]
+    return hover
+
+
+_SIZE = {"trial": 5.5, "bound": 24.0, "diverged": 8.5}  # in points; an arrow stands on its score and is half as tall
+
+
+def _marker(kind: str, centred: bool = False) -> Any:
+    from matplotlib.path import Path
+
+    if kind != "bound":
+        return "o" if kind == "trial" else "X"
+    low, high = (-0.5, 0.5) if centred else (0, 1)
+    foot, stem = [(-0.3, low), (0.3, low)], [(0, low), (0, high)]
+    head = [(-0.3, high - 0.35), (0, high), (0.3, high - 0.35)]
+    return Path([*foot, *stem, *head], [Path.MOVETO, Path.LINETO] * 2 + [Path.MOVETO, Path.LINETO, Path.LINETO])
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _dash(index: int) -> Any:
+    return ("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(COLOURS) % 3]  # a seventh method is told by its dashes
+
+
+def _legend(series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark]) -> tuple[list[Any], list[str]]:
+    from matplotlib.lines import Line2D
+
+    alone = len(series) == 1
+    seen = [kind for kind in KINDS if any(dot.kind == kind for one in series for dot in one.dots)]
+    entries: list[tuple[Any, str]] = []
+    if not alone:
+        for i, one in enumerate(series):
+            entries.append((Line2D([], [], color=_colour(i), marker="o", ms=5, ls=_dash(i)), one.name))
+    for kind in seen:
+        colour = _colour(0) if alone else INK
+        fill = colour if kind == "trial" else "none"
+        size = _SIZE[kind] / (2.4 if kind == "bound" else 1)
+        shape = {
+            "marker": _marker(kind, centred=True),
+            "ms": size,
+            "mfc": fill,
+            "mec": colour,
+            "mew": 1.3,
+            "ls": "none",
+        }
+        entries.append((Line2D([], [], **shape), KINDS[kind]))
+    if alone and len(series[0].means) > 1:
+        entries.append((Line2D([], [], color=_colour(0), lw=1.4, alpha=0.6), "mean of the trials run to their end"))
+    entries += [(Line2D([], [], color=INK, lw=1.2, ls=level.dash), level.label) for level in levels if level.label]
+    entries += [(Line2D([], [], color=_colour(mark.series), lw=1.1, ls="-."), mark.label) for mark in marks]
+    # legend texts hold method names: no mathematics, and no letter that the measuring font lacks
+    safe = [label.encode("latin-1", "replace").decode("latin-1").replace("$", r"\$") for _, label in entries]
+    return [handle for handle, _ in entries], safe
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values of d, more of them to a decade the narrower the range; always two or more."""
+    from matplotlib.ticker import MaxNLocator
+
+    if high / low < 6:
+        return [d for d in MaxNLocator(5, integer=True).tick_values(low, high) if low <= d <= high]
+    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 5000 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [s * 10**k for k in decades for s in steps if low <= s * 10**k <= high and s * 10**k >= 1]

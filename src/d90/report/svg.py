@@ -1,0 +1,53 @@
+"""From matplotlib's SVG file to an SVG inside a page.
+
+Colours become CSS variables and `currentColor`, so that the page decides them, in the light and in the dark; ids are
+kept apart from those of the page's other figures; each dot tells the pointer which trial it is.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+__all__ = ["COLOURS", "INK", "for_page"]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
+
+
+def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix: str) -> str:
+    """The SVG to inline.
+
+    Args:
+        svg: a file's text, in which TITLE0, TITLE1 ... stand for the title's lines.
+        title: any text at all; escaped here.
+        hover: for the id of a group of dots, what each of them tells, in their order.
+        prefix: put before every id.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.S)
+    view = re.search(r'viewBox="[^"]*"', svg)
+    body = svg[svg.index(">") + 1 :]  # the size gives way to the page's, and the namespaces are HTML's own
+    body = re.sub(r"\n\s+", "\n", re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], prefix), body))
+    for key, told in hover.items():
+        head, group, tail = body.partition(f'id="{prefix}-{key}"')
+        for text in told:
+            # few dots are drawn as paths, many as uses of one, whose definition has an id
+            before, name, rest, tail = re.split(r"<(use|path) (?!id=)([^>]*?)/>", tail, maxsplit=1)
+            group += f"{before}<{name} {rest}><title>{html.escape(text)}</title></{name}>"
+        body = head + group + tail
+    for i, line in enumerate(title):
+        body = body.replace(f">TITLE{i}<", f">{html.escape(line)}<")
+    label = html.escape("; ".join(title))
+    return f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>{body}'
+
+
+def _tag(tag: str, prefix: str) -> str:
+    """One tag with its attributes made the page's; never the text between tags, whose numbers must stay."""
+    tag = re.sub(r' font-family: [^;"]*;| transform="rotate\(-0 [^"]*"', "", tag)  # the page's font; no turn at all
+    tag = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)  # a hundredth of a point is enough
+    tag = re.sub(r'\bid="', f'id="{prefix}-', tag)
+    tag = re.sub(r"url\(#|href=\"#", lambda found: f"{found[0]}{prefix}-", tag)
+    for i, colour in enumerate(COLOURS, 1):
+        tag = tag.replace(colour, f"var(--c{i}, {colour})")
+    return tag.replace(INK, "currentColor")
