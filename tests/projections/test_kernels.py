@@ -147,6 +147,28 @@ def test_sparse_rows_are_the_dense_gradient(spec: str, d: int) -> None:
 
 
 @needs_library
+@pytest.mark.parametrize(
+    ("d", "n"),
+    [(1000, 300_001), (2000, 300_001), (3000, 700_500), (6000, 1_300_000), (9000, 2_310_007), (70_000, 75_000)],
+)
+def test_large_gradients_however_they_are_cut(d: int, n: int) -> None:
+    """One chunk or many, in one strip or several, the last round of chunks full or not."""
+    p = build("fastfood", d, (5000, n, d), seed=2)
+    g, expected = torch.randn(n), p.new_z_gradient()
+    with kernels.forced("torch"):
+        p.fold_segment(g, 1, expected)
+    for path in PATHS:
+        with kernels.forced(path):
+            seen = []
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                p.fold_segment(g, 1, found := p.new_z_gradient())
+                assert far(found, expected) <= 1e-6
+                seen.append(found)
+            assert torch.equal(*seen)
+
+
+@needs_library
 @settings(max_examples=150, deadline=None)
 @given(
     spec=st.sampled_from(SPECS),

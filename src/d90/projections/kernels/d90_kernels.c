@@ -80,6 +80,7 @@ typedef struct {
 #define FOLD_ITEMS 64
 #define ALONE (32 * BLOCK) /* a smaller gradient is not worth waking the other threads */
 #define FOLD_STRIPS 16    /* the same for one-hot */
+#define FOLD_GROUP 4     /* neighbouring chunks an item sums side by side, so that it reads memory in longer runs */
 #define FOLD_LEAST 64    /* blocks worth an item of their own */
 #define FOLD_PAIRWISE 16 /* blocks summed in fp32 before they are added to the fp64 sum */
 #define COUNTERS 64     /* Philox counters drawn at once for the signs */
@@ -237,16 +238,17 @@ static int fold_dense(fold_job *job) {
     const fastfood_t *map = job->map;
     job->blocks = ceil_div(job->grad->size, map->m);
     job->residues = least(map->chunks, job->blocks);
-    /* Blocks of one chunk are summed by one item, or by a few strips of them when chunks are few. */
-    int64_t wanted = ceil_div(FOLD_ITEMS, job->residues), enough = job->blocks / (job->residues * FOLD_LEAST);
+    /* Blocks of a few chunks are summed by one item, or by a few strips of them when chunks are few. */
+    int64_t groups = ceil_div(job->residues, FOLD_GROUP);
+    int64_t wanted = ceil_div(FOLD_ITEMS, groups), enough = job->blocks / (job->residues * FOLD_LEAST);
     job->strips = least(wanted, enough < 1 ? 1 : enough);
-    job->items = job->residues * job->strips;
-    if (job->strips > 1 && !(job->parts = malloc((size_t)(job->items * map->m) * sizeof(double)))) return 1;
+    job->items = groups * job->strips;
+    if (job->strips > 1 && !(job->parts = malloc((size_t)(job->residues * job->strips * map->m) * sizeof(double)))) return 1;
     int threads = (int)least(map->threads, job->blocks * map->m < ALONE ? 1 : job->items);
     run(map->parallel, threads, PICK(map->path, fold_worker), job);
     for (int64_t r = 0; job->parts && r < job->residues; r++)
         for (int64_t t = 0; t < job->strips; t++)
-            reduce(job, r * job->strips + t, (job->grad->first_block + r) % map->chunks);
+            reduce(job, t * job->residues + r, (job->grad->first_block + r) % map->chunks);
     free(job->parts);
     return 0;
 }
@@ -351,6 +353,7 @@ typedef uint64_t FN(vq_at) __attribute__((vector_size(4 * L), aligned(8), may_al
 #define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #define ZIP2_LOW 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23
 #define ZIP2_HIGH 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31
+#define HIGH32(x) ((vq)_mm512_shuffle_epi32((__m512i)(x), (_MM_PERM_ENUM)0xF5)) /* a shift would share the multiplier's port */
 #define MUL32(a, b) ((vq)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
 #define SQRT(x) ((vf)_mm512_sqrt_ps((__m512)(x)))
 #define STREAM(p, x) _mm512_stream_ps(p, (__m512)(x))
@@ -361,6 +364,7 @@ typedef uint64_t FN(vq_at) __attribute__((vector_size(4 * L), aligned(8), may_al
 #define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #define ZIP2_LOW 0, 1, 8, 9, 2, 3, 10, 11
 #define ZIP2_HIGH 4, 5, 12, 13, 6, 7, 14, 15
+#define HIGH32(x) ((vq)_mm256_shuffle_epi32((__m256i)(x), 0xF5))
 #define MUL32(a, b) ((vq)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
 #define SQRT(x) ((vf)_mm256_sqrt_ps((__m256)(x)))
 #define STREAM(p, x) _mm256_stream_ps(p, (__m256)(x))
@@ -371,6 +375,7 @@ typedef uint64_t FN(vq_at) __attribute__((vector_size(4 * L), aligned(8), may_al
 #define ZIP_HIGH 2, 6, 3, 7
 #define ZIP2_LOW 0, 1, 4, 5
 #define ZIP2_HIGH 2, 3, 6, 7
+#define HIGH32(x) ((x) >> 32)
 #define MUL32(a, b) (((a) & 0xFFFFFFFFu) * ((b) & 0xFFFFFFFFu))
 #define SQRT(x) ((vf){sqrtf((x)[0]), sqrtf((x)[1]), sqrtf((x)[2]), sqrtf((x)[3])})
 #define STREAM(p, x) STORE(p, x)
@@ -391,8 +396,8 @@ ALWAYS void FN(philox)(uint64_t seed, vq group_e, vq group_o, vq block_e, vq blo
     for (int round = 0; round < 10; round++) {
         vq key0 = FN(every)(k0), key1 = FN(every)(k1);
         vq pe = MUL32(e0, m0), qe = MUL32(e2, m1), po = MUL32(o0, m0), qo = MUL32(o2, m1);
-        e0 = (qe >> 32) ^ e1 ^ key0, e1 = qe, e2 = (pe >> 32) ^ e3 ^ key1, e3 = pe;
-        o0 = (qo >> 32) ^ o1 ^ key0, o1 = qo, o2 = (po >> 32) ^ o3 ^ key1, o3 = po;
+        e0 = HIGH32(qe) ^ e1 ^ key0, e1 = qe, e2 = HIGH32(pe) ^ e3 ^ key1, e3 = pe;
+        o0 = HIGH32(qo) ^ o1 ^ key0, o1 = qo, o2 = HIGH32(po) ^ o3 ^ key1, o3 = po;
         k0 += 0x9E3779B9, k1 += 0xBB67AE85;
     }
     const vq low = FN(every)(0xFFFFFFFF);
@@ -836,22 +841,26 @@ static void FN(fold_worker)(void *data) {
     const fastfood_t *map = job->map;
     const gradient_t *grad = job->grad;
     int64_t m = map->m, blocks[COUNTERS / 2];
-    float gauss[BLOCK + 4 * L] ALIGNED, scratch[BLOCK] ALIGNED, some[BLOCK] ALIGNED;
-    double sum[BLOCK] ALIGNED;
+    float gauss[BLOCK + 4 * L] ALIGNED, scratch[BLOCK] ALIGNED, some[FOLD_GROUP * BLOCK] ALIGNED;
+    double sum[FOLD_GROUP * BLOCK] ALIGNED;
     signs_t plan;
     FN(signs_plan)(&plan, m);
     for (int64_t item; (item = take(&job->next)) < job->items;) {
-        memset(sum, 0, (size_t)m * sizeof(double));
-        memset(some, 0, (size_t)m * sizeof(float));
-        int64_t residue = 0, position, end, held = 0;
+        int64_t residue = 0, together = 1, position, end, held = 0, part = item;
         if (job->list) {
             position = job->item_low[item], end = job->item_low[item + 1];
-        } else {
-            residue = item / job->strips;
-            int64_t count = ceil_div(job->blocks - residue, map->chunks), strip = item % job->strips;
-            position = count * strip / job->strips, end = count * (strip + 1) / job->strips;
+        } else { /* blocks are counted round by round of the chunks, and in a round chunk by chunk */
+            int64_t strip = item % job->strips, rounds = ceil_div(job->blocks, map->chunks);
+            residue = item / job->strips * FOLD_GROUP, part = strip * job->residues + residue;
+            together = least(FOLD_GROUP, job->residues - residue);
+            int64_t last = least(job->blocks - (rounds - 1) * map->chunks - residue, together); /* in the last round */
+            position = rounds * strip / job->strips * together;
+            end = rounds * (strip + 1) / job->strips * together;
+            if (strip + 1 == job->strips) end += (last < 0 ? 0 : last) - together;
         }
-#define BLOCK_AT(p) (job->list ? job->list[p] : residue + map->chunks * (p))
+        memset(sum, 0, (size_t)(together * m) * sizeof(double));
+        memset(some, 0, (size_t)(together * m) * sizeof(float));
+#define BLOCK_AT(p) (job->list ? job->list[p] : residue + (p) % together + map->chunks * ((p) / together))
         while (position < end) {
             int64_t count = least(plan.batch, end - position);
             for (int64_t i = 0; i < count; i++) blocks[i] = grad->first_block + BLOCK_AT(position + i);
@@ -861,19 +870,21 @@ static void FN(fold_worker)(void *data) {
                 const float *g = FN(gradient_block)(grad, m, blocks[i] - grad->first_block, scratch), *ahead = g;
                 if (!job->list && grad->type == FP32 && position + 1 < end) ahead = (const float *)grad->g + BLOCK_AT(position + 1) * m;
                 if (map->gaussian) FN(gaussians)(map->seed, INNER, (uint64_t)blocks[i], m, gauss);
-                FN(block_add)(m, g, map->gaussian ? gauss : NULL, inner, outer, ahead, some);
-                if (++held == FOLD_PAIRWISE || position + 1 == end) {
-                    for (int64_t j = 0; j < m; j++) sum[j] += (double)some[j], some[j] = 0;
+                FN(block_add)(m, g, map->gaussian ? gauss : NULL, inner, outer, ahead, some + position % together * m);
+                if (++held == FOLD_PAIRWISE * together || position + 1 == end) {
+                    for (int64_t j = 0; j < together * m; j++) sum[j] += (double)some[j], some[j] = 0;
                     held = 0;
                 }
             }
         }
 #undef BLOCK_AT
         if (job->parts) {
-            memcpy(job->parts + item * m, sum, (size_t)m * sizeof(double));
-        } else { /* no other item has this chunk */
-            double *to = job->z_gradient + (grad->first_block + residue) % map->chunks * m;
-            for (int64_t j = 0; j < m; j++) to[j] += grad->scale * sum[j];
+            memcpy(job->parts + part * m, sum, (size_t)(together * m) * sizeof(double));
+            continue;
+        }
+        for (int64_t r = 0; r < together; r++) { /* no other item has these chunks */
+            double *to = job->z_gradient + (grad->first_block + residue + r) % map->chunks * m;
+            for (int64_t j = 0; j < m; j++) to[j] += grad->scale * sum[r * m + j];
         }
     }
 }
@@ -1066,6 +1077,7 @@ static void FN(onehot_fold_here)(const onehot_job *job) {
 #undef ZIP2_LOW
 #undef ZIP2_HIGH
 #undef MUL32
+#undef HIGH32
 #undef SQRT
 #undef STREAM
 #undef signs_t
