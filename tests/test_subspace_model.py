@@ -277,9 +277,9 @@ def test_small_updates_survive_in_half_precision(dtype: torch.dtype, size: float
     space = Subspace(model, 50, scale="global", seed=2)
     with torch.no_grad():
         space.theta.normal_()
-        space.theta.mul_(size * base.norm() / (space._unit[0] * space.theta.norm()))
+        space.theta.mul_(size * base.norm() / (space._weights.units[0] * space.theta.norm()))
     space.flush()
-    wanted = space._factors[0] * space.projection.forward(space.theta.detach()).double()
+    wanted = space._weights.factors[0] * space.projection.forward(space.theta.detach()).double()
     assert math.isclose(wanted.norm() / base.norm(), size, rel_tol=0.2)
     written = model.weight.detach().double().flatten() - base
     kept = float(written @ wanted / wanted.square().sum())

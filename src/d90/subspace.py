@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError, choose
 from d90.projections import Projection, build
-from d90.projections.base import Target, exact
+from d90.projections.base import exact
+from d90.weights import Weights
 
 __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
@@ -55,6 +56,8 @@ class Subspace:
         layer: "block", "module" or "tensor": what a layer is, for "said".
         head: "inside", or "outside" to train the head's own parameters beside theta.
         seed: the seed of P.
+        keep_theta0: hold a copy of theta_0. Without it (fp32 only) there is no second copy of the model: each step adds
+            P (theta_new - theta_old), and `release()` and `unmerge()` mean loading the base again.
 
     `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it
     to an optimizer; the training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and
@@ -76,6 +79,7 @@ class Subspace:
         layer: str = "block",
         head: str = "inside",
         seed: int = 0,
+        keep_theta0: bool = True,
     ) -> None:
         if structure not in STRUCTURES:
             raise choose("structure", structure, STRUCTURES)
@@ -107,21 +111,17 @@ class Subspace:
         self.D = self.projection.D
         coordinates = d - self.m
         c = step_factor(coordinates)
-        self._unit = [c * layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
+        units = [c * layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
-        self._layer_index = [order[name] for name in self.layer_names]
-        device = self._tensors[0].device
-        self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=device))
-        self._theta_0 = [
-            tensor.detach().clone(memory_format=torch.contiguous_format).view(-1) for tensor in self._tensors
-        ]
+        layers = [order[name] for name in self.layer_names]
+        self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0)
+        self._base: str | None = None  # its fingerprint, once it is known
+        self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
         self._extras_0 = {name: tensor.detach().clone() for name, tensor in self._extras().items()}
         self._set_aside: dict[str, Tensor] | None = None  # the tune's extras while the base's are in place
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
         self._written: Tensor | None = self.theta.detach().clone()
-        self._z: Tensor | None = None
         self._folding: dict[int, tuple[Tensor, Tensor]] = {}  # of each backward pass: gradients in z-space, of lambdas
-        self._factors = list(self._unit)  # c lambda sigma of each tensor, at the theta last written
         self._handles: list[Any] = []
         self._made_sparse: list[nn.Embedding] = []
         self._inside = False
@@ -160,27 +160,18 @@ class Subspace:
     def flush(self) -> None:
         """Write theta_0 + Delta into the model's weights if theta is not what was last written."""
         # A fused optimizer and `.data` change theta without moving its version counter: compare the d numbers.
-        if self._tensors[0].device != self.theta.device or self._tensors[0].dtype != self._theta_0[0].dtype:
-            self._follow_model()
-        theta = self.theta.detach()
+        weights, theta = self._weights, self.theta.detach()
+        if weights.device != theta.device or weights.tensors[0].dtype != weights.dtypes[0]:
+            theta = self._follow_model()
         if self._written is not None and torch.equal(theta, self._written):
             return
-        if any(tensor.dtype != base.dtype for tensor, base in zip(self._tensors, self._theta_0, strict=True)):
-            self._follow_model()
+        weights.check_dtypes()
+        if weights.theta_0 is None:
+            self.base_fingerprint()  # the last moment to take it
+        theta = theta.clone()  # z may lie in it, and must not follow the parameter
         z = self.projection.prepare(theta[: self.d - self.m])
-        lambdas = [1.0] * (max(self._layer_index) + 1) if not self.m else self.lambdas.tolist()
-        self._factors = [unit * lambdas[i] for unit, i in zip(self._unit, self._layer_index, strict=True)]
-        flat = [
-            t.data.view(-1) if t.is_contiguous() else torch.empty_like(b)
-            for t, b in zip(self._tensors, self._theta_0, strict=True)
-        ]
-        self.projection.write([Target(i, self._theta_0[i], self._factors[i], z, out) for i, out in enumerate(flat)])
-        for tensor, out in zip(self._tensors, flat, strict=True):
-            if not tensor.is_contiguous():
-                tensor.data.copy_(out.view(tensor.shape))
-            torch.autograd.graph.increment_version(tensor)  # so that a backward pass over the old weights is refused
-        self._z, self._written = z, theta.clone()
-        torch.clear_autocast_cache()
+        weights.write(z, self.lambdas.tolist() if self.m else weights.lambdas)
+        self._written = theta
 
     def merge(self) -> nn.Module:
         """Leave theta_0 + Delta in the weights and take the hooks off: a plain model, with no cost left. `arm()` goes back to training."""
@@ -191,9 +182,12 @@ class Subspace:
 
     @torch.no_grad()
     def unmerge(self) -> nn.Module:
-        """Put theta_0 back, bit for bit, and take the hooks off; theta is kept. `arm()` or `merge()` brings the tune back."""
-        for tensor, base in zip(self._tensors, self._theta_0, strict=True):
-            tensor.copy_(base.view(tensor.shape))
+        """Put theta_0 back, bit for bit, and take the hooks off; theta is kept. `arm()` or `merge()` brings the tune back.
+
+        Raises:
+            InputError: keep_theta0=False, and the weights have moved: load the base model again.
+        """
+        self._weights.restore()
         extras = self._extras()
         if self._set_aside is None:
             self._set_aside = {name: place.detach().clone() for name, place in extras.items()}
@@ -225,13 +219,14 @@ class Subspace:
 
     def base_fingerprint(self) -> str:
         """Hash of theta_0, over every parameter of the model."""
-        bases = dict(zip(self._names, self._theta_0, strict=True))
-        bases |= {name: self._extras_0[f"head:{name}"] for name in self._head}
-        named = self.model.named_parameters()
-        return layout.fingerprint((name, bases[name].view_as(p) if name in bases else p) for name, p in named)
+        if self._base is None or self._weights.theta_0 is not None:
+            bases = self._weights.bases() | {name: self._extras_0[f"head:{name}"] for name in self._head}
+            named = self.model.named_parameters()
+            self._base = layout.fingerprint((n, bases[n].view_as(p) if n in bases else p) for n, p in named)
+        return self._base
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: nn.Module) -> Subspace:
+    def load(cls, path: str | os.PathLike[str], model: nn.Module, keep_theta0: bool = True) -> Subspace:
         """Lay a saved tune over its base model.
 
         Raises:
@@ -248,7 +243,7 @@ class Subspace:
                 f"'{path}': got theta of shape {tuple(theta.shape)} and {theta.dtype}, expected (d,) in fp32"
             )
         options = (header.structure, header.projection, header.scale, header.layer, header.head, header.seed)
-        space = cls(model, theta.numel(), *options)
+        space = cls(model, theta.numel(), *options, keep_theta0=keep_theta0)
         try:
             space._check_same(header, path)
             space._restore(theta, tensors, path)
@@ -367,8 +362,6 @@ class Subspace:
         grad, parameter.grad = parameter.grad, None
         if grad is None:
             return
-        if self._z is None:  # nothing written yet
-            self._z = self.projection.prepare(self.theta.detach()[: self.d - self.m])
         backward = torch._C._current_graph_task_id()  # one that failed must not be mixed with the next
         if backward not in self._folding:
             lambdas = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
@@ -381,10 +374,11 @@ class Subspace:
             self.projection.fold_sparse(grad.indices()[0], grad.values(), grad.shape, index, part)
         else:
             self.projection.fold_segment(grad.reshape(-1), index, part)
+        weights = self._weights
         if self.m:
             # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>: no second pass over g
-            lambda_gradient[self._layer_index[index]] += self._unit[index] * (part @ self._z.double())
-        z_gradient.add_(part, alpha=self._factors[index])
+            lambda_gradient[weights.layers[index]] += weights.units[index] * (part @ weights.z.double())
+        z_gradient.add_(part, alpha=weights.units[index] * weights.lambdas[weights.layers[index]])
 
     @exact
     def _finish_backward(self, backward: int) -> None:
@@ -408,18 +402,14 @@ class Subspace:
         names, definition = layout.layer_of(model, self._names, layer)
         return names, definition if structure == "said" else "none (did)"
 
-    def _follow_model(self) -> None:
-        """Follow a model that was moved; refuse one that was cast, for its exact weights are gone."""
-        for name, tensor, base in zip(self._names, self._tensors, self._theta_0, strict=True):
-            if tensor.dtype != base.dtype:
-                raise UnsupportedModelError(
-                    f"parameter '{name}' was cast from {base.dtype} to {tensor.dtype} under a Subspace; expected no cast. "
-                    "Call release() on a model of its first type, cast it, and make the Subspace again."
-                )
-        self._theta_0 = [b.to(t.device) for t, b in zip(self._tensors, self._theta_0, strict=True)]
-        device = self._tensors[0].device
+    def _follow_model(self) -> Tensor:
+        """Follow a model that was moved; refuse one that was cast."""
+        self._weights.check_dtypes()
+        self._weights.follow()
+        device = self._weights.device
         self.theta.data, self.theta.grad = self.theta.data.to(device), None
-        self._written = self._z = None
+        self._written = None if self._written is None else self._written.to(device)
+        return self.theta.detach()
 
     def __repr__(self) -> str:
         lambdas = f" ({self.m} lambdas)" if self.m else ""

@@ -1,0 +1,135 @@
+"""The weights a Subspace moves: theta_0 (kept or not), what was last written over it, and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from d90.errors import InputError, UnsupportedModelError
+from d90.projections import Projection
+from d90.projections.base import Target
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """The tensors of a model as theta_0 + Delta, Delta_t = u_t lambda_i (R z)_t for each tensor t of layer i.
+
+    Args:
+        names, tensors: what is moved, in the projection's order of segments.
+        units: u_t, everything that does not change with theta.
+        layers: the layer i of each tensor.
+        projection: R, one segment a tensor.
+        keep: hold a copy of theta_0. Without it each write adds what has changed, R (lambda' z' - lambda z), onto the
+            weights as they are: no second copy of the model, fp32 only, and theta_0 is gone but for rounding.
+
+    Raises:
+        InputError: `keep=False` over weights that are not fp32.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        tensors: Sequence[Tensor],
+        units: Sequence[float],
+        layers: Sequence[int],
+        projection: Projection,
+        keep: bool,
+    ) -> None:
+        self.names, self.tensors, self.units, self.layers = names, tensors, units, layers
+        self.projection = projection
+        self.dtypes = [tensor.dtype for tensor in tensors]
+        for name, dtype in zip(names, self.dtypes, strict=True):
+            if not keep and dtype != torch.float32:
+                raise InputError(
+                    f"keep_theta0=False: parameter '{name}' is {dtype}, expected fp32: in half precision the rounding "
+                    "of each step would stay in the weights. Keep theta_0, or cast the model to fp32 first."
+                )
+        self.theta_0 = [_flat(tensor.detach().clone()) for tensor in tensors] if keep else None
+        self.lambdas = [1.0] * (max(layers, default=-1) + 1)
+        self.z = torch.zeros(projection.z_size, device=self.device)
+        self.moved = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.tensors[0].device
+
+    @property
+    def factors(self) -> list[float]:
+        """u_t lambda_i of each tensor, at what was last written."""
+        return [unit * self.lambdas[i] for unit, i in zip(self.units, self.layers, strict=True)]
+
+    def write(self, z: Tensor, lambdas: Sequence[float]) -> None:
+        """Write theta_0 + Delta into every tensor, in place and in one pass."""
+        flat = [
+            t.data.view(-1) if t.is_contiguous() else _flat(t.detach().clone(memory_format=torch.contiguous_format))
+            for t in self.tensors
+        ]
+        if self.theta_0 is not None:
+            factors = [unit * lambdas[i] for unit, i in zip(self.units, self.layers, strict=True)]
+            bases, zs = self.theta_0, [z] * len(flat)
+        else:
+            factors, bases = list(self.units), flat
+            steps = [new * z - old * self.z for new, old in zip(lambdas, self.lambdas, strict=True)]
+            zs = [steps[i] for i in self.layers]
+        self.projection.write([Target(i, bases[i], factors[i], zs[i], out) for i, out in enumerate(flat)])
+        for tensor, out in zip(self.tensors, flat, strict=True):
+            if not tensor.is_contiguous():
+                tensor.data.copy_(out.view(tensor.shape))
+            torch.autograd.graph.increment_version(tensor)  # so that a backward pass over the old weights is refused
+        self.z, self.lambdas, self.moved = z, list(lambdas), True
+        torch.clear_autocast_cache()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put theta_0 back, bit for bit.
+
+        Raises:
+            InputError: theta_0 was not kept, and the weights have moved.
+        """
+        if self.theta_0 is not None:
+            for tensor, base in zip(self.tensors, self.theta_0, strict=True):
+                tensor.copy_(base.view(tensor.shape))
+        elif self.moved:
+            raise InputError(
+                "this Subspace was made with keep_theta0=False and has moved the weights: theta_0 is not there to give back, "
+                "expected a copy of it. Load the base model again; or, for theta_0 within rounding, call space.theta.data.zero_() "
+                "and then space.merge()."
+            )
+
+    def bases(self) -> dict[str, Tensor]:
+        """theta_0 by name, flat.
+
+        Raises:
+            InputError: theta_0 was not kept, and the weights have moved.
+        """
+        if self.theta_0 is None and self.moved:
+            raise InputError("theta_0 was not kept (keep_theta0=False) and the weights have moved: load the base again")
+        bases = self.theta_0 or [tensor.detach().reshape(-1) for tensor in self.tensors]
+        return dict(zip(self.names, bases, strict=True))
+
+    def check_dtypes(self) -> None:
+        """Refuse a model that was cast, for its exact weights are gone.
+
+        Raises:
+            UnsupportedModelError: a parameter has another type than when the Subspace was made.
+        """
+        for name, tensor, dtype in zip(self.names, self.tensors, self.dtypes, strict=True):
+            if tensor.dtype != dtype:
+                raise UnsupportedModelError(
+                    f"parameter '{name}' was cast from {dtype} to {tensor.dtype} under a Subspace; expected no cast. "
+                    "Call release() on a model of its first type, cast it, and make the Subspace again."
+                )
+
+    def follow(self) -> None:
+        """Follow a model that was moved to another device."""
+        if self.theta_0 is not None:
+            self.theta_0 = [base.to(self.device) for base in self.theta_0]
+        self.z = self.z.to(self.device)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1)

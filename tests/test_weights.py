@@ -1,0 +1,125 @@
+"""keep_theta0=False: no second copy of the model, the same training, and plain words about what cannot be given back."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d90 import Subspace
+from d90.errors import InputError
+from tests.reference.models import loss_of, words, zoo
+from tests.reference.table import SPECS
+
+
+def moved(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def drift(a: nn.Module, b: nn.Module) -> float:
+    """Root of the mean square difference of the weights, over the root mean square of them."""
+    pairs = list(zip(moved(a).values(), moved(b).values(), strict=True))
+    difference = sum((x - y).square().sum().item() for x, y in pairs)
+    return float((difference / sum(y.square().sum().item() for _, y in pairs)) ** 0.5)
+
+
+def train(space: Subspace, steps: int, lr: float = 5e-3) -> float:
+    optimizer = space.attach(torch.optim.Adam(space.parameters(), lr=lr))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(space.model, words())
+        loss.backward()
+        optimizer.step()
+    space.flush()
+    return loss.item()
+
+
+@pytest.mark.parametrize("structure", ["did", "said"])
+@pytest.mark.parametrize("projection", SPECS)
+def test_the_weights_stay_theta_0_plus_delta(structure: str, projection: str) -> None:
+    """After 100 steps of Adam the weights are those written in one go from theta_0, tied and non-contiguous ones included."""
+    model = zoo()
+    fresh = copy.deepcopy(model)
+    before = moved(fresh)
+    space = Subspace(model, 24, structure, projection, seed=3, keep_theta0=False)
+    first = train(space, 1)
+    assert train(space, 100) < first
+    twin = Subspace(fresh, 24, structure, projection, seed=3)
+    twin.theta.data.copy_(space.theta.data)
+    twin.flush()
+    assert drift(model, fresh) < 1e-6
+    assert any(not torch.equal(before[name], weight) for name, weight in moved(model).items())
+
+
+@pytest.mark.slow
+def test_the_drift_of_two_thousand_steps_is_rounding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    fresh = copy.deepcopy(model)
+    space = Subspace(model, 300, "said", keep_theta0=False)
+    optimizer = torch.optim.Adam(space.parameters(), lr=5e-3)
+    x, y = torch.randn(64, 512), torch.randint(10, (64,))
+    for _ in range(2000):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    twin = Subspace(fresh, 300, "said")
+    twin.theta.data.copy_(space.theta.data)
+    space.flush()
+    twin.flush()
+    assert drift(model, fresh) < 2e-6
+
+
+def test_nothing_of_size_D_is_held() -> None:
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 40))
+    pointers = {p.data_ptr() for p in model.parameters()}
+    space = Subspace(model, 10, keep_theta0=False)
+    model(torch.randn(3, 300)).sum().backward()
+    space.theta.data.add_(0.01)
+    model(torch.randn(3, 300))
+    assert {p.data_ptr() for p in model.parameters()} == pointers, "written where they lie"
+    assert space._weights.theta_0 is None
+    tensors = [v for thing in (vars(space), vars(space._weights)) for v in thing.values() if isinstance(v, Tensor)]
+    assert sum(t.numel() for t in tensors) < 200
+
+
+def test_what_is_gone_is_not_given_back() -> None:
+    model = zoo()
+    before = copy.deepcopy(model)
+    space = Subspace(model, 24, keep_theta0=False)
+    space.release()
+    assert drift(model, before) == 0, "nothing had moved"
+
+    space = Subspace(model, 24, keep_theta0=False)
+    train(space, 3)
+    for give_back in (space.release, space.unmerge):
+        with pytest.raises(InputError, match=r"Load the base model again"):
+            give_back()
+    assert train(space, 3) > 0, "and the space goes on"
+    space.theta.data.zero_()
+    space.merge()
+    assert drift(model, before) < 1e-6
+
+
+def test_half_precision_keeps_theta_0() -> None:
+    model = zoo().to(torch.bfloat16)
+    with pytest.raises(InputError, match=r"keep_theta0=False.*bfloat16, expected fp32"):
+        Subspace(model, 24, keep_theta0=False)
+    Subspace(model, 24).release()  # and left no trace
+
+
+def test_a_tune_is_saved_and_loaded_without_theta_0(tmp_path: Path) -> None:
+    model = zoo()
+    base, other = copy.deepcopy(model), copy.deepcopy(model)
+    space = Subspace(model, 24, "said", keep_theta0=False)
+    train(space, 5)
+    space.save(tmp_path / "t.d90")
+    again = Subspace.load(tmp_path / "t.d90", base, keep_theta0=False)
+    kept = Subspace.load(tmp_path / "t.d90", other)
+    assert torch.equal(again.theta, space.theta)
+    assert kept.base_fingerprint() == space.base_fingerprint() == again.base_fingerprint()
+    assert drift(base, other) < 1e-7
+    assert drift(model, other) < 1e-6
