@@ -207,7 +207,20 @@ def test_one_space_at_a_time() -> None:
         first.arm()
     second.release()
     first.arm()
+    for part in (model.blocks[0], nn.Sequential(model)):  # its weights are taken, whoever holds them
+        with pytest.raises(InputError, match="weights of this one, has another armed Subspace"):
+            Subspace(part, 9)
     first.release()
+    Subspace(model.blocks[0], 9).release()
+
+
+def test_a_replaced_parameter_is_noticed() -> None:
+    model = zoo()
+    space = Subspace(model, 9)
+    model.head = nn.Linear(10, 11)
+    with pytest.raises(UnsupportedModelError, match=r"was replaced under a Subspace.*resize_token_embeddings"):
+        model(words())
+    space.disarm()
 
 
 # --- the head, BatchNorm ----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ __all__ = [
     "head_tensors",
     "layer_of",
     "lone_embeddings",
+    "places",
     "running_statistics",
     "tensor_scale",
     "trainable",
@@ -69,6 +70,20 @@ def check_supported(model: nn.Module) -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters with `requires_grad`, one per identity (tied weights once), in `named_parameters()` order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def places(model: nn.Module, names: Iterable[str]) -> list[tuple[Mapping[str, object], str, object]]:
+    """Where these parameters hang: (dictionary, key, what must be there), every module on the way included."""
+    found: dict[tuple[int, str], tuple[Mapping[str, object], str, object]] = {}
+    for name in names:
+        module, *path = model, *name.split(".")
+        for part in path[:-1]:
+            child = module._modules[part]
+            assert child is not None
+            found[id(module), part] = (module._modules, part, child)
+            module = child
+        found[id(module), path[-1]] = (module._parameters, path[-1], module._parameters[path[-1]])
+    return list(found.values())
 
 
 def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:

@@ -97,6 +97,7 @@ class Subspace:
         self._names = [name for name in named if name not in outside]
         self._head = {name: named[name] for name in named if name in outside}
         self._tensors = [named[name] for name in self._names]
+        self._places = layout.places(model, self._names)
         self.layer_names, self.layer_definition = self._layers(model, structure, layer)
         m = len(dict.fromkeys(self.layer_names))
         if structure == "said" and d <= m:
@@ -294,9 +295,10 @@ class Subspace:
         """Put the hooks on: from here the model follows theta, and gradients fold into it."""
         if self._handles:
             return
-        if getattr(self.model, "_d90_space", None) is not None:
+        if any(getattr(thing, "_d90_space", None) is not None for thing in (self.model, *self._tensors)):
             raise InputError(
-                "this model has another armed Subspace; expected one at a time. Call merge() or release() on it"
+                "this model, or a model with weights of this one, has another armed Subspace; expected one at a time. "
+                "Call merge() or release() on it"
             )
         self._bring_back()
         self.model._d90_space = self  # type: ignore[assignment]
@@ -309,7 +311,7 @@ class Subspace:
         for parameter in self._head.values():
             parameter.grad = None
         for index, tensor in enumerate(self._tensors):
-            tensor.grad = None
+            tensor.grad, tensor._d90_space = None, self  # type: ignore[attr-defined]
             self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
 
         self._made_sparse = layout.lone_embeddings(self.model, self._tensors)
@@ -324,7 +326,8 @@ class Subspace:
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            del self.model._d90_space
+            for thing in (self.model, *self._tensors):
+                del thing._d90_space  # type: ignore[attr-defined]
         self._handles = []
         self._inside = False
 
@@ -340,6 +343,12 @@ class Subspace:
                     "evaluated, as a snapshot. Call release() before copying, and make a Subspace on the copy."
                 )
             return
+        for holder, name, what in self._places:
+            if holder.get(name) is not what:
+                raise UnsupportedModelError(
+                    f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
+                    "parameters. Likely cause: resize_token_embeddings() or a new head. Change the model first."
+                )
         self.flush()
         self._inside = True
         if torch._C._current_graph_task_id() == -1:  # not called from a backward pass, to recompute activations
