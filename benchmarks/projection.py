@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import processor
 
 from d90.projections import build, kernels
 from d90.projections.base import Target
@@ -92,15 +93,6 @@ def floor_library(folder: str) -> Callable[..., None]:
     function.argtypes = [pointer, ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int]
     function.restype = None
     return function
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def medians(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
