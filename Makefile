@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/d90_kernels.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,20 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest
+
+# an install where no C compiler is found: torch does the projections' work
+no-compiler: $(INSTALLED)
+	rm -rf build
+	CC=/nonexistent $(BIN)/pip install -q --no-deps --upgrade --target build/plain .
+	PYTHONPATH=build/plain $(BIN)/python -c "from d90.projections import kernels as k; assert 'build/plain' in k.__file__ and k.active() == 'torch', k"
+	PYTHONPATH=build/plain $(BIN)/pytest tests/projections/test_contract.py tests/test_weights.py -m "not slow"
+
+# the engine's figures beside its floors, on this machine: benchmarks/*.json
+bench: $(INSTALLED)
+	$(BIN)/pip install -q -c constraints.txt peft
+	$(BIN)/python benchmarks/projection.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
