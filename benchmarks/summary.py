@@ -22,12 +22,11 @@ A measurement that was cut short goes on from its store. `*.jsonl` has a line fo
 whole curve, `*.html` the figures. One seed each; the bracket's ends are both measured.
 Seconds are of one or two busy cores and do not compare.
 
-Not done yet: dense on MNIST; SST-2 SAID's d90 and the gain rule; MRPC's d90
-(DID is between 4,000 and 16,000 by the paper's rule).
+`kill.json`: what `python benchmarks/kill.py DATA` found, 20 times kill -9 and resume.
 """
 PUBLISHED = """
 Published for 784-200-200-10 (Li et al. 2018): d_int90 = 750 against a global baseline of 1.0, 525-575 against measured
-baselines, with Adam at 1e-3, batch 128 and up to 100 epochs. 
+baselines, with Adam at 1e-3, batch 128 and up to 100 epochs.
 Ours: 20 epochs, Adam at 5e-2 with warm-up and decay under step rule 1, unit columns over all D (scale global).
 """
 
