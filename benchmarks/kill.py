@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py DATA [kills=20]        DATA holds mnist/ (idx files)
 
-A measurement of the fully connected network (10,000 MNIST images, a fine bracket, so a dozen trials of some seconds) runs in a
+A measurement of the fully connected network (4,000 MNIST images, a fine bracket, so a dozen trials of some seconds) runs in a
 process of its own and is killed after a random time, until it has been killed `kills` times; then it runs to its end. A
 finished trial counts as repeated when its row is not the one that was there before: rows carry the moment they ended.
 One JSON line to standard output, one line a kill to standard error.
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from d90.sweep.store import Store
 
-SIZES = ["--train-limit", "10000", "--epochs", "8", "--evaluations", "8"]
+SIZES = ["--train-limit", "4000", "--validation-limit", "1000", "--epochs", "8", "--evaluations", "4"]
+ONE = os.environ | {"OMP_NUM_THREADS": "1"}
 SEARCH = ["--method", "full@scale=global", "--start", "100", "--resolution", "1.02"]
 
 
@@ -35,8 +36,8 @@ def main(data: str, kills: int) -> None:
         lost, done, whole, kept = 0, 0, 0, []
         began = time.monotonic()
         while done < kills:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(draw.uniform(6, 30))
+            process = subprocess.Popen(command, env=ONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(draw.uniform(6, 26))
             if process.poll() is not None:
                 path.unlink()  # it finished first: begin another measurement, so that there is work to kill
                 for rest in Path(folder).glob("s.sqlite-*"):
@@ -50,7 +51,7 @@ def main(data: str, kills: int) -> None:
             lost += sum(row not in rows for row in kept)
             kept = rows
             print(f"kill {done}: {len(rows)} trials finished", file=sys.stderr, flush=True)
-        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        finished = subprocess.run(command, env=ONE, capture_output=True, text=True, check=True)
         trials = [(t.key, t.stop_at) for t in Store(path).trials()]
         print(
             json.dumps(
