@@ -11,14 +11,13 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "d90"
 FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("errors", "_version"),
-    ("projections",),
+    ("projections", "analysis"),
     ("tune", "layout", "weights", "initial", "progress", "search"),
     ("subspace", "tasks", "sweep", "models", "console"),
-    ("methods", "batches"),
+    ("methods", "batches", "bank"),
     ("recipe",),
     ("training",),
     ("measure", "finished"),
-    ("analysis",),
     ("integrations",),
     ("report",),
     ("__init__",),

@@ -2,12 +2,14 @@
 
 from d90 import methods, projections, tasks
 from d90._version import __version__
+from d90.bank import Bank
 from d90.measure import Measurement, measure
 from d90.recipe import Recipe
 from d90.subspace import Subspace
 from d90.training import Run, train
 
 __all__ = [
+    "Bank",
     "Measurement",
     "Recipe",
     "Run",

@@ -251,6 +251,33 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train' or space.save().")],
+) -> None:
+    """Show what a tune's file is; reads the file alone, and checks all of it."""
+    from d90 import tune as files
+
+    header, tensors = files.read(tune)
+    about = files.about(tune)
+    rows = {"method": "parameters trained as they are" if header.structure == "direct" else "a subspace"}
+    rows["d"] = f"{about.count:,}"
+    if header.structure != "direct":
+        rows |= {"structure": header.structure, "projection": header.projection, "scale": header.scale}
+        rows |= {
+            "layer": header.layer,
+            "head": header.head,
+            "seed": str(header.seed),
+            "step rule": str(header.step_rule),
+        }
+        beside = sorted(name for name in tensors if name != "theta")
+        rows |= {"beside theta": ", ".join(beside)} if beside else {}
+    rows |= {"base": f"{header.base} (fingerprint)", "draws": f"{header.draws} (checksum of P)"}
+    rows |= {"recipe": f"{header.recipe} (hash)", "dtype": about.dtype, "bytes": f"{about.bytes:,}"}
+    rows["format"] = f"{about.format}" if about.format > 1 else "1 (without a checksum of the file)"
+    _two_columns(str(tune), rows)
+
+
+@app.command()
 def tasks() -> None:
     """List the forms a task's name takes, and the models'."""
     from d90.models import MODELS

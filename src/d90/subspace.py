@@ -24,12 +24,11 @@ from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError, choose
 from d90.projections import Projection, build
 from d90.projections.base import exact
+from d90.tune import STEP_RULE, STRUCTURES
 from d90.weights import Weights
 
 __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
-STRUCTURES = ("did", "said")
-STEP_RULE = 1
 LAMBDA_STEP = 1.0  # step rule 1: lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
 
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
@@ -207,16 +206,23 @@ class Subspace:
 
     # --- files -----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
-        """Write the tune: theta (lambdas last), the head where it is outside, running statistics where the model has them."""
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
+        """Write the tune: theta (lambdas last), the head where it is outside, running statistics where the model has them.
+
+        `dtype` "bf16" or "int8" rounds theta in the file (`d90.tune` says how far), not here.
+        """
         extras = self._extras() if self._set_aside is None else self._set_aside
-        tune.write(path, self.header(recipe), {"theta": self.theta, **extras})
+        tune.write(path, self.header(recipe), {"theta": self.theta, **extras}, dtype)
 
     def header(self, recipe: str = "-") -> tune.Header:
         """The file's metadata line."""
+        return tune.Header(*self.options, STEP_RULE, self.base_fingerprint(), self.projection.checksum(), recipe)
+
+    @property
+    def options(self) -> tuple[str, str, str, str, str, int]:
+        """structure, projection, scale, layer, head and seed, as the constructor takes them behind d."""
         projection = f"{self.projection.name}:{self.projection.entries}"
-        fixed = (self.structure, projection, self.scale, self.layer, self.head, self.seed, STEP_RULE)
-        return tune.Header(*fixed, self.base_fingerprint(), self.projection.checksum(), recipe)
+        return self.structure, projection, self.scale, self.layer, self.head, self.seed
 
     def base_fingerprint(self) -> str:
         """Hash of theta_0, over every parameter of the model."""
@@ -234,47 +240,45 @@ class Subspace:
             InputError: an unsound file, another base model, or draws of P that differ from the file's.
         """
         header, tensors = tune.read(path)
-        if header.structure not in STRUCTURES or "theta" not in tensors or header.step_rule != STEP_RULE:
-            raise InputError(
-                f"'{path}' is not the tune of a subspace that this d90 knows (structure '{header.structure}')"
-            )
-        theta = tensors.pop("theta")
-        if theta.dim() != 1 or theta.dtype != torch.float32:
-            raise InputError(
-                f"'{path}': got theta of shape {tuple(theta.shape)} and {theta.dtype}, expected (d,) in fp32"
-            )
-        options = (header.structure, header.projection, header.scale, header.layer, header.head, header.seed)
-        space = cls(model, theta.numel(), *options, keep_theta0=keep_theta0)
+        theta = tune.theta_of(header, tensors, path)
+        layout.check_supported(model)
+        if getattr(model, "_d90_space", None) is None:  # else the constructor says what is wrong
+            tune.same_base(header, layout.fingerprint(model.named_parameters()), path)
+        space = cls(model, theta.numel(), *header.options, keep_theta0=keep_theta0)
         try:
-            space._check_same(header, path)
-            space._restore(theta, tensors, path)
+            space.take(header, tensors, path)
         except Exception:
             space.release()
             raise
         return space
 
-    def _check_same(self, header: tune.Header, path: object) -> None:
-        base, draws = self.base_fingerprint(), self.projection.checksum()
-        if base != header.base:
-            raise InputError(
-                f"'{path}' was trained on another base model: fingerprint {header.base}, this model has {base}. Load the model "
-                "named in the recipe beside the file, with the same seed for the weights that come from no checkpoint."
-            )
+    @torch.no_grad()
+    def take(self, header: tune.Header, tensors: dict[str, Tensor], path: object) -> None:
+        """Write a tune that was read into the model, in one pass over the weights.
+
+        Raises:
+            InputError: draws of P or tensors that are not this space's; nothing is changed then.
+        """
+        draws, places = self.projection.checksum(), self._extras()
+        if header.options != self.options:
+            raise InputError(f"'{path}' is the tune of another subspace: got {header.options}, expected {self.options}")
         if draws != header.draws:
             raise InputError(
                 f"'{path}': P is another one here (checksum {draws}, file {header.draws}); the weights would be wrong. "
                 "Likely cause: other weights are trainable (requires_grad) here than in training."
             )
-
-    @torch.no_grad()
-    def _restore(self, theta: Tensor, tensors: dict[str, Tensor], path: object) -> None:
-        places = self._extras()
-        if places.keys() != tensors.keys() or any(places[n].shape != tensors[n].shape for n in places):
-            raise InputError(f"'{path}': its tensors {sorted(tensors)} are not the {sorted(places)} this model needs")
+        found = {name: tensor for name, tensor in tensors.items() if name != "theta"}
+        if places.keys() != found.keys() or any(places[n].shape != found[n].shape for n in places):
+            raise InputError(f"'{path}': its tensors {sorted(found)} are not the {sorted(places)} this model needs")
         for name, place in places.items():
-            place.copy_(tensors[name])
-        self.theta.copy_(theta)
+            place.copy_(found[name])
+        self._set_aside = self._written = None  # another tune may stand in the weights: write them, whatever theta was
+        self.theta.copy_(tensors["theta"])
         self.flush()
+
+    def share_theta_0(self, bases: dict[str, Tensor]) -> None:
+        """Hold these tensors, equal to theta_0 by name and contiguous, in place of a copy: `d90.Bank` has one for all tunes."""
+        self._weights.theta_0 = [bases[name].view(-1) for name in self._names]
 
     def _extras(self) -> dict[str, Tensor]:
         """What the tune holds besides theta, in the model: the head where it is outside, running statistics."""
