@@ -1,0 +1,1 @@
+"""The analyses, against independent references and by simulation."""
