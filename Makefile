@@ -37,7 +37,6 @@ no-compiler: $(INSTALLED)
 
 # the engine's figures beside its floors, on this machine: benchmarks/*.json
 bench: $(INSTALLED)
-	$(BIN)/pip install -q -c constraints.txt peft
 	$(BIN)/python benchmarks/projection.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/memory.py

@@ -15,10 +15,9 @@ from torch import Tensor
 from d90 import tune
 from d90.batches import Batches
 from d90.errors import InputError
-from d90.methods import Direct, parse
+from d90.methods import load, parse
 from d90.models import Model
 from d90.models import load as load_model
-from d90.subspace import Subspace
 from d90.tasks import Split, Task
 from d90.tasks import load as load_task
 from d90.training import predict
@@ -122,9 +121,5 @@ def open_tune(path: str | os.PathLike[str]) -> Tuned:
         )
     outputs = len(about["labels"]) or 1
     model = load_model(recipe["model"], outputs, about["kind"], recipe["seed"], recipe["max_length"])
-    spec.method.select(model.module)
-    if spec.space is None:
-        Direct(model.module).restore(target)
-    else:
-        Subspace.load(target, model.module)
+    load(spec, target, model.module, recipe["seed"])
     return Tuned(model, record)

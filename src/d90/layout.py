@@ -14,6 +14,7 @@ from d90.errors import InputError, UnsupportedModelError, choose
 
 __all__ = [
     "HEADS",
+    "LANGUAGE_HEADS",
     "LAYERS",
     "SCALES",
     "check_supported",
@@ -30,7 +31,8 @@ __all__ = [
 SCALES = ("tensor", "global", "relative")
 LAYERS = ("block", "module", "tensor")
 HEADS = ("inside", "outside")
-HEAD_MODULES = ("classifier", "score", "lm_head", "qa_outputs", "classification_head", "cls", "head", "fc_out")
+LANGUAGE_HEADS = ("lm_head", "embed_out", "cls")  # come with the checkpoint, over the vocabulary
+HEAD_MODULES = ("classifier", "score", "qa_outputs", "classification_head", "head", "fc_out", *LANGUAGE_HEADS)
 
 
 def check_supported(model: nn.Module) -> None:

@@ -25,13 +25,13 @@ import torch
 from d90 import layout, search
 from d90._version import __version__
 from d90.errors import InputError, choose
-from d90.methods import Spec, give_back, parse
+from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.recipe import Recipe, make_recipe
 from d90.sweep.store import Store
 from d90.tasks import Task
-from d90.training import Data, evaluate, fit, open_model, open_task
+from d90.training import Data, context, evaluate, fit, open_model, open_task
 
 __all__ = ["RULES", "Measurement", "measure"]
 
@@ -164,7 +164,7 @@ def measure(
     spec = parse(method) if isinstance(method, str) else method
     recipe = make_recipe(model, task, spec, options)
     lab = _Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told, log)
-    least, most, m, definition = _limits(lab.model(recipe.seed), spec)
+    least, most, m, definition = _limits(lab.data(recipe.seed), spec, recipe)
     low, high = max(least, low or least), min(most, high or most)
     for d in dims:
         if not low <= d <= high:
@@ -305,9 +305,8 @@ class _Lab:
         label = f"{spec} seed {recipe.seed}"
         stored = self.store.find(key, stop_at)
         if stored is None:
-            outcome, trained, flags = fit(data, spec, recipe, stop_at=stop_at, progress=self._told)
-            trained.release()
-            give_back(data.model.module, flags)
+            outcome, laid = fit(data, spec, recipe, stop_at=stop_at, progress=self._told)
+            laid.release()
             body = asdict(outcome)
             context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **_context()}
             self.store.add(
@@ -338,12 +337,13 @@ def _words(outcome: dict[str, Any]) -> str:
     return f"{'at least ' if outcome['status'] == 'passed' else ''}{outcome['score']:.4f}"
 
 
-def _limits(model: Model, spec: Spec) -> tuple[int, int, int, str]:
+def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]:
     """(lowest d, D, number of lambdas, definition of a layer) of a method's space on a model."""
     space = spec.at(1).space
     if space is None:
         raise InputError("a measurement needs a subspace; expected a method with '@'")
-    flags = spec.method.select(model.module)
+    model = data.model
+    applied = spec.method.apply(model.module, context(data, recipe, Progress()))
     try:
         layout.check_supported(model.module)
         named = layout.trainable(model.module)
@@ -357,7 +357,7 @@ def _limits(model: Model, spec: Spec) -> tuple[int, int, int, str]:
         m = len(set(layers))
         return m + 1, sum(named[name].numel() for name in names), m, definition
     finally:
-        give_back(model.module, flags)
+        applied.remove()
 
 
 def _context() -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from d90._version import __version__
 from d90.batches import Batches, outputs_of
 from d90.errors import InputError
-from d90.methods import Direct, Spec, Trainable, give_back, parse, put_back, snapshot
+from d90.methods import Context, Direct, Full, Laid, Spec, Trainable, lay, parse, put_back, snapshot
 from d90.models import Model
 from d90.models import load as load_model
 from d90.progress import Progress
@@ -33,7 +34,7 @@ from d90.subspace import Subspace
 from d90.tasks import Task
 from d90.tasks import load as load_task
 
-__all__ = ["Data", "Run", "evaluate", "fit", "open_model", "open_task", "predict", "train"]
+__all__ = ["Data", "Run", "context", "evaluate", "fit", "open_model", "open_task", "predict", "train"]
 
 
 class Data:
@@ -87,8 +88,8 @@ def train(
     loaded_task = open_task(task, recipe)
     loaded = open_model(model, loaded_task, recipe)
     data = Data(loaded, loaded_task)
-    outcome, trained, flags = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
-    return Run(recipe, outcome, loaded, loaded_task, trained, flags)
+    outcome, laid = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
+    return Run(recipe, outcome, loaded, loaded_task, laid)
 
 
 def open_task(task: str | Task, recipe: Recipe) -> Task:
@@ -119,26 +120,39 @@ def fit(
     stop_at: float | None = None,
     progress: Progress,
     keep_best: bool = False,
-) -> tuple[Outcome, Trainable, dict[str, bool]]:
+) -> tuple[Outcome, Laid]:
     """Train once.
 
     Returns:
-        The outcome, what was trained (call `release()` on it), and the `requires_grad` flags as they were before.
+        The outcome, and the method as it lies on the model: call `release()` on it.
     """
     module = data.model.module
-    flags = spec.method.select(module)
-    try:
-        trained: Trainable = spec.space.lay(module, recipe.seed) if spec.space else Direct(module)
-    except Exception:
-        give_back(module, flags)
-        raise
+    laid = lay(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with _undisturbed(module, recipe.seed):
-            return _loop(data, trained, spec, recipe, stop_at, progress, keep_best), trained, flags
+            return _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best), laid
     except BaseException:
-        trained.release()
-        give_back(module, flags)
+        laid.release()
         raise
+
+
+def context(data: Data, recipe: Recipe, progress: Progress) -> Context:
+    """What a method may ask of a run before it starts: losses of batches, and a full fine-tuning in place."""
+    module = data.model.module
+
+    def losses(count: int) -> Iterator[Tensor]:
+        with _undisturbed(module, recipe.seed):
+            module.eval()
+            for chosen in itertools.islice(data.train.shuffled(recipe.batch_size, recipe.seed, 0), count):
+                outputs = outputs_of(module, data.train.inputs(chosen))
+                yield data.task.loss(outputs, data.train.labels[chosen].to(outputs.device))
+
+    def fine_tune() -> None:
+        spec = Spec(Full())
+        with _undisturbed(module, recipe.seed):
+            _loop(data, Direct(module), spec, replace(recipe, method=str(spec), lr=None), None, progress, False)
+
+    return Context(recipe.seed, losses, fine_tune)
 
 
 def _loop(
@@ -246,11 +260,13 @@ def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
 class Run:
     """A finished training run whose model carries the tune until `release()`."""
 
-    def __init__(
-        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, trained: Trainable, flags: dict[str, bool]
-    ) -> None:
-        self.recipe, self.outcome, self.model, self.task, self.trained = recipe, outcome, model, task, trained
-        self._flags = flags
+    def __init__(self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, laid: Laid) -> None:
+        self.recipe, self.outcome, self.model, self.task, self.laid = recipe, outcome, model, task, laid
+
+    @property
+    def trained(self) -> Trainable:
+        """What the optimizer moved: a `Subspace`, or the parameters themselves."""
+        return self.laid.trained
 
     @property
     def score(self) -> float:
@@ -261,7 +277,7 @@ class Run:
         """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs."""
         target = Path(path)
         key = self.recipe.key(self.task.fingerprint, self.model.fingerprint)
-        self.trained.save(target, recipe=key[:16])
+        self.laid.save(target, recipe=key[:16])
         record = {
             "d90": __version__,
             "recipe": asdict(self.recipe),
@@ -279,11 +295,17 @@ class Run:
         }
         target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
+    def merge(self) -> nn.Module:
+        """Leave a plain model of the base's shape that carries the tune; the run is then spent.
+
+        Raises:
+            InputError: the method cannot be merged.
+        """
+        return self.laid.merge()
+
     def release(self) -> nn.Module:
         """Take the tune off and give the model back untouched."""
-        self.trained.release()
-        give_back(self.model.module, self._flags)
-        return self.model.module
+        return self.laid.release()
 
 
 # --- helpers

@@ -1,8 +1,9 @@
 """Methods: which weights move. One grammar names a method everywhere:
 
-    method[:key=value,...][@d=...,structure=...,projection=...,scale=...,layer=...,head=...,seed=...]
+    method[:key=value,...][+method...][@d=...,structure=...,projection=...,scale=...,layer=...,head=...,seed=...]
 
-as in `full`, `top:n=2`, `full@d=1000,structure=said`. A new method joins by a line in `METHODS`.
+as in `full`, `top:n=2`, `full@d=1000,structure=said`, `lora:r=8,targets=qv@d=500`. A new method joins by a line in
+`METHODS`.
 """
 
 from __future__ import annotations
@@ -13,24 +14,33 @@ from typing import Any
 from torch import nn
 
 from d90.errors import InputError, choose
-from d90.methods.base import Method, give_back
+from d90.methods.base import Applied, Context, Method
 from d90.methods.bitfit import BitFit
+from d90.methods.combined import Combined
 from d90.methods.direct import Direct, Trainable, put_back, snapshot
 from d90.methods.full import Full
+from d90.methods.laid import Counts, Laid, counts, lay, load
 from d90.methods.top import TopLayers
 from d90.subspace import Subspace
 
 __all__ = [
     "METHODS",
+    "Applied",
     "BitFit",
+    "Combined",
+    "Context",
+    "Counts",
     "Direct",
     "Full",
+    "Laid",
     "Method",
     "Space",
     "Spec",
     "TopLayers",
     "Trainable",
-    "give_back",
+    "counts",
+    "lay",
+    "load",
     "parse",
     "put_back",
     "snapshot",
@@ -86,19 +96,8 @@ def parse(text: str) -> Spec:
         InputError: an unknown method or key, or a value of the wrong type.
     """
     head, at, tail = text.strip().partition("@")
-    if "+" in head:
-        raise InputError(
-            f"got '{text}': '+' joins a method that changes weights with one that inserts modules, and none of "
-            f"{', '.join(METHODS)} inserts modules. Give one method."
-        )
-    name, _, options = head.partition(":")
-    if name not in METHODS:
-        raise choose("method", name, METHODS, "Run 'd90 methods' for what each does.")
-    kind = METHODS[name]
-    given = {}
-    for key, value in _pairs(options, text):
-        given[key] = _typed(kind.options[key][0], value, key, text) if key in kind.options else value
-    method = kind(**given)
+    parts = [_method(part, text) for part in head.split("+")]
+    method = parts[0] if len(parts) == 1 else Combined(*parts)
     if not at:
         return Spec(method)
     fields: dict[str, Any] = {}
@@ -107,6 +106,17 @@ def parse(text: str) -> Spec:
             raise choose("subspace option", key, Space.__dataclass_fields__)
         fields[key] = _typed(int, value, key, text) if key in ("d", "seed") else value
     return Spec(method, Space(**fields))
+
+
+def _method(text: str, whole: str) -> Method:
+    name, _, options = text.strip().partition(":")
+    if name not in METHODS:
+        raise choose("method", name, METHODS, "Run 'd90 methods' for what each does.")
+    kind = METHODS[name]
+    given = {}
+    for key, value in _pairs(options, whole):
+        given[key] = _typed(kind.options[key][0], value, key, whole) if key in kind.options else value
+    return kind(**given)
 
 
 def _pairs(text: str, whole: str) -> list[tuple[str, str]]:
@@ -121,8 +131,15 @@ def _pairs(text: str, whole: str) -> list[tuple[str, str]]:
     return pairs
 
 
+_KINDS = {int: "an integer", float: "a number", str: "a word", bool: "true or false"}
+
+
 def _typed(kind: type, value: str, key: str, whole: str) -> Any:
+    if kind is bool and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     try:
+        if kind is bool:
+            raise ValueError
         return kind(value)
     except ValueError:
-        raise InputError(f"method '{whole}': got {key}={value}, expected a {kind.__name__}") from None
+        raise InputError(f"method '{whole}': got {key}={value}, expected {_KINDS[kind]}") from None

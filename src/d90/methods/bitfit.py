@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from d90.errors import InputError
-from d90.layout import head_tensors
-from d90.methods.base import Method
+from d90.methods.base import Applied, Context, Method
 
 __all__ = ["BitFit"]
 
@@ -17,12 +14,12 @@ class BitFit(Method):
     name = "bitfit"
     summary = "the biases and the head move"
 
-    def chosen(self, model: nn.Module) -> set[str]:
-        names = [name for name, _ in model.named_parameters()]
-        biases = {name for name in names if name.rpartition(".")[2] == "bias"}
+    def move(self, applied: Applied, context: Context) -> set[str]:
+        biases = {name for name in applied.flags if name.rpartition(".")[2] == "bias"}
         if not biases:
             raise InputError(
                 "bitfit looked for parameters called 'bias' and this model has none (many decoders have no biases); "
-                f"it has {', '.join(sorted({name.rpartition('.')[2] for name in names}))}. Choose another method."
+                f"it has {', '.join(sorted({name.rpartition('.')[2] for name in applied.flags}))}. Choose another method."
             )
-        return biases | set(head_tensors(model, names))
+        applied.claim(self, (applied.flags[name][0] for name in biases - applied.head))
+        return biases | applied.head

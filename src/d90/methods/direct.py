@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -34,9 +34,17 @@ class Trainable(Protocol):
 
 
 class Direct:
-    """The model's parameters with `requires_grad`, trained in place; `release()` puts the old values back."""
+    """The model's parameters with `requires_grad`, trained in place; `release()` puts the old values back.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: with flags that say what moves.
+        stored: what a file holds in place of these parameters, by name.
+        base: fingerprint of the model that `stored` belongs to.
+    """
+
+    def __init__(
+        self, model: nn.Module, stored: Callable[[], dict[str, Tensor]] | None = None, base: str | None = None
+    ) -> None:
         layout.check_supported(model)
         self.model = model
         self._named = layout.trainable(model)
@@ -45,7 +53,7 @@ class Direct:
         self._grads = {name: p.grad for name, p in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
-        self._base: str | None = None
+        self._stored, self._base = stored, base
 
     @property
     def D(self) -> int:
@@ -68,7 +76,7 @@ class Direct:
 
     def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
         """Write the trained tensors by name."""
-        tune.write(path, tune.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._places())
+        tune.write(path, tune.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._held())
 
     @torch.no_grad()
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -102,6 +110,11 @@ class Direct:
         for name, buffer in layout.running_statistics(self.model):
             buffer.copy_(self._buffers[name])
         return self.model
+
+    def _held(self) -> dict[str, Tensor]:
+        if self._stored is None:
+            return self._places()
+        return {**self._stored(), **{name: t for name, t in self._places().items() if name.startswith("buffer:")}}
 
     def _places(self) -> dict[str, Tensor]:
         buffers = {f"buffer:{name}": b for name, b in layout.running_statistics(self.model)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from d90.methods.base import Method
+from d90.methods.base import Applied, Context, Method
 
 __all__ = ["Full"]
 
@@ -15,5 +13,6 @@ class Full(Method):
     name = "full"
     summary = "every weight moves"
 
-    def chosen(self, model: nn.Module) -> set[str]:
-        return {name for name, _ in model.named_parameters()}
+    def move(self, applied: Applied, context: Context) -> set[str]:
+        applied.claim(self, (p for name, (p, _) in applied.flags.items() if name not in applied.head))
+        return set(applied.flags)

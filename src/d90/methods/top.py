@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from d90.errors import InputError
 from d90.layout import layer_of
-from d90.methods.base import Method
+from d90.methods.base import Applied, Context, Method
 
 __all__ = ["TopLayers"]
 
@@ -18,9 +16,9 @@ class TopLayers(Method):
     summary = "the last n blocks and the head move"
     options = {"n": (int, 2)}  # noqa: RUF012
 
-    def chosen(self, model: nn.Module) -> set[str]:
-        names = [name for name, _ in model.named_parameters()]
-        layers, definition = layer_of(model, names, "block")
+    def move(self, applied: Applied, context: Context) -> set[str]:
+        names = list(applied.flags)
+        layers, definition = layer_of(applied.model, names, "block")
         blocks = [layer for layer in dict.fromkeys(layers) if not layer.startswith("(")]
         n = self.values["n"]
         if not definition.startswith("block"):
@@ -28,4 +26,6 @@ class TopLayers(Method):
         if not 1 <= n <= len(blocks):
             raise InputError(f"top: got n={n}, expected 1 ... {len(blocks)}, the blocks this model has ({definition})")
         moved = {*blocks[-n:], "(after)"}
-        return {name for name, layer in zip(names, layers, strict=True) if layer in moved}
+        chosen = {name for name, layer in zip(names, layers, strict=True) if layer in moved}
+        applied.claim(self, (applied.flags[name][0] for name in chosen - applied.head))
+        return chosen

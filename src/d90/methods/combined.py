@@ -1,0 +1,47 @@
+"""Two or more methods together, as lora:r=4+preembed:prefix=8 (Hu et al. 2021, appendix E)."""
+
+from __future__ import annotations
+
+from d90.errors import InputError
+from d90.methods.base import Applied, Context, Method
+
+__all__ = ["Combined"]
+
+
+class Combined(Method):
+    """The parts' parameters train together and are saved together; no weight may belong to two parts."""
+
+    name = "combined"
+    summary = "several methods joined by '+'"
+
+    def __init__(self, *parts: Method) -> None:
+        super().__init__()
+        self.parts: list[Method] = [
+            one for part in parts for one in (part.parts if isinstance(part, Combined) else [part])
+        ]
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise InputError(f"got '{self}', expected different methods on the two sides of '+'")
+
+    @property
+    def merges(self) -> bool:  # type: ignore[override]
+        return all(part.merges for part in self.parts)
+
+    @property
+    def starts_at_base(self) -> bool:  # type: ignore[override]
+        return all(part.starts_at_base for part in self.parts)
+
+    @property
+    def adds(self) -> str:  # type: ignore[override]
+        return "; ".join(part.adds for part in self.parts if part.adds != "nothing") or "nothing"
+
+    def move(self, applied: Applied, context: Context) -> set[str]:
+        # by identity: a later part may rename what an earlier one chose
+        chosen: set[int] = set()
+        for part in self.parts:
+            moved = part.move(applied, context)
+            chosen |= {id(p) for name, p in applied.model.named_parameters() if name in moved}
+        return {name for name, p in applied.model.named_parameters() if id(p) in chosen}
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))

@@ -1,0 +1,136 @@
+"""One table of methods on models, for the contract that every method keeps. A new method joins by a line a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from d90.methods import Context
+from tests.reference.models import Normed
+
+VOCABULARY = 50
+INPUTS = torch.randint(1, VOCABULARY, (4, 7), generator=torch.Generator().manual_seed(0))
+MASK = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 6 + [0], [1] * 7])
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=VOCABULARY, num_labels=3, max_position_embeddings=24, **sizes)
+    )
+    return biased(model)
+
+
+def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    return LlamaForSequenceClassification(
+        LlamaConfig(vocab_size=VOCABULARY, num_labels=3, pad_token_id=0, num_key_value_heads=1, **sizes)
+    )
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    torch.manual_seed(0)
+    return biased(GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **sizes)))
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return Normed()
+
+
+def biased(model: nn.Module) -> nn.Module:
+    """Biases that are not all zero, as a pretrained model's are."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.05)
+    return model
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"bert": bert, "llama": llama, "gpt2": gpt2, "plain": plain}
+
+Chosen = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a model: what moves, by names (None: told apart by the contract alone), or the error that it is."""
+
+    method: str
+    model: str
+    moves: Chosen | None = None
+    error: str = ""
+
+
+ROWS = [
+    *(Row("full", model, lambda name: True) for model in MODELS),
+    Row("top:n=1", "bert", lambda name: name.startswith(("bert.encoder.layer.1.", "bert.pooler.", "classifier."))),
+    Row("top", "bert", lambda name: not name.startswith("bert.embeddings.")),
+    Row("top", "llama", lambda name: name.startswith(("model.layers.1.", "model.layers.2.", "model.norm.", "score."))),
+    Row("top:n=1", "gpt2", lambda name: name.startswith(("transformer.h.1.", "transformer.ln_f."))),
+    Row("top:n=1", "plain", error="looked for a ModuleList of blocks and this model has none"),
+    Row("top:n=4", "llama", error=r"n=4, expected 1 \.\.\. 3, the blocks this model has \(block \(members of model.l"),
+    Row("top:n=0", "bert", error=r"got n=0, expected 1 \.\.\. 2"),
+    Row("bitfit", "bert", lambda name: name.endswith(".bias") or name.startswith("classifier.")),
+    Row("bitfit", "gpt2", lambda name: name.endswith(".bias")),
+    Row("bitfit", "plain", lambda name: name.endswith(".bias") or name.startswith("classifier.")),
+    Row("bitfit", "llama", error="looked for parameters called 'bias' and this model has none.*it has weight"),
+    Row("full+bitfit", "bert", error="'full' and 'bitfit' both change 'bert.embeddings.LayerNorm.bias'"),
+    Row("top+full", "gpt2", error="'top:n=2' and 'full' both change 'transformer.h.0.ln_1.weight'"),
+]
+APPLY = [row for row in ROWS if not row.error]
+SPACES = [
+    "",
+    "@d=18",
+    "@d=18,structure=said,layer=block",
+    "@d=18,projection=onehot,head=outside,scale=relative,seed=5",
+]
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    if isinstance(model, Normed):
+        return nn.functional.cross_entropy(model(torch.linspace(-2, 2, 24).reshape(4, 6)), LABELS)
+    labels = INPUTS.masked_fill(MASK == 0, -100) if "LMHead" in type(model).__name__ else LABELS
+    return model(input_ids=INPUTS, attention_mask=MASK, labels=labels).loss
+
+
+def outputs_of(model: nn.Module) -> Tensor:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.no_grad():
+        x = torch.linspace(-1, 1, 12).reshape(2, 6)
+        out = model(x) if isinstance(model, Normed) else model(input_ids=INPUTS, attention_mask=MASK).logits
+    for module, mode in modes:
+        module.training = mode
+    return out
+
+
+def context(model: nn.Module) -> Context:
+    """What a training run would give a method that looks at the data."""
+
+    def losses(count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            yield loss_of(model)
+
+    def fine_tune() -> None:
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+
+    return Context(seed=3, losses=losses, fine_tune=fine_tune)
