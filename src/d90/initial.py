@@ -12,17 +12,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from d90.projections.philox import gaussians, name_block
+from d90.projections.philox import gaussians, name_block, uniforms
 
-__all__ = ["initialise"]
+__all__ = ["draw", "initialise"]
 
 CHUNK = 4096  # values in a block of the stream
 
 
-def _draw(name: str, shape: torch.Size, seed: int) -> Tensor:
+def draw(name: str, shape: torch.Size, seed: int, uniform: bool = False) -> Tensor:
+    """A tensor of the stream "init" for a name: standard Gaussian, or uniform on (-1, 1)."""
     count = shape.numel()
     blocks = (name_block(name) << 20) + torch.arange(-(-count // CHUNK))
-    return gaussians(seed, "init", blocks, CHUNK).reshape(-1)[:count].reshape(shape)
+    values = uniforms(seed, "init", blocks, CHUNK) * 2 - 1 if uniform else gaussians(seed, "init", blocks, CHUNK)
+    return values.reshape(-1)[:count].reshape(shape)
 
 
 @torch.no_grad()
@@ -41,4 +43,4 @@ def initialise(module: nn.Module, names: Iterable[str], seed: int, std: float | 
             parameter.fill_(1)
         else:
             scale = std if std is not None else math.sqrt(2 / parameter[0].numel())
-            parameter.copy_(_draw(name, parameter.shape, seed) * scale)
+            parameter.copy_(draw(name, parameter.shape, seed) * scale)

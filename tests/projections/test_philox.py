@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from d90.projections.philox import BLOCK, STREAMS, flip_signs, gaussians, name_block, philox4x32, signs, words
+from d90.projections.philox import BLOCK, STREAMS, flip_signs, gaussians, name_block, philox4x32, signs, uniforms, words
 from tests.reference import philox as twin
 
 FULL = 0xFFFFFFFF
@@ -127,3 +127,14 @@ def test_the_extreme_words_give_finite_gaussians(monkeypatch: pytest.MonkeyPatch
 def test_names_have_stable_blocks() -> None:
     assert name_block("123456789") == 0xCBF43926  # the published check value of CRC-32
     assert name_block("a.weight") != name_block("a.bias")
+
+
+def test_uniforms_are_uniform_inside_the_open_interval() -> None:
+    drawn = uniforms(5, "init", torch.arange(64), 4096).double()
+    assert drawn.min() > 0
+    assert drawn.max() < 1
+    count = drawn.numel()
+    assert abs(drawn.mean() - 0.5) < 5 / (12 * count) ** 0.5
+    assert abs(drawn.var() - 1 / 12) < 5 / (180 * count) ** 0.5
+    found = words(5, "init", torch.tensor([7]), 2)
+    assert torch.equal(drawn[7, :8], (found[0].div(512, rounding_mode="floor") + 0.5).double() / 2**23)

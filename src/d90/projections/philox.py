@@ -17,7 +17,7 @@ import zlib
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "STREAMS", "flip_signs", "gaussians", "name_block", "philox4x32", "signs", "words"]
+__all__ = ["BLOCK", "STREAMS", "flip_signs", "gaussians", "name_block", "philox4x32", "signs", "uniforms", "words"]
 
 BLOCK = 1024  # rows in a block, the unit most streams count in; part of the definition of P
 
@@ -116,6 +116,12 @@ def gaussians(seed: int, stream: str, blocks: Tensor, count: int) -> Tensor:
     angle = pairs[..., 1].to(torch.float64) * (2.0 * torch.pi * scale)
     both = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
     return both.reshape(blocks.shape[0], 4 * groups)[:, :count].to(torch.float32)
+
+
+def uniforms(seed: int, stream: str, blocks: Tensor, count: int) -> Tensor:
+    """Draw (n, count) numbers uniform on (0, 1) in fp32, one from each word: ((w >> 9) + 1/2) 2^-23."""
+    drawn = words(seed, stream, blocks, -(-count // 4))[:, :count] >> 9
+    return (drawn.to(torch.float32) + 0.5) * 2.0**-23
 
 
 def name_block(name: str) -> int:
