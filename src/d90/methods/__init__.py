@@ -20,6 +20,8 @@ from d90.methods.combined import Combined
 from d90.methods.direct import Direct, Trainable, put_back, snapshot
 from d90.methods.full import Full
 from d90.methods.laid import Counts, Laid, counts, lay, load
+from d90.methods.lora import LoRA
+from d90.methods.peft import Peft
 from d90.methods.top import TopLayers
 from d90.subspace import Subspace
 
@@ -33,7 +35,9 @@ __all__ = [
     "Direct",
     "Full",
     "Laid",
+    "LoRA",
     "Method",
+    "Peft",
     "Space",
     "Spec",
     "TopLayers",
@@ -46,7 +50,7 @@ __all__ = [
     "snapshot",
 ]
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Full, TopLayers, BitFit)}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Peft)}
 
 
 @dataclass(frozen=True)

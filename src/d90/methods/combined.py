@@ -36,11 +36,12 @@ class Combined(Method):
         return "; ".join(part.adds for part in self.parts if part.adds != "nothing") or "nothing"
 
     def move(self, applied: Applied, context: Context) -> set[str]:
-        # by identity: a later part may rename what an earlier one chose
+        # by identity: one part may rename what another chose
         chosen: set[int] = set()
         for part in self.parts:
             moved = part.move(applied, context)
-            chosen |= {id(p) for name, p in applied.model.named_parameters() if name in moved}
+            now = {name: (parameter, True) for name, parameter in applied.model.named_parameters()}
+            chosen |= {id((now | applied.flags)[name][0]) for name in moved}
         return {name for name, p in applied.model.named_parameters() if id(p) in chosen}
 
     def __str__(self) -> str:

@@ -1,0 +1,69 @@
+"""LoRA: a low-rank change of chosen matrices (Hu et al. 2021, section 4.1), with peft's layers.
+
+    h = W_0 x + (alpha / r) B A x        A (r, inputs), B (outputs, r) = 0 at the start;  2 d r numbers a d x d matrix
+
+The draw of A: `init=code`, uniform within 1 / sqrt(inputs), as the released code and peft have it; `init=paper`, Gaussian,
+whose width the paper does not give: 1 / r, as peft's "gaussian".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from d90.errors import InputError, choose
+from d90.initial import draw
+from d90.methods import roles
+from d90.methods.base import Applied, Context, Inserting
+from d90.methods.peft import inject
+
+__all__ = ["LoRA"]
+
+INITS = ("code", "paper")
+
+
+class LoRA(Inserting):
+    """`r` the rank; `alpha`, r where it is not given; `targets` as `d90.methods.roles` reads them."""
+
+    name = "lora"
+    summary = "a change of rank r of the target matrices, and the head"
+    options = {"r": (int, 8), "alpha": (int, None), "targets": (str, "qv"), "init": (str, "code")}  # noqa: RUF012
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if self.values["init"] not in INITS:
+            raise choose("init of lora", self.values["init"], INITS)
+        if self.values["r"] < 1:
+            raise InputError(f"lora: got r={self.values['r']}, expected a rank of at least 1")
+        if self.values["alpha"] is None:
+            self.values["alpha"] = self.values["r"]
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        from peft import LoraConfig
+
+        r, paper = self.values["r"], self.values["init"] == "paper"
+        found = roles.find(applied.model, self.values["targets"])
+        small = next((matrix for matrix in found if min(matrix.sizes) < r), None)
+        if small is not None:
+            raise InputError(
+                f"lora: got r={r}, but '{small.name}' has {small.sizes[0]} inputs and {small.sizes[1]} outputs; expected "
+                f"r of at most {min(small.sizes)}: above it a change of any rank takes fewer numbers. Lower r, or use full"
+            )
+        if len({matrix.transposed for matrix in found}) > 1:
+            raise InputError(
+                "lora: the targets mix linear layers and transposed ones (Conv1D); expected one kind. Name fewer targets"
+            )
+        names = [matrix.name for matrix in found]
+        config = LoraConfig(
+            r=r, lora_alpha=self.values["alpha"], target_modules=names, fan_in_fan_out=found[0].transposed
+        )
+        inject(self, applied, config)
+        for matrix in found:
+            layer: Any = applied.model.get_submodule(matrix.name)
+            weight = layer.lora_A["default"].weight
+            if not weight.is_meta:
+                drawn = draw(f"lora.A:{matrix.name}", weight.shape, context.seed, uniform=not paper)
+                with torch.no_grad():
+                    weight.copy_(drawn / (r if paper else math.sqrt(weight.shape[1])))

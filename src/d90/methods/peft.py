@@ -1,0 +1,169 @@
+"""Any method of the library peft that changes layers, by its type and options: peft:type=LOHA,r=4,targets=qv.
+
+peft draws its weights with torch's generator. It is seeded with the run's seed, and the fingerprint of all weights is
+checked on load, so a torch that draws others is refused, not silently wrong. peft's prompt learning (prefix tuning,
+prompt tuning, p-tuning) wraps the model's forward pass instead of changing layers: `preembed` and `prelayer` are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from d90.errors import InputError, choose
+from d90.methods import roles
+from d90.methods.base import Applied, Context, Inserting, Method
+
+__all__ = ["Peft", "inject"]
+
+ADAPTER = "default"  # peft's name of the one adapter
+
+
+class Peft(Inserting):
+    """Made from a `peft` config, or from its type and fields as words; `targets` as `d90.methods.roles` reads them."""
+
+    name = "peft"
+    summary = "any method of peft that changes layers: type=, its options, targets="
+    options = {"type": (str, "LORA"), "targets": (str, "qv")}  # noqa: RUF012
+
+    def __init__(self, config: Any = None, **given: Any) -> None:
+        from peft import PeftType
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        if config is not None:
+            given = {**_written(config), **given}
+        super().__init__(**{key: given.pop(key) for key in self.options if key in given})
+        kind = self.values["type"] = str(self.values["type"]).upper()
+        if kind not in PeftType.__members__ or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+            raise choose("type of peft", kind, sorted(map(str, PeftType.__members__)))
+        self._kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]]
+        fields = {f.name: f for f in dataclasses.fields(self._kind)}
+        for key, value in given.items():
+            if key not in fields:
+                raise choose(f"option of peft:type={kind}", key, fields)
+            self.values[key] = _read(value) if isinstance(value, str) else value
+        if self._kind(**self._own()).is_prompt_learning:
+            raise InputError(
+                f"peft: type={kind} wraps the whole model's forward pass, expected a method that changes layers. "
+                "Use preembed:prefix=... or prelayer:prefix=... for trained prefixes."
+            )
+
+    @property
+    def starts_at_base(self) -> bool:  # type: ignore[override]
+        return not any(key.startswith("init") and value is False for key, value in self.values.items())
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        found = roles.find(applied.model, self.values["targets"]) if self.values["targets"] != "auto" else []
+        own = self._own()
+        fields = {f.name for f in dataclasses.fields(self._kind)}
+        if found and "target_modules" in fields:
+            own["target_modules"] = [matrix.name for matrix in found]
+        if "feedforward_modules" in fields:
+            own["feedforward_modules"] = [m.name for m in found if m.role.startswith("mlp")]
+        if "fan_in_fan_out" in fields and found:
+            own["fan_in_fan_out"] = found[0].transposed
+        before = {name: (p, p.detach().clone()) for name, (p, _) in applied.flags.items()}
+        applied.undo.append(lambda: _put_back(before))  # some types change the base's weights at the start
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(context.seed)
+            inject(self, applied, self._kind(**own))
+
+    def _own(self) -> dict[str, Any]:
+        return {key: value for key, value in self.values.items() if key not in self.options}
+
+
+def inject(method: Method, applied: Applied, config: Any) -> None:
+    """Put peft's layers into the model, in place, with the ways back.
+
+    Raises:
+        InputError: peft refuses the config or the model, in its words.
+    """
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = applied.model
+    give_back = _structure(model)
+    applied.undo.append(give_back)
+    try:
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
+    except (ValueError, TypeError, NotImplementedError, KeyError) as error:
+        raise InputError(f"'{method}': peft cannot put it into this model: {error}") from None
+
+    def fold() -> None:
+        try:
+            tuner.merge_and_unload()
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise InputError(f"'{method}' cannot be merged: {error}. Keep the tune beside the model.") from None
+        give_back()
+
+    applied.fold.append(fold)
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    weights = (layer.get_base_layer()._parameters.get("weight") for layer in layers)
+    applied.claim(method, (weight for weight in weights if weight is not None))
+
+
+def _structure(model: nn.Module) -> Callable[[], None]:
+    """What puts every module, parameter and attribute back where it is now; values of weights are left alone."""
+    held = [(m, dict(m._modules), dict(m._parameters), dict(m._buffers), set(vars(m))) for m in model.modules()]
+
+    def give_back() -> None:
+        for module, modules, parameters, buffers, attributes in held:
+            for place, old in (
+                (module._modules, modules),
+                (module._parameters, parameters),
+                (module._buffers, buffers),
+            ):
+                place.clear()  # refilled, not replaced: the order is that of the state dict
+                place.update(old)  # type: ignore[arg-type]
+            for name in set(vars(module)) - attributes:
+                delattr(module, name)
+
+    return give_back
+
+
+@torch.no_grad()
+def _put_back(before: dict[str, tuple[nn.Parameter, torch.Tensor]]) -> None:
+    for parameter, value in before.values():
+        parameter.copy_(value)
+
+
+def _read(text: str) -> Any:
+    """A value of the grammar: a number, true, false, none, or words joined by "/"."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.split("/") if "/" in text else text
+
+
+def _written(config: Any) -> dict[str, Any]:
+    """A config's type and the fields that differ from its defaults.
+
+    Raises:
+        InputError: a field that the grammar cannot write.
+    """
+    kind = type(config)
+    plain = {f.name: getattr(kind(), f.name) for f in dataclasses.fields(kind)}
+    changed = {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
+    for name in ("base_model_name_or_path", "task_type", "inference_mode", "peft_type", "auto_mapping", "revision"):
+        changed.pop(name, None)
+    given: dict[str, Any] = {"type": str(config.peft_type.value), "targets": "auto"}
+    targets = changed.pop("target_modules", None)
+    if targets is not None:
+        given["targets"] = targets if isinstance(targets, str) else "/".join(sorted(targets))
+    for name, value in changed.items():
+        if not isinstance(value, bool | int | float | str):
+            raise InputError(
+                f"peft config: {name}={value} cannot be written in a method's text, expected numbers and words, so that the "
+                "tune's file can name how it was made. Leave it at its default"
+            )
+        given[name] = value
+    return given
