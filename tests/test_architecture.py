@@ -17,6 +17,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("methods", "batches", "bank"),
     ("recipe",),
     ("training",),
+    ("lab",),
     ("measure", "finished"),
     ("integrations",),
     ("report",),

@@ -13,25 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 from d90 import layout, search
-from d90._version import __version__
 from d90.errors import InputError, choose
+from d90.lab import Lab, versions
 from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.recipe import Recipe, make_recipe
 from d90.sweep.store import Store
 from d90.tasks import Task
-from d90.training import Data, context, evaluate, fit, open_model, open_task
+from d90.training import Data, context, open_task
 
 __all__ = ["RULES", "Measurement", "measure"]
 
@@ -163,7 +158,7 @@ def measure(
         raise InputError(f"got seeds={seeds}, expected at least 1")
     spec = parse(method) if isinstance(method, str) else method
     recipe = make_recipe(model, task, spec, options)
-    lab = _Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told, log)
+    lab = Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told, log)
     least, most, m, definition = _limits(lab.data(recipe.seed), spec, recipe)
     low, high = max(least, low or least), min(most, high or most)
     for d in dims:
@@ -231,7 +226,7 @@ def measure(
         majority=majority,
         zero=zero,
         threshold=threshold,
-        curve=tuple(lab.points),
+        curve=tuple(_points(lab)),
         recipe={key: value for key, value in asdict(recipe).items() if key not in ("method", "seed")},
         definitions={
             "layer": definition,
@@ -241,7 +236,7 @@ def measure(
             "truncated": lab.data(recipe.seed).truncated,
             "task": task_.fingerprint,
             "base": lab.model(recipe.seed).fingerprint,
-            **_context(),
+            **versions(),
         },
         seconds=lab.seconds,
         command=command,
@@ -264,77 +259,11 @@ def measure(
     return result
 
 
-class _Lab:
-    """Runs trials against the store: looks there first, trains, writes."""
-
-    def __init__(
-        self,
-        model: str | Model,
-        task: Task,
-        recipe: Recipe,
-        store: Store,
-        told: Progress,
-        log: str | os.PathLike[str] | None,
-    ) -> None:
-        self.task, self.store, self._told, self._log = task, store, told, log
-        self._given, self._recipe = model, recipe
-        self._data: dict[int, Data] = {}
-        self.points: list[Point] = []
-        self.seconds = 0.0
-
-    def data(self, seed: int) -> Data:
-        """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
-        if seed not in self._data:
-            model = open_model(self._given, self.task, replace(self._recipe, seed=seed))
-            old = next(iter(self._data.values()), None)
-            self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
-        return self._data[seed]
-
-    def model(self, seed: int) -> Model:
-        """The model with this seed's fresh weights."""
-        return self.data(seed).model
-
-    def zero_score(self, spec: Spec) -> float:
-        """The untrained model's score on the validation split."""
-        return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
-
-    def trial(self, spec: Spec, recipe: Recipe, stop_at: float | None) -> dict[str, Any]:
-        """One trial's outcome, from the store or by training."""
-        data = self.data(recipe.seed)
-        key = recipe.key(self.task.fingerprint, data.model.fingerprint)
-        label = f"{spec} seed {recipe.seed}"
-        stored = self.store.find(key, stop_at)
-        if stored is None:
-            outcome, laid = fit(data, spec, recipe, stop_at=stop_at, progress=self._told)
-            laid.release()
-            body = asdict(outcome)
-            context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **_context()}
-            self.store.add(
-                key, stop_at, spec.space.d if spec.space else None, recipe.seed, asdict(recipe), body, context
-            )
-            self._write_line(asdict(recipe), body)
-            told = ""
-        else:
-            body, told = stored.outcome, ", stored"
-        self._told.trial_ended(label, f"{_words(body)} in {body['seconds']:.0f} s{told}")
-        self.seconds += body["seconds"]
+def _points(lab: Lab) -> Iterator[Point]:
+    for spec, recipe, body in lab.trials:
         if spec.space and spec.space.d is not None:
             passed = body["status"] == "passed"
-            point = Point(spec.space.d, recipe.seed, body["score"], passed, body["status"], body["seconds"])
-            self.points.append(point)
-        return body
-
-    def _write_line(self, recipe: dict[str, Any], outcome: dict[str, Any]) -> None:
-        if self._log is not None:
-            Path(self._log).parent.mkdir(parents=True, exist_ok=True)
-            with open(self._log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({**recipe, **outcome}) + "\n")
-
-
-def _words(outcome: dict[str, Any]) -> str:
-    if outcome["status"] == "diverged":
-        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}"
-    return f"{'at least ' if outcome['status'] == 'passed' else ''}{outcome['score']:.4f}"
+            yield Point(spec.space.d, recipe.seed, body["score"], passed, body["status"], body["seconds"])
 
 
 def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]:
@@ -358,15 +287,3 @@ def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]
         return m + 1, sum(named[name].numel() for name in names), m, definition
     finally:
         applied.remove()
-
-
-def _context() -> dict[str, Any]:
-    """Versions and machine, as recorded with every trial."""
-    return {
-        "d90": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }

@@ -127,6 +127,7 @@ class Outcome:
     truncated: int
     lr: float
     precision: str
+    test: float | None = None  # the best evaluation's score on the test split, where it was asked for
 
 
 def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:

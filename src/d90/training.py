@@ -44,6 +44,15 @@ class Data:
         self.model, self.task = model, task
         self.train = Batches(model, task.train)
         self.validation = Batches(model, task.validation)
+        self._test: Batches | None = None
+
+    def split(self, name: str) -> Batches:
+        """A split, encoded; the test split when it is first asked for."""
+        if name != "test":
+            return self.train if name == "train" else self.validation
+        if self._test is None:
+            self._test = Batches(self.model, self.task.splits["test"])
+        return self._test
 
     def for_model(self, model: Model) -> Data:
         """The same encoded task for the same kind of model with other fresh weights."""
@@ -120,8 +129,9 @@ def fit(
     stop_at: float | None = None,
     progress: Progress,
     keep_best: bool = False,
+    test: bool = False,
 ) -> tuple[Outcome, Laid]:
-    """Train once.
+    """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
@@ -130,7 +140,10 @@ def fit(
     laid = lay(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with _undisturbed(module, recipe.seed):
-            return _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best), laid
+            outcome = _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best or test)
+            if test:
+                outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
+            return outcome, laid
     except BaseException:
         laid.release()
         raise
@@ -252,7 +265,7 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
 
 def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
     """(score, loss) of the model on one split that `data` holds encoded."""
-    batches = data.validation if split == "validation" else data.train
+    batches = data.split(split)
     outputs = predict(data.model, batches, precision)
     return data.task.score(outputs, split), data.task.loss(outputs, batches.labels).item()
 

@@ -41,7 +41,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_trial ON trials (key, ifnull(stop_at, 'non
 CREATE TABLE IF NOT EXISTS studies (
     key TEXT PRIMARY KEY,         -- hash of what was asked
     updated TEXT NOT NULL,
-    kind TEXT NOT NULL,           -- 'measure'
+    kind TEXT NOT NULL,           -- 'measure' or 'compare'
     body TEXT NOT NULL            -- JSON: the result as reported
 );
 """
@@ -113,12 +113,12 @@ class Store:
         outcome: dict[str, Any],
         context: dict[str, Any],
     ) -> None:
-        """Write one ended trial; durable when this returns."""
+        """Write one ended trial, over an earlier one of its key and threshold; durable when this returns."""
         body = [json.dumps(part, sort_keys=True) for part in (recipe, outcome, context)]
         row = (key, stop_at, _now(), d, seed, outcome["score"], outcome["status"], *body)
         columns = "key, stop_at, ended, d, seed, score, status, recipe, outcome, context"
         with self._errors(), self._transaction():
-            self._db.execute(f"INSERT INTO trials ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute(f"INSERT OR REPLACE INTO trials ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
 
     def trials(self) -> list[Stored]:
         """Every trial, in the order they ended."""
@@ -132,9 +132,10 @@ class Store:
                 (key, _now(), kind, json.dumps(body, sort_keys=True)),
             )
 
-    def studies(self) -> list[dict[str, Any]]:
-        """Every study's result, oldest first."""
-        return [json.loads(row[0]) for row in self._db.execute("SELECT body FROM studies ORDER BY updated")]
+    def studies(self, kind: str = "measure") -> list[dict[str, Any]]:
+        """Every study's result of one kind, oldest first."""
+        found = self._db.execute("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
+        return [json.loads(row[0]) for row in found]
 
     def close(self) -> None:
         """Close the file."""

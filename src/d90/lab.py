@@ -1,0 +1,106 @@
+"""The bench of every study: trials run against a store. It looks there first, trains, writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from d90._version import __version__
+from d90.methods import Spec
+from d90.models import Model
+from d90.progress import Progress
+from d90.recipe import Recipe
+from d90.sweep.store import Store
+from d90.tasks import Task
+from d90.training import Data, evaluate, fit, open_model
+
+__all__ = ["Lab", "versions"]
+
+
+class Lab:
+    """Runs trials against the store: looks there first, trains, writes."""
+
+    def __init__(
+        self,
+        model: str | Model,
+        task: Task,
+        recipe: Recipe,
+        store: Store,
+        told: Progress,
+        log: str | os.PathLike[str] | None,
+    ) -> None:
+        self.task, self.store, self._told, self._log = task, store, told, log
+        self._given, self._recipe = model, recipe
+        self._data: dict[int, Data] = {}
+        self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
+        self.seconds = 0.0
+
+    def data(self, seed: int) -> Data:
+        """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
+        if seed not in self._data:
+            model = open_model(self._given, self.task, replace(self._recipe, seed=seed))
+            old = next(iter(self._data.values()), None)
+            self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
+        return self._data[seed]
+
+    def model(self, seed: int) -> Model:
+        """The model with this seed's fresh weights."""
+        return self.data(seed).model
+
+    def zero_score(self, spec: Spec) -> float:
+        """The untrained model's score on the validation split."""
+        return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+
+    def trial(self, spec: Spec, recipe: Recipe, stop_at: float | None = None, test: bool = False) -> dict[str, Any]:
+        """One trial's outcome, from the store or by training; with `test`, the best evaluation's score on the test split."""
+        data = self.data(recipe.seed)
+        key = recipe.key(self.task.fingerprint, data.model.fingerprint)
+        label = f"{spec} seed {recipe.seed}"
+        stored = self.store.find(key, stop_at)
+        if stored is None or (test and stored.outcome.get("test") is None):
+            outcome, laid = fit(data, spec, recipe, stop_at=stop_at, progress=self._told, test=test)
+            laid.release()
+            body = asdict(outcome)
+            context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **versions()}
+            self.store.add(
+                key, stop_at, spec.space.d if spec.space else None, recipe.seed, asdict(recipe), body, context
+            )
+            self._write_line(asdict(recipe), body)
+            told = ""
+        else:
+            body, told = stored.outcome, ", stored"
+        self._told.trial_ended(label, f"{_words(body)} in {body['seconds']:.0f} s{told}")
+        self.seconds += body["seconds"]
+        self.trials.append((spec, recipe, body))
+        return body
+
+    def _write_line(self, recipe: dict[str, Any], outcome: dict[str, Any]) -> None:
+        if self._log is not None:
+            Path(self._log).parent.mkdir(parents=True, exist_ok=True)
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**recipe, **outcome}) + "\n")
+
+
+def _words(outcome: dict[str, Any]) -> str:
+    if outcome["status"] == "diverged":
+        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}"
+    return f"{'at least ' if outcome['status'] == 'passed' else ''}{outcome['score']:.4f}"
+
+
+def versions() -> dict[str, Any]:
+    """Versions and machine, as recorded with every trial."""
+    return {
+        "d90": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
