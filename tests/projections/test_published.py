@@ -118,3 +118,13 @@ def test_constant_gradients_are_caught_evenly(entries: str, d: int, sizes: tuple
     assert abs(values.mean() - 1) < 0.1
     one = build(f"fastfood:{entries}", d, sizes, 0).adjoint(torch.ones(total)).double() ** 2
     assert one.max() / one.sum() < 0.2  # no coordinate takes all
+
+
+def test_signs_on_a_large_model_turn_and_do_not_stretch() -> None:
+    """P^T P = I for sign entries, but for the tail of the last block: its eigenvalues at d = 256, D = 1,000,003."""
+    d, projection = 256, build("fastfood:sign", 256, [400_000, 600_000, 3], 5)
+    gram = torch.stack([projection.adjoint(projection.forward(column)) for column in torch.eye(d)])
+    assert torch.allclose(gram, gram.T, atol=1e-5)
+    values = torch.linalg.eigvalsh(gram.double())
+    assert values.max() - 1 < 0.01
+    assert 1 - values.min() < 0.01
