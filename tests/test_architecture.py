@@ -22,6 +22,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("integrations",),
     ("report",),
     ("__init__",),
+    ("commands",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,162 @@
+"""`d90 measure` and `d90 report`: the measurement, and the page of everything measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d90.errors import InputError
+
+if TYPE_CHECKING:
+    from d90.measure import Measurement
+from d90.commands.options import (
+    BatchOpt,
+    EpochsOpt,
+    EvaluationsOpt,
+    KindOpt,
+    LabelOpt,
+    LengthOpt,
+    LimitOpt,
+    LrOpt,
+    MethodOpt,
+    MetricOpt,
+    ModelArg,
+    PrecisionOpt,
+    SeedOpt,
+    StoreOpt,
+    TaskArg,
+    TextOpt,
+    ValidationOpt,
+    recipe_options,
+    told,
+)
+
+
+def measure(
+    model: ModelArg = "minilm",
+    task: TaskArg = "docstrings",
+    method: MethodOpt = "full",
+    rule: Annotated[str, typer.Option(help="paper: 90 % of the score; gain: 90 % of the way from chance.")] = "paper",
+    fraction: Annotated[float, typer.Option(help="The share of the baseline to reach.")] = 0.9,
+    dims: Annotated[str, typer.Option(help="Values of d to try besides, joined by commas.")] = "",
+    low: Annotated[int | None, typer.Option(help="Smallest d to try.")] = None,
+    high: Annotated[int | None, typer.Option(help="Largest d to try.")] = None,
+    start: Annotated[int, typer.Option(help="The d the search starts at.")] = 256,
+    resolution: Annotated[float, typer.Option(help="Stop when the bracket's ends are within this ratio.")] = 1.1,
+    seeds: Annotated[int, typer.Option(help="Trials for each d; more than half must pass.")] = 1,
+    full_curve: Annotated[bool, typer.Option("--full-curve", help="Do not stop trials that have passed.")] = False,
+    baseline: Annotated[str, typer.Option(help="The method that counts as full, or a number.")] = "full",
+    baseline_lr: Annotated[float | None, typer.Option(help="The baseline's learning rate.")] = None,
+    baseline_epochs: Annotated[float | None, typer.Option(help="The baseline's epochs.")] = None,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
+    kind: KindOpt = None,
+    lr: LrOpt = None,
+    epochs: EpochsOpt = 3,
+    batch_size: BatchOpt = 32,
+    evaluations: EvaluationsOpt = 6,
+    seed: SeedOpt = 0,
+    train_limit: LimitOpt = None,
+    validation_limit: ValidationOpt = None,
+    max_length: LengthOpt = None,
+    precision: PrecisionOpt = "auto",
+    store: StoreOpt = Path("runs/d90.sqlite"),
+    page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
+) -> None:
+    """Measure d90: the smallest d whose fine-tune reaches 90 % of full fine-tuning."""
+    from d90 import report
+    from d90.measure import measure as run
+    from d90.sweep.store import Store
+
+    tried = _numbers(dims)
+    given: str | float = float(baseline) if _is_number(baseline) else baseline
+    opened = Store(store)
+    result = run(
+        model,
+        task,
+        method,
+        rule=rule,
+        fraction=fraction,
+        store=opened,
+        full_curve=full_curve,
+        dims=tried,
+        low=low,
+        high=high,
+        start=start,
+        resolution=resolution,
+        seeds=seeds,
+        baseline=given,
+        baseline_lr=baseline_lr,
+        baseline_epochs=baseline_epochs,
+        command=shlex.join(["d90", *sys.argv[1:]]),
+        log=log,
+        progress=told(),
+        **recipe_options(
+            text,
+            label,
+            metric,
+            kind,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            evaluations=evaluations,
+            seed=seed,
+            train_limit=train_limit,
+            validation_limit=validation_limit,
+            max_length=max_length,
+            precision=precision,
+        ),
+    )
+    written = report.write_report(opened, page or store.with_suffix(".html"))
+    _show(result)
+    typer.echo(f"\n{result}\npage: {written}")
+
+
+def report(
+    store: StoreOpt = Path("runs/d90.sqlite"),
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page; beside the store by default.")] = None,
+) -> None:
+    """Write the page of everything measured in a store."""
+    from d90 import report as pages
+    from d90.sweep.store import Store
+
+    if not store.is_file():
+        raise InputError(f"no store at '{store}'; run 'd90 measure' first, or name one with --store")
+    typer.echo(f"page: {pages.write_report(Store(store), out or store.with_suffix('.html'))}")
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    wrong = next((part for part in parts if not part.isdecimal()), None)
+    if wrong is not None:
+        raise InputError(f"got '{wrong}' among --dims, expected whole numbers joined by commas, as in 100,1000")
+    return [int(part) for part in parts]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _show(result: Measurement) -> None:
+    from rich.table import Table
+
+    from d90.console import console
+
+    table = Table(title=f"{result.model} on {result.task}: {result.metric} against d")
+    for name in ("d", "seed", "score", "", "seconds"):
+        table.add_column(name, justify="right" if name else "left")
+    for point in sorted(result.curve, key=lambda p: (p.d, p.seed)):
+        sign = ">= " if point.at_least else ""
+        word = "diverged" if point.status == "diverged" else "pass" if point.score >= result.threshold else "fail"
+        table.add_row(str(point.d), str(point.seed), f"{sign}{point.score:.4f}", word, f"{point.seconds:.0f}")
+    console.print(table)
