@@ -10,8 +10,6 @@ Every trial is in the store as it ends; asked again, or after a kill, a measurem
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +22,7 @@ from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.recipe import Recipe, make_recipe
-from d90.sweep.store import Store
+from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, context, open_task
 
@@ -253,8 +251,7 @@ def measure(
         result.recipe,
         recipe.seed,
     ]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
-    lab.store.put_study(key, "measure", asdict(result))
+    lab.store.put_study(hashed(asked), "measure", asdict(result))
     told.search_ended(str(result))
     return result
 
@@ -272,7 +269,7 @@ def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]
     if space is None:
         raise InputError("a measurement needs a subspace; expected a method with '@'")
     model = data.model
-    applied = spec.method.apply(model.module, context(data, recipe, Progress()))
+    applied = spec.method.apply(model.module, context(data, recipe))
     try:
         layout.check_supported(model.module)
         named = layout.trainable(model.module)

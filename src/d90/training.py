@@ -34,7 +34,19 @@ from d90.subspace import Subspace
 from d90.tasks import Task
 from d90.tasks import load as load_task
 
-__all__ = ["Data", "Run", "context", "evaluate", "fit", "open_model", "open_task", "predict", "train"]
+__all__ = [
+    "Data",
+    "Run",
+    "autocast",
+    "context",
+    "evaluate",
+    "fit",
+    "open_model",
+    "open_task",
+    "precision_of",
+    "predict",
+    "train",
+]
 
 
 class Data:
@@ -149,7 +161,7 @@ def fit(
         raise
 
 
-def context(data: Data, recipe: Recipe, progress: Progress) -> Context:
+def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Context:
     """What a method may ask of a run before it starts: losses of batches, and a full fine-tuning in place."""
     module = data.model.module
 
@@ -163,7 +175,15 @@ def context(data: Data, recipe: Recipe, progress: Progress) -> Context:
     def fine_tune() -> None:
         spec = Spec(Full())
         with _undisturbed(module, recipe.seed):
-            _loop(data, Direct(module), spec, replace(recipe, method=str(spec), lr=None), None, progress, False)
+            _loop(
+                data,
+                Direct(module),
+                spec,
+                replace(recipe, method=str(spec), lr=None),
+                None,
+                progress or Progress(),
+                False,
+            )
 
     return Context(recipe.seed, losses, fine_tune)
 
@@ -179,7 +199,7 @@ def _loop(
 ) -> Outcome:
     began = time.perf_counter()
     module, task = data.model.module, data.task
-    precision = _precision(recipe, task)
+    precision = precision_of(recipe, task)
     lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
     parameters = list(trained.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay)
@@ -196,7 +216,7 @@ def _loop(
     best, best_state, status, running, step = zero_score, None, "finished", 0.0, 0
     for step, chosen in enumerate(_batches(data.train, recipe, total), start=1):
         module.train()
-        with _autocast(module, precision):
+        with autocast(module, precision):
             outputs = outputs_of(module, data.train.inputs(chosen))
         loss = task.loss(outputs, data.train.labels[chosen].to(outputs.device))
         value = loss.item()
@@ -255,7 +275,7 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
     order: list[Tensor] = []
     module.eval()
     for chosen in batches.by_length(size):
-        with _autocast(module, precision):
+        with autocast(module, precision):
             rows.append(outputs_of(module, batches.inputs(chosen)).float().cpu())
         order.append(chosen)
     out = torch.empty(len(batches), rows[0].shape[1])
@@ -342,13 +362,15 @@ def _batches(train_data: Batches, recipe: Recipe, total: int) -> Iterator[Tensor
         epoch += 1
 
 
-def _precision(recipe: Recipe, task: Task) -> str:
+def precision_of(recipe: Recipe, task: Task) -> str:
+    """fp32 or bf16: "auto" takes bf16 for texts where the processor has it."""
     if recipe.precision != "auto":
         return recipe.precision
     return "bf16" if task.is_text and bf16_is_fast() else "fp32"
 
 
-def _autocast(module: nn.Module, precision: str) -> torch.autocast:
+def autocast(module: nn.Module, precision: str) -> torch.autocast:
+    """Where the model is, in the run's precision."""
     device = next(module.parameters()).device.type
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 

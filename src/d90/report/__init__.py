@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.report.environment import environment
 from d90.report.figure import figure_svg, points
-from d90.report.words import Study, baseline_name, count, headline, names, score, seconds, threshold_name
+from d90.report.words import Study, baseline_name, headline, names, threshold_name
 from d90.sweep.store import Store, Stored
 
 __all__ = ["headline", "page", "write_report"]
@@ -41,17 +42,8 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
         studies: stored measurements, `asdict(Measurement)`.
         trials: every trial of the store; those that no measurement used are listed at the end.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("d90.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(count=count, score=score, seconds=seconds)
     groups: dict[tuple[str, str, str], list[Study]] = defaultdict(list)
     for study in studies:
         groups[study["model"], study["task"], study["metric"]].append(study)
@@ -76,7 +68,7 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
         for i, study in enumerate(studies, 1)
     ]
     others = _others(studies, trials)
-    template = environment.get_template("page.html")
+    template = environment().get_template("page.html")
     return template.render(
         studies=shown, overlays=overlays, others=others[-MOST_OTHERS:], left_out=max(0, len(others) - MOST_OTHERS)
     )

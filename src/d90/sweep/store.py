@@ -8,6 +8,7 @@ and serves any threshold up to its score.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from typing import Any
 
 from d90.errors import RunFailed, StoreError
 
-__all__ = ["SCHEMA", "Store", "Stored"]
+__all__ = ["SCHEMA", "Store", "Stored", "hashed"]
 
 SCHEMA = 1
 
@@ -166,6 +167,11 @@ class Store:
             raise RunFailed(why) from None
         except OSError as error:
             raise RunFailed(f"'{self.path}': {error.strerror}. Choose another folder with --store.") from None
+
+
+def hashed(asked: Any) -> str:
+    """The key of a study: of what was asked."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _now() -> str:
