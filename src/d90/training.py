@@ -142,14 +142,17 @@ def fit(
     progress: Progress,
     keep_best: bool = False,
     test: bool = False,
+    laid: Laid | None = None,
 ) -> tuple[Outcome, Laid]:
     """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
+
+    What is `laid` on the model already is trained further; without it the method is laid afresh.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
     """
     module = data.model.module
-    laid = lay(spec, module, recipe.seed, context(data, recipe, progress))
+    laid = laid or lay(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with _undisturbed(module, recipe.seed):
             outcome = _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best or test)
@@ -202,9 +205,7 @@ def _loop(
     precision = precision_of(recipe, task)
     lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
     parameters = list(trained.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay)
-    if isinstance(trained, Subspace):
-        trained.attach(optimizer)
+    optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay))
     per_epoch = -(-len(data.train) // recipe.batch_size)
     total = max(1, round(per_epoch * recipe.epochs))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))

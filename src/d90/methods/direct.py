@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from d90 import layout, tune
 from d90.errors import InputError
 
 __all__ = ["Direct", "Trainable"]
+
+
+AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 
 class Trainable(Protocol):
@@ -22,6 +26,9 @@ class Trainable(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What the optimizer moves."""
+
+    def attach(self, optimizer: AnyOptimizer) -> AnyOptimizer:
+        """Prepare an optimizer over `parameters()`."""
 
     def flush(self) -> None:
         """Make the model's weights current."""
@@ -63,6 +70,10 @@ class Direct:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trained parameters, tied ones once."""
         yield from self._named.values()
+
+    def attach(self, optimizer: AnyOptimizer) -> AnyOptimizer:
+        """Nothing to do: the optimizer holds the weights."""
+        return optimizer
 
     def flush(self) -> None:
         """Nothing to do: the parameters are the weights."""
