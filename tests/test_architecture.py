@@ -14,7 +14,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("projections", "analysis"),
     ("tune", "layout", "weights", "initial", "progress", "search"),
     ("subspace", "tasks", "sweep", "models", "console"),
-    ("methods", "batches", "bank", "quantised"),
+    ("methods", "batches", "bank", "quantised", "certificate"),
     ("recipe",),
     ("training",),
     ("lab", "probe"),

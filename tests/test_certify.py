@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import d90
+from d90 import Certificate, certify
 from d90.analysis import bounds, coding
-from d90.certify import Certificate, certify, check
+from d90.certify import check
 from d90.errors import InputError
 from d90.models import load
 from d90.quantised import QuantisedSpace
@@ -63,6 +64,27 @@ def test_asked_again_nothing_is_trained(certificate: tuple[Certificate, Path], m
     found, store = certificate
     monkeypatch.setattr(sys.modules["d90.certify"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert made(store) == found
+
+
+def test_a_finished_run_and_its_file_are_certified_as_they_are(tmp_path: Path) -> None:
+    run = d90.train("mlp:16-32-3", blobs(), "full@d=20", epochs=3, lr=0.05, precision="fp32")
+    run.save(tmp_path / "t.d90")
+    options: dict[str, Any] = {"levels": (3, 9), "quantise_epochs": 0, "store": tmp_path / "s.sqlite"}
+    of_run = certify(run, **options)
+    of_file = certify(str(tmp_path / "t.d90"), blobs(), **options)
+    assert of_run.candidates == of_file.candidates
+    assert {one.d for one in of_run.candidates} == {20}
+    theta = run.trained.theta.detach()  # type: ignore[attr-defined]
+    expected = coding.kmeans(theta, 9)
+    fine = next(one for one in of_run.candidates if one.levels == 9)
+    assert torch.equal(coding.decode(bytes.fromhex(fine.payload)).vector(), expected.vector())
+    with pytest.raises(InputError, match="trained on other examples"):
+        certify(str(tmp_path / "t.d90"), blobs(seed=1), **options)
+    with pytest.raises(InputError, match="its own recipe is taken"):
+        certify(run, epochs=3, **options)
+    whole = d90.train("mlp:16-32-3", blobs(), "full", epochs=1)
+    with pytest.raises(InputError, match=r"expected a subspace.*Train with --d"):
+        certify(whole, **options)
 
 
 def test_what_was_tried_is_paid_for(certificate: tuple[Certificate, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from d90 import methods, projections, tasks
 from d90._version import __version__
 from d90.bank import Bank
+from d90.certify import Certificate, certify
 from d90.compare import Comparison, compare
 from d90.measure import Measurement, measure
 from d90.recipe import Recipe
@@ -11,12 +12,14 @@ from d90.training import Run, train
 
 __all__ = [
     "Bank",
+    "Certificate",
     "Comparison",
     "Measurement",
     "Recipe",
     "Run",
     "Subspace",
     "__version__",
+    "certify",
     "compare",
     "measure",
     "methods",

@@ -14,107 +14,39 @@ describes the change learned on the rest, and the bound counts the rest alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from d90 import layout
+from d90 import layout, tune
 from d90.analysis import bounds, coding
+from d90.certificate import Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
 from d90.errors import InputError
+from d90.finished import read_record
 from d90.lab import versions
 from d90.methods import Full, Laid, Spec, lay, parse
 from d90.models import Model
 from d90.progress import Progress
-from d90.projections.philox import words
 from d90.quantised import QuantisedSpace
 from d90.recipe import Recipe, make_recipe
 from d90.subspace import Subspace
 from d90.sweep.store import Store, hashed
-from d90.tasks import Split, Task
-from d90.training import Data, fit, open_model, open_task, precision_of, predict
+from d90.tasks import Task
+from d90.training import Data, Run, fit, open_model, open_task, precision_of, predict
 
 __all__ = ["Candidate", "Certificate", "certify", "check"]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One coded tune: `payload` is the message in hex, "" for no change at all."""
-
-    d: int
-    levels: int
-    bits: float
-    errors: int
-    bound: float
-    payload: str
-    parts: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is guaranteed, with everything needed to check it again.
-
-    Attributes:
-        n, errors: the examples the bound counts, and how many the decoded model gets wrong.
-        bits, parts: description length, and where it goes.
-        bound: on the true error, at confidence 1 - delta; `kl_bound` by inverting the relative entropy.
-        test_error, test_count, split: on examples no choice has seen.
-        majority: the error of always giving the most frequent class.
-        holdout: what holding out a tenth of the same examples would have certified at this test error.
-        tighter: the bound if one thing were better, by name.
-        assumptions: what the guarantee rests on, and what was found about it.
-    """
-
-    model: str
-    task: str
-    method: str
-    n: int
-    errors: int
-    bits: float
-    parts: dict[str, float]
-    delta: float
-    bound: float
-    kl_bound: float
-    test_error: float
-    test_count: int
-    split: str
-    majority: float
-    holdout: float
-    prior: int
-    best: Candidate
-    candidates: tuple[Candidate, ...]
-    tighter: dict[str, float]
-    assumptions: tuple[str, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
-    command: str = ""
-
-    @property
-    def error(self) -> float:
-        """Training error of the decoded model on the examples that count."""
-        return self.errors / self.n
-
-    def __str__(self) -> str:
-        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
-        return (
-            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth} (training error {self.error:.2%} on {self.n:,}, "
-            f"{self.bits:.0f} bits, {self.split} error {self.test_error:.2%}; a hold-out of a tenth: {self.holdout:.2%})"
-        )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; `check` reads it back and counts the errors again."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-
 def certify(
-    model: str | Model,
-    task: str | Task,
+    model: str | Model | Run,
+    task: str | Task | None = None,
     method: str | Spec = "full@structure=did",
     *,
     dims: Sequence[int] = (100, 200, 400),
@@ -132,7 +64,8 @@ def certify(
     """Search d and the number of levels for the smallest bound.
 
     Args:
-        model, task: as for `d90.train`; classification alone.
+        model, task: as for `d90.train`, classification alone; or in place of both a finished run, or the path of a tune
+            that `d90 train` wrote (.d90), whose theta and recipe are then taken.
         method: with a subspace; its d comes from `dims`.
         dims, levels: what is tried; the message says which was taken.
         prior: share of the training examples that trains the starting point, 0 for none.
@@ -146,13 +79,20 @@ def certify(
         InputError: a regression, too few examples, or numbers out of range.
     """
     told = progress or Progress()
+    theta: Tensor | None = None
     spec = parse(method) if isinstance(method, str) else method
+    if isinstance(model, Run) or str(model).endswith(".d90"):
+        theta, spec, model, task, options = _finished(model, task, options)  # type: ignore[arg-type]
+        dims = (len(theta),)
+    if task is None:
+        raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
+    assert not isinstance(model, Run)
     _sound(spec, dims, levels, prior, delta, tried)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
     if whole.kind != "classification":
         raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
-    first, counted = _parts(whole, prior)
+    first, counted = parts(whole, prior)
     loaded = open_model(model, whole, recipe)
     keep = store if isinstance(store, Store) else Store(store)
     told.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {len(counted.train):,}")
@@ -161,7 +101,9 @@ def certify(
         start = replace(recipe, method="full", lr=None, epochs=prior_epochs)
         fit(Data(loaded, first), Spec(Full()), start, progress=told, keep_best=True)[1].merge()
     data = Data(loaded, counted)
-    candidates = list(_candidates(data, spec, recipe, dims, levels, quantise_epochs, delta, tried, prior, keep, told))
+    candidates = list(
+        _candidates(data, spec, recipe, dims, levels, quantise_epochs, delta, tried, prior, keep, told, theta)
+    )
     best = min(candidates, key=lambda candidate: candidate.bound)
     split = "test" if counted.test is not None else "validation"
     with _decoded(data, spec, recipe, best):
@@ -180,13 +122,13 @@ def certify(
         test_error=wrong / seen,
         test_count=seen,
         split=split,
-        majority=_majority(counted, split),
+        majority=majority_error(counted, split),
         holdout=bounds.holdout_of_the_same_data(wrong / seen, len(whole.train), 0.1, delta),
         prior=len(first.train) if first is not None else 0,
         best=best,
         candidates=tuple(candidates),
-        tighter=_tighter(best, len(counted.train), delta),
-        assumptions=_assumptions(counted, first),
+        tighter=tighter(best, len(counted.train), delta),
+        assumptions=assumptions(counted, first),
         recipe={key: value for key, value in asdict(recipe).items() if key != "method"},
         definitions={
             "dims": list(dims), "levels": list(levels), "prior": prior, "tried": tried, "prior_epochs": prior_epochs,
@@ -206,25 +148,29 @@ def certify(
 
 def _candidates(
     data: Data, spec: Spec, recipe: Recipe, dims: Sequence[int], levels: Sequence[int], epochs: float,
-    delta: float, tried: int, prior: float, store: Store, told: Progress,
+    delta: float, tried: int, prior: float, store: Store, told: Progress, given: Tensor | None,
 ) -> Iterator[Candidate]:  # fmt: skip
     n = len(data.train)
     extra = bounds.choice_bits([tried])
     start = layout.fingerprint(data.model.module.named_parameters())
     if prior:
         errors = _errors(data, "train", recipe)[0]
-        yield _bounded(Candidate(0, 0, 1 + extra, errors, 1.0, "", {"no change": 1.0, "tried": extra}), n, delta)
+        yield bounded(Candidate(0, 0, 1 + extra, errors, 1.0, "", {"no change": 1.0, "tried": extra}), n, delta)
     known = {tuple(body["key"]): body["candidate"] for body in store.studies("certify candidate")}
     for d in dims:
         trial = replace(recipe, method=str(spec.at(d)))
         asked = [trial.key(data.task.fingerprint, start), epochs, tried, bool(prior)]
+        if given is not None:
+            asked.append(hashlib.sha256(given.numpy().tobytes()).hexdigest())
         left = [count for count in levels if (*asked, count) not in known]
         laid: Laid | None = None
         try:
             if left:
-                laid = fit(data, spec.at(d), trial, progress=told)[1]
+                laid = lay(spec.at(d), data.model.module, trial.seed)
+                if given is None:
+                    fit(data, spec.at(d), trial, progress=told, laid=laid)
                 assert isinstance(laid.trained, Subspace)
-                theta = laid.trained.theta.detach().clone()
+                theta = laid.trained.theta.detach().clone() if given is None else given
             for count in levels:
                 key = [*asked, count]
                 if tuple(key) in known:
@@ -245,11 +191,11 @@ def _candidates(
                         "numbers": coded.symbols,
                         "tried": extra,
                     }
-                    parts |= {"change or none": 1.0} if prior else {}
-                    errors, bits = _errors(data, "train", recipe)[0], sum(parts.values())
-                    found = Candidate(d, count, bits, errors, 1.0, coded.payload.hex(), dict(parts))
+                    lengths |= {"change or none": 1.0} if prior else {}
+                    errors, bits = _errors(data, "train", recipe)[0], sum(lengths.values())
+                    found = Candidate(d, count, bits, errors, 1.0, coded.payload.hex(), dict(lengths))
                     store.put_study(hashed(key), "certify candidate", {"key": key, "candidate": asdict(found)})
-                found = _bounded(found, n, delta)
+                found = bounded(found, n, delta)
                 told.trial_ended(
                     f"d = {d}, {count} levels",
                     f"{found.errors / n:.2%} training error, {found.bits:.0f} bits, bound {found.bound:.2%}",
@@ -321,7 +267,7 @@ def check(
             f"'{path}' certifies another set of examples: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
             f"{whole.fingerprint[:16]}. The bound holds for those examples alone; give the same data"
         )
-    first, counted = _parts(whole, prior)
+    first, counted = parts(whole, prior)
     loaded = open_model(model if model is not None else recipe.model, whole, recipe)
     if first is not None:
         again = replace(recipe, method="full", lr=None, epochs=definitions["prior_epochs"])
@@ -333,13 +279,42 @@ def check(
         )
     with _decoded(data, spec, recipe, best):
         errors = _errors(data, "train", recipe)[0]
-    found = _bounded(replace(best, errors=errors), len(counted.train), said.delta)
+    found = bounded(replace(best, errors=errors), len(counted.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
         raise InputError(
             f"'{path}' says {said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}. "
             "Likely cause: another processor or precision; certify again here"
         )
     return said
+
+
+def _finished(
+    tuned: Run | str, task: str | Task | None, options: dict[str, Any]
+) -> tuple[Tensor, Spec, str | Model, str | Task, dict[str, Any]]:
+    """theta, method, model, task and recipe of a finished run or of a tune's file."""
+    if options:
+        raise InputError(f"got {', '.join(options)} with a finished tune, expected none: its own recipe is taken")
+    if isinstance(tuned, Run):
+        recipe, where, theta = tuned.recipe, "this run", getattr(tuned.trained, "theta", None)
+        given: str | Task = tuned.task
+    else:
+        record, where = read_record(tuned)[0], f"'{tuned}'"
+        recipe, theta = Recipe(**record["recipe"]), tune.read(tuned)[1].get("theta")
+        given = task if task is not None else recipe.task
+        found = open_task(given, recipe).fingerprint
+        if found != record["task"]["fingerprint"]:
+            raise InputError(
+                f"{where} was trained on other examples: fingerprint {record['task']['fingerprint'][:16]}, these have {found[:16]}. "
+                "A bound counts the examples a tune was trained on; give the same data"
+            )
+    if theta is None:
+        raise InputError(
+            f"{where} trained {recipe.method}, expected a subspace: only d numbers can be coded. Train with --d"
+        )
+    if not bool(torch.isfinite(theta).all()):
+        raise InputError(f"{where} holds numbers that are not finite; train it again at a lower rate")
+    kept = {key: value for key, value in asdict(recipe).items() if key not in ("model", "task", "method")}
+    return theta.detach().cpu().clone(), parse(recipe.method), recipe.model, given, kept
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------------
@@ -363,66 +338,9 @@ def _sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: float,
     bounds.nats(delta)
 
 
-def _parts(task: Task, prior: float) -> tuple[Task | None, Task]:
-    """The prior's task and the one that counts, by our own bits: chosen before anything is seen."""
-    if prior == 0:
-        return None, task
-    n = len(task.train)
-    keys = words(0, "split", torch.tensor([0]), -(-n // 4))[0, :n]
-    order = torch.argsort(keys, stable=True)
-    cut = round(prior * n)
-    if not 0 < cut < n:
-        raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
-    return replace(task, train=_take(task.train, order[:cut])), replace(task, train=_take(task.train, order[cut:]))
-
-
-def _take(split: Split, chosen: Tensor) -> Split:
-    inputs = split.inputs[chosen] if isinstance(split.inputs, Tensor) else [split.inputs[i] for i in chosen.tolist()]
-    return Split(inputs, split.labels[chosen])
-
-
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
     batches = data.split(split)
     outputs = predict(data.model, batches, precision_of(recipe, data.task))
     # a tie or a value that is not finite counts as wrong
     right = (outputs.argmax(dim=-1) == batches.labels) & outputs.isfinite().all(dim=-1)
     return int((~right).sum()), len(batches)
-
-
-def _bounded(candidate: Candidate, n: int, delta: float) -> Candidate:
-    return replace(candidate, bound=bounds.binomial_upper(candidate.errors, n, delta, candidate.bits))
-
-
-def _majority(task: Task, split: str) -> float:
-    common = torch.bincount(task.train.labels).argmax()
-    return float((task.splits[split].labels != common).float().mean())
-
-
-def _tighter(best: Candidate, n: int, delta: float) -> dict[str, float]:
-    """The bound if the message were free, if no example were wrong, and with twice the examples."""
-    return {
-        "no bits at all": bounds.binomial_upper(best.errors, n, delta),
-        "no training error": bounds.binomial_upper(0, n, delta, best.bits),
-        "twice the examples": bounds.binomial_upper(2 * best.errors, 2 * n, delta, best.bits),
-    }
-
-
-def _assumptions(task: Task, first: Task | None) -> tuple[str, ...]:
-    inputs = task.train.inputs
-    if isinstance(inputs, Tensor):
-        distinct = len(torch.unique(inputs.flatten(1), dim=0)) if len(inputs) <= 100_000 else len(inputs)
-    else:
-        distinct = len(set(inputs))
-    said = ["the examples are independent draws from the distribution the error is of"]
-    repeated = len(task.train) - distinct
-    if repeated:
-        said.append(
-            f"{repeated:,} of {len(task.train):,} examples repeat another: likely copies, not independent draws"
-        )
-    else:
-        said.append("no example repeats another")
-    said.append("the base model was not trained on these examples (not checked)")
-    if first is not None and not isinstance(inputs, Tensor):
-        shared = len(set(first.train.inputs) & set(inputs))
-        said.append(f"{shared:,} examples stand in the prior's part as well")
-    return tuple(said)

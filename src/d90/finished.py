@@ -15,14 +15,14 @@ from torch import Tensor
 from d90 import tune
 from d90.batches import Batches
 from d90.errors import InputError
-from d90.methods import load, parse
+from d90.methods import Spec, load, parse
 from d90.models import Model
 from d90.models import load as load_model
 from d90.tasks import Split, Task
 from d90.tasks import load as load_task
 from d90.training import predict
 
-__all__ = ["Scored", "Tuned", "open_tune"]
+__all__ = ["Scored", "Tuned", "open_tune", "read_record"]
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,19 @@ class Tuned:
         return Scored(task.name, split, task.metric, task.score(outputs, split), loss, len(batches))
 
 
-def open_tune(path: str | os.PathLike[str]) -> Tuned:
-    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Spec]:
+    """The recipe beside a tune, and its method.
 
     Raises:
-        InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
+        InputError: no file or no recipe beside it, a recipe of another tune, an unsound file.
     """
     target = Path(path)
     header, _ = tune.read(target)
     beside = target.with_suffix(".json")
     try:
         record = json.loads(beside.read_text(encoding="utf-8"))
-        recipe, about, mark = record["recipe"], record["task"], record["recipe_hash"]
-        spec = parse(recipe["method"])
+        spec, mark = parse(record["recipe"]["method"]), record["recipe_hash"]
+        _ = record["task"]["labels"], record["task"]["kind"], record["outcome"]["precision"]
     except FileNotFoundError:
         raise InputError(f"'{target}': the recipe '{beside.name}' is not beside it; copy both files") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -119,7 +119,18 @@ def open_tune(path: str | os.PathLike[str]) -> Tuned:
         raise InputError(
             f"'{beside}' is the recipe {mark} and '{target.name}' was made by {header.recipe}; copy the right one"
         )
+    return record, spec
+
+
+def open_tune(path: str | os.PathLike[str]) -> Tuned:
+    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+
+    Raises:
+        InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
+    """
+    record, spec = read_record(path)
+    recipe, about = record["recipe"], record["task"]
     outputs = len(about["labels"]) or 1
     model = load_model(recipe["model"], outputs, about["kind"], recipe["seed"], recipe["max_length"])
-    load(spec, target, model.module, recipe["seed"])
+    load(spec, path, model.module, recipe["seed"])
     return Tuned(model, record)

@@ -17,11 +17,9 @@ from d90.commands.options import (
     LengthOpt,
     LimitOpt,
     LrOpt,
-    ModelArg,
     PrecisionOpt,
     SeedOpt,
     StoreOpt,
-    TaskArg,
     TextOpt,
     recipe_options,
     told,
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def certify(
-    model: ModelArg = "minilm",
-    task: TaskArg = "docstrings",
+    model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
+    task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="What moves, with a subspace.")] = "full@structure=did",
     dims: Annotated[str, typer.Option(help="Values of d to try, joined by commas.")] = "100,200,400",
     levels: Annotated[str, typer.Option(help="Numbers of values theta may take, to try.")] = "3,5,9",
@@ -81,7 +79,7 @@ def certify(
     )
     result = run(
         model,
-        task,
+        task if task or model.endswith(".d90") else "docstrings",
         method,
         dims=_whole(dims, "--dims"),
         levels=_whole(levels, "--levels"),
@@ -93,7 +91,7 @@ def certify(
         store=store,
         progress=told(),
         command=shlex.join(["d90", *sys.argv[1:]]),
-        **options,
+        **({} if model.endswith(".d90") else options),
     )
     result.save(out)
     _show(result)
