@@ -185,7 +185,7 @@ def _candidates(
                     with torch.no_grad():
                         space.theta.copy_(coding.decode(coded.payload).vector())
                     space.flush()
-                    parts = {
+                    lengths = {
                         "header": coded.header,
                         "codebook": coded.codebook,
                         "numbers": coded.symbols,
