@@ -213,8 +213,8 @@ def _quantise(
     few = QuantisedSpace(space, levels)
     if epochs > 0:
         usual = recipe.lr if recipe.lr is not None else 5e-3 if data.task.is_text else 5e-2
-        # a third of the rate: the numbers must settle among few values
-        again = replace(recipe, lr=usual / 3, epochs=epochs, evaluations=1)
+        # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
+        again = replace(recipe, lr=usual / 10, epochs=epochs, evaluations=1)
         fit(data, spec, again, progress=told, laid=Laid(spec, laid.applied, few))
     return coding.encode(few.quantised())
 
