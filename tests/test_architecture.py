@@ -19,7 +19,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("training",),
     ("lab", "probe"),
     ("measure", "compare", "finished"),
-    ("certify",),
+    ("certify", "analyze"),
     ("integrations",),
     ("report",),
     ("__init__",),

