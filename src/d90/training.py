@@ -25,7 +25,20 @@ from torch import Tensor, nn
 from d90._version import __version__
 from d90.batches import Batches, outputs_of
 from d90.errors import InputError
-from d90.methods import Context, Direct, Full, Laid, Spec, Trainable, lay, parse, put_back, snapshot
+from d90.methods import (
+    Context,
+    Counts,
+    Direct,
+    Full,
+    Laid,
+    Spec,
+    Trainable,
+    counts,
+    lay,
+    parse,
+    put_back,
+    snapshot,
+)
 from d90.models import Model
 from d90.models import load as load_model
 from d90.progress import Progress
@@ -302,6 +315,11 @@ class Run:
     def trained(self) -> Trainable:
         """What the optimizer moved: a `Subspace`, or the parameters themselves."""
         return self.laid.trained
+
+    @property
+    def counts(self) -> Counts:
+        """What the method moves, trains, stores and adds at inference, in numbers."""
+        return counts(self.laid.spec, self.laid.applied)
 
     @property
     def score(self) -> float:

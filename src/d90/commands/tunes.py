@@ -84,6 +84,11 @@ def train(
         f"{result.task.metric} {outcome.score:.4f} (untrained {outcome.zero_score:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
+    sizes = result.counts
+    added = f"{sizes.added:,} weights ({sizes.adds})" if sizes.added else "nothing: it merges into the weights"
+    typer.echo(
+        f"stored {sizes.stored:,} numbers, {sizes.head:,} of the moved weights are the head's; at inference it adds {added}"
+    )
     typer.echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
 
 
