@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d90.errors import InputError
-from d90.methods import roles
+from d90.methods import parse, roles
 from tests.methods.table import MODELS, bert, gpt2, llama, plain
 
 ATTENTION, BERT = {"q", "k", "v", "o"}, {"q", "k", "v", "o", "mlp_in", "mlp_out"}
@@ -93,6 +93,23 @@ def test_letters_names_and_their_union() -> None:
 def test_what_is_not_there_is_said(model: str, targets: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         roles.find(MODELS[model](), targets)
+
+
+def test_a_matrix_without_a_role_is_no_target_of_letters() -> None:
+    model = llama()
+    model.get_submodule("model.layers.0").add_module("gate", nn.Linear(16, 4))
+    assert "gate" in [matrix.name.rpartition(".")[2] for matrix in roles.matrices(model)]
+    for targets in ("qv", "qkvo", "mlp", "all"):
+        assert "gate" not in [matrix.name.rpartition(".")[2] for matrix in roles.find(model, targets)]
+    assert [matrix.name for matrix in roles.find(model, "gate")] == ["model.layers.0.gate"]
+
+
+def test_a_wrapped_matrix_keeps_its_role() -> None:
+    model = bert()
+    parse("lora:r=2,targets=o").method.apply(model)
+    assert [matrix.name.split(".", 4)[-1] for matrix in roles.find(model, "o")] == [
+        "attention.output.dense.base_layer"
+    ] * 2
 
 
 def test_blocks_are_the_outermost_lists() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from d90.errors import InputError, choose
+from d90.methods.adapter import Adapter
 from d90.methods.base import Applied, Context, Method
 from d90.methods.bitfit import BitFit
 from d90.methods.combined import Combined
@@ -27,6 +28,7 @@ from d90.subspace import Subspace
 
 __all__ = [
     "METHODS",
+    "Adapter",
     "Applied",
     "BitFit",
     "Combined",
@@ -50,7 +52,7 @@ __all__ = [
     "snapshot",
 ]
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Peft)}
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Adapter, Peft)}
 
 
 @dataclass(frozen=True)

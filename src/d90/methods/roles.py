@@ -80,7 +80,8 @@ def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def matrices(model: nn.Module) -> list[Matrix]:
     """Every linear module inside the blocks, in the model's order."""
     return [
-        Matrix(f"{block}.{name}", module, _role(f"{block}.{name}"), block)
+        # one that peft has wrapped keeps its role under the wrapper's name
+        Matrix(f"{block}.{name}", module, _role(f"{block}.{name}".removesuffix(".base_layer")), block)
         for block, part in blocks(model)
         for name, module in part.named_modules()
         if _is_linear(module)
@@ -127,7 +128,7 @@ def _matches(matrix: Matrix, part: str) -> bool:
     if part == "mlp":
         return matrix.role.startswith("mlp")
     if part and set(part) <= set("qkvo"):
-        return matrix.role in part if matrix.role != "qkv" else set("qkv") <= set(part)
+        return matrix.role in set(part) if matrix.role != "qkv" else set("qkv") <= set(part)
     return bool(part) and f".{matrix.name}".endswith(f".{part}")
 
 

@@ -1,0 +1,144 @@
+"""Adapters: small bottlenecks between the layers, trained while all else is frozen (Houlsby et al. 2019).
+
+    h = y + W_up f(W_down y + b_down) + b_up        W_down (r, d), W_up (d, r) = 0 at the start;  2 d r + r + d numbers
+
+y is the output of a sublayer before the residual connection is added. `kind` says where they stand:
+
+    houlsby    after the output projections of attention and of the feed-forward part (AdapterH in Hu et al. 2021)
+    lin        after the feed-forward part only, with a LayerNorm of its own before W_down: 2 d numbers more
+               (Lin, Madotto, Fung 2020; AdapterL)
+    pfeiffer   after the feed-forward part only (Pfeiffer et al. 2021; AdapterP)
+
+With W_up = 0 the untrained model is the base, to the bit. W_down is drawn as `nn.Linear` draws, uniform within
+1 / sqrt(d), so that what f sees does not depend on the model's width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from d90.errors import InputError, choose
+from d90.initial import draw
+from d90.methods import roles
+from d90.methods.base import Applied, Context, Inserting
+
+__all__ = ["Adapter", "Bottleneck"]
+
+KINDS = {  # the roles of the matrices it follows, whether it normalises, the nonlinearity of the released code
+    "houlsby": (("o", "mlp_out"), False, "gelu"),
+    "lin": (("mlp_out",), True, "relu"),
+    "pfeiffer": (("mlp_out",), False, "relu"),
+}
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+}
+REDUCTION = 16  # d / r where neither is given
+
+
+class Adapter(Inserting):
+    """`r` numbers wide, or d / `reduction`; `nonlinearity` is the kind's own where it is not given."""
+
+    name = "adapter"
+    summary = "bottlenecks of width r in every block, and the head; kind=houlsby, lin or pfeiffer"
+    options = {"kind": (str, "houlsby"), "r": (int, None), "reduction": (int, None), "nonlinearity": (str, None)}  # noqa: RUF012
+    merges = False
+    adds = "two layers behind sublayers of every block"
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        kind, r, reduction, nonlinearity = self.values.values()
+        if kind not in KINDS:
+            raise choose("kind of adapter", kind, KINDS)
+        if r is not None and reduction is not None:
+            raise InputError(f"adapter: got r={r} and reduction={reduction}, expected one: r is d / reduction")
+        if r is None and reduction is None:
+            reduction = REDUCTION
+        for key, value in (("r", r), ("reduction", reduction)):
+            if value is not None and value < 1:
+                raise InputError(f"adapter: got {key}={value}, expected a whole number of at least 1")
+        nonlinearity = nonlinearity or KINDS[kind][2]
+        if nonlinearity not in NONLINEARITIES:
+            raise choose("nonlinearity of adapter", nonlinearity, NONLINEARITIES)
+        size = {"r": r} if r is not None else {"reduction": reduction}
+        self.values = {"kind": kind, **size, "nonlinearity": nonlinearity}  # what `str` writes, `parse` reads
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        wanted, normed, _ = KINDS[self.values["kind"]]
+        have = roles.matrices(applied.model)
+        found = [matrix for matrix in have if matrix.role in wanted]
+        missing = [role for role in wanted if not any(matrix.role == role for matrix in found)]
+        if missing:
+            roles_there = ", ".join(dict.fromkeys(matrix.role for matrix in have if matrix.role)) or "none"
+            lasts = ", ".join(dict.fromkeys(matrix.name.rpartition(".")[2] for matrix in have))
+            raise InputError(
+                f"'{self}' looked for the output projections of the blocks' sublayers (roles {', '.join(wanted)}) and found no "
+                f"{', '.join(missing)}; this model has the roles {roles_there} and modules called {lasts}. "
+                "Choose another kind, or lora, bitfit, full"
+            )
+        for matrix in found:
+            width, weight = matrix.sizes[1], matrix.module.weight
+            bottleneck = Bottleneck(width, self._r(width), normed, self.values["nonlinearity"], weight)
+            name = matrix.name.removesuffix(".base_layer")  # behind peft's wrapper, where there is one
+            bottleneck.start(name, context.seed)
+            module, owner = applied.model.get_submodule(name), applied.model.get_submodule(name.rpartition(".")[0])
+            # beside the matrix and not under it, where peft would lose it when it wraps the matrix
+            owner = module if isinstance(owner, nn.Sequential) else owner
+            key = f"{name.rpartition('.')[2]}_adapter"
+            owner.add_module(key, bottleneck)
+            applied.undo.append(partial(delattr, owner, key))
+            applied.undo.append(module.register_forward_hook(bottleneck.behind).remove)
+
+    def _r(self, width: int) -> int:
+        if "reduction" in self.values:
+            r, said = width // self.values["reduction"], f"reduction={self.values['reduction']}"
+        else:
+            r, said = self.values["r"], f"r={self.values['r']}"
+        if not 1 <= r <= width:
+            raise InputError(
+                f"adapter: got {said}, but the sublayers of this model give {width} numbers for a token; expected r of "
+                f"1 ... {width}, as reduction of 1 ... {width}: a wider layer is no bottleneck"
+            )
+        return int(r)
+
+
+class Bottleneck(nn.Module):
+    """y -> y + up(f(down(norm(y))))."""
+
+    def __init__(self, width: int, r: int, normed: bool, nonlinearity: str, like: Any) -> None:
+        super().__init__()
+        place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        self.norm = nn.LayerNorm(width, **place) if normed else nn.Identity()
+        # skip_init: torch's own draws would move its generator
+        self.down = nn.utils.skip_init(nn.Linear, width, r, **place)
+        self.up = nn.utils.skip_init(nn.Linear, r, width, **place)
+        self.nonlinearity = nonlinearity
+
+    @torch.no_grad()
+    def start(self, name: str, seed: int) -> None:
+        """The weights at the start, drawn for the module of that name."""
+        if self.down.weight.is_meta:
+            return
+        for parameter in (self.down.bias, self.up.bias, self.up.weight):
+            parameter.zero_()
+        drawn = draw(f"adapter.down:{name}", self.down.weight.shape, seed, uniform=True)
+        self.down.weight.copy_(drawn / math.sqrt(self.down.in_features))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        change: Tensor = self.up(NONLINEARITIES[self.nonlinearity](self.down(self.norm(y))))
+        return y + change
+
+    def behind(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Forward hook of the module it follows."""
+        out: Tensor = self(output)
+        return out
