@@ -164,10 +164,10 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that training moves (BatchNorm and its kind): they belong to the tune."""
+    """Buffers that belong to the tune: those that training moves (BatchNorm and its kind), and a sparse mask's places."""
     found = []
     for prefix, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
+        if getattr(module, "track_running_stats", False) or getattr(module, "belongs_to_tune", False):
             found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
     return found
 

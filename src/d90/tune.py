@@ -249,6 +249,7 @@ _TYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "I64": torch.int64,
+    "I32": torch.int32,
     "F64": torch.float64,
     "I8": torch.int8,
 }

@@ -89,10 +89,10 @@ def test_every_method_is_described(name: str) -> None:
     assert kind.name == name
     assert kind.summary
     assert kind.__doc__
-    assert str(parse(name).method).partition(":")[0] == name
+    assert str(parse(name).method).partition(":")[0] == getattr(kind, "short_for", name)
     left_open = {key for key, (_, default) in kind.options.items() if default is None}
     values = copy.deepcopy(kind()).values
-    assert {key: values[key] for key in values.keys() - left_open} == {
+    assert {key: values[key] for key in kind.options.keys() - left_open} == {
         key: default for key, (_, default) in kind.options.items() if key not in left_open
     }
     assert str(parse(str(kind()))) == str(kind())

@@ -20,9 +20,11 @@ from d90.methods.bitfit import BitFit
 from d90.methods.combined import Combined
 from d90.methods.direct import Direct, Trainable, put_back, snapshot
 from d90.methods.full import Full
+from d90.methods.hiwi import HiWi
 from d90.methods.laid import Counts, Laid, counts, lay, load
 from d90.methods.lora import LoRA
 from d90.methods.peft import Peft
+from d90.methods.sparse import PaFi, Sparse
 from d90.methods.top import TopLayers
 from d90.subspace import Subspace
 
@@ -36,11 +38,14 @@ __all__ = [
     "Counts",
     "Direct",
     "Full",
+    "HiWi",
     "Laid",
     "LoRA",
     "Method",
+    "PaFi",
     "Peft",
     "Space",
+    "Sparse",
     "Spec",
     "TopLayers",
     "Trainable",
@@ -52,7 +57,9 @@ __all__ = [
     "snapshot",
 ]
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Adapter, Peft)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Sparse, PaFi, HiWi, Adapter, Peft)
+}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Applied:
         head: names of the task's own head, which moves with every method.
         claims: the weights that a method changes, for the check that two methods share none.
         undo: takes out what was put in, called last first.
-        fold: what turns the trained additions into plain weights; called in order, instead of `undo`.
+        fold: what turns the trained additions into plain weights; called last first, instead of `undo`.
         stored: what a file holds when it is not the trained parameters themselves: plain weights by their names.
         base: fingerprint of the model as it was found, where `stored` needs it.
     """
@@ -75,8 +75,8 @@ class Applied:
 
     def merge(self) -> nn.Module:
         """Leave a plain model of the base's shape that holds the tuned weights."""
-        for fold in self.fold:
-            fold()
+        while self.fold:
+            self.fold.pop()()
         self.undo.clear()
         return self.remove()
 
@@ -88,13 +88,13 @@ class Applied:
         """
         mine = {id(parameter) for parameter in parameters}
         for other, theirs in self.claims.items():
-            if mine & theirs:
+            if other != str(method) and mine & theirs:
                 name = next(n for n, (p, _) in self.flags.items() if id(p) in mine & theirs)
                 raise InputError(
                     f"'{other}' and '{method}' both change '{name}'; expected methods that share no weights, as "
                     "lora+preembed. Give one of the two."
                 )
-        self.claims[str(method)] = mine
+        self.claims.setdefault(str(method), set()).update(mine)
 
 
 class Method(ABC):

@@ -42,6 +42,7 @@ class Combined(Method):
             moved = part.move(applied, context)
             now = {name: (parameter, True) for name, parameter in applied.model.named_parameters()}
             chosen |= {id((now | applied.flags)[name][0]) for name in moved}
+        applied.stored = applied.base = None  # the file holds what is trained, for every part alike
         return {name for name, p in applied.model.named_parameters() if id(p) in chosen}
 
     def __str__(self) -> str:

@@ -8,7 +8,6 @@ prompt tuning, p-tuning) wraps the model's forward pass instead of changing laye
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from d90.errors import InputError, choose
 from d90.methods import roles
 from d90.methods.base import Applied, Context, Inserting, Method
+from d90.methods.structure import plain, structure
 
 __all__ = ["Peft", "inject"]
 
@@ -86,7 +86,7 @@ def inject(method: Method, applied: Applied, config: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = applied.model
-    give_back = _structure(model)
+    give_back = structure(model)
     applied.undo.append(give_back)
     try:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)
@@ -102,27 +102,8 @@ def inject(method: Method, applied: Applied, config: Any) -> None:
 
     applied.fold.append(fold)
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    weights = (layer.get_base_layer()._parameters.get("weight") for layer in layers)
-    applied.claim(method, (weight for weight in weights if weight is not None))
-
-
-def _structure(model: nn.Module) -> Callable[[], None]:
-    """What puts every module, parameter and attribute back where it is now; values of weights are left alone."""
-    held = [(m, dict(m._modules), dict(m._parameters), dict(m._buffers), set(vars(m))) for m in model.modules()]
-
-    def give_back() -> None:
-        for module, modules, parameters, buffers, attributes in held:
-            for place, old in (
-                (module._modules, modules),
-                (module._parameters, parameters),
-                (module._buffers, buffers),
-            ):
-                place.clear()  # refilled, not replaced: the order is that of the state dict
-                place.update(old)  # type: ignore[arg-type]
-            for name in set(vars(module)) - attributes:
-                delattr(module, name)
-
-    return give_back
+    weights = (layer.get_base_layer() for layer in layers)
+    applied.claim(method, (plain(module, "weight") for module in weights if hasattr(module, "weight")))
 
 
 @torch.no_grad()

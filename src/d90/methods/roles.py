@@ -54,7 +54,7 @@ class Matrix:
     @property
     def sizes(self) -> tuple[int, int]:
         """(inputs, outputs)."""
-        rows, columns = self.module.get_parameter("weight").shape
+        rows, columns = self.module.weight.shape  # type: ignore[misc]
         return (rows, columns) if self.transposed else (columns, rows)
 
 

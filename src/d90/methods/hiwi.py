@@ -1,0 +1,128 @@
+"""HiWi: an adapter on the pretrained weights, thrown away after training (Liao et al. 2023, section 3.2).
+
+    theta' = theta + f(theta W_down) W_up        W_up = 0 at the start, so theta' = theta
+
+Over the biases or the weights of the feed-forward layers, an adapter of width r each; a bias is a row of n numbers. Only
+theta' is kept: with biases a file holds them and the head, whatever the number trained, and inference costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from d90 import layout
+from d90.errors import InputError, choose
+from d90.initial import draw
+from d90.methods import roles
+from d90.methods.base import Applied, Context, Inserting
+from d90.methods.structure import structure
+
+__all__ = ["HiWi"]
+
+ON = ("bias", "weight")
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "tanh": torch.tanh,
+    "none": lambda x: x,
+}
+
+
+class HiWi(Inserting):
+    """`on` biases or weights of the `targets`, adapters of width `r`, `nonlinearity` f."""
+
+    name = "hiwi"
+    summary = "an adapter on the feed-forward biases or weights, thrown away at the end, and the head"
+    options = {  # noqa: RUF012
+        "on": (str, "bias"),
+        "r": (int, 16),
+        "nonlinearity": (str, "gelu"),
+        "targets": (str, "mlp"),
+    }
+    leaves_weights = True
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if self.values["on"] not in ON:
+            raise choose("on of hiwi", self.values["on"], ON)
+        if self.values["nonlinearity"] not in NONLINEARITIES:
+            raise choose("nonlinearity of hiwi", self.values["nonlinearity"], NONLINEARITIES)
+        if self.values["r"] < 1:
+            raise InputError(f"hiwi: got r={self.values['r']}, expected a width of at least 1")
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        model, on = applied.model, self.values["on"]
+        found = {matrix.name: matrix.module._parameters.get(on) for matrix in roles.find(model, self.values["targets"])}
+        chosen = {name: parameter for name, parameter in found.items() if parameter is not None}
+        if not chosen:
+            raise InputError(
+                f"'{self}' looked for parameters called '{on}' in the {len(found)} matrices of targets={self.values['targets']}, and "
+                "none has one (many decoders have no biases). Use hiwi:on=weight"
+            )
+        moving = {name: p for name, p in chosen.items() if p.is_meta or bool(p.detach().any())}
+        if not moving:
+            raise InputError(
+                f"'{self}': all {len(chosen)} targeted tensors are zero, as '{next(iter(chosen))}.{on}'; expected pretrained ones, for "
+                "f(0 W_down) = 0 has no gradient. Likely a model from scratch; use on=weight, or bitfit"
+            )
+        if not any(p.is_meta for p in model.parameters()):
+            applied.base = layout.fingerprint(model.named_parameters())
+        named = {id(parameter): name for name, (parameter, _) in applied.flags.items()}
+        give_back = structure(model)
+        applied.undo.append(give_back)
+        folds: list[Callable[[], None]] = []
+        kept: dict[str, tuple[nn.Module, str]] = {}
+        for name, parameter in moving.items():
+            applied.claim(self, [parameter])
+            adapter = WeightAdapter(
+                parameter, self.values["r"], self.values["nonlinearity"], f"{name}.{on}", context.seed
+            )
+            module = model.get_submodule(name)
+            parametrize.register_parametrization(module, on, adapter, unsafe=True)
+            applied.undo.append(partial(_off, module, on, False))
+            folds.append(partial(_off, module, on, True))
+            kept[named[id(parameter)]] = (module, on)
+        applied.fold += [give_back, *folds]
+
+        def stored() -> dict[str, Tensor]:
+            heads = {name: applied.flags[name][0].detach() for name in applied.head}
+            return {**{name: getattr(module, key).detach() for name, (module, key) in kept.items()}, **heads}
+
+        applied.stored = stored
+
+
+class WeightAdapter(nn.Module):
+    """A parametrisation: theta + f(theta W_down) W_up; a bias is one row."""
+
+    def __init__(self, theta: nn.Parameter, r: int, nonlinearity: str, name: str, seed: int) -> None:
+        super().__init__()
+        n = theta.shape[-1]
+        options: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
+        self.down = nn.Parameter(torch.empty(n, r, **options))
+        self.up = nn.Parameter(torch.zeros(r, n, **options))
+        if not theta.is_meta:
+            with torch.no_grad():
+                self.down.copy_(draw(f"hiwi.down:{name}", self.down.shape, seed) / math.sqrt(n))
+        self._f = NONLINEARITIES[nonlinearity]
+
+    def forward(self, theta: Tensor) -> Tensor:
+        # theta' is a weight: rounded to bf16 by the run's autocast, it would lose what is learned
+        with torch.autocast("cpu" if theta.is_meta else theta.device.type, enabled=False):
+            return theta + self._f(theta @ self.down) @ self.up
+
+
+@torch.no_grad()
+def _off(module: nn.Module, key: str, keep: bool) -> None:
+    """Take the adapter off; with `keep`, theta' stays in the weight."""
+    original = module.parametrizations[key].original  # type: ignore[index,union-attr]
+    if keep:
+        original.copy_(getattr(module, key))
+    parametrize.remove_parametrizations(module, key, leave_parametrized=False)

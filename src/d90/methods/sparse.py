@@ -1,0 +1,173 @@
+"""Sparse fine-tuning: k weights move, the rest of every tensor stays (Liao et al. 2023, section 3.1: PaFi).
+
+    theta = theta_0 + S phi        S (D, k) picks coordinates; phi in R^k
+
+`pafi:fraction=0.005` is short for `sparse:mask=magnitude,fraction=0.005`. A mask that needs no data is found again on
+loading, so a file holds k values and no indices; one that looked at data is stored with its indices.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from d90.errors import InputError, choose
+from d90.methods.base import Applied, Context, Inserting
+from d90.methods.masks import MASKS, NEEDS_DATA, eligible, scores, smallest
+from d90.methods.structure import holders, structure
+
+__all__ = ["PaFi", "Sparse"]
+
+PER = ("global", "tensor")
+
+
+class Sparse(Inserting):
+    """`k` weights, or a `fraction` of them, the smallest by `mask` over all tensors or in each (`per`); and the head."""
+
+    name = "sparse"
+    summary = "k weights chosen by a mask (magnitude, fisher, fisher-least, change, random), and the head"
+    options = {  # noqa: RUF012
+        "mask": (str, "magnitude"),
+        "fraction": (float, None),
+        "k": (int, None),
+        "per": (str, "global"),
+        "batches": (int, 64),
+    }
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        own = self.values
+        if own["mask"] not in MASKS:
+            raise choose("mask of sparse", own["mask"], MASKS)
+        if own["per"] not in PER:
+            raise choose("per of sparse", own["per"], PER)
+        if own["k"] is not None and own["fraction"] is not None:
+            raise InputError(f"sparse: got k={own['k']} and fraction={own['fraction']}, expected one of the two")
+        if own["k"] is None and own["fraction"] is None:
+            own["fraction"] = 0.005
+        if own["fraction"] is not None and not 0 < own["fraction"] <= 1:
+            raise InputError(
+                f"sparse: got fraction={own['fraction']}, expected a share of the weights, 0 < fraction <= 1"
+            )
+        if own["k"] is not None and own["k"] < 1:
+            raise InputError(f"sparse: got k={own['k']}, expected at least 1")
+        if own["batches"] < 1:
+            raise InputError(f"sparse: got batches={own['batches']}, expected at least 1")
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        named = eligible(applied)
+        if not named:
+            raise InputError(f"'{self}' found no weights to choose from: all but the head are frozen; unfreeze some")
+        chosen = self._chosen(applied, context)
+        give_back = structure(applied.model)
+        applied.undo.append(give_back)  # the dictionaries' order, once every parametrisation is off
+        folds = []
+        for parameter, indices in zip(named.values(), chosen, strict=True):
+            if len(indices) == 0:
+                continue
+            applied.claim(self, [parameter])
+            part = Masked(parameter, indices, stored=self.values["mask"] in NEEDS_DATA)
+            for _, module, key in holders(applied.model, parameter):
+                parametrize.register_parametrization(module, key, part, unsafe=True)
+                applied.undo.append(partial(_off, module, key))
+                folds.append(partial(_off, module, key, part))
+        applied.fold += [give_back, *folds]
+
+    def _chosen(self, applied: Applied, context: Context) -> list[Tensor]:
+        named = eligible(applied)
+        if context.stored is not None and self.values["mask"] in NEEDS_DATA:
+            return [self._read(applied, context, parameter) for parameter in named.values()]
+        found = scores(self.values["mask"], applied, context, self.values["batches"])
+        if any(score.is_meta for score in found):
+            return _evenly(found, self._count(sum(map(len, found))))  # shapes alone: any k will do to count them
+        free = [int(torch.isfinite(score).sum()) for score in found]
+        k = self._count(sum(free))
+        if self.values["per"] == "global":
+            return smallest(found, k)
+        if k > sum(free):
+            smallest(found, k)
+        shares = _shares(free, k)
+        return [
+            smallest([s], n)[0] if n else s.new_empty(0, dtype=torch.int64) for s, n in zip(found, shares, strict=True)
+        ]
+
+    def _count(self, total: int) -> int:
+        return self.values["k"] if self.values["k"] is not None else max(1, round(self.values["fraction"] * total))
+
+    def _read(self, applied: Applied, context: Context, parameter: nn.Parameter) -> Tensor:
+        """The stored mask of one tensor."""
+        assert context.stored is not None
+        place, _, key = holders(applied.model, parameter)[0]
+        path = ".".join(filter(None, (place, "parametrizations", key, "0", "indices")))
+        indices = context.stored.get(f"buffer:{path}", torch.empty(0, dtype=torch.int32)).long()
+        ordered = indices.dim() == 1 and bool((indices.diff() > 0).all())
+        if not ordered or (len(indices) and not (indices[0] >= 0 and indices[-1] < parameter.numel())):
+            raise InputError(
+                f"the file's mask of '{path}' is no list of places in it; the file is damaged, or another model's"
+            )
+        return indices
+
+    def __str__(self) -> str:
+        left_out = {"k", "fraction"} if self.values["mask"] in NEEDS_DATA else {"k", "fraction", "batches"}
+        shown = [f"{k}={v}" for k, v in self.values.items() if k not in left_out or (k != "batches" and v is not None)]
+        return f"{self.name}:{','.join(shown)}"
+
+
+class PaFi(Sparse):
+    """The mask that needs no data: the weights of smallest magnitude. Its canonical text is that of `Sparse`."""
+
+    name, short_for = "pafi", "sparse"
+    summary = "the k weights of smallest magnitude, and the head; short for sparse:mask=magnitude"
+    options = {key: value for key, value in Sparse.options.items() if key not in ("mask", "batches")}  # noqa: RUF012
+
+    def __new__(cls, **given: Any) -> Sparse:  # type: ignore[misc]
+        """A `Sparse`, after the keys were checked."""
+        for key in given:
+            if key not in cls.options:
+                raise choose("option of method 'pafi'", key, cls.options)
+        return Sparse(mask="magnitude", **given)
+
+
+class Masked(nn.Module):
+    """A parametrisation: the tensor with `values` at `indices`."""
+
+    indices: Tensor
+
+    def __init__(self, parameter: nn.Parameter, indices: Tensor, stored: bool) -> None:
+        super().__init__()
+        self.belongs_to_tune = stored  # layout.running_statistics: its buffer goes into the file
+        self.values = nn.Parameter(parameter.detach().reshape(-1)[indices.to(parameter.device)].clone())
+        self.register_buffer("indices", indices.to(parameter.device, torch.int32), persistent=False)
+
+    def forward(self, original: Tensor) -> Tensor:
+        return original.reshape(-1).index_copy(0, self.indices.long(), self.values).view(original.shape)
+
+
+@torch.no_grad()
+def _off(module: nn.Module, key: str, part: Masked | None = None) -> None:
+    """Take a parametrisation off; with `part`, leave its values in the weight."""
+    original = module.parametrizations[key].original  # type: ignore[index,union-attr]
+    if part is not None:
+        original.copy_(part(original))
+    parametrize.remove_parametrizations(module, key, leave_parametrized=False)
+
+
+def _shares(sizes: list[int], k: int) -> list[int]:
+    """k over the tensors in proportion to their sizes, by largest remainders, the first where they are equal."""
+    exact = [k * size / sum(sizes) for size in sizes]
+    shares = [min(int(share), size) for share, size in zip(exact, sizes, strict=True)]
+    order = sorted(range(len(sizes)), key=lambda i: (shares[i] - exact[i], i))
+    for i in order * 2:
+        if sum(shares) == k:
+            break
+        shares[i] += shares[i] < sizes[i]
+    return shares
+
+
+def _evenly(found: list[Tensor], k: int) -> list[Tensor]:
+    shares = _shares([len(score) for score in found], k)
+    return [torch.arange(share) for share in shares]
