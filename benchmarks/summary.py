@@ -5,6 +5,8 @@ python benchmarks/summary.py
 
 from __future__ import annotations
 
+import json
+import statistics
 from pathlib import Path
 
 from d90.sweep.store import Store
@@ -63,7 +65,60 @@ def main() -> None:
             row = (method, t.d or "", f"{sign}{t.score:.4f}", t.outcome["steps"], f"{t.outcome['seconds']:.0f}")
             parts.append("| `" + row[0] + "` | " + " | ".join(map(str, row[1:])) + " |")
         store.close()
+    parts += certificates() + compared()
     (RESULTS / "README.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def certificates() -> list[str]:
+    """A row for each certificate beside the store they come from."""
+    found = sorted(RESULTS.glob("certify_*.json"))
+    if not found:
+        return []
+    parts = [
+        "\n## Certificates\n",
+        "True error <= bound with probability 95 %, from the training examples alone: `benchmarks/certificates.sh DATA`. With a prior "
+        "its share of the examples trains the starting point and the bound counts the rest. The hold-out column is what a tenth of the "
+        "same examples, held out, would have certified at this test error. `d90 certify --check FILE` decodes a message and counts "
+        "its errors again.\n",
+        "| certificate | prior | n | training error | bits | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
+    ]
+    for path in found:
+        c = json.loads(path.read_text())
+        words = f"{c['errors'] / c['n']:.2%} | {c['bits']:.0f} | **{c['bound']:.2%}** | {c['test_error']:.2%} | {c['holdout']:.2%}"
+        prior = f"{c['prior']:,}" if c["prior"] else "none"
+        parts.append(f"| [{path.stem}]({path.name}) | {prior} | {c['n']:,} | {words} | {c['majority']:.2%} |")
+    return parts
+
+
+def compared() -> list[str]:
+    """A table for each comparison."""
+    path = RESULTS / "compare.sqlite"
+    if not path.exists():
+        return []
+    parts = []
+    for study in Store(path).studies("compare"):
+        parts.append(f"\n## Methods on {study['task']}\n\n```\n{study['command']}\n```\n")
+        parts.append(
+            f"{study['split']} {study['metric']}, {study['seeds']} seeds; step: time over full fine-tuning's; memory: peak of tensors "
+            "above the model.\n"
+        )
+        parts.append(
+            "| method | score | spread | trained | stored | lr | step | memory | latency |\n|-|-|-|-|-|-|-|-|-|"
+        )
+        for e in sorted(study["entries"], key=lambda e: e["stored"]):
+            scores = e["test"] or e["validation"]
+            spread = f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+            cost = e["cost"] or {}
+            costs = (
+                f"{cost['step_ratio']:.2f} | {cost['memory'] / 1e6:.0f} MB | {100 * (cost['latency_ratio'] - 1):+.1f} %"
+                if cost
+                else " | | "
+            )
+            mark = " *" if e["front"] else ""
+            numbers = f"{statistics.fmean(scores):.4f} | {spread} | {e['trained']:,} | {e['stored']:,} | {e['lr']:g}"
+            parts.append(f"| `{e['asked']}`{mark} | {numbers} | {costs} |")
+        parts.append("\n\\* none stores less and scores higher.")
+    return parts
 
 
 def _short(method: str) -> str:
