@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import statistics
 from collections import defaultdict
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from d90.report.environment import environment
-from d90.report.svg import COLOURS, INK, for_page
+from d90.report.svg import COLOURS, STYLE, for_page, rendered
 
 __all__ = ["analysis_page", "write_analysis"]
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 9, "axes.grid": False}
-STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 NAMES = {"q": "W_q", "k": "W_k", "v": "W_v", "o": "W_o", "qkv": "W_qkv", "mlp_in": "MLP in", "mlp_out": "MLP out"}
 
 
@@ -92,7 +89,7 @@ def _spectra(roles: dict[str, list[dict[str, Any]]]) -> str:
         axes.set_xlabel("singular value's number")
         axes.set_ylabel("over the largest")
         axes.legend(frameon=False, fontsize=8)
-        return for_page(_svg(figure), ["Spectrum of Delta W, mean over the matrices of a role"], {}, "s")
+        return for_page(rendered(figure), ["Spectrum of Delta W, mean over the matrices of a role"], {}, "s")
 
 
 def _maps(likeness: Sequence[dict[str, Any]]) -> str:
@@ -120,10 +117,4 @@ def _maps(likeness: Sequence[dict[str, Any]]) -> str:
                 axes.set_xlabel("j")
                 axes.set_ylabel("i")
             figure.colorbar(shown, ax=list(row), fraction=0.04)
-        return for_page(_svg(figure), [], {}, "m")
-
-
-def _svg(figure: Any) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return for_page(rendered(figure), [], {}, "m")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import statistics
 from collections.abc import Sequence
@@ -11,14 +10,11 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.report.environment import environment
-from d90.report.svg import COLOURS, INK, for_page
+from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import SHARES, count, score
 from d90.sweep.store import Store
 
 __all__ = ["comparison_page", "write_comparisons"]
-
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
-STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 
 
 def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
@@ -100,8 +96,7 @@ def _figure(study: dict[str, Any], prefix: str) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.margins(x=0.12, y=0.15)
         axes.legend(frameon=False, loc="lower right", fontsize=8)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        drawn = rendered(figure)
     told = {
         f"{name}-dots": [
             f"{row['asked']}: {score(row['mean'], study['metric'])}, {row['stored']:,} stored"
@@ -110,7 +105,7 @@ def _figure(study: dict[str, Any], prefix: str) -> str:
         ]
         for name, chosen in (("front", True), ("others", False))
     }
-    text = for_page(file.getvalue(), title, {key: value for key, value in told.items() if value}, prefix)
+    text = for_page(drawn, title, {key: value for key, value in told.items() if value}, prefix)
     return _named(text, rows)
 
 

@@ -5,20 +5,17 @@ matplotlib's own defaults are used, whatever the user has set, and given back; e
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d90.report.svg import COLOURS, INK, for_page
+from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
 __all__ = ["Dot", "Level", "Mark", "Series", "draw"]
 
 KINDS = {"trial": "trial", "bound": "at least: stopped once it passed", "diverged": "diverged"}
 WIDEST = 84  # letters in a row of a legend of two columns
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
-STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 
 
 @dataclass(frozen=True)
@@ -105,9 +102,8 @@ def draw(
         figure.legend(
             handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5
         )
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return for_page(buffer.getvalue(), title, hover, prefix)
+        text = rendered(figure)
+    return for_page(text, title, hover, prefix)
 
 
 def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:

@@ -7,13 +7,25 @@ kept apart from those of the page's other figures; each dot tells the pointer wh
 from __future__ import annotations
 
 import html
+import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["COLOURS", "INK", "for_page"]
+__all__ = ["COLOURS", "INK", "STYLE", "for_page", "rendered"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
 INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
+
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
+STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+
+
+def rendered(figure: Any) -> str:
+    """A matplotlib figure as the text of an SVG file; equal figures give equal text."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return file.getvalue()
 
 
 def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix: str) -> str:
