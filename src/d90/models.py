@@ -23,7 +23,7 @@ from d90 import layout
 from d90.errors import InputError, UnsupportedModelError
 from d90.initial import initialise
 
-__all__ = ["MODELS", "Encoded", "Model", "encode", "load"]
+__all__ = ["MODELS", "Encoded", "Model", "encode", "load", "positions"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -289,6 +289,13 @@ def _no_model(name: str, error: Exception) -> str:
     )
 
 
+def positions(config: Any) -> tuple[int | None, int]:
+    """(positions that the model takes, None for any number; the number of the first): RoBERTa's kind does not begin at 0."""
+    table = getattr(config, "max_position_embeddings", None)
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return (table - offset if table else None), offset
+
+
 def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
     """Tokens the model takes: the least of what tokenizer, position table and user say."""
     marks = tokenizer.num_special_tokens_to_add(pair=True)
@@ -300,11 +307,9 @@ def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
     limits = [wanted] if wanted is not None else []
     if 0 < tokenizer.model_max_length < 10**7:
         limits.append(tokenizer.model_max_length)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        # RoBERTa's kind counts positions from pad_token_id + 1
-        offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
+    table, _ = positions(config)
+    if table:
+        limits.append(table)
     return min(limits, default=None)
 
 

@@ -24,6 +24,8 @@ from d90.methods.hiwi import HiWi
 from d90.methods.laid import Counts, Laid, counts, lay, load
 from d90.methods.lora import LoRA
 from d90.methods.peft import Peft
+from d90.methods.preembed import PreEmbed
+from d90.methods.prelayer import PreLayer
 from d90.methods.sparse import PaFi, Sparse
 from d90.methods.top import TopLayers
 from d90.subspace import Subspace
@@ -44,6 +46,8 @@ __all__ = [
     "Method",
     "PaFi",
     "Peft",
+    "PreEmbed",
+    "PreLayer",
     "Space",
     "Sparse",
     "Spec",
@@ -58,7 +62,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Sparse, PaFi, HiWi, Adapter, Peft)
+    kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Sparse, PaFi, HiWi, Adapter, PreEmbed, PreLayer, Peft)
 }
 
 

@@ -1,0 +1,75 @@
+"""PreLayer: trained activations at the prefix and infix positions of every layer (Hu et al. 2021, section 5.1).
+
+    h_l[p_1 ... p_{l_p}, i_1 ... i_{l_i}] = V_l    in front of every layer l        L d_model (l_p + l_i) numbers
+
+The paper replaces the activations after each layer. Here those in front of each of the L layers are replaced, the
+embeddings' included: as many numbers, and none is without a gradient, as those after the last layer would be.
+It is not peft's prefix tuning, which trains keys and values. In a decoder that classifies nothing follows the infix, and
+its vectors below the last layer are without effect: give such a model a prefix. Where the positions stand: `d90.methods.lengthen`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d90.methods import roles
+from d90.methods.base import Applied, Context, Inserting
+from d90.methods.lengthen import Longer, Vectors, check_sizes, lengthen, std_of, transformer_under
+
+__all__ = ["PreLayer"]
+
+
+class PreLayer(Inserting):
+    """`prefix` and `infix` positions, drawn as the model draws its own embeddings."""
+
+    name = "prelayer"
+    summary = "activations of prefix and infix positions in every layer, and the head"
+    options = {"prefix": (int, 8), "infix": (int, 0)}  # noqa: RUF012
+    merges = False
+    starts_at_base = False
+    adds = "positions to every text"
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        check_sizes(self.name, self.values["prefix"], self.values["infix"])
+
+    def insert(self, applied: Applied, context: Context) -> None:
+        prefix, infix = self.values["prefix"], self.values["infix"]
+        base = transformer_under(str(self), applied.model, prefix + infix)
+        width, like = roles.width(applied.model), base.get_input_embeddings().weight
+        blocks = roles.blocks(applied.model)
+        longer = lengthen(str(self), applied, prefix, infix)
+        for name, block in blocks:
+            start = Vectors(f"prelayer:{name}", prefix + infix, width, like, std_of(base.config), context.seed)
+            block.add_module("prelayer", start)
+            applied.undo.append(partial(delattr, block, "prelayer"))
+            hook = Replacement(start, longer).before
+            applied.undo.append(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+
+class Replacement:
+    """The hook of one layer."""
+
+    def __init__(self, trained: Vectors, longer: Longer) -> None:
+        self.trained, self.longer = trained, longer
+
+    def before(
+        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace what goes in at the trained positions."""
+        if self.longer.place is None:  # a pass over what follows a cached one
+            return args, kwargs
+        if args:
+            return (self._replaced(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._replaced(kwargs["hidden_states"])}
+
+    def _replaced(self, states: Tensor) -> Tensor:
+        assert self.longer.place is not None
+        slots = self.longer.place.slots.to(states.device)
+        rows = torch.arange(len(states), device=states.device)[:, None]
+        vectors = self.trained.vectors.to(states.dtype)
+        return states.index_put((rows, slots), vectors.expand(len(states), -1, -1))
