@@ -19,6 +19,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("training",),
     ("lab", "probe"),
     ("measure", "compare", "finished"),
+    ("series", "lowdata"),
     ("certify", "analyze"),
     ("integrations",),
     ("report",),

@@ -1,0 +1,123 @@
+"""Studies over models and over examples: targets, failed rows, resuming, pages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers.utils import logging
+
+from d90.errors import InputError
+from d90.lowdata import lowdata
+from d90.report.lines import lowdata_page, series_page
+from d90.series import family, trajectory
+from d90.sweep.store import Store
+from tests.reference.tokenizer import save_tokenizer
+
+FAST: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 16,
+    "evaluations": 2,
+    "lr": 0.02,
+    "baseline_lr": 0.01,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of a small model, a wider one, a broken one, and a task that words decide."""
+    home = tmp_path_factory.mktemp("s")
+    logging.disable_progress_bar()
+    for name, width in (("step-10", 8), ("step-200", 8), ("wide", 16)):
+        torch.manual_seed(width + len(name))
+        sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * width}
+        config = transformers.BertConfig(vocab_size=7, max_position_embeddings=16, pad_token_id=0, **sizes)
+        transformers.BertForSequenceClassification(config).save_pretrained(home / name)
+        save_tokenizer(home / name, marks=True)
+    logging.enable_progress_bar()
+    shutil.copytree(home / "step-10", home / "step-50")
+    (home / "step-50" / "model.safetensors").write_bytes(b"broken")
+    rows = [{"text": "a a b" if i % 2 else "c b c", "label": i % 2} for i in range(96)]
+    (home / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return home
+
+
+def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(home / "s.sqlite")
+    models, task = [str(home / f"step-{n}") for n in (10, 50, 200)], str(home / "t.jsonl")
+    options: dict[str, Any] = {"start": 8, "resolution": 2.0, "high": 64, "store": store, **FAST}
+    found = trajectory(models, [task], "full", target="both", **options)
+    assert [(cell.x, cell.target) for cell in found.cells] == [(x, t) for x in (10, 50, 200) for t in ("last", "own")]
+    cells = {(cell.x, cell.target): cell for cell in found.cells}
+    assert cells[50, "last"].status == cells[50, "own"].status == "failed"
+    assert "step-50" in cells[50, "last"].error
+    shared = cells[200, "last"].threshold
+    assert shared is not None
+    assert cells[10, "last"].threshold == pytest.approx(shared)
+    own = cells[10, "own"]
+    assert own.score is not None
+    assert own.threshold == pytest.approx(0.9 * own.score)
+    assert cells[200, "last"].d90 == cells[200, "own"].d90, "the last model's own target is everyone's"
+    curve = found.curve(task, "last")
+    assert [x for x, _ in curve] == sorted(x for x, _ in curve)
+    monkeypatch.setattr(sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert trajectory(models, [task], "full", target="both", **options).cells == found.cells
+    page = series_page(json.loads(json.dumps(asdict(found))))
+    assert page.count("<svg") == 2
+    assert "step-50" in page
+    assert "failed" in page
+
+
+def test_a_family_is_over_weights(home: Path) -> None:
+    store = Store(home / "f.sqlite")
+    options: dict[str, Any] = {"start": 8, "resolution": 2.0, "high": 64, "store": store, **FAST}
+    found = family([str(home / "step-200"), str(home / "wide")], [str(home / "t.jsonl")], target="own", **options)
+    assert [cell.x for cell in found.cells] == sorted(cell.x for cell in found.cells)
+    assert found.cells[0].x > 500
+    assert series_page(asdict(found)) == series_page(asdict(found))
+
+
+def test_lowdata_counts_what_there_is(home: Path) -> None:
+    options: dict[str, Any] = {key: value for key, value in FAST.items() if key != "baseline_lr"}
+    store = Store(home / "l.sqlite")
+    found = lowdata(
+        str(home / "step-200"),
+        str(home / "t.jsonl"),
+        ["full", "lora:r=2"],
+        (8, None, 10_000),
+        store=store,
+        least_steps=10,
+        **options,
+    )
+    whole = found.counts[1]
+    assert found.counts == (8, whole)
+    assert 8 < whole < 96
+    assert [c.recipe["train_limit"] for c in found.comparisons] == [8, None]
+    assert [c.recipe["epochs"] for c in found.comparisons] == [20.0, 4.0], "few examples are passed over more often"
+    page = lowdata_page(json.loads(json.dumps(asdict(found))))
+    assert "lora:r=2" in page
+    assert f"n = {whole:,}" in page
+
+
+def test_mistakes(home: Path) -> None:
+    task = str(home / "t.jsonl")
+    with pytest.raises(InputError, match="has no number in its name"):
+        trajectory([str(home / "wide"), str(home / "step-10")], [task])
+    with pytest.raises(InputError, match="got 1 models and 1 tasks"):
+        trajectory([str(home / "step-10")], [task])
+    with pytest.raises(InputError, match="unknown target 'best'"):
+        family([str(home / "wide")] * 2, [task], target="best")
+    with pytest.raises(InputError, match="unknown task"):
+        family([str(home / "wide")] * 2, ["nosuch"])
+    with pytest.raises(InputError, match="of at least 2"):
+        lowdata(str(home / "wide"), task, ["full"], (1,))
+    with pytest.raises(InputError, match="got train_limit"):
+        lowdata(str(home / "wide"), task, ["full"], train_limit=5)
