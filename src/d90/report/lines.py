@@ -124,14 +124,14 @@ def _figure(title: str, lines: Sequence[Line], xlabel: str, ylabel: str, log_x: 
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.8 + 0.1 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         told = {}
         for i, line in enumerate(lines):
             xs, ys, bars = zip(*line.points, strict=True)
             colour = COLOURS[line.colour % len(COLOURS)]
-            axes.plot(xs, ys, line.dash, color=colour, linewidth=1.3, label=f"LABEL{i:03d}")
+            axes.plot(xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label))
             if any(bars):
                 axes.errorbar(xs, ys, yerr=bars, fmt="none", ecolor=colour, linewidth=1, capsize=2)
             axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
@@ -148,14 +148,19 @@ def _figure(title: str, lines: Sequence[Line], xlabel: str, ylabel: str, log_x: 
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.margins(0.08)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
         text = rendered(figure)
     import html
 
     shown = for_page(text, [title], told, prefix)
     for i, line in enumerate(lines):
-        shown = shown.replace(f">LABEL{i:03d}<", f">{html.escape(line.label)}<")
+        shown = shown.replace(f">{_stand_in(i, line.label)}<", f">{html.escape(line.label)}<")
     return shown
+
+
+def _stand_in(index: int, label: str) -> str:
+    """Takes a label's room in the layout; the label itself may be any text, and mathematics to matplotlib."""
+    return f"L{index:03d}" + "n" * (len(label) - 4)
 
 
 def _base(task: str) -> str:
