@@ -18,7 +18,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("recipe",),
     ("training",),
     ("lab", "probe"),
-    ("measure", "compare", "finished"),
+    ("measure", "compare", "finished", "latency"),
     ("series", "lowdata"),
     ("certify", "analyze"),
     ("integrations",),

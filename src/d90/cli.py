@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import analyze, certify, compare, lists, measure, studies, tunes
+from d90.commands import analyze, certify, compare, latency, lists, measure, studies, tunes
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -37,6 +37,7 @@ COMMANDS = (
         compare.compare,
         certify.certify,
         analyze.analyze,
+        latency.latency,
         measure.report,
     ),
     *(studies.trajectory, studies.family, studies.lowdata),
