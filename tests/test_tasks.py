@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def _task(metric: str = "accuracy", kind: str = "classification", classes: int =
     ("metric", "kind", "classes", "words"),
     [
         ("accurasy", "classification", 2, "Did you mean 'accuracy'"),
-        ("accuracy", "regression", 0, "expected pearson or spearman"),
+        ("accuracy", "regression", 0, "expected pearson or spearman or loss"),
         ("pearson", "classification", 2, "expected accuracy or f1 or matthews"),
         ("f1", "classification", 3, "for 3 classes, expected 2"),
     ],
@@ -44,6 +45,36 @@ def test_chance_is_the_majority_and_limits_nest() -> None:
     assert task.limit(2).train.inputs == task.train.inputs[:2]
     assert task.limit(2).fingerprint != task.fingerprint == task.limit(3).fingerprint
     assert task.score(torch.tensor([[1.0, 0], [0, 1], [0, 1]])) == pytest.approx(2 / 3)
+
+
+def test_a_loss_is_a_metric_of_which_more_is_better() -> None:
+    task = _task("loss")
+    good, bad = torch.tensor([[9.0, 0], [0, 9], [9, 0]]), torch.tensor([[0.0, 9], [0, 9], [9, 0]])
+    assert task.score(good) > task.score(bad)
+    assert task.score(bad) == pytest.approx(-task.loss(bad, task.validation.labels).item())
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    assert task.chance() == pytest.approx(-entropy), "the frequencies of the classes"
+    values = _task("loss", "regression")
+    assert values.chance() == pytest.approx(-2 / 9), "the mean of the labels"
+
+
+def test_a_test_split_is_made_from_training_examples_alone() -> None:
+    texts = [(f"t{i}",) for i in range(50)]
+    whole = Split(texts, torch.arange(50) % 2)
+    task = Task("t", "classification", ("a", "b"), "accuracy", whole, whole.take(5))
+    made = task.with_test()
+    assert made.test is not None
+    assert len(made.test) == 5
+    assert sorted([*made.train.inputs, *made.test.inputs]) == sorted(texts)
+    assert made.validation.inputs == task.validation.inputs
+    assert "test: 5 of the training examples" in made.notes[-1]
+    assert made.with_test() is made
+    assert made.fingerprint == task.with_test().fingerprint != task.fingerprint
+    images = Split(torch.randn(50, 1, 2, 2), torch.arange(50) % 2)
+    pictures = Task("i", "classification", ("a", "b"), "accuracy", images, images).with_test()
+    assert torch.equal(pictures.test.labels, made.test.labels), "the same bits"
+    with pytest.raises(InputError, match="expected at least 4"):
+        _task().with_test()
 
 
 # --- names -------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def train(
 def open_task(task: str | Task, recipe: Recipe) -> Task:
     """The task as the recipe reads it."""
     if not isinstance(task, str):
+        task = task.with_test() if "test" in recipe.columns else task
         return task.limit(recipe.train_limit, recipe.validation_limit)
     return load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
 

@@ -16,7 +16,7 @@ TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or f
 MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].")]
 TextOpt = Annotated[str | None, typer.Option("--text", help="Text column, or two joined by a comma.")]
 LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
-MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson or spearman.")]
+MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
 KindOpt = Annotated[str | None, typer.Option("--kind", help="classification or regression; guessed by default.")]
 LrOpt = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate; the method's default if not given.")]
 EpochsOpt = Annotated[float, typer.Option("--epochs", help="Passes over the training split.")]

@@ -31,6 +31,7 @@ def load(
     label: str | None = None,
     metric: str | None = None,
     kind: str | None = None,
+    test: str | None = None,
     limit: int | None = None,
     validation_limit: int | None = None,
 ) -> Task:
@@ -40,8 +41,9 @@ def load(
         name: one of the forms in `TASKS`.
         text: the text column, or two joined by a comma.
         label: the label column.
-        metric: a name in `d90.tasks.metrics.METRICS`; the task's own by default.
+        metric: a name in `d90.tasks.metrics.METRICS`, or "loss"; the task's own by default.
         kind: "classification" or "regression"; guessed from the labels by default.
+        test: "made": where the task has no test split, a tenth of the training examples becomes one.
         limit, validation_limit: take only the first examples.
 
     Raises:
@@ -50,7 +52,10 @@ def load(
     for what, count in (("training", limit), ("validation", validation_limit)):
         if count is not None and count < 1:
             raise InputError(f"got a limit of {count} {what} examples, expected at least 1")
-    return _open(name, Columns(text, label), metric, kind).limit(limit, validation_limit)
+    if test not in (None, "made"):
+        raise InputError(f"got test='{test}', expected made, or nothing")
+    task = _open(name, Columns(text, label), metric, kind)
+    return (task.with_test() if test else task).limit(limit, validation_limit)
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, choose
-from d90.tasks.metrics import METRICS
+from d90.projections.philox import words
+from d90.tasks.metrics import CORRELATIONS, LOSS, METRICS
 
-__all__ = ["Split", "Task"]
+__all__ = ["MOST_HELD", "Split", "Task"]
+
+MOST_HELD = 2000  # examples in a split that is made
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class Split:
             return self
         return Split(self.inputs[:count], self.labels[:count])
 
+    def hold_out(self, block: int) -> tuple[Split, Split]:
+        """(rest, held): a tenth, at most `MOST_HELD` examples, drawn by the bits of the stream "split"; order is kept.
+
+        Args:
+            block: which of the stream's bits: 0 draws a validation split, 1 a test split.
+        """
+        count = min(MOST_HELD, max(1, len(self) // 10))
+        keys = words(0, "split", torch.full((1,), block, dtype=torch.int64), -(-len(self) // 4))[0, : len(self)]
+        held = torch.zeros(len(self), dtype=torch.bool)
+        held[torch.argsort(keys, stable=True)[:count]] = True
+        return self._pick(~held), self._pick(held)
+
+    def _pick(self, mask: Tensor) -> Split:
+        if isinstance(self.inputs, Tensor):
+            return Split(self.inputs[mask], self.labels[mask])
+        chosen = [texts for texts, kept in zip(self.inputs, mask.tolist(), strict=True) if kept]
+        return Split(chosen, self.labels[mask])
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,7 +65,7 @@ class Task:
         name: as the user wrote it.
         kind: "classification" or "regression".
         labels: the names of the classes, in order; empty for regression.
-        metric: a name in `d90.tasks.metrics.METRICS`; larger is better.
+        metric: a name in `d90.tasks.metrics.METRICS`, or "loss" (minus the mean loss); larger is better.
         train, validation, test: the splits; models are chosen on `validation`, `test` is only ever reported.
         notes: what was done to the data on the way in (a split made, rows dropped), a line each, recorded with results.
     """
@@ -62,11 +83,11 @@ class Task:
         for part, split in self.splits.items():
             if len(split) == 0:
                 raise InputError(f"task '{self.name}': its {part} split is empty; expected at least one example")
-        correlations = ("pearson", "spearman")
-        if self.metric not in METRICS:
-            raise choose("metric", self.metric, METRICS)
-        if (self.kind == "regression") != (self.metric in correlations):
-            wanted = [name for name in METRICS if (name in correlations) == (self.kind == "regression")]
+        if self.metric not in (*METRICS, LOSS):
+            raise choose("metric", self.metric, (*METRICS, LOSS))
+        if self.metric != LOSS and (self.kind == "regression") != (self.metric in CORRELATIONS):
+            wanted = [name for name in METRICS if (name in CORRELATIONS) == (self.kind == "regression")]
+            wanted.append(LOSS)
             raise InputError(
                 f"task '{self.name}': got metric '{self.metric}' for a {self.kind}, expected {' or '.join(wanted)}. "
                 "Likely cause: numbers taken for classes or the reverse; say which with kind"
@@ -102,6 +123,23 @@ class Task:
         """The task with its first `train` and `validation` examples only."""
         return replace(self, train=self.train.take(train), validation=self.validation.take(validation))
 
+    def with_test(self) -> Task:
+        """The task with a test split: its own, or a tenth of the training examples, made and noted here.
+
+        Raises:
+            InputError: too few training examples.
+        """
+        if self.test is not None:
+            return self
+        if len(self.train) < 4:
+            raise InputError(
+                f"task '{self.name}' has no test split and {len(self.train)} training examples, expected at least 4 to "
+                "make one from"
+            )
+        rest, held = self.train.hold_out(1)
+        note = f"test: {len(held)} of the training examples, drawn with the stream 'split'; not trained on"
+        return replace(self, train=rest, test=held, notes=(*self.notes, note))
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over every input and label of every split, in order: part of every trial's key."""
@@ -128,11 +166,23 @@ class Task:
 
     def score(self, outputs: Tensor, split: str = "validation") -> float:
         """The metric of the model's outputs on one split; larger is better."""
-        return METRICS[self.metric](self.predictions(outputs), self.splits[split].labels)
+        labels = self.splits[split].labels
+        if self.metric == LOSS:
+            return -self.loss(outputs, labels).item()
+        return METRICS[self.metric](self.predictions(outputs), labels)
 
     def chance(self, split: str = "validation") -> float:
-        """The score of always giving the training set's most frequent class (or its mean): needs no model."""
+        """The score of always giving the training set's most frequent class (or its mean): needs no model.
+
+        For a loss, that of always giving the training set's frequencies of the classes.
+        """
         labels = self.train.labels
+        if self.metric == LOSS:
+            rows = len(self.splits[split])
+            if self.kind == "regression":
+                return self.score(labels.mean().expand(rows, 1), split)
+            share = torch.bincount(labels, minlength=len(self.labels)).float().clamp(min=1e-3).log()
+            return self.score(share.expand(rows, -1), split)
         constant = labels.mean() if self.kind == "regression" else torch.bincount(labels).argmax()
         given = self.splits[split].labels
         return METRICS[self.metric](constant.expand_as(given).clone(), given)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError
-from d90.projections.philox import words
 from d90.tasks.base import Split, Task
 
 __all__ = ["ENDINGS", "PARTS", "Columns", "Row", "find_split", "from_rows", "load_files"]
@@ -34,7 +33,6 @@ TEXTS = (
     ("question1", "question2"),
     ("question", "sentence"),
 )
-MOST_VALIDATION = 2000
 
 Row = dict[str, Any]
 
@@ -215,20 +213,10 @@ def _numbers(values: Sequence[Any], classes: tuple[str, ...], kind: str, spots: 
 
 
 def _divide(split: Split) -> tuple[Split, Split]:
-    """A tenth of a split, at most 2000 examples, as validation; the order of both is kept."""
+    """A tenth of a split, at most `MOST_HELD` examples, as validation; the order of both is kept."""
     if len(split) < 2:
         raise InputError("the training file has one example, expected at least two so that one can be held out")
-    count = min(MOST_VALIDATION, max(1, len(split) // 10))
-    keys = words(0, "split", torch.zeros(1, dtype=torch.int64), -(-len(split) // 4))[0, : len(split)]
-    held = torch.zeros(len(split), dtype=torch.bool)
-    held[torch.argsort(keys, stable=True)[:count]] = True
-
-    def part(mask: Tensor) -> Split:
-        return Split(
-            [texts for texts, kept in zip(split.inputs, mask.tolist(), strict=True) if kept], split.labels[mask]
-        )
-
-    return part(~held), part(held)
+    return split.hold_out(0)
 
 
 # --- files -----------------------------------------------------------------------------------------------------

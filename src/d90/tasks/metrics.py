@@ -1,4 +1,7 @@
-"""Metrics: predictions and labels in, one number out, larger is better."""
+"""Metrics: predictions and labels in, one number out, larger is better.
+
+A loss is a metric too, of the model's outputs: it enters as minus the mean loss (`LOSS`), so that larger is better there as well.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["METRICS"]
+__all__ = ["CORRELATIONS", "LOSS", "METRICS"]
+
+LOSS = "loss"  # minus the mean loss of the outputs: cross-entropy, or the mean squared error
+CORRELATIONS = ("pearson", "spearman")  # of values, so for a regression
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -1,0 +1,68 @@
+"""The rules: which score is enough.
+
+    paper    fraction x full                               (Aghajanyan et al. 2021, section 3)
+    gain     chance + fraction x (full - chance)           chance: the better of the majority class and the untrained model
+    margin   full - within points, by a paired test of non-inferiority on the same examples (`d90.analysis.paired`)
+
+full: the mean score of full fine-tuning, or of the method it is held against. A share of a score means something where 0 is
+the worst there is; a correlation's zero is chance and a loss has none, so for them the gain rule alone will do. A margin in
+points wants a metric that counts examples: accuracy, F1 and Matthews do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from d90.errors import InputError, choose
+
+__all__ = ["RULES", "Threshold", "choose_rule", "threshold"]
+
+RULES = ("paper", "gain", "margin")
+SHARES = ("accuracy", "f1")  # metrics of which a share is a share
+COUNTS = ("accuracy", "f1", "matthews")  # metrics of the confusion table
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a score must reach. `slope` is d value / d full: how far the full score's own error moves it."""
+
+    value: float
+    slope: float
+
+
+def choose_rule(rule: str | None, metric: str, fraction: float, within: float | None) -> str:
+    """The rule that is meant; None is margin where `within` is given, else the paper's where the metric allows it.
+
+    Raises:
+        InputError: an unknown rule, or one that does not fit the metric, or values that do not fit the rule.
+    """
+    if rule is None:
+        rule = "margin" if within is not None else "paper" if metric in SHARES else "gain"
+    if rule not in RULES:
+        raise choose("rule", rule, RULES)
+    if not 0 < fraction <= 1:
+        raise InputError(f"got fraction={fraction}, expected a share of the baseline, 0 < fraction <= 1")
+    if rule == "margin":
+        if within is None or not 0 < within < 100:
+            raise InputError(f"got within={within} for the margin rule, expected points between 0 and 100, as in 1")
+        if metric not in COUNTS:
+            raise InputError(
+                f"got the margin rule for {metric}, expected one of {', '.join(COUNTS)}: points of {metric} are not "
+                "counts of examples. Use rule 'gain'"
+            )
+    elif within is not None:
+        raise InputError(f"got within={within} with the {rule} rule, expected it with rule 'margin'; leave one out")
+    if rule == "paper" and metric not in SHARES:
+        raise InputError(
+            f"got the paper rule for {metric}, expected rule 'gain': a share of {metric} is no share of what was "
+            "learned, its zero being no worst score"
+        )
+    return rule
+
+
+def threshold(rule: str, full: float, chance: float, fraction: float, within: float | None) -> Threshold:
+    """The score to reach."""
+    if rule == "margin":
+        return Threshold(full - (within or 0.0) / 100, 1.0)
+    floor = chance if rule == "gain" else 0.0
+    return Threshold(floor + fraction * (full - floor), fraction)
