@@ -275,7 +275,9 @@ def check(
     data, spec = Data(loaded, counted), parse(said.method)
     if layout.fingerprint(loaded.module.named_parameters()) != start:
         raise InputError(
-            f"'{path}': the starting point is another one here; expected the base and the prior it was made from"
+            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
+            f"again for the check, and other threads or another processor round differently: it was made with "
+            f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
         )
     with _decoded(data, spec, recipe, best):
         errors = _errors(data, "train", recipe)[0]
