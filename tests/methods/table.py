@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +176,15 @@ def outputs_of(model: nn.Module) -> Tensor:
     for module, mode in modes:
         module.training = mode
     return out
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Activation checkpointing in the library's sense; older ones call it otherwise, and default to reentrant."""
+    kwargs = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(kwargs)
+    else:
+        model.gradient_checkpointing_enable(kwargs)
 
 
 def context(model: nn.Module) -> Context:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.initial import draw
 from d90.methods import Context, counts, parse
-from tests.methods.table import INPUTS, LABELS, MASK, VOCABULARY, bert, gpt2, llama, loss_of
+from tests.methods.table import INPUTS, LABELS, MASK, VOCABULARY, bert, checkpoint_layers, gpt2, llama, loss_of
 from tests.methods.test_adapter import SIZES, on_meta
 
 LENGTHS = MASK.sum(1).tolist()
@@ -247,12 +247,10 @@ def test_the_same_gradients_under_gradient_checkpointing() -> None:
     for make in (bert, gpt2, llama):
         _, plain = both(make())
         again = copy.deepcopy(plain)
-        getattr(again, "activation_checkpointing_enable", again.gradient_checkpointing_enable)()
+        checkpoint_layers(again)
         for model in (plain, again):
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
             model.train()
+            torch.manual_seed(0)  # dropout
             loss_of(model).backward()
             loss_of(model).backward()
         found = [one.base_model.preembed.vectors.grad for one in (plain, again)]
