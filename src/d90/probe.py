@@ -6,9 +6,12 @@ machine whose speed drifts does not decide.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +46,7 @@ class Cost:
     latency_ratio: float
 
 
-def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 5) -> list[Cost]:
+def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) -> list[Cost]:
     """Measure each method on the first batch of the task, `recipe.batch_size` examples.
 
     Returns:
@@ -131,7 +134,7 @@ def _peak(run: Callable[[], object]) -> int:
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         run()
     held = peak = 0
     events = sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns())
@@ -140,3 +143,17 @@ def _peak(run: Callable[[], object]) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The profiler's library writes to standard error below Python; for its time that goes nowhere."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

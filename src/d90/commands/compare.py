@@ -111,22 +111,17 @@ def _show(result: Comparison) -> None:
     from d90.console import console
 
     table = Table(title=f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
-    for name in ("", "method", "trained", "stored", "score", "lr", "step", "memory", "latency"):
-        table.add_column(name, justify="left" if name in ("", "method") else "right")
+    costs = any(entry.cost for entry in result.entries)
+    for name in ("", "method", "trained", "stored", "score", "lr", *(("step", "memory", "latency") if costs else ())):
+        table.add_column(name, justify="left" if name in ("", "method") else "right", no_wrap=name != "method")
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
         spread = f" ± {entry.spread:.4f}" if len(entry.scores) > 1 else ""
         cost = entry.cost
-        table.add_row(
-            "*" if entry.front else "",
-            entry.asked,
-            f"{entry.trained:,}",
-            f"{entry.stored:,}",
-            f"{entry.mean:.4f}{spread}",
-            f"{entry.lr:g}",
-            f"{cost.step_ratio:.2f}" if cost else "",
-            f"{cost.memory / 1e6:.0f} MB" if cost else "",
-            f"{100 * (cost.latency_ratio - 1):+.1f} %" if cost else "",
-        )
+        row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
+        row += [f"{entry.mean:.4f}{spread}", f"{entry.lr:g}"]
+        if cost:
+            row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
+        table.add_row(*row)
     console.print(table)
     typer.echo(
         f"* none stores less and scores higher; chance {result.chance:.4f}; step: over full fine-tuning's; "
