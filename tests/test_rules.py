@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 
 from d90.errors import InputError
-from d90.search.rules import choose_rule, threshold
+from d90.search.rules import choose_rule, goal
 
 
 def test_the_arithmetic() -> None:
-    assert threshold("paper", 0.8, 0.5, 0.9, None).value == pytest.approx(0.72)
-    assert threshold("gain", 0.8, 0.5, 0.9, None).value == pytest.approx(0.77)
-    assert threshold("gain", -0.2, -0.7, 0.9, None).value == pytest.approx(-0.25), "a loss, negated"
-    assert threshold("margin", 0.8, 0.5, 0.9, 1.0).value == pytest.approx(0.79)
-    for rule in ("paper", "gain", "margin"):
-        up, down = (threshold(rule, full, 0.5, 0.9, 1.0).value for full in (0.81, 0.79))
-        assert threshold(rule, 0.8, 0.5, 0.9, 1.0).slope == pytest.approx((up - down) / 0.02)
+    assert goal("paper", 0.5, 0.9).at(0.8) == pytest.approx(0.72)
+    assert goal("gain", 0.5, 0.9).at(0.8) == pytest.approx(0.77)
+    assert goal("gain", -0.7, 0.9).at(-0.2) == pytest.approx(-0.25), "a loss, negated"
+    assert goal("margin", 0.5, 0.9, 1.0).at(0.8) == pytest.approx(0.79)
 
 
 def test_left_open_the_metric_decides() -> None:

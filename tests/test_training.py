@@ -86,8 +86,9 @@ def test_a_nan_stops_the_run_with_a_record() -> None:
 
 
 def test_stopping_at_a_threshold_is_a_lower_bound(tmp_path: Path) -> None:
-    found = d90.measure("mlp:16-32-3", blobs(), store=tmp_path / "s.sqlite", start=8, **FAST)
+    found = d90.measure("mlp:16-32-3", blobs(), store=tmp_path / "s.sqlite", baseline=1.0, **FAST)
     passed = [point for point in found.curve if point.at_least]
+    assert passed
     assert all(point.score >= found.threshold for point in passed)
 
 

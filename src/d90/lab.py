@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from d90._version import __version__
 from d90.methods import Spec
 from d90.models import Model
 from d90.progress import Progress
 from d90.recipe import Recipe
+from d90.sweep.packed import pack, unpack
 from d90.sweep.store import Store
 from d90.tasks import Task
-from d90.training import Data, evaluate, fit, open_model
+from d90.training import Data, Hopeless, evaluate, fit, open_model
 
 __all__ = ["Lab", "versions"]
 
@@ -40,6 +43,7 @@ class Lab:
         self._given, self._recipe = model, recipe
         self._data: dict[int, Data] = {}
         self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
+        self.study: str | None = None  # the study that trials are noted for
         self.seconds = 0.0
 
     def data(self, seed: int) -> Data:
@@ -58,28 +62,62 @@ class Lab:
         """The untrained model's score on the validation split."""
         return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
 
-    def trial(self, spec: Spec, recipe: Recipe, stop_at: float | None = None, test: bool = False) -> dict[str, Any]:
-        """One trial's outcome, from the store or by training; with `test`, the best evaluation's score on the test split."""
+    def trial(
+        self,
+        spec: Spec,
+        recipe: Recipe,
+        stop_at: float | None = None,
+        test: bool = False,
+        hopeless: Hopeless | None = None,
+        predictions: bool = False,
+    ) -> dict[str, Any]:
+        """One trial's outcome, from the store or by training.
+
+        With `test`, the best evaluation's score on the test split; with `predictions`, a stored trial without them is
+        trained again.
+        """
         data = self.data(recipe.seed)
-        key = recipe.key(self.task.fingerprint, data.model.fingerprint)
+        key = self.key(recipe)
         label = f"{spec} seed {recipe.seed}"
         stored = self.store.find(key, stop_at)
-        if stored is None or (test and stored.outcome.get("test") is None):
-            outcome, laid = fit(data, spec, recipe, stop_at=stop_at, progress=self._told, test=test)
+        lacks = stored and ((test and stored.outcome.get("test") is None) or (predictions and not stored.predictions))
+        if stored is None or lacks:
+            best: list[Tensor] = []
+            outcome, laid = fit(
+                data, spec, recipe, stop_at=stop_at, progress=self._told, test=test, hopeless=hopeless, best=best.append
+            )
             laid.release()
             body = asdict(outcome)
             context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **versions()}
-            self.store.add(
-                key, stop_at, spec.space.d if spec.space else None, recipe.seed, asdict(recipe), body, context
-            )
+            d = spec.space.d if spec.space else None
+            packed = pack(best[-1].numpy()) if best else None
+            self.store.add(key, stop_at, d, recipe.seed, asdict(recipe), body, context, packed, self.study)
             self._write_line(asdict(recipe), body)
             told = ""
         else:
             body, told = stored.outcome, ", stored"
+            if self.study is not None:
+                self.store.note(self.study, key)
         self._told.trial_ended(label, f"{_words(body)} in {body['seconds']:.0f} s{told}")
         self.seconds += body["seconds"]
         self.trials.append((spec, recipe, body))
         return body
+
+    def key(self, recipe: Recipe) -> str:
+        """The trial's key in the store."""
+        return recipe.key(self.task.fingerprint, self.model(recipe.seed).fingerprint)
+
+    def has_predictions(self, recipe: Recipe) -> bool:
+        """Whether the store has this trial, run to its end, with its predictions."""
+        stored = self.store.find(self.key(recipe), None)
+        return stored is not None and bool(stored.predictions)
+
+    def predictions(self, recipe: Recipe) -> NDArray[Any]:
+        """A stored trial's predictions on the validation split, by the best of its evaluations."""
+        stored = self.store.find(self.key(recipe), None)
+        if stored is None or not stored.predictions:
+            raise LookupError(f"no predictions of {recipe.method}, seed {recipe.seed}")
+        return unpack(stored.predictions)
 
     def _write_line(self, recipe: dict[str, Any], outcome: dict[str, Any]) -> None:
         if self._log is not None:
@@ -91,7 +129,8 @@ class Lab:
 def _words(outcome: dict[str, Any]) -> str:
     if outcome["status"] == "diverged":
         return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}"
-    return f"{'at least ' if outcome['status'] == 'passed' else ''}{outcome['score']:.4f}"
+    sign = {"passed": "at least ", "hopeless": "given up at "}.get(outcome["status"], "")
+    return f"{sign}{outcome['score']:.4f}"
 
 
 def versions() -> dict[str, Any]:

@@ -110,7 +110,8 @@ class Outcome:
     """What a run gave, as stored.
 
     `score` is the best of the evaluations; `status` is "finished", "passed" (stopped at the threshold: the score is a
-    lower bound) or "diverged" (the loss was not finite at step `steps`). `zero_score` is that of the untrained model.
+    lower bound), "hopeless" (given up: it would have stayed below the threshold) or "diverged" (the loss was not finite at
+    step `steps`). `zero_score` is that of the untrained model.
     """
 
     score: float

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from d90.tasks import load as load_task
 
 __all__ = [
     "Data",
+    "Hopeless",
     "Run",
     "autocast",
     "context",
@@ -60,6 +61,8 @@ __all__ = [
     "predict",
     "train",
 ]
+
+Hopeless = Callable[[Sequence[Evaluation]], bool]
 
 
 class Data:
@@ -157,10 +160,13 @@ def fit(
     keep_best: bool = False,
     test: bool = False,
     laid: Laid | None = None,
+    hopeless: Hopeless | None = None,
+    best: Callable[[Tensor], None] | None = None,
 ) -> tuple[Outcome, Laid]:
     """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
 
-    What is `laid` on the model already is trained further; without it the method is laid afresh.
+    What is `laid` on the model already is trained further; without it the method is laid afresh. `hopeless` is asked after
+    each evaluation whether to give up; `best` is told the predictions whenever they are the best so far.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
@@ -169,7 +175,7 @@ def fit(
     laid = laid or lay(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with _undisturbed(module, recipe.seed):
-            outcome = _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best or test)
+            outcome = _loop(data, laid.trained, spec, recipe, stop_at, progress, keep_best or test, hopeless, best)
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
             return outcome, laid
@@ -213,6 +219,8 @@ def _loop(
     stop_at: float | None,
     progress: Progress,
     keep_best: bool,
+    hopeless: Hopeless | None = None,
+    seen: Callable[[Tensor], None] | None = None,
 ) -> Outcome:
     began = time.perf_counter()
     module, task = data.model.module, data.task
@@ -227,7 +235,7 @@ def _loop(
     looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
 
     progress.trial_started(f"{recipe.method} seed {recipe.seed}", total)
-    zero_score, zero_loss = evaluate(data, "validation", precision)
+    zero_score, zero_loss = _look(data, precision, -math.inf, seen)
     curve = [Evaluation(0, zero_score, zero_loss)]
     best, best_state, status, running, step = zero_score, None, "finished", 0.0, 0
     for step, chosen in enumerate(_batches(data.train, recipe, total), start=1):
@@ -249,7 +257,7 @@ def _loop(
         if step % 10 == 0 or step == total:
             progress.trial_step(step, running)
         if step in looks:
-            score, validation_loss = evaluate(data, "validation", precision)
+            score, validation_loss = _look(data, precision, best, seen)
             if not math.isfinite(validation_loss):
                 status = "diverged"
                 break
@@ -260,6 +268,9 @@ def _loop(
                 best_state = snapshot(trained) if keep_best else ()
             if stop_at is not None and score >= stop_at:
                 status = "passed" if step < total else "finished"
+                break
+            if hopeless is not None and step < total and hopeless(curve):
+                status = "hopeless"
                 break
     if keep_best and best_state is not None:
         put_back(trained, best_state)
@@ -281,6 +292,15 @@ def _loop(
         lr=lr,
         precision=precision,
     )
+
+
+def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
+    """(score, loss) on the validation split; predictions that score better than `best` are told."""
+    outputs = predict(data.model, data.validation, precision)
+    score = data.task.score(outputs)
+    if seen is not None and score > best:
+        seen(data.task.predictions(outputs))
+    return score, data.task.loss(outputs, data.validation.labels).item()
 
 
 @torch.no_grad()

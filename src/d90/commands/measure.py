@@ -40,16 +40,35 @@ def measure(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",
     method: MethodOpt = "full",
-    rule: Annotated[str, typer.Option(help="paper: 90 % of the score; gain: 90 % of the way from chance.")] = "paper",
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: 90 % of the score; gain: 90 % of the way from chance; margin: with --within. By default paper, and gain "
+            "for a correlation or a loss."
+        ),
+    ] = None,
     fraction: Annotated[float, typer.Option(help="The share of the baseline to reach.")] = 0.9,
+    within: Annotated[
+        float | None,
+        typer.Option(help="Points below the baseline that are good enough, by a paired test on the examples."),
+    ] = None,
     dims: Annotated[str, typer.Option(help="Values of d to try besides, joined by commas.")] = "",
     low: Annotated[int | None, typer.Option(help="Smallest d to try.")] = None,
     high: Annotated[int | None, typer.Option(help="Largest d to try.")] = None,
-    start: Annotated[int, typer.Option(help="The d the search starts at.")] = 256,
-    resolution: Annotated[float, typer.Option(help="Stop when the bracket's ends are within this ratio.")] = 1.1,
-    seeds: Annotated[int, typer.Option(help="Trials for each d; more than half must pass.")] = 1,
-    full_curve: Annotated[bool, typer.Option("--full-curve", help="Do not stop trials that have passed.")] = False,
-    baseline: Annotated[str, typer.Option(help="The method that counts as full, or a number.")] = "full",
+    start: Annotated[int, typer.Option(help="The d the search starts at.")] = 16384,
+    resolution: Annotated[float, typer.Option(help="Enough when the interval's ends are within this ratio.")] = 1.25,
+    budget: Annotated[float, typer.Option(help="Enough when this many full fine-tunings were spent.")] = 12.0,
+    seeds: Annotated[int, typer.Option(help="Seeds of P that confirm the answer.")] = 2,
+    full_curve: Annotated[bool, typer.Option("--full-curve", help="Stop no trial early.")] = False,
+    hopeless: Annotated[
+        bool, typer.Option(help="Give up trials whose learning curve says that they will fail.")
+    ] = True,
+    test: Annotated[
+        bool, typer.Option("--test", help="Report test scores; a test split is made where there is none.")
+    ] = False,
+    baseline: Annotated[
+        str, typer.Option("--baseline", "--of", help="The method that counts as full, or a number.")
+    ] = "full",
     baseline_lr: Annotated[float | None, typer.Option(help="The baseline's learning rate.")] = None,
     baseline_epochs: Annotated[float | None, typer.Option(help="The baseline's epochs.")] = None,
     text: TextOpt = None,
@@ -83,13 +102,17 @@ def measure(
         method,
         rule=rule,
         fraction=fraction,
+        within=within,
         store=opened,
         full_curve=full_curve,
+        hopeless=hopeless,
+        test=test,
         dims=tried,
         low=low,
         high=high,
         start=start,
         resolution=resolution,
+        budget=budget,
         seeds=seeds,
         baseline=given,
         baseline_lr=baseline_lr,
@@ -126,9 +149,7 @@ def report(
     from d90 import report as pages
     from d90.sweep.store import Store
 
-    if not store.is_file():
-        raise InputError(f"no store at '{store}'; run 'd90 measure' first, or name one with --store")
-    typer.echo(f"page: {pages.write_report(Store(store), out or store.with_suffix('.html'))}")
+    typer.echo(f"page: {pages.write_report(Store(store, write=False), out or store.with_suffix('.html'))}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -153,10 +174,19 @@ def _show(result: Measurement) -> None:
     from d90.console import console
 
     table = Table(title=f"{result.model} on {result.task}: {result.metric} against d")
-    for name in ("d", "seed", "score", "", "seconds"):
+    for name in ("d", "P's seed", "seed", "score", "", "seconds"):
         table.add_column(name, justify="right" if name else "left")
-    for point in sorted(result.curve, key=lambda p: (p.d, p.seed)):
+    for point in result.curve:
         sign = ">= " if point.at_least else ""
-        word = "diverged" if point.status == "diverged" else "pass" if point.score >= result.threshold else "fail"
-        table.add_row(str(point.d), str(point.seed), f"{sign}{point.score:.4f}", word, f"{point.seconds:.0f}")
+        value = result.threshold if result.rule != "margin" else -(result.within or 0.0) / 100
+        reached = (point.score if point.lower is None else point.lower) >= value
+        word = point.status if point.status in ("diverged", "hopeless") else "pass" if reached else "fail"
+        score = f"{sign}{point.score:.4f}"
+        table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
     console.print(table)
+    if result.variance:
+        share, (low, high) = result.variance["projection"], result.variance["interval"]
+        typer.echo(
+            f"variance over seeds: {share:.0%} P's ({low:.0%} to {high:.0%}), the rest training's; standard deviation "
+            f"{result.variance['deviation']:.4f}"
+        )

@@ -1,7 +1,11 @@
-"""d90 from evaluate(d, seed) -> score: bracket, then bisect. Pure: it knows no model, no file and no clock.
+"""d90 from evaluate(d, seeds) -> trial: which trial next, when it is enough, and what the trials say. Pure: it knows no model.
 
-d90 = min {d : score(d) >= threshold}, on the assumption that the score grows with d; an upper bound on the true one (Li
-et al. 2018, section 2).
+Bracket first, by steps that the shortfall suggests. Then every finished trial enters one fit (`d90.search.posterior`), and the
+next is made near the middle of the interval, where it narrows the variance of ln d90 most (Waeber, Frazier and Henderson, SIAM
+J. Control Optim. 51, 2261-2279, 2013, on bisection with noise), or of full fine-tuning, whose error moves the threshold. At last
+the answer is confirmed: trained to its end with several seeds of P, one of them with two of training.
+
+Each choice is a function of the set of finished trials alone: killed and started again, a search goes on as it would have.
 """
 
 from __future__ import annotations
@@ -10,128 +14,239 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from d90.errors import InputError
+import numpy
 
-__all__ = ["Found", "Probe", "round_d", "search"]
+from d90.errors import InputError
+from d90.search.posterior import Posterior, Trial, fitted, grid, round_d
+from d90.search.rules import Goal
+
+__all__ = ["Asked", "Found", "Question", "Trial", "round_d", "search"]
+
+COVERAGE = 0.9
+NEAR = 0.95  # of the best worth: a d that was tried before is preferred to a new one
+REGION = (0.4, 0.6)  # of the crossing's probability: where trials are made
+UNSURE = (0.02, 0.98)  # where passing is so likely, a trial runs to its end
+STEP = (2.0, 16.0)  # least and most factor of a step of the bracket
+CALM = 4.0  # the step where nothing suggests one
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The scores of one d, a seed each, and whether most of them reached the threshold."""
+class Question:
+    """What is searched.
 
-    d: int
-    scores: tuple[float, ...]
-    passed: bool
+    Attributes:
+        goal: the threshold as a function of the full score.
+        full: the full score where it is a given number; None: the mean of its trials.
+        low, high: the range of d, both ends included.
+        scale: what there is to gain, the full score less chance.
+        noise: the standard deviation of a score over seeds that is expected.
+        start: the first d.
+        first: values of d to try before anything else.
+        seed: the first seed.
+        seeds: how many seeds of P confirm the answer.
+        resolution: enough when the interval's ends are within this ratio.
+        budget: enough when this many full fine-tunings were spent.
+        repeat_full: whether full fine-tuning may be repeated with another seed.
+    """
+
+    goal: Goal
+    low: int
+    high: int
+    scale: float
+    noise: float
+    full: float | None = None
+    start: int = 256
+    first: Sequence[int] = ()
+    seed: int = 0
+    seeds: int = 2
+    resolution: float = 1.25
+    budget: float = 12.0
+    repeat_full: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that is wanted: of full fine-tuning where d is None. `whole`: it must run to its end."""
+
+    d: int | None
+    p: int
+    t: int
+    whole: bool
+    why: str
 
 
 @dataclass(frozen=True)
 class Found:
     """The result of a search.
 
-    `status`: "found"; "floor": even the lowest d passes, so d90 is at most that; "unreachable": the highest d tried
-    fails. `d90` is the smallest d that passed inside the bracket; `interval` is (largest d that failed below it, d90],
-    None where open.
+    `status`: "found"; "floor": the lowest d passes, so d90 is at most that; "unreachable": the highest does not. `interval`
+    holds d90 with probability `coverage`; an end is None where it is open. `spent` is in full fine-tunings.
     """
 
     status: str
     d90: int | None
     interval: tuple[int | None, int | None]
-    probes: tuple[Probe, ...]
-
-
-def round_d(d: float) -> int:
-    """d to two significant digits (three below 100 are exact anyway), so that searches meet on the same grid."""
-    if d < 10:
-        return max(1, round(d))
-    unit = 10 ** (int(math.log10(d)) - 1)
-    return round(d / unit) * unit
+    coverage: float
+    trials: tuple[Trial, ...]
+    spent: float
+    threshold: float
+    posterior: Posterior | None
+    confirmed: bool
 
 
 def search(
-    evaluate: Callable[[int, int], float],
-    threshold: float,
-    *,
-    low: int,
-    high: int,
-    start: int = 256,
-    first: Sequence[int] = (),
-    seeds: Sequence[int] = (0,),
-    resolution: float = 1.1,
-    factor: float = 4.0,
+    evaluate: Callable[[Asked], Trial],
+    question: Question,
+    own: Sequence[Trial] = (),
+    known: Sequence[Trial] = (),
     told: Callable[[str], None] = lambda message: None,
 ) -> Found:
-    """Find the smallest d whose score reaches the threshold.
+    """Find d90.
 
     Args:
-        evaluate: (d, seed) -> score, larger is better; a lower bound at or above the threshold will do.
-        threshold: what a score must reach.
-        low, high: the range of d, both ends included.
-        start: where the bracket begins.
-        first: values of d to try before anything else, for a curve.
-        seeds: a d passes when more than half of them do.
-        resolution: the search ends when the bracket's ends are within this ratio, or next to each other on the grid.
-        factor: how fast the bracket widens.
+        evaluate: makes a trial.
+        question: what is searched.
+        own: trials of this search that are finished; what they cost is spent.
+        known: trials of others; they cost nothing.
         told: is told what comes next.
 
     Raises:
-        InputError: an empty range.
+        InputError: an empty range, or a value outside it.
     """
-    if not 1 <= low <= high:
+    q = question
+    if not 1 <= q.low <= q.high:
         raise InputError(
-            f"got a range of d from {low} to {high}, expected 1 <= low <= high; the model may be too small for it"
+            f"got a range of d from {q.low} to {q.high}, expected 1 <= low <= high; the model may be too small for it"
         )
-    probes: dict[int, Probe] = {}
+    outside = next((d for d in q.first if not q.low <= d <= q.high), None)
+    if outside is not None:
+        raise InputError(f"got d={outside} to try, outside the range {q.low} ... {q.high}")
+    mine = list(own)
+    while True:
+        trials = [*known, *mine]
+        spent = sum(trial.cost for trial in mine)
+        fit = _fit(trials, q)
+        asked = _next(trials, spent, fit, q)
+        if asked is None:
+            return _found(trials, spent, fit, q)
+        told(asked.why)
+        mine.append(evaluate(asked))
 
-    def passes(d: int) -> bool:
-        if d not in probes:
-            scores: list[float] = []
-            for seed in seeds:
-                scores.append(evaluate(d, seed))
-                won = sum(score >= threshold for score in scores)
-                if 2 * won > len(seeds) or 2 * (len(scores) - won) >= len(seeds):
-                    break  # decided
-            probes[d] = Probe(d, tuple(scores), 2 * won > len(seeds))
-        return probes[d].passed
 
-    def grid(d: float) -> int:
-        return min(max(round_d(d), low), high)
+def _level(trials: Sequence[Trial], q: Question) -> float:
+    scores = [trial.low for trial in trials if trial.d is None]
+    return q.goal.at(q.full if q.full is not None else math.fsum(scores) / max(1, len(scores)))
 
-    for d in first:
-        if not low <= d <= high:
-            raise InputError(f"got d={d} to try, outside the range {low} ... {high}")
-        told(f"d = {d}, asked for")
-        passes(d)
 
-    tried = sorted(probes)
-    good = next((d for d in tried if probes[d].passed), None)
-    bad = max((d for d in tried if not probes[d].passed and (good is None or d < good)), default=None)
-    fresh = not probes
-    while good is None:
-        d = grid(start) if fresh else grid(factor * (bad or low))
-        fresh = False
-        told(f"bracket upwards: d = {d}")
-        if passes(d):
-            good = d
-        elif d == high:
-            return Found("unreachable", None, (d, None), tuple(probes[k] for k in sorted(probes)))
-        else:
-            bad = d
-    while bad is None:
-        if good == low:
-            return Found("floor", good, (None, good), tuple(probes[k] for k in sorted(probes)))
-        d = grid(good / factor)
-        told(f"bracket downwards: d = {d}")
-        if passes(d):
-            good = d
-        else:
-            bad = d
-    while good > bad * resolution:
-        d = grid(math.sqrt(good * bad))
-        if not bad < d < good:
-            break
-        told(f"bisect ({bad}, {good}]: d = {d}")
-        if passes(d):
-            good = d
-        else:
-            bad = d
-    return Found("found", good, (bad, good), tuple(probes[k] for k in sorted(probes)))
+def _fit(trials: Sequence[Trial], q: Question) -> Posterior | None:
+    if all(trial.d is None for trial in trials):
+        return None
+    kept = [t for t in trials if t.d is not None] if q.full is not None else trials
+    goal = Goal(q.goal.at(q.full), 0.0) if q.full is not None else q.goal
+    return fitted(kept, goal, q.low, q.high, q.scale, q.noise)
+
+
+def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Question) -> Asked | None:
+    """The next trial, or None where it is enough."""
+    fresh = next(
+        s for s in range(q.seed, q.seed + len(trials) + 1) if all(s not in (t.p, t.t) for t in _inside(trials))
+    )
+    if q.full is None and all(trial.d is not None for trial in trials):
+        return Asked(None, q.seed, q.seed, True, "full fine-tuning")
+    tried = {trial.d for trial in _inside(trials)}
+    wanted = next((d for d in q.first if d not in tried), None)
+    if wanted is not None:
+        return Asked(wanted, fresh, fresh, False, f"d = {wanted}, asked for")
+    if spent >= q.budget - 0.5:
+        return None
+    bracket = _bracket(trials, fit, q)
+    if bracket is not None:
+        d, why = bracket
+        return Asked(d, fresh, fresh, False, why) if d else None
+    assert fit is not None
+    low, high = fit.quantile((1 - COVERAGE) / 2), fit.quantile((1 + COVERAGE) / 2)
+    answer = _answer(fit, q)
+    confirming = _confirm(trials, answer, fresh, q) if answer is not None else []
+    if high <= low * q.resolution or spent + len(confirming) >= q.budget - 0.5:
+        return confirming[0] if confirming else None
+    worths, of_full = fit.worth()
+    # far from the crossing a trial is worth something only to a fit that is sure of its slope
+    from_, to = fit.quantile(REGION[0]), min(fit.quantile(REGION[1]), q.high)
+    inside = (fit.ds >= max(q.low, from_ / 1.1)) & (fit.ds <= to * 1.1)
+    worths = numpy.where(inside & (fit.ds >= q.low) & (fit.ds <= q.high), worths, 0.0)
+    told = f"{low:,.0f} ... {high:,.0f}"
+    if q.full is None and q.repeat_full and of_full > worths.max():
+        seed = next(s for s in range(q.seed, q.seed + len(trials) + 1) if all(t.d or t.t != s for t in trials))
+        return Asked(None, seed, seed, True, f"{told}: full fine-tuning again, seed {seed}")
+    count = {d: sum(t.d == d for t in trials) for d in tried}
+    best = [int(d) for d, w in zip(fit.ds, worths, strict=True) if w >= NEAR * worths.max()]
+    d = max(best, key=lambda d: (count.get(d, 0), worths[int(numpy.searchsorted(fit.ds, d))]))
+    unsure = UNSURE[0] < fit.passes(d) < UNSURE[1]
+    return Asked(d, fresh, fresh, unsure, f"{told}: d = {d:,}, seed {fresh}")
+
+
+def _inside(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.d is not None]
+
+
+def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tuple[int | None, str] | None:
+    """The next d of the bracket; d is None where an end of the range decides; None once there is a bracket."""
+    level = _level(trials, q)
+    inside = _inside(trials)
+    if not inside:
+        d = min(max(round_d(q.start), q.low), q.high)
+        return d, f"bracket: d = {d:,}"
+    good = [t.d for t in inside if t.low >= level and t.d is not None]
+    bad = [t.d for t in inside if t.high < level and t.d is not None]
+    if good and bad:
+        return None
+    assert fit is not None
+    if not good:
+        highest = max(bad or [t.d for t in inside if t.d is not None])
+        if highest >= q.high:
+            return (q.high if bad.count(q.high) < 2 else None), f"d = {q.high:,}, the highest, once more"
+        step = min(max(fit.quantile(0.5) / highest, STEP[0]), STEP[1])
+        d = min(round_d(highest * step), q.high)
+        return d, f"bracket upwards: d = {d:,}"
+    lowest = min(good)
+    if lowest <= q.low:
+        return (q.low if good.count(q.low) < 2 else None), f"d = {q.low:,}, the lowest, once more"
+    d = max(round_d(lowest / CALM), q.low)
+    return d, f"bracket downwards: d = {d:,}"
+
+
+def _answer(fit: Posterior, q: Question) -> int | None:
+    """The value of d nearest to the median of the crossing."""
+    middle = fit.quantile(0.5)
+    if not q.low <= middle <= q.high:
+        return None
+    return min(grid(q.low, q.high), key=lambda d: abs(math.log(d / middle)))
+
+
+def _confirm(trials: Sequence[Trial], d: int, fresh: int, q: Question) -> list[Asked]:
+    """The trials the answer lacks: `seeds` seeds of P, one of them with two of training, all run to their end."""
+    whole = sorted(trial.p for trial in trials if trial.d == d and trial.exact)
+    lacking = [fresh] * max(0, q.seeds - len(set(whole)))
+    if q.seeds > 1 and len(set(whole)) == len(whole):
+        lacking.append(whole[0] if whole else fresh)
+    return [Asked(d, p, fresh, True, f"confirm d = {d:,}: P's seed {p}, training's {fresh}") for p in lacking]
+
+
+def _found(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Question) -> Found:
+    level = _level(trials, q)
+    if fit is None:
+        return Found("unreachable", None, (None, None), COVERAGE, tuple(trials), spent, level, None, False)
+    low, middle, high = (fit.quantile(share) for share in ((1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2))
+    inside = _inside(trials)
+    bad = max((t.d for t in inside if t.high < level and t.d is not None), default=None)
+    good = min((t.d for t in inside if t.low >= level and t.d is not None), default=None)
+    if middle > q.high or good is None:
+        return Found("unreachable", None, (bad, None), COVERAGE, tuple(trials), spent, level, fit, False)
+    if middle <= q.low or bad is None:
+        return Found("floor", good, (None, good), COVERAGE, tuple(trials), spent, level, fit, False)
+    answer = _answer(fit, q)
+    assert answer is not None
+    # the answer is one of the values of d that are tried: an interval narrower than their steps still holds it
+    ends = (min(max(q.low, math.floor(low)), answer), max(math.ceil(high), answer) if high <= q.high else None)
+    confirmed = not _confirm(trials, answer, 0, q)
+    return Found("found", answer, ends, COVERAGE, tuple(trials), spent, level, fit, confirmed)

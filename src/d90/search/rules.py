@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from d90.errors import InputError, choose
 
-__all__ = ["RULES", "Threshold", "choose_rule", "threshold"]
+__all__ = ["RULES", "Goal", "choose_rule", "goal"]
 
 RULES = ("paper", "gain", "margin")
 SHARES = ("accuracy", "f1")  # metrics of which a share is a share
@@ -23,11 +23,15 @@ COUNTS = ("accuracy", "f1", "matthews")  # metrics of the confusion table
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """What a score must reach. `slope` is d value / d full: how far the full score's own error moves it."""
+class Goal:
+    """What a score must reach, as a function of the full score: intercept + slope x full."""
 
-    value: float
+    intercept: float
     slope: float
+
+    def at(self, full: float) -> float:
+        """The threshold where full fine-tuning scores `full`."""
+        return self.intercept + self.slope * full
 
 
 def choose_rule(rule: str | None, metric: str, fraction: float, within: float | None) -> str:
@@ -60,9 +64,8 @@ def choose_rule(rule: str | None, metric: str, fraction: float, within: float | 
     return rule
 
 
-def threshold(rule: str, full: float, chance: float, fraction: float, within: float | None) -> Threshold:
-    """The score to reach."""
+def goal(rule: str, chance: float, fraction: float, within: float | None = None) -> Goal:
+    """The rule as a function of the full score."""
     if rule == "margin":
-        return Threshold(full - (within or 0.0) / 100, 1.0)
-    floor = chance if rule == "gain" else 0.0
-    return Threshold(floor + fraction * (full - floor), fraction)
+        return Goal(-(within or 0.0) / 100, 1.0)
+    return Goal((1 - fraction) * chance if rule == "gain" else 0.0, fraction)

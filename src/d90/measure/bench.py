@@ -1,0 +1,210 @@
+"""Between the search, which knows no model, and the lab: trials asked for become recipes, stored outcomes become trials."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy
+
+from d90.analysis.paired import compare_paired
+from d90.errors import InputError
+from d90.lab import Lab
+from d90.measure.result import Point
+from d90.methods import Spec, parse
+from d90.recipe import Evaluation, Recipe
+from d90.search import Asked, Trial
+from d90.search.hopeless import hopeless
+from d90.search.rules import Goal
+from d90.sweep.store import Stored
+from d90.training import Hopeless
+
+__all__ = ["Bench"]
+
+Outcome = dict[str, Any]
+
+
+class Bench:
+    """Makes the trials of one measurement.
+
+    Args:
+        lab: trains, and keeps the trials.
+        spec, recipe: of the trials, without d.
+        base: recipe of full fine-tuning, or of the method it is held against; None where its score is a given number.
+        steps: of one full fine-tuning: the unit of cost.
+        goal: the threshold as a function of the full score.
+        fixed: the full score where it is given.
+        stops: whether trials may stop early; `gives_up`: whether hopeless ones are.
+        references: under the margin rule, how many trials of `base` the others are paired with; 0 otherwise.
+        noise: the standard deviation of a score over seeds that is expected.
+    """
+
+    def __init__(
+        self, lab: Lab, spec: Spec, recipe: Recipe, base: Recipe | None, steps: int, goal: Goal, fixed: float | None,
+        stops: bool, gives_up: bool, references: int, noise: float,
+    ) -> None:  # fmt: skip
+        self.lab, self.spec, self.recipe, self.base = lab, spec, recipe, base
+        self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, noise
+        self.stops, self.gives_up, self.references = stops, gives_up, references
+        self.full: dict[int, Outcome] = {}
+        self.made: dict[tuple[int, int, int], tuple[Trial, Point, Outcome]] = {}
+        self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
+
+    @property
+    def full_score(self) -> float:
+        """The mean full score so far."""
+        scores = [outcome["score"] for outcome in self.full.values()]
+        return self.fixed if self.fixed is not None else math.fsum(scores) / len(scores)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every trial in a subspace, by d and seeds."""
+        return tuple(self.made[key][1] for key in sorted(self.made))
+
+    def run_full(self, seed: int, test: bool = False) -> Trial:
+        """Full fine-tuning with one seed."""
+        assert self.base is not None
+        asked = replace(self.base, seed=seed)
+        outcome = self.lab.trial(parse(self.base.method), asked, test=test, predictions=bool(self.references))
+        self.full[seed] = outcome
+        return self._full_trial(seed, outcome)
+
+    def run(self, asked: Asked) -> Trial:
+        """One trial that the search asks for."""
+        if asked.d is None:
+            return self.run_full(asked.t)
+        p = asked.p if self._p is None else self._p
+        spec, recipe = self._recipe(asked.d, p, asked.t)
+        stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
+        give_up = self._hopeless(stop_at) if stop_at is not None and self.gives_up else None
+        outcome = self.lab.trial(spec, recipe, stop_at, hopeless=give_up, predictions=bool(self.references))
+        self.own.add((asked.d, p, asked.t))
+        return self._keep(asked.d, p, asked.t, recipe, outcome, stop_at)
+
+    @property
+    def _p(self) -> int | None:
+        """P's seed where the method names it."""
+        return self.spec.space.seed if self.spec.space else None
+
+    @property
+    def seconds(self) -> float:
+        """Of everything that was trained for this measurement."""
+        return math.fsum(outcome["seconds"] for outcome in [*self.full.values(), *(self.made[k][2] for k in self.own)])
+
+    def test(self, d: int) -> tuple[float, float | None]:
+        """Scores on the test split: of d's trial that is best on validation, and of full fine-tuning where it was trained."""
+        whole = sorted((-trial.low, p, t) for (at, p, t), (trial, _, _) in self.made.items() if at == d and trial.exact)
+        _, p, t = whole[0] if whole else (0.0, self.recipe.seed, self.recipe.seed)
+        spec, recipe = self._recipe(d, p, t)
+        found = float(self.lab.trial(spec, recipe, test=True)["test"])
+        if self.base is None:
+            return found, None
+        return found, float(self.lab.trial(parse(self.base.method), self.base, test=True)["test"])
+
+    def begin(self) -> None:
+        """Note which trials of others are there: those the measurement learns from, now and whenever it is resumed."""
+        store, study = self.lab.store, self.lab.study
+        assert study is not None
+        if not store.used(study):
+            store.begin(study, [row.key for row, _, _ in self._matching()])
+
+    def stored(self) -> tuple[list[Trial], list[Trial]]:
+        """The store's trials that answer this measurement's question: (made for it, there when it began).
+
+        Full fine-tunings are among them only where they were made for it.
+        """
+        used = self.lab.store.used(self.lab.study or "")
+        full = _without(self.base) if self.base else None
+        for row in self.lab.store.trials():
+            mine = self.base is not None and row.recipe["method"] == self.base.method and used.get(row.key, False)
+            if mine and row.status == "finished" and _bare(row.recipe) == full:
+                self.full.setdefault(row.seed, row.outcome)
+        for row, p, recipe in self._matching():
+            before = self.made.get((row.d or 0, p, row.seed))
+            # stopped once, and later run to its end: one trial, its end
+            if row.key in used and (before is None or not before[0].exact):
+                self._keep(row.d or 0, p, row.seed, recipe, row.outcome, row.stop_at)
+                if used[row.key]:
+                    self.own.add((row.d or 0, p, row.seed))
+        own = [self._full_trial(seed, self.full[seed]) for seed in sorted(self.full)]
+        own += [self.made[key][0] for key in sorted(self.own)]
+        return own, [self.made[key][0] for key in sorted(self.made.keys() - self.own)]
+
+    def _matching(self) -> Iterator[tuple[Stored, int, Recipe]]:
+        """The store's trials in this space, whatever their d and seeds, each with P's seed and its recipe."""
+        context = self.lab.task.fingerprint, self.lab.model(self.recipe.seed).fingerprint
+        wanted, template = _without(self.recipe), str(self.spec.at(1, seed=None))
+        for row in self.lab.store.trials():
+            if (row.context.get("task"), row.context.get("base")) != context or row.d is None:
+                continue
+            if _bare(row.recipe) != wanted or not 0 <= row.seed - self.recipe.seed < SEEDS:
+                continue
+            text = str(row.recipe["method"])
+            try:
+                space = parse(text).space
+                same = space is not None and str(parse(text).at(1, seed=None)) == template
+            except InputError:  # a method that this version does not have
+                continue
+            p = row.seed if space is None or space.seed is None else space.seed
+            recipe = replace(self.recipe, method=text, seed=row.seed)
+            paired = not self.references or (row.status == "finished" and self.lab.has_predictions(recipe))
+            if same and paired and self._p in (None, p):
+                yield row, p, recipe
+
+    def _recipe(self, d: int, p: int, t: int) -> tuple[Spec, Recipe]:
+        spec = self.spec.at(d, seed=self._p if self._p is not None or p == t else p)
+        return spec, replace(self.recipe, method=str(spec), seed=t)
+
+    def _full_trial(self, seed: int, outcome: Outcome) -> Trial:
+        return Trial(None, seed, seed, outcome["score"], outcome["score"], outcome["steps"] / self.steps)
+
+    def _keep(self, d: int, p: int, t: int, recipe: Recipe, outcome: Outcome, stop_at: float | None) -> Trial:
+        status, score = outcome["status"], outcome["score"]
+        low = high = score
+        lower = None
+        if status == "passed":
+            high = math.inf
+        elif status == "hopeless":
+            high = stop_at if stop_at is not None else math.inf
+        elif self.references:
+            low = high = lower = self._bound(recipe, t)
+        trial = Trial(d, p, t, low, high, outcome["steps"] / self.steps)
+        passed, below = status == "passed", status == "hopeless"
+        point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower)
+        self.made[d, p, t] = trial, point, outcome
+        return trial
+
+    def _bound(self, recipe: Recipe, t: int) -> float:
+        """The lower bound of the difference from the reference that this trial is paired with."""
+        assert self.base is not None
+        reference = replace(self.base, seed=self.base.seed + (t - self.base.seed) % self.references)
+        labels = numpy.asarray(self.lab.task.validation.labels)
+        pair = self.lab.predictions(recipe), self.lab.predictions(reference)
+        return compare_paired(self.lab.task.metric, *pair, labels).lower
+
+    def _hopeless(self, stop_at: float) -> Hopeless:
+        total = self.recipe.evaluations
+        earlier = [[e["score"] for e in o["curve"]][1:] for _, _, o in self.made.values() if o["status"] == "finished"]
+        earlier = [curve for curve in earlier if len(curve) == total]
+
+        def give_up(curve: Any) -> bool:
+            scores = [look.score for look in curve if isinstance(look, Evaluation)][1:]
+            return hopeless(scores, earlier, total, stop_at, self.noise)
+
+        return give_up
+
+
+SEEDS = 1000  # a measurement learns from trials with its own seeds: those from its first on
+
+
+def _without(recipe: Recipe) -> dict[str, Any]:
+    return _bare(asdict(recipe))
+
+
+def _bare(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON reads it back, but for method and seed."""
+    read: dict[str, Any] = json.loads(json.dumps(recipe))
+    return {key: value for key, value in read.items() if key not in ("method", "seed")}
