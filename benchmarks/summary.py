@@ -39,7 +39,7 @@ def main() -> None:
         path = RESULTS / f"{name}.sqlite"
         if not path.exists():
             continue
-        store = Store(path)
+        store = Store(path, write=False)
         parts.append(f"\n## {name}\n{words}")
         studies = store.studies()
         if studies:
@@ -96,7 +96,7 @@ def compared() -> list[str]:
     if not path.exists():
         return []
     parts = []
-    for study in Store(path).studies("compare"):
+    for study in Store(path, write=False).studies("compare"):
         parts.append(f"\n## Methods on {study['task']}\n\n```\n{study['command']}\n```\n")
         parts.append(
             f"{study['split']} {study['metric']}, {study['seeds']} seeds; step: time over full fine-tuning's; memory: peak of tensors "

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import analyze, certify, compare, latency, lists, measure, studies, tunes
+from d90.commands import analyze, certify, compare, export, latency, lists, measure, studies, tunes
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -39,6 +39,7 @@ COMMANDS = (
         analyze.analyze,
         latency.latency,
         measure.report,
+        export.export,
     ),
     *(studies.trajectory, studies.family, studies.lowdata),
     *(tunes.inspect, lists.tasks, lists.methods),

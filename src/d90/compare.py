@@ -168,6 +168,7 @@ def compare(
     )
     asked_for = [list(map(str, specs)), recipe.model, recipe.task, seeds, list(rates), recipe.seed, result.recipe]
     lab.store.put_study(hashed(asked_for), "compare", asdict(result))
+    lab.note(hashed(asked_for))
     told.search_ended(f"compared {len(specs)} methods")
     return result
 

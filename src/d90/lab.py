@@ -104,8 +104,14 @@ class Lab:
         return body
 
     def key(self, recipe: Recipe) -> str:
-        """The trial's key in the store."""
-        return recipe.key(self.task.fingerprint, self.model(recipe.seed).fingerprint)
+        """The trial's key in the store; fresh weights are no part of the base's fingerprint, so any seed's model will do."""
+        held = next(iter(self._data.values()), None) or self.data(recipe.seed)
+        return recipe.key(self.task.fingerprint, held.model.fingerprint)
+
+    def note(self, study: str) -> None:
+        """Note that every trial so far was made for a study."""
+        for _, recipe, _ in self.trials:
+            self.store.note(study, self.key(recipe))
 
     def has_predictions(self, recipe: Recipe) -> bool:
         """Whether the store has this trial, run to its end, with its predictions."""
