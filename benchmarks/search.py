@@ -27,11 +27,13 @@ import numpy
 from scipy import optimize
 
 from d90.search import Asked, Question, Trial, round_d, search
+from d90.search.hopeless import hopeless
 from d90.search.rules import goal
 
 PROGRESS = (0.25, 0.80, 0.93, 0.96, 0.99, 1.0)  # of the way to the final score, at each of six evaluations
 SCATTER = (0.10, 0.04, 0.02, 0.015, 0.008, 0.0)
 LOW, HIGH = 1, 22_700_000
+EXPECTED = 0.01  # the noise the search is told to expect, whatever it is
 
 
 class World:
@@ -86,39 +88,45 @@ class World:
         best = numpy.maximum.accumulate([self.chance + (end - self.chance) * g for g in way])
         return [float(v) for v in best]
 
-    def trial(self, d: int | None, p: int, t: int, level: float, whole: bool) -> Trial:
-        """Stopped at the first evaluation that reaches the level, unless it must run to its end."""
+    def trial(
+        self, d: int | None, p: int, t: int, level: float, whole: bool, earlier: list[list[float]] | None = None
+    ) -> Trial:
+        """Stopped at the first evaluation that reaches the level, or says that none will, unless it must run to its end."""
         curve = self.curve(d, p, t)
-        stop = next((i for i, v in enumerate(curve[:-1]) if v >= level and not whole), None)
-        if stop is None:
-            return Trial(d, p, t, curve[-1], curve[-1], 1.0)
-        return Trial(d, p, t, curve[stop], math.inf, (stop + 1) / len(curve))
+        for i, score in enumerate(curve[:-1], 1):
+            if not whole and score >= level:
+                return Trial(d, p, t, score, math.inf, i / len(curve))
+            if not whole and earlier is not None and hopeless(curve[:i], earlier, len(curve), level, EXPECTED):
+                return Trial(d, p, t, score, level, i / len(curve))
+        if earlier is not None and d is not None:
+            earlier.append(curve)
+        return Trial(d, p, t, curve[-1], curve[-1], 1.0)
 
 
-def ours(world: World) -> dict[str, float]:
+def ours(world: World, gives_up: bool = True, start: int = 16384) -> dict[str, float]:
     """The search of this package, baseline included."""
     scores: list[float] = []
+    earlier: list[list[float]] | None = [] if gives_up else None
 
     def evaluate(asked: Asked) -> Trial:
         level = world.goal.at(statistics.fmean(scores)) if scores else 0.0
-        trial = world.trial(asked.d, asked.p, asked.t, level, asked.whole)
+        trial = world.trial(asked.d, asked.p, asked.t, level, asked.whole, earlier)
         if asked.d is None:
             scores.append(trial.low)
         return trial
 
-    noise = 0.01
-    question = Question(world.goal, LOW, HIGH, world.full - world.chance, noise, start=START)
+    question = Question(world.goal, LOW, HIGH, world.full - world.chance, EXPECTED, start=start)
     found = search(evaluate, question)
     low, high = found.interval
     inside = found.status == "found" and (low or 0) <= world.d90 <= (high or math.inf)
-    ratio = (high or HIGH) / max(1, low or 1)
     return {
         **_error(world, found.d90),
         "inside": float(inside),
-        "ratio": ratio,
+        "ratio": (high or HIGH) / max(1, low or 1),
         "cost": found.spent,
         "trials": len(found.trials),
         "confirmed": float(found.confirmed),
+        "given up": sum(math.isfinite(t.high) and not t.exact for t in found.trials),
     }
 
 
@@ -200,9 +208,10 @@ def _error(world: World, d: float | None) -> dict[str, float]:
     return {"error": math.expm1(off) if off < 50 else math.inf, "hit": float(off <= math.log(1.1))}
 
 
-START = 16384
 WAYS: dict[str, Callable[[World], dict[str, float]]] = {
     "search": ours,
+    "search, none given up": lambda world: ours(world, gives_up=False),
+    "search from d = 256": lambda world: ours(world, start=256),
     "bisection, 1 seed": lambda world: bisection(world, 1),
     "bisection, 3 seeds": lambda world: bisection(world, 3),
     "grid of 25, 3 seeds": table,
@@ -219,7 +228,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
         return round(statistics.median(row[key] for row in rows), 3)
 
     def share(key: str) -> float:
-        return round(statistics.fmean(row[key] for row in rows), 3)
+        return round(statistics.fmean(row.get(key, 0.0) for row in rows), 3)
 
     return {
         "interval or bracket holds the truth": share("inside"),
@@ -229,6 +238,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
         "median cost in full fine-tunings": middle("cost"),
         "median trials": middle("trials"),
         "confirmed": share("confirmed"),
+        "trials given up, mean": share("given up"),
     }
 
 

@@ -314,7 +314,8 @@ import torch
 from d90.projections import build
 for _ in range(2):
     build("fastfood", 5, 100).forward(torch.ones(5))
-pools = {os.path.realpath(line.split()[-1]) for line in open("/proc/self/maps") if "omp" in line.split("/")[-1]}
+loaded = {os.path.realpath(line.split()[-1]) for line in open("/proc/self/maps") if "/" in line}
+pools = {file for file in loaded if os.path.basename(file).startswith(("libgomp", "libomp", "libiomp"))}
 assert len(pools) == 1, pools  # one OpenMP runtime, torch's
 """
     for path in ("torch", PATHS[0]):

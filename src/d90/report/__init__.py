@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from d90.errors import InputError
 from d90.report.environment import environment
 from d90.report.figure import figure_svg, points
-from d90.report.words import Study, baseline_name, headline, names, threshold_name
+from d90.report.words import Study, answer, baseline_name, headline, names, reached, spread, threshold_name, variance
 from d90.sweep.store import Store, Stored
 
 __all__ = ["headline", "page", "write_report"]
@@ -62,7 +63,10 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
             "chance": max(study["majority"], study["zero"]),
             "baseline_name": baseline_name(study),
             "threshold_name": threshold_name(study),
-            "trials": points(study),
+            "answer": answer(study),
+            "spread": spread(study),
+            "scatter": variance(study) if study.get("variance") else "",
+            "trials": [{"p_seed": p["seed"], **p, "reached": reached(study, p)} for p in points(study)],
             "command": study.get("command", ""),
         }
         for i, study in enumerate(studies, 1)
@@ -79,7 +83,10 @@ def _others(studies: Sequence[Study], trials: Sequence[Stored]) -> list[Stored]:
     used: set[tuple[Any, ...]] = set()
     for study in studies:
         names_of = _recipe(study["recipe"])
-        used |= {(study["method"], names_of, point["d"], point["seed"]) for point in study["curve"]}
+        used |= {
+            (re.sub(r",seed=\d+$", "", study["method"]), names_of, point["d"], point["seed"])
+            for point in study["curve"]
+        }
     baselines = {
         (s["model"], s["task"], s["baseline_method"], value) for s in studies for value in s["baseline_scores"]
     }
@@ -87,7 +94,8 @@ def _others(studies: Sequence[Study], trials: Sequence[Stored]) -> list[Stored]:
     for trial in trials:
         recipe = trial.recipe
         # a measurement names its method without d, and keeps its recipe without method and seed
-        method = str(recipe["method"]).replace(f"@d={trial.d},", "@").removesuffix(f"@d={trial.d}")
+        method = re.sub(r",seed=\d+$", "", str(recipe["method"]))
+        method = method.replace(f"@d={trial.d},", "@").removesuffix(f"@d={trial.d}")
         of_baseline = trial.d is None and (recipe["model"], recipe["task"], method, trial.score) in baselines
         if not of_baseline and (method, _recipe(recipe), trial.d, trial.seed) not in used:
             left.append(trial)

@@ -14,7 +14,12 @@ from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
 __all__ = ["Dot", "Level", "Mark", "Series", "draw"]
 
-KINDS = {"trial": "trial", "bound": "at least: stopped once it passed", "diverged": "diverged"}
+KINDS = {
+    "trial": "trial",
+    "bound": "at least: stopped once it passed",
+    "below": "given up: would have stayed below",
+    "diverged": "diverged",
+}
 WIDEST = 84  # letters in a row of a legend of two columns
 
 
@@ -30,11 +35,12 @@ class Dot:
 
 @dataclass(frozen=True)
 class Series:
-    """The trials of one method in one colour, and the line of means."""
+    """The trials of one method in one colour, and the line of means; `band`, where there is one, is (d, mean, low, high)."""
 
     name: str
     dots: Sequence[Dot]
     means: Sequence[tuple[int, float]]
+    band: Sequence[tuple[float, float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Mark:
-    """A d90, in its series' colour; `low` is where its bracket begins."""
+    """A d90, in its series' colour; its interval or bracket is (`low`, `high`), `high` being d where it is None."""
 
     d: int
     low: int | None
     label: str
     series: int
+    high: int | None = None
 
 
 def draw(
@@ -96,7 +103,7 @@ def draw(
             axes.axhline(level.value, color=INK, lw=1.2, ls=level.dash, zorder=1.5)
         for mark in marks:
             if mark.low is not None:
-                axes.axvspan(mark.low, mark.d, color=_colour(mark.series), alpha=0.15, lw=0)
+                axes.axvspan(mark.low, mark.high or mark.d, color=_colour(mark.series), alpha=0.15, lw=0)
             axes.axvline(mark.d, color=_colour(mark.series), lw=1.1, ls="-.", zorder=1.6)
         hover = {key: text for i, one in enumerate(series) for key, text in _draw_series(axes, one, i).items()}
         figure.legend(
@@ -109,7 +116,11 @@ def draw(
 def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:
     """Draw one method; returns what each group of dots tells the pointer."""
     colour = _colour(index)
-    if len(series.means) > 1:
+    if series.band:
+        ds, means, lows, highs = zip(*series.band, strict=True)
+        axes.fill_between(ds, lows, highs, color=colour, alpha=0.16, lw=0)
+        axes.plot(ds, means, color=colour, lw=1.4, alpha=0.8, ls=_dash(index))
+    elif len(series.means) > 1:
         axes.plot(*zip(*series.means, strict=True), color=colour, lw=1.4, alpha=0.6, ls=_dash(index))
     hover = {}
     for kind in KINDS:
@@ -119,23 +130,29 @@ def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:
             fill = colour if kind == "trial" else "none"
             axes.scatter(
                 xs, ys, marker=_marker(kind), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
-                linewidths=1.7 if kind == "bound" else 1.3, alpha=0.9, zorder=3, gid=gid,
+                linewidths=1.7 if kind in ("bound", "below") else 1.3, alpha=0.9, zorder=3, gid=gid,
             )  # fmt: skip
             hover[gid] = [dot.told for dot in dots]
     return hover
 
 
-_SIZE = {"trial": 5.5, "bound": 24.0, "diverged": 8.5}  # in points; an arrow stands on its score and is half as tall
+_SIZE = {
+    "trial": 5.5,
+    "bound": 24.0,
+    "below": 24.0,
+    "diverged": 8.5,
+}  # in points; an arrow stands on its score and is half as tall
 
 
 def _marker(kind: str, centred: bool = False) -> Any:
     from matplotlib.path import Path
 
-    if kind != "bound":
+    if kind not in ("bound", "below"):
         return "o" if kind == "trial" else "X"
     low, high = (-0.5, 0.5) if centred else (0, 1)
-    foot, stem = [(-0.3, low), (0.3, low)], [(0, low), (0, high)]
-    head = [(-0.3, high - 0.35), (0, high), (0.3, high - 0.35)]
+    way = 1 if kind == "bound" else -1
+    foot, stem = [(-0.3, way * low), (0.3, way * low)], [(0, way * low), (0, way * high)]
+    head = [(-0.3, way * (high - 0.35)), (0, way * high), (0.3, way * (high - 0.35))]
     return Path([*foot, *stem, *head], [Path.MOVETO, Path.LINETO] * 2 + [Path.MOVETO, Path.LINETO, Path.LINETO])
 
 
@@ -159,7 +176,7 @@ def _legend(series: Sequence[Series], levels: Sequence[Level], marks: Sequence[M
     for kind in seen:
         colour = _colour(0) if alone else INK
         fill = colour if kind == "trial" else "none"
-        size = _SIZE[kind] / (2.4 if kind == "bound" else 1)
+        size = _SIZE[kind] / (2.4 if kind in ("bound", "below") else 1)
         shape = {
             "marker": _marker(kind, centred=True),
             "ms": size,
@@ -169,7 +186,10 @@ def _legend(series: Sequence[Series], levels: Sequence[Level], marks: Sequence[M
             "ls": "none",
         }
         entries.append((Line2D([], [], **shape), KINDS[kind]))
-    if alone and len(series[0].means) > 1:
+    if alone and series[0].band:
+        line = Line2D([], [], color=_colour(0), lw=1.4, alpha=0.8)
+        entries.append((line, "monotone fit of the mean over seeds, with its band"))
+    elif alone and len(series[0].means) > 1:
         entries.append((Line2D([], [], color=_colour(0), lw=1.4, alpha=0.6), "mean of the trials run to their end"))
     entries += [(Line2D([], [], color=INK, lw=1.2, ls=level.dash), level.label) for level in levels if level.label]
     entries += [(Line2D([], [], color=_colour(mark.series), lw=1.1, ls="-."), mark.label) for mark in marks]

@@ -1,7 +1,8 @@
 """Score against d, as in figure 1 of Aghajanyan et al. 2021: what to draw of one or several stored measurements.
 
-A dot is a trial; an arrow one that stopped once it passed, so that its score is a lower bound; a hollow cross one that
-diverged. Several measurements of one model and task share a figure, a colour for each method.
+A dot is a trial; an arrow up one that stopped once it passed, so that its score is a lower bound; an arrow down one that was
+given up; a hollow cross one that diverged. The line is the monotone fit, shaded where it lies with the interval's probability.
+Several measurements of one model and task share a figure, a colour for each method.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d90.report.draw import Dot, Level, Mark, Series, draw
-from d90.report.words import SHARES, Study, baseline_name, chance_name, names, score, threshold_name
+from d90.report.words import SHARES, Study, baseline_name, chance_name, names, score, spread, threshold_name
 
 __all__ = ["figure_svg", "points"]
 
@@ -21,8 +22,8 @@ MOST_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in 
 
 
 def points(study: Study) -> list[Point]:
-    """A measurement's trials by d and seed, each once: a d asked for twice was trained once."""
-    once = {(point["d"], point["seed"]): point for point in study["curve"]}
+    """A measurement's trials by d and seeds, each once: a d asked for twice was trained once."""
+    once = {(point["d"], point["seed"], point.get("p_seed", point["seed"])): point for point in study["curve"]}
     return [once[key] for key in sorted(once)]
 
 
@@ -44,35 +45,43 @@ def figure_svg(studies: Sequence[Study], prefix: str) -> str:
             text = f"d90 {'=' if study['status'] == 'found' else 'at most'} {study['d90']:,}"
             # beside others its colour tells the method, and its threshold which of that method's
             more = f" at {score(study['threshold'], first['metric'])}"
+            high = study["interval"][1] if "coverage" in study else None
             if alone:
                 more = "" if low is None else f", bracket ({low:,}, {study['d90']:,}]"
-            marks.append(Mark(study["d90"], low if alone else None, text + more, index[key]))
+                more = f", {spread(study)}" if study["status"] == "found" and "coverage" in study else more
+            marks.append(Mark(study["d90"], low if alone else None, text + more, index[key], high))
     limits = (1, max(study["D"] for study in studies))
     percent, metric = first["metric"] in SHARES, first["metric"]
     return draw(title, f"validation {metric}", percent, limits, series, _levels(studies), marks, prefix)
 
 
 def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
-    once: dict[tuple[int, int], Point] = {}
+    once: dict[tuple[int, int, int], Point] = {}
     for study in group:
         for point in points(study):
             if math.isfinite(point["score"]):
-                key = (point["d"], point["seed"])
+                key = (point["d"], point["seed"], point["p_seed"] if "p_seed" in point else point["seed"])
                 # of one trial stopped at a threshold and run to its end, the end tells more
-                if key not in once or once[key]["at_least"]:
+                if key not in once or once[key]["at_least"] or once[key].get("below"):
                     once[key] = point
     dots, complete = [], defaultdict(list)
     for point in once.values():
-        kind = "diverged" if point["status"] == "diverged" else "bound" if point["at_least"] else "trial"
+        below = "below" if point.get("below") else "trial"
+        kind = "diverged" if point["status"] == "diverged" else "bound" if point["at_least"] else below
         if kind == "trial":
             complete[point["d"]].append(point["score"])
         sign = "at least " if point["at_least"] else ""
         told = (
-            f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}: {sign}"
+            f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}{_of_p(point)}: {sign}"
             f"{score(point['score'], group[0]['metric'])}, {point['status']}, {point['seconds']:.0f} s"
         )
         dots.append(Dot(point["d"], point["score"], kind, told))
-    return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)])
+    band = group[0].get("band", ()) if alone else ()
+    return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)], band)
+
+
+def _of_p(point: Point) -> str:
+    return f", P's {point['p_seed']}" if point.get("p_seed", point["seed"]) != point["seed"] else ""
 
 
 def _levels(studies: Sequence[Study]) -> list[Level]:

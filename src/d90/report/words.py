@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Study", "baseline_name", "chance_name", "count", "headline", "names", "score", "seconds", "threshold_name"]
+__all__ = [
+    "Study",
+    "answer",
+    "baseline_name",
+    "chance_name",
+    "count",
+    "headline",
+    "names",
+    "reached",
+    "score",
+    "seconds",
+    "spread",
+    "threshold_name",
+    "variance",
+]
 
 Study = dict[str, Any]  # a stored Measurement
 
@@ -46,7 +60,54 @@ def threshold_name(study: Study) -> str:
     """The threshold as its rule states it."""
     base = "full" if study["baseline_method"] == "full" else baseline_name(study)
     share = f"{100 * study['fraction']:g} %"
+    if study["rule"] == "margin":
+        return f"within {_points(study)} of {base}, margin rule"
     return f"{share} of {base}, paper rule" if study["rule"] == "paper" else f"chance + {share} of the gain, gain rule"
+
+
+def _points(study: Study) -> str:
+    return f"{study['within']:g} point{'' if study['within'] == 1 else 's'}"
+
+
+def spread(study: Study) -> str:
+    """The interval, or the bracket of a measurement that had none: (what failed, d90]."""
+    low, high = study["interval"]
+    if study["status"] == "trivial":
+        return "not searched"
+    if study["status"] == "found" and "coverage" in study:
+        share = f"{100 * study['coverage']:g} % interval"
+        return f"{share} {low:,} to {high:,}" if high is not None else f"{share} from {low:,}, no upper end"
+    told = f"d = {low:,} falls short" if low is not None else "no d fell short"
+    return told + (f", d = {high:,} reaches it" if high else ", no d reached it")
+
+
+def answer(study: Study) -> str:
+    """d90 alone: a number, a bound, or why there is none."""
+    d = study["d90"]
+    return (
+        f"{d:,}"
+        if study["status"] == "found"
+        else f"at most {d:,}"
+        if study["status"] == "floor"
+        else f"none ({study['status']})"
+    )
+
+
+def reached(study: Study, point: dict[str, Any]) -> bool:
+    """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did."""
+    if point.get("lower") is not None:
+        return bool(point["lower"] >= -study["within"] / 100)
+    return bool(point["score"] >= study["threshold"])
+
+
+def variance(study: Study) -> str:
+    """Whose seed the scatter is."""
+    v = study["variance"]
+    low, high = v["interval"]
+    return (
+        f"standard deviation {score(v['deviation'], study['metric'])}; P's seed {100 * v['projection']:.0f} % of the variance "
+        f"({100 * low:.0f} to {100 * high:.0f} %), training's the rest, from {v['trials']} trials"
+    )
 
 
 def headline(study: Study) -> str:
@@ -54,12 +115,19 @@ def headline(study: Study) -> str:
     base, metric = baseline_name(study), study["metric"]
     level, full = score(study["threshold"], metric), score(study["baseline"], metric)
     share = f"{100 * study['fraction']:g} %"
-    goal = (
-        f"{level} {metric}, {share} of {base} ({full})"
-        if study["rule"] == "paper"
-        else f"{level} {metric}, chance plus {share} of what {base} ({full}) gains over it"
-    )
+    goal = {
+        "paper": f"{level} {metric}, {share} of {base} ({full})",
+        "gain": f"{level} {metric}, chance plus {share} of what {base} ({full}) gains over it",
+        "margin": f"within {_points(study) if study['rule'] == 'margin' else ''} of {base} ({full} {metric})",
+    }[study["rule"]]
     d, low, weights = study["d90"], study["interval"][0], count(study["D"])
+    if study["status"] == "found" and "coverage" in study:
+        scatter = (
+            "the mean over seeds reaches"
+            if study["rule"] != "margin"
+            else "a paired test on the same examples finds it"
+        )
+        return f"d90 = {d:,} of {weights} weights, {spread(study)}: there {scatter} {goal}."
     if study["status"] == "found":
         short = "" if low is None else f"; d = {low:,} falls short"
         return f"d90 = {d:,} of {weights} weights: the smallest d found to reach {goal}{short}."
@@ -84,9 +152,10 @@ def names(studies: Sequence[Study]) -> list[str]:
     for key, show in (
         ("rule", lambda s: f"{s['rule']} rule"),
         ("fraction", lambda s: f"{100 * s['fraction']:g} %"),
+        ("within", lambda s: f"within {s['within']:g}" if s.get("within") else "no margin"),
         ("baseline_method", lambda s: f"against {baseline_name(s)}"),
     ):
-        if len({study[key] for study in studies}) > 1:
+        if len({study.get(key) for study in studies}) > 1:
             for parts, study in zip(told, studies, strict=True):
                 parts.append(show(study))
     for field in sorted({field for study in studies for field in study["recipe"]}):

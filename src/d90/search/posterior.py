@@ -6,9 +6,8 @@ f has a Gaussian-process prior (a constant, a slope, a Matern 5/2 part); samples
 functions by isotonic regression: the posterior of Lin and Dunson, "Bayesian monotone regression using Gaussian process
 projection", Biometrika 101, 303-317, 2014. Amplitude, length and sigma are averaged over a grid by their marginal likelihood.
 A trial that stopped once it passed, or was given up, is censored: its score is known to lie in an interval, and the samples
-are weighted by the probability of that. F is uncertain too: N(mean of its k scores, s^2 / k), s^2 = (sigma^2 + the scores' squares
-about their mean) / k. Trials that share a seed share noise: half of the variance for P's seed (a quarter at another d), half for
-training's.
+are weighted by the probability of that. F is uncertain too: N(mean of its k scores, s^2 / k), s^2 between the scores' own variance
+and sigma^2. Trials that share a seed share noise: half of the variance for P's seed (a quarter at another d), half for training's.
 
 A function of the set of trials alone: neither their order nor the time enters, so a resumed search goes on as it would have.
 """
@@ -36,6 +35,7 @@ AMPLITUDES = (0.03, 0.1, 0.3)  # of the Matern part, as shares of the scale
 LENGTHS = (1.0, 2.5)  # of the Matern part, in units of ln d: from a factor 3 to a decade
 NOISES = (0.4, 0.63, 1.0, 1.6, 2.5, 4.0)  # times the noise that is expected
 SPREAD = 1.0  # of ln sigma around it
+WEIGHED = 3  # as many scores of full fine-tuning the trials' own scatter counts for, in that of the full scores
 FEWEST = 150  # samples that must carry the weight
 MOST = 12  # times the first number of samples, to get there
 
@@ -184,7 +184,8 @@ def fitted(
             break
     fulls = numpy.full(len(f), mean_full)
     if len(full):
-        fulls = fulls + numpy.sqrt(sigma**2 + squares) * draw.standard_normal(len(f)) / len(full)
+        own = numpy.sqrt((WEIGHED * sigma**2 + squares) / (WEIGHED + len(full) - 1))
+        fulls = fulls + own * draw.standard_normal(len(f)) / math.sqrt(len(full))
     levels = goal.intercept + goal.slope * fulls
     return Posterior(ds, f, sigma, fulls, len(full), levels, _crossing(x, f, levels), weight)
 
