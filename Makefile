@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernel
 # the main job on the embedded model and task, some five minutes on two cores
 demo: $(INSTALLED)
 	$(BIN)/d90 measure minilm docstrings --train-limit 2000 --validation-limit 300 --max-length 64 --epochs 2 --evaluations 4 \
-		--start 256 --resolution 2 --store demo/d90.sqlite
+		--start 4096 --resolution 2 --budget 8 --store demo/d90.sqlite
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
