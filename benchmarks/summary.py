@@ -17,12 +17,13 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from the stores in this folder. The command behind a figure stands in its page; all of them together:
 
 ```
-benchmarks/studies.sh DATA [mnist|dense|sst2|mrpc]   # DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
+benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare]   # DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
 ```
 
 A measurement that was cut short goes on from its store. `*.jsonl` has a line for each trial with its recipe and its
-whole curve, `*.html` the figures. One seed each; the bracket's ends are both measured.
-Seconds are of one or two busy cores and do not compare.
+whole curve, `*.html` the figures. d90 stands with the interval that holds it with 90 % probability; "confirmed": trained to
+its end with two seeds of P, one of them with two of training. Cost: full fine-tunings spent on that measurement, the baseline's
+included and trials that were in the store already not. Seconds are of one or two busy cores and do not compare.
 
 `kill.json`: what `python benchmarks/kill.py DATA` found, 20 times kill -9 and resume.
 """
@@ -44,14 +45,17 @@ def main() -> None:
         studies = store.studies()
         if studies:
             parts.append(
-                "| method | rule | baseline | threshold | chance | d90 | largest d that fails |\n|-|-|-|-|-|-|-|"
+                "| method | rule | seeds from | baseline | threshold | chance | d90 | interval | confirmed | cost |\n|-|-|-|-|-|-|-|-|-|-|"
             )
         for s in studies:
             answer = s["d90"] if s["d90"] is not None else s["status"]
             chance = max(s["majority"], s["zero"])
             full = f"{s['baseline']:.4f} ({s['baseline_method']})"
-            numbers = f"{full} | {s['threshold']:.4f} | {chance:.4f} | **{answer}** | {s['interval'][0]}"
-            parts.append(f"| `{_short(s['method'])}` | {s['rule']} | {numbers} |")
+            ends = " ... ".join("open" if end is None else f"{end:,}" for end in s["interval"])
+            numbers = f"{full} | {s['threshold']:.4f} | {chance:.4f} | **{answer}** | {ends}"
+            seed = min(s["definitions"]["seeds"])
+            told = "yes" if s["confirmed"] else "no"
+            parts.append(f"| `{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {told} | {s['spent']:.1f} |")
         parts.append(
             "\nEvery trial (score: best of the evaluations on the validation split; >= where it stopped once it passed):\n"
         )
