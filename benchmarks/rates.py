@@ -1,0 +1,151 @@
+"""One learning rate for every d, projection and structure? The default beside the best of a grid, and what the default loses.
+
+    python benchmarks/rates.py DATA [sst2|mnist ...] [--table]     DATA holds sst2_sentences/ (jsonl.gz) and mnist/ (idx files)
+
+For each cell (task, structure, projection, d) runs at the default rate times 1/4, 1/2, 1, 2, 4, one seed; where the best of them lies at
+the grid's edge the grid goes on; where it beats the default by more than half a point both are repeated with two more seeds,
+for the best of five noisy scores is better than the default by chance alone. Fastfood at d = 100 ... 100,000 (MNIST: ... 10,000, where D is
+199,210), the other projections at one d. Trials lie in docs/results/rates.sqlite, a line each in rates.jsonl; the table in rates.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from d90.console import progress_for
+from d90.lab import Lab
+from d90.methods import parse
+from d90.recipe import Recipe, default_lr, make_recipe
+from d90.sweep.store import Store
+from d90.training import open_task
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+WIDEST = 16.0
+NEAR = 0.005  # a regret above this is repeated with more seeds
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Study:
+    """A task, and the cells asked of it."""
+
+    model: str
+    task: str
+    scale: str
+    options: dict[str, float | int | str]
+    dims: tuple[int, ...]
+    others: tuple[str, ...]  # projections tried at one d
+    other_d: int
+
+    def cells(self) -> list[tuple[str, str, int]]:
+        """(structure, projection, d)."""
+        full = [(structure, "fastfood", d) for structure in ("did", "said") for d in self.dims]
+        return full + [("did", projection, self.other_d) for projection in self.others]
+
+
+def studies(data: str) -> dict[str, Study]:
+    """Dense over minilm's 22.7 million weights would draw 2e10 entries a step; it is tried where it can be."""
+    text = {"epochs": 2, "evaluations": 6}
+    images = {"epochs": 5, "batch_size": 128, "evaluations": 10}
+    sizes = (100, 1000, 10_000, 100_000)
+    others = ("fastfood:gaussian", "sparse", "onehot")
+    return {
+        "sst2": Study("minilm", f"{data}/sst2_sentences", "tensor", text, sizes, others, 1000),
+        "mnist": Study("fc", f"idx:{data}/mnist", "tensor", images, sizes, (*others, "dense"), 1000),
+    }
+
+
+def method(study: Study, structure: str, projection: str, d: int) -> str:
+    return f"full@d={d},structure={structure},projection={projection},scale={study.scale}"
+
+
+def run(study: Study, store: Store, log: Path) -> None:
+    """Every trial that the store lacks."""
+    for structure, projection, d in study.cells():
+        spec = parse(method(study, structure, projection, d))
+        recipe = make_recipe(study.model, study.task, spec, dict(study.options))
+        task = open_task(study.task, recipe)
+        lab = Lab(study.model, task, recipe, store, progress_for(False), log)
+        rate = default_lr(spec, study.model == "minilm")
+
+        def score(factor: float, seed: int = 0, lab: Lab = lab, recipe: Recipe = recipe, rate: float = rate) -> float:
+            # the default as the default: its trials are those of the other studies
+            asked = replace(recipe, lr=None if factor == 1.0 and recipe.lr is None else rate * factor, seed=seed)
+            return float(lab.trial(parse(asked.method), asked)["score"])
+
+        scores = {factor: score(factor) for factor in FACTORS}
+        while (best := max(scores, key=lambda f: scores[f])) in (min(scores), max(scores)):
+            further = best / 2 if best == min(scores) else best * 2
+            if not 1 / WIDEST <= further <= WIDEST:
+                break
+            scores[further] = score(further)
+        if scores[best] - scores[1.0] > NEAR:
+            for seed in range(1, SEEDS):
+                for factor in (1.0, best):
+                    score(factor, seed)
+
+
+def table(data: str) -> str:
+    """What the store says so far."""
+    store = Store(RESULTS / "rates.sqlite", write=False)
+    rows = [
+        "# One learning rate\n",
+        "Made by `python benchmarks/rates.py DATA`. Validation score at the default rate and at the best of a grid around it "
+        "(factors of the default), and the regret in points: over the seeds that both were run with where there are several.\n",
+        "| task | structure | projection | d | default rate | at the default | best factor | at the best | regret | seeds |",
+        "|-|-|-|-|-|-|-|-|-|-|",
+    ]
+    regrets = []
+    for name, study in studies(data).items():
+        for structure, projection, d in study.cells():
+            spec = parse(method(study, structure, projection, d))
+            rate = default_lr(spec, study.model == "minilm")
+            found: dict[float, dict[int, float]] = {}
+            for trial in store.trials():
+                # the folder of the data is not part of the question
+                same = trial.recipe["task"].rsplit("/", 1)[-1] == study.task.rsplit("/", 1)[-1]
+                if same and trial.recipe["method"] == str(spec):
+                    lr = trial.recipe["lr"] or rate
+                    found.setdefault(round(lr / rate, 6), {})[trial.seed] = trial.score
+            if not set(FACTORS) <= set(found):
+                continue
+            best = max(found, key=lambda f: found[f].get(0, 0.0))
+            seeds = sorted(set(found[1.0]) & set(found[best]))
+            at = [statistics.fmean(found[f][seed] for seed in seeds) for f in (1.0, best)]
+            regret = 100 * (at[1] - at[0])
+            regrets.append(regret)
+            numbers = f"{at[0]:.4f} | {best:g} | {at[1]:.4f} | {regret:.1f} | {len(seeds)}"
+            rows.append(f"| {name} | {structure} | {projection} | {d:,} | {rate:g} | {numbers} |")
+    if regrets:
+        within = sum(regret <= 1.0 for regret in regrets)
+        rows.append(
+            f"\n{within} of {len(regrets)} cells lose at most one point; median {statistics.median(regrets):.2f}."
+        )
+    store.close()
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("names", nargs="*", default=["sst2", "mnist"])
+    parser.add_argument("--table", action="store_true", help="write the table of what is stored, train nothing")
+    asked = parser.parse_args()
+    known = studies(asked.data)
+    if unknown := set(asked.names) - set(known):
+        sys.exit(f"rates.py: unknown study {sorted(unknown)}, expected some of {sorted(known)}")
+    if not asked.table:
+        store = Store(RESULTS / "rates.sqlite")
+        for name in asked.names:
+            run(known[name], store, RESULTS / "rates.jsonl")
+        store.close()
+    (RESULTS / "rates.md").write_text(table(asked.data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
