@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "d90"
 FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("errors", "_version"),
     ("projections", "analysis"),
-    ("tune", "layout", "weights", "initial", "progress", "search"),
+    ("tune", "layout", "weights", "exchange", "initial", "progress", "search"),
     ("subspace", "tasks", "sweep", "models", "console"),
     ("methods", "batches", "bank", "quantised", "certificate"),
     ("recipe",),

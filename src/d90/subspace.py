@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError, choose
+from d90.exchange import Exchange, mark_of, refuse_wrapped
 from d90.projections import Projection, build
 from d90.projections.base import exact
 from d90.tune import STEP_RULE, STRUCTURES
@@ -141,7 +142,10 @@ class Subspace:
 
     def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
         """Prepare an optimizer: before each of its steps theta's gradient is averaged over the processes, d numbers and
-        nothing else.
+        nothing else (before the first, 8 bytes that say whether all train the same).
+
+        Each process counts once, as in DDP. Where batches differ in size, multiply a process's mean loss by its examples times
+        processes over all examples; all processes must make the same number of steps.
 
         Raises:
             InputError: the optimizer does not hold `space.theta`.
@@ -151,7 +155,9 @@ class Subspace:
             raise InputError(
                 "the optimizer does not hold this space's theta; expected one made over space.parameters()"
             )
-        optimizer.register_step_pre_hook(self._all_reduce)
+        refuse_wrapped(self.model, self._tensors)
+        inner: Optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks of its own
+        inner.register_step_pre_hook(Exchange(self.parameters, lambda: mark_of(repr(self.header()), self.parameters())))
         return optimizer
 
     # --- the weights -----------------------------------------------------------------------------------------------
@@ -347,11 +353,12 @@ class Subspace:
                     "evaluated, as a snapshot. Call release() before copying, and make a Subspace on the copy."
                 )
             return
+        refuse_wrapped(self.model, self._tensors)
         for holder, name, what in self._places:
             if holder.get(name) is not what:
                 raise UnsupportedModelError(
                     f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
-                    "parameters. Likely cause: resize_token_embeddings() or a new head. Change the model first."
+                    "parameters. Likely cause: resize_token_embeddings(), a new head, or FSDP. Change the model first."
                 )
         self.flush()
         self._inside = True
@@ -398,16 +405,6 @@ class Subspace:
         z_gradient, lambda_gradient = self._folding.pop(backward)
         gradient = torch.cat((self.projection.finish(z_gradient), LAMBDA_STEP * lambda_gradient.float()))
         self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
-
-    def _all_reduce(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return
-        for parameter in self.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= distributed.get_world_size()
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
