@@ -13,7 +13,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("errors", "_version"),
     ("projections", "analysis"),
     ("tune", "layout", "weights", "exchange", "initial", "progress", "search"),
-    ("subspace", "tasks", "sweep", "models", "console", "card"),
+    ("subspace", "tasks", "sweep", "models", "console", "trackers", "card"),
     ("methods", "batches", "bank", "quantised", "certificate"),
     ("recipe",),
     ("training",),

@@ -64,10 +64,10 @@ class QuantisedSpace:
         self.space.theta.copy_(values[symbols])
         self.space.flush()
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
         """Write the subspace's file."""
         self.flush()
-        self.space.save(path, recipe)
+        self.space.save(path, recipe, dtype)
 
     def release(self) -> nn.Module:
         """Give the model back untouched."""

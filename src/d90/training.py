@@ -347,11 +347,14 @@ class Run:
         """The best evaluation's score on the validation split."""
         return self.outcome.score
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs."""
+    def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
+        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs.
+
+        `dtype` "bf16" or "int8" rounds theta in the file (`d90.tune`).
+        """
         target = Path(path)
         key = self.recipe.key(self.task.fingerprint, self.model.fingerprint)
-        self.laid.save(target, recipe=key[:16])
+        self.laid.save(target, recipe=key[:16], dtype=dtype)
         record = {
             "d90": __version__,
             "recipe": asdict(self.recipe),

@@ -39,6 +39,7 @@ __all__ = [
     "About",
     "Header",
     "about",
+    "check_dtype",
     "read",
     "same_base",
     "theta_of",
@@ -131,6 +132,21 @@ def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Te
         partial.unlink(missing_ok=True)
 
 
+def check_dtype(dtype: str, subspace: bool) -> None:
+    """Refuse a dtype that a file of a subspace, or of parameters trained as they are, cannot have.
+
+    Raises:
+        InputError: an unknown one, or one that rounds parameters trained as they are.
+    """
+    if dtype not in DTYPES:
+        raise choose("dtype", dtype, DTYPES)
+    if dtype != "fp32" and not subspace:
+        raise InputError(
+            f"got dtype={dtype} for parameters trained as they are, expected fp32: only theta of a subspace is rounded. "
+            "Train in a subspace (--d), or leave it out"
+        )
+
+
 def about(path: str | os.PathLike[str]) -> About:
     """What a file is, from its header alone: the numbers are neither read nor checked.
 
@@ -199,8 +215,7 @@ def same_base(header: Header, base: str, path: object) -> None:
 
 def _packed(theta: Tensor, dtype: str) -> dict[str, Tensor]:
     """theta (d,) as the tensors that hold it."""
-    if dtype not in DTYPES:
-        raise choose("dtype", dtype, DTYPES)
+    check_dtype(dtype, subspace=True)
     if dtype == "fp32":
         return {"theta": theta}
     narrow = theta.to(torch.bfloat16)

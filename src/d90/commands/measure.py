@@ -21,11 +21,13 @@ from d90.commands.options import (
     LabelOpt,
     LengthOpt,
     LimitOpt,
+    LogsOpt,
     LrOpt,
     MethodOpt,
     MetricOpt,
     ModelArg,
     PrecisionOpt,
+    ReportOpt,
     SeedOpt,
     StoreOpt,
     TaskArg,
@@ -87,55 +89,59 @@ def measure(
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
+    report_to: ReportOpt = "",
+    logs: LogsOpt = "runs/logs",
 ) -> None:
     """Measure d90: the smallest d whose fine-tune reaches 90 % of full fine-tuning."""
     from d90 import report
     from d90.measure import measure as run
     from d90.sweep.store import Store
+    from d90.trackers import tracked
 
     tried = _numbers(dims)
     given: str | float = float(baseline) if _is_number(baseline) else baseline
-    opened = Store(store)
-    result = run(
-        model,
-        task,
-        method,
-        rule=rule,
-        fraction=fraction,
-        within=within,
-        store=opened,
-        full_curve=full_curve,
-        hopeless=hopeless,
-        test=test,
-        dims=tried,
-        low=low,
-        high=high,
-        start=start,
-        resolution=resolution,
-        budget=budget,
-        seeds=seeds,
-        baseline=given,
-        baseline_lr=baseline_lr,
-        baseline_epochs=baseline_epochs,
-        command=shlex.join(["d90", *sys.argv[1:]]),
-        log=log,
-        progress=told(),
-        **recipe_options(
-            text,
-            label,
-            metric,
-            kind,
-            lr=lr,
-            epochs=epochs,
-            batch_size=batch_size,
-            evaluations=evaluations,
-            seed=seed,
-            train_limit=train_limit,
-            validation_limit=validation_limit,
-            max_length=max_length,
-            precision=precision,
-        ),
-    )
+    with tracked(told(), report_to, logs) as progress:
+        opened = Store(store)
+        result = run(
+            model,
+            task,
+            method,
+            rule=rule,
+            fraction=fraction,
+            within=within,
+            store=opened,
+            full_curve=full_curve,
+            hopeless=hopeless,
+            test=test,
+            dims=tried,
+            low=low,
+            high=high,
+            start=start,
+            resolution=resolution,
+            budget=budget,
+            seeds=seeds,
+            baseline=given,
+            baseline_lr=baseline_lr,
+            baseline_epochs=baseline_epochs,
+            command=shlex.join(["d90", *sys.argv[1:]]),
+            log=log,
+            progress=progress,
+            **recipe_options(
+                text,
+                label,
+                metric,
+                kind,
+                lr=lr,
+                epochs=epochs,
+                batch_size=batch_size,
+                evaluations=evaluations,
+                seed=seed,
+                train_limit=train_limit,
+                validation_limit=validation_limit,
+                max_length=max_length,
+                precision=precision,
+            ),
+        )
     written = report.write_report(opened, page or store.with_suffix(".html"))
     _show(result)
     typer.echo(f"\n{result}\npage: {written}")

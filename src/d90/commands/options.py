@@ -27,6 +27,10 @@ LimitOpt = Annotated[int | None, typer.Option("--train-limit", help="Train on th
 ValidationOpt = Annotated[int | None, typer.Option("--validation-limit", help="Evaluate on the first N examples.")]
 LengthOpt = Annotated[int | None, typer.Option("--max-length", help="Cut texts to N tokens.")]
 PrecisionOpt = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+ReportOpt = Annotated[
+    str, typer.Option("--report-to", help="tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
+]
+LogsOpt = Annotated[str, typer.Option("--logs", help="Where TensorBoard's files go.")]
 StoreOpt = Annotated[Path, typer.Option("--store", help="The SQLite file trials are kept in.")]
 
 

@@ -15,11 +15,13 @@ from d90.commands.options import (
     LabelOpt,
     LengthOpt,
     LimitOpt,
+    LogsOpt,
     LrOpt,
     MethodOpt,
     MetricOpt,
     ModelArg,
     PrecisionOpt,
+    ReportOpt,
     SeedOpt,
     TaskArg,
     TextOpt,
@@ -52,8 +54,14 @@ def train(
     validation_limit: ValidationOpt = None,
     max_length: LengthOpt = None,
     precision: PrecisionOpt = "auto",
+    dtype: Annotated[str, typer.Option(help="What theta is stored in: fp32, bf16 or int8.")] = "fp32",
+    report_to: ReportOpt = "",
+    logs: LogsOpt = "runs/logs",
 ) -> None:
     """Fine-tune a model and write the tune."""
+    from d90 import tune as files
+    from d90.methods import parse
+    from d90.trackers import tracked
     from d90.training import train as run
 
     if out.suffix == ".json":
@@ -73,13 +81,15 @@ def train(
         max_length=max_length,
         precision=precision,
     )
-    result = run(model, task, method, d, progress=told(), **options)
+    files.check_dtype(dtype, subspace=d is not None or parse(method).space is not None)
+    with tracked(told(), report_to, logs) as progress:
+        result = run(model, task, method, d, progress=progress, **options)
     outcome = result.outcome
     if outcome.status == "diverged":
         raise RunFailed(
             f"the loss was not finite at step {outcome.steps}; nothing was saved. Lower --lr ({outcome.lr:g})"
         )
-    result.save(out)
+    result.save(out, dtype)
     typer.echo(
         f"{result.task.metric} {outcome.score:.4f} (untrained {outcome.zero_score:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"

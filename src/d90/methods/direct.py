@@ -33,7 +33,7 @@ class Trainable(Protocol):
     def flush(self) -> None:
         """Make the model's weights current."""
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
         """Write the tune."""
 
     def release(self) -> nn.Module:
@@ -85,8 +85,13 @@ class Direct:
             self._base = layout.fingerprint((name, self._before.get(name, p)) for name, p in named)
         return self._base
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
-        """Write the trained tensors by name."""
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
+        """Write the trained tensors by name, as they are.
+
+        Raises:
+            InputError: a dtype other than "fp32": only theta of a subspace is rounded.
+        """
+        tune.check_dtype(dtype, subspace=False)
         tune.write(path, tune.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._held())
 
     @torch.no_grad()

@@ -53,9 +53,9 @@ class Laid:
         """The model, with the method on it."""
         return self.applied.model
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-") -> None:
-        """Write the tune."""
-        self.trained.save(path, recipe)
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
+        """Write the tune; `dtype` is what a subspace's theta is stored in."""
+        self.trained.save(path, recipe, dtype)
 
     def release(self) -> nn.Module:
         """Take everything off: weights, modules, gradients and flags are then as they were found."""
