@@ -23,6 +23,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("certify", "analyze"),
     ("integrations",),
     ("report",),
+    ("recipes",),
     ("__init__",),
     ("commands",),
     ("cli",),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import analyze, certify, compare, export, latency, lists, measure, share, studies, tunes
+from d90.commands import analyze, certify, compare, export, latency, lists, measure, run, share, studies, tunes
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -41,7 +41,7 @@ COMMANDS = (
         measure.report,
         export.export,
     ),
-    *(studies.trajectory, studies.family, studies.lowdata),
+    *(studies.trajectory, studies.family, studies.lowdata, run.run),
     *(share.push, share.pull, share.merge),
     *(tunes.inspect, lists.tasks, lists.methods),
 )
