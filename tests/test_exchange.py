@@ -193,7 +193,14 @@ def two(tmp_path: Path, text: str, *arguments: str, launcher: str = "torch.distr
         port = free.getsockname()[1]
     options = ["--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=2"]
     if launcher != "torch.distributed.run":
-        options = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+        # --cpu would start one process; this starts two, and the script says that they are to use the processor
+        options = [
+            "--multi_gpu",
+            "--num_processes=2",
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+        ]
         options += [f"--main_process_port={port}"]
     command = [sys.executable, "-m", launcher, *options, str(script), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -177,7 +177,7 @@ def _one_line(repo: str, done: str) -> Iterator[None]:
     """Turn what the hub's client raises into an error of ours."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    transport = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the client uses
+    transport: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the client uses
     try:
         yield
     except InputError:
