@@ -18,6 +18,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Subspace",
+    "SubspaceConfig",
     "__version__",
     "certify",
     "compare",
@@ -27,3 +28,11 @@ __all__ = [
     "tasks",
     "train",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "SubspaceConfig":  # peft takes seconds to import, and few need it
+        from d90.integrations.peft import SubspaceConfig
+
+        return SubspaceConfig
+    raise AttributeError(f"module 'd90' has no attribute '{name}'")
