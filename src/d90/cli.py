@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import analyze, certify, compare, export, latency, lists, measure, run, share, studies, tunes
+from d90.commands import analyze, certify, compare, convert, export, latency, lists, measure, run, share, studies, tunes
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -42,7 +42,7 @@ COMMANDS = (
         export.export,
     ),
     *(studies.trajectory, studies.family, studies.lowdata, run.run),
-    *(share.push, share.pull, share.merge),
+    *(share.push, share.pull, share.merge, convert.convert),
     *(tunes.inspect, lists.tasks, lists.methods),
 )
 for command in COMMANDS:

@@ -1,0 +1,130 @@
+"""convert(task.d90, "peft" | "lora", folder) -> Converted: a tune of `d90 train` in a form that peft loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from d90 import layout, tune
+from d90.batches import Batches
+from d90.errors import InputError, choose
+from d90.finished import read_record
+from d90.methods import Context, Spec
+from d90.models import Model
+from d90.models import load as load_model
+from d90.tasks import load as load_task
+from d90.training import predict
+
+__all__ = ["FORMS", "Converted", "convert"]
+
+FORMS = ("peft", "lora")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A folder, and what it holds of the tune.
+
+    Attributes:
+        folder, form: as asked.
+        method: what the tune was trained with.
+        rank: of the LoRA adapter; None for "peft".
+        exact: whether nothing is lost.
+        kept, lost: as `d90.integrations.lora.Exported` has them.
+        metric, before, after: the task's metric on its validation split with the tune and with the folder, if measured.
+    """
+
+    folder: Path
+    form: str
+    method: str
+    rank: int | None = None
+    exact: bool = True
+    kept: float = 1.0
+    lost: Mapping[str, float] | None = None
+    metric: str = ""
+    before: float | None = None
+    after: float | None = None
+
+
+def convert(
+    path: str | os.PathLike[str], to: str, folder: str | os.PathLike[str], rank: int | None = None, check: bool = True
+) -> Converted:
+    """Convert a tune that has its recipe beside it; the base is loaded as the recipe names it.
+
+    Args:
+        path: written by `d90 train`.
+        to: "peft", theta in a folder that peft loads where d90 is installed; or "lora", which needs no d90.
+        folder: where to, made if it is not there.
+        rank: for "lora" of a tune that was not trained as LoRA.
+        check: for "lora", score tune and folder on the task's validation split.
+
+    Raises:
+        InputError: an unknown form, a folder that is a file, a tune the form cannot hold, as `d90.finished.read_record`.
+    """
+    if to not in FORMS:
+        raise choose("form to convert to", to, FORMS)
+    if Path(folder).is_file():
+        raise InputError(f"got '{folder}', a file, expected a folder to write into. Name another")
+    record, spec = read_record(path)
+    if to == "peft":
+        if rank is not None:
+            raise InputError(f"got rank {rank} for --to peft, expected none: it holds theta as it is. Leave it out")
+        if spec.space is None:
+            raise InputError(
+                f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use --to lora"
+            )
+    recipe, about = record["recipe"], record["task"]
+    model = load_model(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    if to == "peft":
+        from d90.integrations.peft import from_tune
+
+        from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe["seed"])).save_pretrained(
+            folder
+        )
+        return Converted(Path(folder), to, str(spec))
+    from d90.integrations.lora import to_lora
+
+    probe, score, metric = _probe(model, record) if check else (None, None, "")
+    found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe)
+    scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
+    return Converted(
+        Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1]
+    )
+
+
+def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: int) -> list[str] | None:
+    """Names of the parameters under the subspace; None for all.
+
+    Raises:
+        InputError: the method puts parameters of its own in.
+    """
+    plain = {name for name, _ in module.named_parameters()}
+    applied = spec.method.apply(module, Context(seed, stored=tune.read(path)[1]))
+    moved = list(layout.trainable(module))
+    applied.remove()
+    added = [name for name in moved if name not in plain]
+    if added:
+        raise InputError(
+            f"'{path}' was trained over '{spec.method}', which puts '{added[0]}' in, expected a subspace over the model's own "
+            "weights. Use --to lora"
+        )
+    return None if set(moved) == plain else moved
+
+
+def _probe(model: Model, record: dict[str, Any]) -> tuple[Callable[[nn.Module], Tensor], Any, str]:
+    """(outputs of a module on the validation split, their score, the metric's name)."""
+    recipe = record["recipe"]
+    task = load_task(
+        recipe["task"], limit=recipe["train_limit"], validation_limit=recipe["validation_limit"], **recipe["columns"]
+    )
+    batches = Batches(model, task.splits["validation"])
+    precision = record["outcome"]["precision"]
+    return (
+        lambda module: predict(replace(model, module=module), batches, precision),
+        lambda outputs: task.score(outputs, "validation"),
+        task.metric,
+    )

@@ -1,0 +1,222 @@
+"""A tune as a plain LoRA adapter, which peft loads without d90.
+
+    Delta W = (alpha / r) B A        exactly, where LoRA's own parameters were trained, in a subspace or as they are
+    Delta W ~ U_r S_r V_r^T          else: B = U_r sqrt(S_r), A = sqrt(S_r) V_r^T, alpha = r, the closest of rank r
+
+Eckart and Young: no matrix of rank r is closer to Delta W in the Frobenius norm. A random subspace's Delta W has a flat
+spectrum, so a low rank holds little of it: `Exported` says how much, and what that does to the outputs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from d90 import layout, tune
+from d90.errors import InputError
+from d90.methods import LoRA, Space, Spec, load, parse
+from d90.methods.base import task_head
+
+__all__ = ["Exported", "to_lora"]
+
+Probe = Callable[[nn.Module], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a LoRA folder holds of a tune.
+
+    Attributes:
+        folder: where it is.
+        rank: r.
+        exact: whether LoRA's own parameters were trained, so that nothing is lost.
+        kept: the share of |Delta|_F^2, over all weights that moved, that the folder holds.
+        lost: the parameters that moved and that LoRA cannot hold (embeddings, biases, norms), with their share.
+        tuned, exported: the probe's outputs with the tune, and with the folder; None without a probe.
+    """
+
+    folder: Path
+    rank: int
+    exact: bool
+    kept: float
+    lost: Mapping[str, float]
+    tuned: Tensor | None = None
+    exported: Tensor | None = None
+
+    @property
+    def error(self) -> float | None:
+        """The largest difference between the outputs."""
+        if self.tuned is None or self.exported is None:
+            return None
+        return (self.exported - self.tuned).abs().max().item()
+
+
+def to_lora(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    method: str | Spec = "full",
+    seed: int = 0,
+    probe: Probe | None = None,
+) -> Exported:
+    """Write a tune as a folder of a peft LoRA adapter; the model is given back as it was.
+
+    Args:
+        path: the tune.
+        model: its base, plain.
+        rank: of the approximation; a tune over LoRA's parameters has its own.
+        method: what the tune was trained with (`d90.methods`); a file of `d90 train` has it in the recipe beside it.
+        seed: the run's, which drew the method's own weights.
+        probe: gives outputs of a model, to see what is lost: (n, outputs).
+
+    Raises:
+        InputError: no rank where one is needed, or one that does not fit; a method that does not merge; as `d90.methods.load`.
+    """
+    spec = parse(method) if isinstance(method, str) else method
+    if spec.space is None and tune.about(path).header.structure != "direct":
+        spec = replace(spec, space=Space())
+    own = isinstance(spec.method, LoRA)
+    if own and rank not in (None, spec.method.values["r"]):
+        raise InputError(f"got rank {rank}, expected none: '{path}' has LoRA's own rank {spec.method.values['r']}")
+    if not own and (rank is None or rank < 1):
+        raise InputError(
+            f"got rank {rank}, expected at least 1: '{path}' was trained with '{spec.method}', whose change of a matrix has "
+            "any rank and must be cut. Choose a rank; the result says how much of the change it holds"
+        )
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    modes = [(module, module.training) for module in model.modules()]
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    laid = load(spec, path, model, seed)
+    try:
+        tuned = probe(model) if probe else None
+        found = _trained(model) if own else {}
+        if not own:
+            laid.merge()
+        named = dict(model.named_parameters())
+        changed = {name: named[name].detach().clone() for name in base if name in named}
+    except BaseException:
+        laid.release()
+        raise
+    if own:
+        laid.release()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(base[name])
+            p.requires_grad_(flags[name])
+    head = {name: changed[name] for name in task_head(model) if name in changed}
+    kept: float = 1.0
+    lost: dict[str, float] = {}
+    if own:
+        r, alpha = int(spec.method.values["r"]), int(spec.method.values["alpha"])
+    else:
+        assert rank is not None
+        r = alpha = rank
+        found, kept, lost = _cut(model, base, changed, set(head), rank)
+    exported = _write(model, Path(folder), found, head, r, alpha, probe)
+    for name, p in model.named_parameters():
+        p.requires_grad_(flags[name])
+    for module, mode in modes:
+        module.training = mode
+    return Exported(Path(folder), r, own, kept, lost, tuned, exported)
+
+
+Factors = dict[str, tuple[Tensor, Tensor]]  # module name -> A (r, inputs), B (outputs, r)
+
+
+def _trained(model: nn.Module) -> Factors:
+    """The factors that stand in the model."""
+    return {
+        name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
+        for name, layer in model.named_modules()
+        if "default" in getattr(layer, "lora_A", ())
+    }
+
+
+def _cut(
+    model: nn.Module, base: Mapping[str, Tensor], changed: Mapping[str, Tensor], head: set[str], rank: int
+) -> tuple[Factors, float, dict[str, float]]:
+    """The best factors of each matrix's change, the share they hold, and the shares that no factor can hold."""
+    deltas = {name: changed[name].double() - base[name].double() for name in base}
+    energy = {name: delta.square().sum().item() for name, delta in deltas.items()}
+    total = sum(energy.values())
+    if total == 0:
+        raise InputError("the tune changes no weight, expected one that was trained")
+    transposed = _matrices(model)
+    found: Factors = {}
+    held = sum(energy[name] for name in head)
+    lost = {}
+    for name in (n for n in base if energy[n] > 0 and n not in head):
+        if name not in transposed:
+            lost[name] = energy[name] / total
+            continue
+        delta = deltas[name].T if transposed[name] else deltas[name]
+        u, s, v = torch.linalg.svd(delta, full_matrices=False)
+        r = min(rank, len(s))
+        root = s[:r].sqrt()
+        a, b = delta.new_zeros(rank, delta.shape[1]), delta.new_zeros(delta.shape[0], rank)
+        a[:r], b[:, :r] = root[:, None] * v[:r], u[:, :r] * root
+        found[name.removesuffix(".weight")] = a.float(), b.float()
+        held += s[:r].square().sum().item()
+    if not found:
+        raise InputError(
+            f"the tune moves no matrix that LoRA can hold, expected a change of linear layers; it moves {', '.join(list(lost)[:3])}"
+        )
+    return found, held / total, lost
+
+
+def _matrices(model: nn.Module) -> dict[str, bool]:
+    """Parameters that LoRA can hold: weights of linear layers, and whether they are stored transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    own = {name for name, _ in model.named_parameters()}  # a tied matrix is the embedding's
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    return {f"{name}.weight": isinstance(m, Conv1D) for name, m in layers if f"{name}.weight" in own}
+
+
+def _write(
+    model: nn.Module,
+    folder: Path,
+    factors: Factors,
+    head: Mapping[str, Tensor],
+    r: int,
+    alpha: int,
+    probe: Probe | None,
+) -> Tensor | None:
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    layout.check_supported(model)
+    transposed = _matrices(model)
+    heads = {child: model.get_submodule(child) for child in sorted({name.split(".")[0] for name in head})}
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        target_modules=sorted(factors),
+        fan_in_fan_out=any(transposed.get(f"{name}.weight", False) for name in factors),
+        modules_to_save=list(heads) or None,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where linear layers of both kinds are among the targets
+        found = get_peft_model(model, config)
+    try:
+        values = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
+        for name, (a, b) in factors.items():
+            values |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        unknown = set_peft_model_state_dict(found, values).unexpected_keys
+        if unknown:
+            raise RuntimeError(f"peft does not take {unknown[:3]}")
+        found.eval()
+        folder.mkdir(parents=True, exist_ok=True)
+        found.save_pretrained(folder)
+        return probe(model) if probe else None
+    finally:
+        found.unload()
+        for child, module in heads.items():  # peft leaves the trained copy
+            setattr(model, child, module)
