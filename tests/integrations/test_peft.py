@@ -245,6 +245,17 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         to_tune(adapted(steps=1, modules_to_save=["pooler"]), tmp_path / "task.d90")
 
 
+def test_an_adapter_that_is_refused_leaves_the_active_one() -> None:
+    model = adapted()
+    expected = outputs_of(model)
+    with pytest.raises(InputError, match="another base model"):
+        model.add_adapter("second", d90.SubspaceConfig(d=20, base="0" * 16))
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(outputs_of(model), expected)
+    loss_of(model).backward()
+    assert bool(model.base_model.d90_bias["default"].grad.any())
+
+
 def test_a_deep_copy_is_a_snapshot() -> None:
     model = adapted()
     expected = outputs_of(model)  # a forward pass writes the weights of the last step
