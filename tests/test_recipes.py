@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ import yaml
 from d90 import recipes
 from d90.commands.run import FUNCTIONS
 from d90.errors import InputError
+from d90.lowdata import lowdata
 from tests.test_cli import Done, digits, run
 
 __all__ = ["digits"]
@@ -42,11 +45,6 @@ studies:
     published:
       - {method: "bitfit", value: 90.5, source: "table 2"}
       - {of: stored, method: "full@structure=did,d=20", value: 20, source: "table 2"}
-  - name: few examples
-    command: lowdata
-    options: {methods: full bitfit, counts: [30, all], least-steps: 10}
-    published:
-      - {method: full, n: all, value: 99, source: "table 3"}
   - name: a tune
     command: train
     options: {d: 20, out: "${out}/a.d90"}
@@ -100,17 +98,17 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
 ) -> None:
     dry = small(tmp_path, digits, "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert f"d90 lowdata mlp:16-32-3 idx:{digits} --methods 'full bitfit' --counts 30,all" in dry.stdout
+    assert f"d90 compare mlp:16-32-3 idx:{digits} --methods 'full bitfit full@d=20' --no-costs" in dry.stdout
     assert "300 train, 200 validation examples" in dry.stdout
     argv = list(sys.argv)
     first = small(tmp_path, digits)
     assert first.returncode == 0, first.stderr
     assert sys.argv == argv
     folder = tmp_path / "runs" / "small"
-    pages = {"d90.html", "d90.compare.html", "few-examples.html", "a.d90", "a-bound.json", "summary.json"}
+    pages = {"d90.html", "d90.compare.html", "a.d90", "a-bound.json", "summary.json"}
     assert pages <= {path.name for path in folder.iterdir()}
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["failed"], summary["done"]) == ([], 5)
+    assert (summary["failed"], summary["done"]) == ([], 4)
     rows = {(row["study"], row["figure"]): row for row in summary["rows"]}
     assert rows["d90", "D"]["ours"] == rows["d90", "D"]["published"] == 643
     assert rows["d90", "d90"]["published"] == 12
@@ -118,7 +116,6 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
     assert rows["d90", "score, d = 5"]["word"] == "none", "no trial had this d"
     assert rows["methods", "score, bitfit"]["unit"] == "%"
     assert rows["methods", "stored, full@d=20"]["ours"] == 20
-    assert rows["few examples", "score, full, n = all"]["published"] == 99
     assert 0 < rows["a bound", "bound"]["ours"] <= 100
     assert "table 2" in first.stdout
     assert "differs: everything" in first.stdout
@@ -134,6 +131,26 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
     (folder / "a.d90").write_bytes(b"damaged")
     monkeypatch.setattr(sys.modules["d90.training"], "fit", lambda *a, **k: (_ for _ in ()).throw(InputError("asked")))
     assert "asked" in small(tmp_path, digits).stderr, "a damaged tune is trained again"
+
+
+def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "epochs": 1,
+        "evaluations": 1,
+        "lr": 0.01,
+        "least_steps": 10,
+        "store": tmp_path / "s.sqlite",
+    }
+    found = lowdata("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
+    kind = recipes.KINDS["lowdata"]
+    arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
+    figures = list(kind.read(asdict(found), arguments))
+    asked = {tuple(keys.values()) for keys in kind.keys(arguments)}
+    assert {tuple(figure.keys.values()) for figure in figures} == asked
+    assert figures[0].label == "score, full, n = 30"
+    assert figures[2].value == figures[4].value == 100 * found.comparisons[1].entries[0].mean, (
+        "there are fewer than 10,000"
+    )
 
 
 def test_a_study_that_fails_is_a_row_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
@@ -175,7 +192,7 @@ MISTAKES = {
     "true for a number": (OPTIONS % "epochs: true", "got epochs: true, expected a number"),
     "a text for a switch": (OPTIONS % "full-curve: 'yes'", "expected true or false"),
     "a list for a text": (OPTIONS % "rule: [paper]", "expected a text"),
-    "dims": (OPTIONS % "dims: [a]", "got dims: ['a'], expected"),
+    "dims": (OPTIONS % "dims: [a]", "got dims: a, expected"),
     "one option by two names": (OPTIONS % "baseline: full, of: full", "which are one option"),
     "an impossible number": (OPTIONS % "epochs: 0", "got epochs=0"),
     "unknown rule": (OPTIONS % "rule: best", "unknown rule 'best'"),
