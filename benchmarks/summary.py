@@ -17,7 +17,8 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from the stores in this folder. The command behind a figure stands in its page; all of them together:
 
 ```
-benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare]   # DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
+benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare]
+# DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
 ```
 
 A measurement that was cut short goes on from its store. `*.jsonl` has a line for each trial with its recipe and its

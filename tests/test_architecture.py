@@ -16,7 +16,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("subspace", "tasks", "sweep", "models", "console", "trackers", "card"),
     ("methods", "batches", "bank", "quantised", "certificate"),
     ("recipe",),
-    ("training",),
+    ("training", "pretrain"),
     ("lab", "probe"),
     ("measure", "compare", "finished", "latency"),
     ("series", "lowdata", "hub", "merged"),

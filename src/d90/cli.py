@@ -13,7 +13,21 @@ from typing import Annotated, Any
 import typer
 
 from d90._version import __version__
-from d90.commands import analyze, certify, compare, convert, export, latency, lists, measure, run, share, studies, tunes
+from d90.commands import (
+    analyze,
+    certify,
+    compare,
+    convert,
+    export,
+    latency,
+    lists,
+    measure,
+    pretrain,
+    run,
+    share,
+    studies,
+    tunes,
+)
 from d90.errors import D90Error, RunFailed
 
 __all__ = ["app", "main"]
@@ -41,7 +55,7 @@ COMMANDS = (
         measure.report,
         export.export,
     ),
-    *(studies.trajectory, studies.family, studies.lowdata, run.run),
+    *(pretrain.pretrain, studies.trajectory, studies.family, studies.lowdata, run.run),
     *(share.push, share.pull, share.merge, convert.convert),
     *(tunes.inspect, lists.tasks, lists.methods),
 )
