@@ -1,14 +1,25 @@
-"""d90: how few parameters a fine-tune really needs: measured, trained in exactly that many, stored in under a kilobyte."""
+"""d90: how few parameters a fine-tune really needs: measured, trained in exactly that many, stored in under a kilobyte.
 
-from d90 import methods, projections, tasks
+Names are imported when they are first asked for: torch takes seconds, and `d90 --help` needs none of it.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from d90._version import __version__
-from d90.bank import Bank
-from d90.certify import Certificate, certify
-from d90.compare import Comparison, compare
-from d90.measure import Measurement, measure
-from d90.recipe import Recipe
-from d90.subspace import Subspace
-from d90.training import Run, train
+
+if TYPE_CHECKING:
+    from d90 import analysis, methods, projections, tasks
+    from d90.bank import Bank
+    from d90.certify import Certificate, certify
+    from d90.compare import Comparison, compare
+    from d90.integrations.peft import SubspaceConfig
+    from d90.measure import Measurement, measure
+    from d90.recipe import Recipe
+    from d90.subspace import Subspace
+    from d90.training import Run, train
 
 __all__ = [
     "Bank",
@@ -20,6 +31,7 @@ __all__ = [
     "Subspace",
     "SubspaceConfig",
     "__version__",
+    "analysis",
     "certify",
     "compare",
     "measure",
@@ -29,10 +41,41 @@ __all__ = [
     "train",
 ]
 
+_ROOMS = {
+    "Bank": "bank",
+    "Certificate": "certify",
+    "Comparison": "compare",
+    "Measurement": "measure",
+    "Recipe": "recipe",
+    "Run": "training",
+    "Subspace": "subspace",
+    "SubspaceConfig": "integrations.peft",
+    "certify": "certify",
+    "compare": "compare",
+    "measure": "measure",
+    "train": "training",
+}
+_PACKAGES = ("analysis", "methods", "projections", "tasks")
 
-def __getattr__(name: str) -> object:
-    if name == "SubspaceConfig":  # peft takes seconds to import, and few need it
-        from d90.integrations.peft import SubspaceConfig
 
-        return SubspaceConfig
-    raise AttributeError(f"module 'd90' has no attribute '{name}'")
+class _Package(ModuleType):
+    """This module: its names come from their rooms, and a room of the same name (`measure`) does not hide its function."""
+
+    def __getattr__(self, name: str) -> object:
+        if name in _PACKAGES:
+            return import_module(f"d90.{name}")
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'd90' has no attribute '{name}'")
+        value = getattr(import_module(f"d90.{_ROOMS[name]}"), name)
+        super().__setattr__(name, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _ROOMS and isinstance(value, ModuleType)):  # the import system binds each submodule here
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package
