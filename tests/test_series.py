@@ -95,8 +95,11 @@ def test_lowdata_counts_what_there_is(home: Path) -> None:
         (8, None, 10_000),
         store=store,
         least_steps=10,
+        log=home / "l.jsonl",
         **options,
     )
+    lines = (home / "l.jsonl").read_text().splitlines()
+    assert {json.loads(line)["method"].partition(":")[0] for line in lines} == {"full", "lora"}
     whole = found.counts[1]
     assert found.counts == (8, whole)
     assert 8 < whole < 96

@@ -45,12 +45,13 @@ def lowdata(
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
+    log: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> LowData:
     """Compare methods on n = counts training examples; None stands for all.
 
     Args:
-        model, task, methods, seeds, rates: as for `compare`.
+        model, task, methods, seeds, rates, log: as for `compare`.
         least_steps: a run takes so many optimizer steps at least.
         options: fields of `Recipe`; `epochs` is what runs with enough examples make.
 
@@ -80,6 +81,7 @@ def lowdata(
                 costs=False,
                 progress=progress,
                 command=command,
+                log=log,
                 **{**options, "epochs": round(epochs, 3), **limit},
             )
         )
