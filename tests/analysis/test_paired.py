@@ -80,6 +80,18 @@ def test_level_and_power_over_two_thousand_pairs(n: int, discordant: float, marg
     assert passes(n, 0.0) == pytest.approx(power(n, discordant, margin), abs=0.05)
 
 
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_the_stated_number_of_examples_knows_the_metric(metric: str) -> None:
+    """A point of Matthews is half a point of accuracy: the discordant share alone would state four times too few."""
+    draw, margin = numpy.random.default_rng(3), 0.04
+    pilot = compare_paired(metric, *pairs(draw, 20_000, 0.05, 0.0))
+    assert pilot.deviation is not None
+    needed = examples_needed(pilot.discordant, margin, deviation=pilot.deviation)
+    passed = numpy.mean([compare_paired(metric, *pairs(draw, needed, 0.05, 0.0)).lower > -margin for _ in range(300)])
+    assert passed == pytest.approx(0.8, abs=0.09)
+    assert compare_paired("accuracy", *pairs(draw, 100, 0.05, 0.0)).deviation is None
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews"])
 def test_a_bound_covers_the_difference(metric: str) -> None:
     """The true difference of F1 and Matthews is that of the same law with many examples."""

@@ -40,12 +40,14 @@ class Comparison:
         lower: one-sided lower confidence bound of it, at 1 - alpha; above -m, the tune is good enough.
         discordant: the share of examples that one of the two gets right and the other wrong.
         n: examples.
+        deviation: sqrt(n) times the standard deviation of the difference; None for accuracy, where `discordant` gives it.
     """
 
     difference: float
     lower: float
     discordant: float
     n: int
+    deviation: float | None = None
 
 
 def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, alpha: float = 0.05) -> Comparison:
@@ -71,7 +73,7 @@ def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, al
     tables = numpy.concatenate([cells[None], drawn]).reshape(-1, classes, classes, classes)
     differences = score_of_table(metric, tables.sum(2)) - score_of_table(metric, tables.sum(3))
     lower = float(numpy.quantile(differences[1:], alpha, method="inverted_cdf"))
-    return Comparison(float(differences[0]), lower, (b + c) / n, n)
+    return Comparison(float(differences[0]), lower, (b + c) / n, n, math.sqrt(n) * float(differences[1:].std()))
 
 
 def score_of_table(metric: str, table: Table) -> Table:
@@ -108,9 +110,14 @@ def power(n: int, discordant: float, margin: float, alpha: float = 0.05) -> floa
     return float(stats.norm.cdf((math.sqrt(n) * margin - stats.norm.isf(alpha) * under) / true))
 
 
-def examples_needed(discordant: float, margin: float, alpha: float = 0.05, wanted: float = 0.8) -> int:
-    """How many examples give a tune exactly as good as the reference the probability `wanted` to pass."""
-    under, true = _deviations(discordant, margin)
+def examples_needed(
+    discordant: float, margin: float, alpha: float = 0.05, wanted: float = 0.8, deviation: float | None = None
+) -> int:
+    """How many examples give a tune exactly as good as the reference the probability `wanted` to pass.
+
+    `deviation` is that of a `Comparison` by F1 or Matthews: a point of theirs is not a point of accuracy.
+    """
+    under, true = _deviations(discordant, margin) if deviation is None else (deviation, deviation)
     return math.ceil(((stats.norm.isf(alpha) * under + stats.norm.ppf(wanted) * true) / margin) ** 2)
 
 

@@ -241,7 +241,7 @@ def _power(bench: Bench, task: Task, within: float) -> list[str]:
         return []
     first, second = (bench.lab.predictions(replace(bench.base, seed=seed)) for seed in sorted(bench.full)[:2])
     pair = compare_paired(task.metric, first, second, task.validation.labels.numpy())
-    need = examples_needed(pair.discordant, within / 100)
+    need = examples_needed(pair.discordant, within / 100, deviation=pair.deviation)
     return [
         f"two trials of the baseline differ on {pair.discordant:.1%} of the {pair.n} validation examples; a tune as good passes "
         f"within {within:g} points four times of five where there are {need:,}"
