@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from d90.models import Model, encode
 from d90.projections.philox import words
-from d90.tasks import Split
+from d90.tasks import ABSENT, Split
 
 __all__ = ["Batches", "outputs_of"]
 
@@ -77,10 +77,18 @@ def _permutation(count: int, seed: int, block: int) -> Tensor:
 
 
 def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor) -> Tensor:
-    """The model's outputs (n, outputs) on one batch."""
+    """The model's outputs (n, outputs) on one batch; of a language model each token's nats, -ln p(token | those before it)."""
     device = next(module.parameters()).device
     if isinstance(batch, Tensor):
         result: Any = module(batch.to(device))
     else:
         result = module(**{name: tensor.to(device) for name, tensor in batch.items()})
-    return result if isinstance(result, Tensor) else result.logits
+    logits: Tensor = result if isinstance(result, Tensor) else result.logits
+    return logits if logits.dim() == 2 or isinstance(batch, Tensor) else _nats(logits, batch)
+
+
+def _nats(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """(n, tokens - 1) from logits (n, tokens, V): the first token is given; `ABSENT` behind a document's end."""
+    ids, mask = (batch[name].to(logits.device)[:, 1:] for name in ("input_ids", "attention_mask"))
+    nats = nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids, reduction="none")
+    return nats.masked_fill(mask == 0, ABSENT)

@@ -51,6 +51,10 @@ class Tuned:
 
     def outputs(self, texts: Sequence[tuple[str, ...]]) -> Tensor:
         """The model's outputs (n, outputs) for texts, one or two strings an example."""
+        if self.record["task"]["kind"] == "language":
+            raise InputError(
+                "this tune is of a language model, and predict takes classes or values; merge it to generate"
+            )
         wanted = self.record["task"]["texts"]
         if wanted == 0:
             raise InputError("this tune takes images, and predict takes texts; use 'd90 evaluate' with an idx folder")

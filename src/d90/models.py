@@ -34,7 +34,7 @@ MODELS = {
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
     "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
-    "NAME or FOLDER": "any sequence classifier of the Hugging Face hub, or a local folder",
+    "NAME or FOLDER": "any sequence classifier or causal language model of the Hugging Face hub, or a local folder",
 }
 
 
@@ -50,6 +50,7 @@ class Model:
         max_length: tokens it takes at most.
         fingerprint: of the weights that do come from a checkpoint, or of the architecture where none do.
         seed: of the fresh weights.
+        vocabulary: of a causal language model: among how many tokens it chooses; None for others.
     """
 
     name: str
@@ -59,15 +60,16 @@ class Model:
     max_length: int | None
     fingerprint: str
     seed: int = 0
+    vocabulary: int | None = None
 
 
 def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, max_length: int | None = None) -> Model:
-    """Load a model with a head of `outputs` numbers.
+    """Load a model with a head of `outputs` numbers, or a causal language model.
 
     Args:
         name: see `MODELS`.
-        outputs: classes, or 1 for regression.
-        kind: "classification" or "regression".
+        outputs: classes, or 1 for regression; not asked of a language model.
+        kind: "classification", "regression" or "language": a causal model with the output matrix it came with.
         seed: of the weights that come from no checkpoint.
         max_length: truncate texts to this many tokens, at most what the model takes.
 
@@ -79,6 +81,10 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(devices)):
         if name in ("fc", "lenet") or name.startswith("mlp:"):
+            if kind == "language":
+                raise InputError(
+                    f"model '{name}' takes images, expected a causal language model: a hub name or a folder"
+                )
             return _image_net(name, outputs, seed)
         source = _minilm_folder() if name == "minilm" else name
         return _pretrained(name, source, outputs, kind, seed, max_length)
@@ -105,12 +111,31 @@ def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
     if not inputs:
         return Encoded([], None, 0)
     columns = [list(column) for column in zip(*inputs, strict=True)]
+    if model.vocabulary is not None:
+        return _documents(model, columns[0])
     found = model.tokenizer(*columns, truncation=False, verbose=False)
     longest = model.max_length or max(map(len, found["input_ids"]))
     truncated = sum(len(ids) > longest for ids in found["input_ids"])
     if truncated:
         found = model.tokenizer(*columns, truncation=True, max_length=longest)
     return Encoded(found["input_ids"], found.get("token_type_ids"), truncated)
+
+
+def _documents(model: Model, texts: list[str]) -> Encoded:
+    """A mark of the beginning, then the document: so its first token is predicted as well. No other mark is added."""
+    tokenizer: Any = model.tokenizer
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise InputError(
+            f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
+            "name one in its tokenizer_config.json"
+        )
+    found = [[start, *ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    empty = next((i for i, ids in enumerate(found) if len(ids) < 2), None)
+    if empty is not None:
+        raise InputError(f"document {empty + 1} has no token ('{texts[empty][:40]}'), expected text; drop it")
+    longest = model.max_length or max(map(len, found))
+    return Encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
 
 
 # --- image networks ------------------------------------------------------------------------------------------------
@@ -219,28 +244,49 @@ def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_
     std = getattr(module.config, "initializer_range", 0.02)
     initialise(module, fresh, seed, std)
     known = layout.fingerprint((name, unique[name]) for name in sorted(unique) if name not in fresh)
-    return Model(name, module, tokenizer, fresh, longest, known, seed)
+    vocabulary = _vocabulary(name, module, fresh) if kind == "language" else None
+    return Model(name, module, tokenizer, fresh, longest, known, seed, vocabulary)
+
+
+@torch.no_grad()
+def _vocabulary(name: str, module: Any, fresh: Sequence[str]) -> int:
+    """Among how many tokens it chooses; refuses a model that sees the token it is to predict."""
+    if fresh:
+        raise InputError(
+            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected a causal language model with its output matrix. "
+            "Likely cause: an encoder or a classifier; choose another model"
+        )
+    mode = module.training
+    module.eval()
+    first, other = (module(input_ids=torch.tensor([[1, 2, 3, last]])).logits for last in (0, 4))
+    module.train(mode)
+    if not torch.allclose(first[:, :3], other[:, :3], atol=1e-4):
+        raise InputError(
+            f"model '{name}' sees the tokens that follow, so predicting them means nothing; expected a causal language model. "
+            "Likely cause: an encoder such as BERT; choose another model"
+        )
+    return int(first.shape[-1])
 
 
 def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[Any, Any, dict[str, Any]]:
     """Tokenizer, network, and the library's report of what the checkpoint lacked."""
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     problem = "regression" if kind == "regression" else "single_label_classification"
+    head = {} if kind == "language" else {"num_labels": outputs, "problem_type": problem}
+    family: Any = AutoModelForCausalLM if kind == "language" else AutoModelForSequenceClassification
     with _quiet():
         try:
             # Said each time: left open, the library asks on the terminal whether to run the model's own code.
-            config = AutoConfig.from_pretrained(
-                source, num_labels=outputs, problem_type=problem, trust_remote_code=False
-            )
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **head)
             if getattr(config, "quantization_config", None) is not None:
                 raise UnsupportedModelError(
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            module, report = AutoModelForSequenceClassification.from_pretrained(
+            module, report = family.from_pretrained(
                 source,
                 config=config,
                 trust_remote_code=False,

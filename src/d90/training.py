@@ -44,7 +44,7 @@ from d90.models import load as load_model
 from d90.progress import Progress
 from d90.recipe import Evaluation, Outcome, Recipe, bf16_is_fast, default_lr, make_recipe
 from d90.subspace import Subspace
-from d90.tasks import Task
+from d90.tasks import ABSENT, Task
 from d90.tasks import load as load_task
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
 ]
 
 Hopeless = Callable[[Sequence[Evaluation]], bool]
+MOST_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
 
 class Data:
@@ -307,6 +308,8 @@ def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None
 def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> Tensor:
     """The model's outputs (n, outputs) in the order of the examples, in fp32 on the CPU."""
     module = model.module
+    if model.vocabulary is not None:  # a batch of logits over the vocabulary at each token
+        size = max(1, min(size, MOST_LOGITS // (model.vocabulary * int(batches.lengths.max()))))
     rows: list[Tensor] = []
     order: list[Tensor] = []
     module.eval()
@@ -314,8 +317,9 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
         with autocast(module, precision):
             rows.append(outputs_of(module, batches.inputs(chosen)).float().cpu())
         order.append(chosen)
-    out = torch.empty(len(batches), rows[0].shape[1])
-    out[torch.cat(order)] = torch.cat(rows)
+    out = torch.full((len(batches), rows[0].shape[1]), ABSENT)  # the longest come first
+    for chosen, row in zip(order, rows, strict=True):
+        out[chosen, : row.shape[1]] = row
     return out
 
 

@@ -6,19 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from d90.errors import InputError
-from d90.tasks.base import Split, Task
+from d90.tasks.base import ABSENT, Split, Task
 from d90.tasks.docstrings import load_docstrings
 from d90.tasks.files import ENDINGS, Columns, load_files
 from d90.tasks.hub import GLUE, load_glue, load_hub
 from d90.tasks.images import load_images
+from d90.tasks.text import UNITS, load_text
 
-__all__ = ["TASKS", "Split", "Task", "load"]
+__all__ = ["ABSENT", "TASKS", "Split", "Task", "load"]
 
 TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
     "glue/NAME": f"GLUE through the hub: {', '.join(GLUE)}",
     "FILE": f"a file ({', '.join(ENDINGS)}) with columns named; a tenth is held out as validation",
     "FOLDER": "a folder with train, validation and test in those forms",
+    "text:PATH": "documents for a causal language model: a file (.txt, .txt.gz) or a folder of them, blank lines between documents",
+    "lines:PATH": "the same, each line a document",
     "idx:FOLDER": "MNIST-style images in idx files, gzipped or not",
     "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named (also hub:NAME, hub:FOLDER)",
 }
@@ -59,11 +62,13 @@ def load(
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
-    if name == "docstrings" or name.startswith(("idx:", "glue/")):
+    if name == "docstrings" or name.startswith(("idx:", "glue/", *UNITS)):
         given = {"text": columns.text, "label": columns.given_label, "kind": kind}
         for option, value in given.items():
             if value is not None:
                 raise InputError(f"got {option} for task '{name}', which has its own; leave it out, or load a file")
+        if name.startswith(tuple(UNITS)):
+            return load_text(name, metric)
         if name.startswith("glue/"):
             return load_glue(name, metric)
         task = load_docstrings() if name == "docstrings" else load_images(name, name.removeprefix("idx:"))

@@ -14,16 +14,17 @@ from d90.errors import InputError, choose
 from d90.projections.philox import words
 from d90.tasks.metrics import CORRELATIONS, LOSS, METRICS
 
-__all__ = ["MOST_HELD", "Split", "Task"]
+__all__ = ["ABSENT", "MOST_HELD", "Split", "Task"]
 
 MOST_HELD = 2000  # examples in a split that is made
+ABSENT = -1.0  # among a document's nats, which are >= 0: there is no token
 
 
 @dataclass(frozen=True)
 class Split:
     """One split: inputs are texts (one or two strings an example) or images (n, channels, height, width) in fp32.
 
-    `labels` is (n,): int64 class numbers, or fp32 values for regression.
+    `labels` is (n,): int64 class numbers, or fp32 values for regression; zeros for documents, whose tokens are their own labels.
     """
 
     inputs: Sequence[tuple[str, ...]] | Tensor
@@ -63,8 +64,8 @@ class Task:
 
     Attributes:
         name: as the user wrote it.
-        kind: "classification" or "regression".
-        labels: the names of the classes, in order; empty for regression.
+        kind: "classification", "regression", or "language": each example is a document, whose tokens are predicted in turn.
+        labels: the names of the classes, in order; empty for the others.
         metric: a name in `d90.tasks.metrics.METRICS`, or "loss" (minus the mean loss); larger is better.
         train, validation, test: the splits; models are chosen on `validation`, `test` is only ever reported.
         notes: what was done to the data on the way in (a split made, rows dropped), a line each, recorded with results.
@@ -92,6 +93,10 @@ class Task:
                 f"task '{self.name}': got metric '{self.metric}' for a {self.kind}, expected {' or '.join(wanted)}. "
                 "Likely cause: numbers taken for classes or the reverse; say which with kind"
             )
+        if self.kind == "language" and self.metric != LOSS:
+            raise InputError(
+                f"task '{self.name}': got metric '{self.metric}' for documents, expected {LOSS}; leave it out"
+            )
         if self.metric == "f1" and len(self.labels) != 2:
             raise InputError(
                 f"task '{self.name}': got metric 'f1' for {len(self.labels)} classes, expected 2: it is F1 of the "
@@ -111,7 +116,7 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the model puts out for an example: the classes, or 1 for regression."""
+        """How many numbers the model puts out for an example: the classes, or 1 for regression; 0 for documents, one a token."""
         return 1 if self.kind == "regression" else len(self.labels)
 
     @property
@@ -155,7 +160,13 @@ class Task:
         return digest.hexdigest()
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the logits (n, classes), or the mean squared error of (n, 1) outputs; mean over examples."""
+        """Cross-entropy of the logits (n, classes), or the mean squared error of (n, 1) outputs; mean over examples.
+
+        Of documents: the mean over documents of each one's mean over its tokens, outputs (n, tokens) being each token's nats.
+        """
+        if self.kind == "language":
+            there = outputs != ABSENT  # not a comparison of size: a value that is not finite must stay and be seen
+            return (outputs.where(there, 0.0).sum(dim=1) / there.sum(dim=1)).mean()
         if self.kind == "regression":
             return torch.nn.functional.mse_loss(outputs.float().squeeze(-1), labels)
         return torch.nn.functional.cross_entropy(outputs.float(), labels)
@@ -176,6 +187,11 @@ class Task:
 
         For a loss, that of always giving the training set's frequencies of the classes.
         """
+        if self.kind == "language":
+            raise InputError(
+                f"task '{self.name}' has documents, expected classes or values: chance is the uniform guess of a model's own "
+                "vocabulary. Use 'd90 train' or 'd90 certify'"
+            )
         labels = self.train.labels
         if self.metric == LOSS:
             rows = len(self.splits[split])

@@ -20,7 +20,7 @@ from torch import Tensor
 from d90.errors import InputError
 from d90.tasks.base import Split, Task
 
-__all__ = ["ENDINGS", "PARTS", "Columns", "Row", "find_split", "from_rows", "load_files"]
+__all__ = ["ENDINGS", "PARTS", "Columns", "Row", "find_split", "from_rows", "load_files", "numbered_lines"]
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -222,13 +222,13 @@ def _divide(split: Split) -> tuple[Split, Split]:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def find_split(folder: Path, names: Sequence[str]) -> Path | None:
+def find_split(folder: Path, names: Sequence[str], endings: Sequence[str] = ENDINGS) -> Path | None:
     """The one file of a split in a folder, by any of its names and endings; None where there is none.
 
     Raises:
         InputError: there are two.
     """
-    found = [file for name in names for end in ENDINGS if (file := folder / f"{name}{end}").is_file()]
+    found = [file for name in names for end in endings if (file := folder / f"{name}{end}").is_file()]
     if len(found) > 1:
         both = f"{found[0].name} and {found[1].name}"
         raise InputError(f"'{folder}' has {both}, expected one file for a split; remove one")
@@ -250,7 +250,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
         yield from _csv(path, "\t" if ending == ".tsv" else ",")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines; broken UTF-8 and truncated gzip are told with their line."""
     number = 0
     try:
@@ -266,7 +266,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
@@ -279,7 +279,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader((line for _, line in numbered_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
         for row in reader:

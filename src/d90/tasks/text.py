@@ -1,0 +1,76 @@
+"""Documents for a causal language model: plain text, gzipped or not, one file or a folder of train, validation and test.
+
+A document is what lies between blank lines (`text:`), or each line that is not blank (`lines:`). It is the example: losses are
+means over documents, and a bound counts documents, which must be independent; the lines of one article are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from d90.errors import InputError
+from d90.tasks.base import Split, Task
+from d90.tasks.files import PARTS, find_split, numbered_lines
+from d90.tasks.metrics import LOSS
+
+__all__ = ["UNITS", "load_text"]
+
+UNITS = {"text:": "documents, separated by blank lines", "lines:": "documents, one a line"}
+ENDINGS = (".txt", ".txt.gz")
+
+
+def load_text(name: str, metric: str | None = None) -> Task:
+    """A task of documents.
+
+    Args:
+        name: "text:" or "lines:" and a path.
+
+    Raises:
+        InputError: no such file, an unsound one, or fewer than two documents.
+    """
+    unit = next(unit for unit in UNITS if name.startswith(unit))
+    path = Path(name.removeprefix(unit))
+    if path.is_dir():
+        found = {part: find_split(path, names, ENDINGS) for part, names in PARTS.items()}
+        if found["train"] is None:
+            raise InputError(
+                f"the folder '{path}' has no training text; expected train with one of {', '.join(ENDINGS)}"
+            )
+        files = {part: file for part, file in found.items() if file is not None}
+    elif path.is_file():
+        files = {"train": path}
+    else:
+        raise InputError(f"no such file or folder: '{path}'; expected text, one file or a folder with train.txt")
+    splits = {part: _split(file, unit) for part, file in files.items()}
+    notes = [f"{sum(map(len, splits.values())):,} {UNITS[unit]}"]
+    if len(splits["train"]) < 2:
+        other = "lines:" if unit == "text:" else "text:"
+        raise InputError(
+            f"'{files['train']}' has {len(splits['train'])} {UNITS[unit]}, expected at least two; try {other}{path}"
+        )
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = splits["train"].hold_out(0)
+        notes.append(
+            f"validation: {len(splits['validation'])} of the training documents, drawn with the stream 'split'"
+        )
+    return Task(name, "language", (), metric or LOSS, **splits, notes=tuple(notes))
+
+
+def _split(file: Path, unit: str) -> Split:
+    documents = [(document,) for document in _documents(file, unit)]
+    return Split(documents, torch.zeros(len(documents), dtype=torch.int64))
+
+
+def _documents(file: Path, unit: str) -> Iterator[str]:
+    held: list[str] = []
+    for _, line in numbered_lines(file):
+        if line.strip():
+            held.append(line.rstrip("\r\n"))
+        if held and (unit == "lines:" or not line.strip()):
+            yield "\n".join(held)
+            held = []
+    if held:
+        yield "\n".join(held)
