@@ -62,7 +62,7 @@ def test_the_bound_is_of_the_decoded_model_and_pays_for_every_bit(certificate: t
 
 def test_asked_again_nothing_is_trained(certificate: tuple[Certificate, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     found, store = certificate
-    monkeypatch.setattr(sys.modules["d90.certify"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.coded"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert made(store) == found
 
 

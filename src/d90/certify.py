@@ -14,7 +14,6 @@ describes the change learned on the rest, and the bound counts the rest alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -26,22 +25,23 @@ import torch
 from torch import Tensor
 
 from d90 import layout, tune
-from d90.analysis import bounds, coding
+from d90.analysis import bounds
 from d90.certificate import Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
+from d90.coded import check_sound, coded_tunes, decoded, start_from
 from d90.errors import InputError
 from d90.finished import read_record
 from d90.lab import versions
-from d90.methods import Full, Laid, Spec, lay, parse
+from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
-from d90.quantised import QuantisedSpace
 from d90.recipe import Recipe, make_recipe
-from d90.subspace import Subspace
 from d90.sweep.store import Store, hashed
 from d90.tasks import Task
-from d90.training import Data, Run, fit, open_model, open_task, precision_of, predict
+from d90.training import Data, Run, open_model, open_task, precision_of, predict
 
-__all__ = ["Candidate", "Certificate", "certify", "check"]
+__all__ = ["Candidate", "Certificate", "certify", "check", "check_start"]
+
+DIMS = (100, 200, 400)
 
 
 def certify(
@@ -49,7 +49,7 @@ def certify(
     task: str | Task | None = None,
     method: str | Spec = "full@structure=did",
     *,
-    dims: Sequence[int] = (100, 200, 400),
+    dims: Sequence[int] | None = None,
     levels: Sequence[int] = (3, 5, 9),
     prior: float = 0.0,
     delta: float = 0.05,
@@ -66,8 +66,8 @@ def certify(
     Args:
         model, task: as for `d90.train`, classification alone; or in place of both a finished run, or the path of a tune
             that `d90 train` wrote (.d90), whose theta and recipe are then taken.
-        method: with a subspace; its d comes from `dims`.
-        dims, levels: what is tried; the message says which was taken.
+        method: with a subspace.
+        dims, levels: what is tried; the message says which was taken. `dims` is the method's own d, or 100, 200 and 400.
         prior: share of the training examples that trains the starting point, 0 for none.
         delta: 1 - confidence.
         tried: how many alternatives outside the message (seeds, structures, projections) were tried before; log2 of it is added.
@@ -87,9 +87,14 @@ def certify(
     if task is None:
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
     assert not isinstance(model, Run)
-    _sound(spec, dims, levels, prior, delta, tried)
+    dims = dims if dims is not None else DIMS if spec.space is None or spec.space.d is None else (spec.space.d,)
+    check_sound(spec, dims, levels, prior, delta, tried)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
+    if whole.kind == "language":
+        raise InputError(
+            f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
+        )
     if whole.kind != "classification":
         raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
     first, counted = parts(whole, prior)
@@ -98,15 +103,14 @@ def certify(
     told.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {len(counted.train):,}")
     if first is not None:
         told.search_planned(f"starting point from {len(first.train):,} examples")
-        start = replace(recipe, method="full", lr=None, epochs=prior_epochs)
-        fit(Data(loaded, first), Spec(Full()), start, progress=told, keep_best=True)[1].merge()
+        start_from(loaded, first, recipe, prior_epochs, told)
     data = Data(loaded, counted)
     candidates = list(
         _candidates(data, spec, recipe, dims, levels, quantise_epochs, delta, tried, prior, keep, told, theta)
     )
     best = min(candidates, key=lambda candidate: candidate.bound)
     split = "test" if counted.test is not None else "validation"
-    with _decoded(data, spec, recipe, best):
+    with decoded(data, spec, recipe, best.d, best.payload):
         wrong, seen = _errors(data, split, recipe)
     result = Certificate(
         model=recipe.model,
@@ -151,94 +155,23 @@ def _candidates(
     delta: float, tried: int, prior: float, store: Store, told: Progress, given: Tensor | None,
 ) -> Iterator[Candidate]:  # fmt: skip
     n = len(data.train)
-    extra = bounds.choice_bits([tried])
-    start = layout.fingerprint(data.model.module.named_parameters())
+
+    def counted(d: int, count: int, payload: str, lengths: dict[str, float]) -> Candidate:
+        return Candidate(d, count, sum(lengths.values()), _errors(data, "train", recipe)[0], 1.0, payload, lengths)
+
     if prior:
-        errors = _errors(data, "train", recipe)[0]
-        yield bounded(Candidate(0, 0, 1 + extra, errors, 1.0, "", {"no change": 1.0, "tried": extra}), n, delta)
-    known = {tuple(body["key"]): body["candidate"] for body in store.studies("certify candidate")}
-    for d in dims:
-        trial = replace(recipe, method=str(spec.at(d)))
-        asked = [trial.key(data.task.fingerprint, start), epochs, tried, bool(prior)]
-        if given is not None:
-            asked.append(hashlib.sha256(given.numpy().tobytes()).hexdigest())
-        left = [count for count in levels if (*asked, count) not in known]
-        laid: Laid | None = None
-        try:
-            if left:
-                laid = lay(spec.at(d), data.model.module, trial.seed)
-                if given is None:
-                    fit(data, spec.at(d), trial, progress=told, laid=laid)
-                assert isinstance(laid.trained, Subspace)
-                theta = laid.trained.theta.detach().clone() if given is None else given
-            for count in levels:
-                key = [*asked, count]
-                if tuple(key) in known:
-                    found = Candidate(**known[tuple(key)])
-                else:
-                    assert laid is not None
-                    space = laid.trained
-                    assert isinstance(space, Subspace)
-                    with torch.no_grad():
-                        space.theta.copy_(theta)
-                    coded = _quantise(data, spec.at(d), trial, laid, space, count, epochs, told)
-                    with torch.no_grad():
-                        space.theta.copy_(coding.decode(coded.payload).vector())
-                    space.flush()
-                    lengths = {
-                        "header": coded.header,
-                        "codebook": coded.codebook,
-                        "numbers": coded.symbols,
-                        "tried": extra,
-                    }
-                    lengths |= {"change or none": 1.0} if prior else {}
-                    errors, bits = _errors(data, "train", recipe)[0], sum(lengths.values())
-                    found = Candidate(d, count, bits, errors, 1.0, coded.payload.hex(), dict(lengths))
-                    store.put_study(hashed(key), "certify candidate", {"key": key, "candidate": asdict(found)})
-                found = bounded(found, n, delta)
-                told.trial_ended(
-                    f"d = {d}, {count} levels",
-                    f"{found.errors / n:.2%} training error, {found.bits:.0f} bits, bound {found.bound:.2%}",
-                )
-                yield found
-        finally:
-            if laid is not None:
-                laid.release()
-
-
-def _quantise(
-    data: Data, spec: Spec, recipe: Recipe, laid: Laid, space: Subspace, levels: int, epochs: float, told: Progress
-) -> coding.Coded:
-    """Train with `levels` values from the theta that is there; the shorter of that and plain k-means where nothing is trained."""
-    few = QuantisedSpace(space, levels)
-    if epochs > 0:
-        usual = recipe.lr if recipe.lr is not None else 5e-3 if data.task.is_text else 5e-2
-        # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
-        again = replace(recipe, lr=usual / 10, epochs=epochs, evaluations=1)
-        fit(data, spec, again, progress=told, laid=Laid(spec, laid.applied, few))
-    return coding.encode(few.quantised())
-
-
-class _decoded:
-    """The data's model with a candidate's message laid on it; as it was afterwards."""
-
-    def __init__(self, data: Data, spec: Spec, recipe: Recipe, candidate: Candidate) -> None:
-        self._data, self._spec, self._recipe, self._candidate = data, spec, recipe, candidate
-        self._laid: Laid | None = None
-
-    def __enter__(self) -> None:
-        if not self._candidate.payload:
-            return
-        self._laid = lay(self._spec.at(self._candidate.d), self._data.model.module, self._recipe.seed)
-        space = self._laid.trained
-        assert isinstance(space, Subspace)
-        with torch.no_grad():
-            space.theta.copy_(coding.decode(bytes.fromhex(self._candidate.payload), self._candidate.d).vector())
-        space.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._laid is not None:
-            self._laid.release()
+        extra = bounds.choice_bits([tried])
+        yield bounded(counted(0, 0, "", {"no change": 1.0, "tried": extra}), n, delta)
+    for found in coded_tunes(
+        data, spec, recipe, dims, levels, epochs, tried=tried, prior=bool(prior), flag=bool(prior), store=store, told=told,
+        counted=counted, read=lambda body: Candidate(**body), given=given,
+    ):  # fmt: skip
+        one = bounded(found, n, delta)
+        told.trial_ended(
+            f"d = {one.d}, {one.levels} levels",
+            f"{one.errors / n:.2%} training error, {one.bits:.0f} bits, bound {one.bound:.2%}",
+        )
+        yield one
 
 
 def check(
@@ -270,16 +203,10 @@ def check(
     first, counted = parts(whole, prior)
     loaded = open_model(model if model is not None else recipe.model, whole, recipe)
     if first is not None:
-        again = replace(recipe, method="full", lr=None, epochs=definitions["prior_epochs"])
-        fit(Data(loaded, first), Spec(Full()), again, progress=Progress(), keep_best=True)[1].merge()
+        start_from(loaded, first, recipe, definitions["prior_epochs"], Progress())
     data, spec = Data(loaded, counted), parse(said.method)
-    if layout.fingerprint(loaded.module.named_parameters()) != start:
-        raise InputError(
-            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
-            f"again for the check, and other threads or another processor round differently: it was made with "
-            f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
-        )
-    with _decoded(data, spec, recipe, best):
+    check_start(path, loaded, start, definitions)
+    with decoded(data, spec, recipe, best.d, best.payload):
         errors = _errors(data, "train", recipe)[0]
     found = bounded(replace(best, errors=errors), len(counted.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
@@ -288,6 +215,20 @@ def check(
             "Likely cause: another processor or precision; certify again here"
         )
     return said
+
+
+def check_start(path: str | os.PathLike[str], model: Model, start: str, definitions: dict[str, Any]) -> None:
+    """Refuse a check from another starting point than the certificate's.
+
+    Raises:
+        InputError: the fingerprints differ.
+    """
+    if layout.fingerprint(model.module.named_parameters()) != start:
+        raise InputError(
+            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
+            f"again for the check, and other threads or another processor round differently: it was made with "
+            f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
+        )
 
 
 def _finished(
@@ -320,24 +261,6 @@ def _finished(
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: float, delta: float, tried: int) -> None:
-    if spec.space is None:
-        raise InputError(
-            f"got '{spec}', expected a subspace behind '@', as in full@structure=said: only d numbers can be coded"
-        )
-    if spec.space.head == "outside":
-        raise InputError(
-            "head=outside trains the whole head beside theta, which the message does not hold; use head=inside"
-        )
-    if not dims or min(dims) < 1 or not levels or min(levels) < 1:
-        raise InputError(f"got dims={list(dims)}, levels={list(levels)}, expected positive whole numbers")
-    if not 0 <= prior < 1:
-        raise InputError(f"got prior={prior}, expected a share of the training examples, 0 <= prior < 1")
-    if tried < 1:
-        raise InputError(f"got tried={tried}, expected at least 1, this one")
-    bounds.nats(delta)
 
 
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:

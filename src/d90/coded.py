@@ -1,0 +1,183 @@
+"""Tunes as messages: trained in d numbers, made to take few values, written in bits, decoded, and measured as decoded.
+
+What is measured on the decoded model (errors, or a language model's bits per token) is the caller's; the messages, what they
+cost, and the store that keeps them are here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from d90 import layout
+from d90.analysis import bounds, coding
+from d90.errors import InputError
+from d90.methods import Full, Laid, Spec, lay
+from d90.models import Model
+from d90.progress import Progress
+from d90.quantised import QuantisedSpace
+from d90.recipe import Recipe
+from d90.subspace import Subspace
+from d90.sweep.store import Store, hashed
+from d90.tasks import Task
+from d90.training import Data, fit
+
+__all__ = ["check_sound", "coded_tunes", "decoded", "start_from"]
+
+_One = TypeVar("_One")  # a dataclass: one coded tune and what was measured
+
+
+def check_sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: float, delta: float, tried: int) -> None:
+    """Refuse what no message can be made of.
+
+    Raises:
+        InputError: which, and what was expected.
+    """
+    if spec.space is None:
+        raise InputError(
+            f"got '{spec}', expected a subspace behind '@', as in full@structure=said: only d numbers can be coded"
+        )
+    if spec.space.head == "outside":
+        raise InputError(
+            "head=outside trains the whole head beside theta, which the message does not hold; use head=inside"
+        )
+    if not dims or min(dims) < 1 or not levels or min(levels) < 1:
+        raise InputError(f"got dims={list(dims)}, levels={list(levels)}, expected positive whole numbers")
+    if not 0 <= prior < 1:
+        raise InputError(f"got prior={prior}, expected a share of the training examples, 0 <= prior < 1")
+    if tried < 1:
+        raise InputError(f"got tried={tried}, expected at least 1, this one")
+    bounds.nats(delta)
+
+
+def start_from(model: Model, first: Task, recipe: Recipe, epochs: float, told: Progress) -> None:
+    """Train the starting point in full on the prior's part; the model is left with it."""
+    start = replace(recipe, method="full", lr=None, epochs=epochs)
+    fit(Data(model, first), Spec(Full()), start, progress=told, keep_best=True)[1].merge()
+
+
+def coded_tunes(
+    data: Data,
+    spec: Spec,
+    recipe: Recipe,
+    dims: Sequence[int],
+    levels: Sequence[int],
+    epochs: float,
+    *,
+    tried: int,
+    prior: bool,
+    flag: bool,
+    store: Store,
+    told: Progress,
+    counted: Callable[[int, int, str, dict[str, float]], _One],
+    read: Callable[[dict[str, Any]], _One],
+    given: Tensor | None = None,
+    also: Sequence[Any] = (),
+) -> Iterator[_One]:
+    """Every d with every number of levels.
+
+    Args:
+        epochs: of the training with few values; 0 for plain k-means.
+        flag: the message begins with a bit that says whether anything changes.
+        counted: makes the record of (d, levels, message in hex, bits by part); the model carries the decoded message then.
+        read: makes it again from the store.
+        given: theta, in place of training.
+        also: what else decides a record, for its key in the store.
+    """
+    extra = bounds.choice_bits([tried])
+    start = layout.fingerprint(data.model.module.named_parameters())
+    known = {_key(body["key"]): body["candidate"] for body in store.studies("certify candidate")}
+    for d in dims:
+        trial = replace(recipe, method=str(spec.at(d)))
+        asked = [trial.key(data.task.fingerprint, start), epochs, tried, prior, *also]
+        if given is not None:
+            asked.append(hashlib.sha256(given.numpy().tobytes()).hexdigest())
+        laid: Laid | None = None
+        try:
+            if any(_key([*asked, count]) not in known for count in levels):
+                laid = lay(spec.at(d), data.model.module, trial.seed)
+                if given is None:
+                    fit(data, spec.at(d), trial, progress=told, laid=laid)
+                assert isinstance(laid.trained, Subspace)
+                theta = laid.trained.theta.detach().clone() if given is None else given
+                if not bool(torch.isfinite(theta).all()):
+                    raise InputError(
+                        f"training at d = {d} ended with numbers that are not finite, expected finite ones to code. Likely cause: "
+                        "too high a rate; lower lr"
+                    )
+            for count in levels:
+                key = [*asked, count]
+                if _key(key) in known:
+                    yield read(known[_key(key)])
+                    continue
+                assert laid is not None
+                space = laid.trained
+                assert isinstance(space, Subspace)
+                _write(space, theta)
+                coded = _quantise(data, spec.at(d), trial, laid, space, count, epochs, told)
+                _write(space, coding.decode(coded.payload).vector())
+                lengths = {
+                    "header": float(coded.header),
+                    "codebook": float(coded.codebook),
+                    "numbers": float(coded.symbols),
+                    "tried": extra,
+                }
+                lengths |= {"change or none": 1.0} if flag else {}
+                found = counted(d, count, coded.payload.hex(), lengths)
+                store.put_study(
+                    hashed(key),
+                    "certify candidate",
+                    {"key": key, "candidate": asdict(found)},  # type: ignore[call-overload]
+                )
+                yield found
+        finally:
+            if laid is not None:
+                laid.release()
+
+
+@contextlib.contextmanager
+def decoded(data: Data, spec: Spec, recipe: Recipe, d: int, payload: str) -> Iterator[None]:
+    """The data's model with a message laid on it; as it was afterwards. An empty message changes nothing.
+
+    Raises:
+        InputError: a message that is not sound.
+    """
+    if not payload:
+        yield
+        return
+    laid = lay(spec.at(d), data.model.module, recipe.seed)
+    try:
+        assert isinstance(laid.trained, Subspace)
+        _write(laid.trained, coding.decode(bytes.fromhex(payload), d).vector())
+        yield
+    finally:
+        laid.release()
+
+
+def _quantise(
+    data: Data, spec: Spec, recipe: Recipe, laid: Laid, space: Subspace, levels: int, epochs: float, told: Progress
+) -> coding.Coded:
+    """Train with `levels` values from the theta that is there; plain k-means where nothing is trained."""
+    few = QuantisedSpace(space, levels)
+    if epochs > 0:
+        usual = recipe.lr if recipe.lr is not None else 5e-3 if data.task.is_text else 5e-2
+        # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
+        again = replace(recipe, lr=usual / 10, epochs=epochs, evaluations=1)
+        fit(data, spec, again, progress=told, laid=Laid(spec, laid.applied, few))
+    return coding.encode(few.quantised())
+
+
+@torch.no_grad()
+def _write(space: Subspace, theta: Tensor) -> None:
+    space.theta.copy_(theta)
+    space.flush()
+
+
+def _key(asked: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(part) if isinstance(part, list) else part for part in asked)
