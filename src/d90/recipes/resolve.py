@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
-from d90.models import MODELS
+from d90.models import MODELS, parted
 from d90.recipes.plan import Plan, Study
 from d90.recipes.schema import split
 from d90.tasks import load as load_task
@@ -73,7 +73,9 @@ def _model(name: str) -> str:
         return "local folder"
     if name.startswith((".", "/", "~")) or "\\" in name:
         raise InputError(f"no such folder: '{name}'; expected a text model's, or a name of the hub")
-    return "hub, in this machine's cache" if _cached(name, "config.json", "model") else "hub, to be fetched"
+    repo, revision = parted(name)
+    here = "hub, in this machine's cache" if _cached(repo, "config.json", "model", revision) else "hub, to be fetched"
+    return f"{here}, revision {revision}" if revision else here
 
 
 def _task(name: str, study: Study, load: bool) -> str:
@@ -109,12 +111,12 @@ def _tune(name: str) -> str:
     return "local tune"
 
 
-def _cached(name: str, file: str, kind: str) -> bool:
+def _cached(name: str, file: str, kind: str, revision: str | None = None) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(name, file, repo_type=kind), str)
+        return isinstance(try_to_load_from_cache(name, file, repo_type=kind, revision=revision), str)
     except HFValidationError:
         known = ", ".join(list(MODELS)[:-1])
         raise InputError(
