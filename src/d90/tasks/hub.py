@@ -98,6 +98,7 @@ def _mirror(path: str, config: str | None) -> Path | None:
 def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[str]) -> dict[str, list[Row]]:
     """The rows of the wanted splits (or of all there are, where none of them is), from a local folder or the hub."""
     import datasets
+    from huggingface_hub.utils import logging as hub_logging
 
     options: dict[str, Any] = {}
     if local is not None:
@@ -107,8 +108,9 @@ def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[s
     if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:  # below datasets 4
         options["trust_remote_code"] = False
     asked: tuple[Any, ...] = (str(local),) if local else (path, config)
-    bars = datasets.is_progress_bar_enabled()
+    bars, level = datasets.is_progress_bar_enabled(), hub_logging.get_verbosity()
     datasets.disable_progress_bars()
+    hub_logging.set_verbosity(hub_logging.ERROR)  # without a network: two lines for each retry, before our one
     try:
         loaded = datasets.load_dataset(*asked, **options)
     except Exception as error:  # the library raises a dozen unrelated types here, network errors among them
@@ -123,6 +125,7 @@ def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[s
             f"({why}). Check the name and the network; 'd90 tasks' lists the forms of a name."
         ) from None
     finally:
+        hub_logging.set_verbosity(level)
         if bars:
             datasets.enable_progress_bars()
     chosen = [part for part in wanted if part in loaded] or list(loaded)
