@@ -16,8 +16,9 @@ from transformers.utils import logging
 
 from d90.errors import InputError
 from d90.lowdata import lowdata
+from d90.progress import Progress
 from d90.report.lines import lowdata_page, series_page
-from d90.series import family, trajectory
+from d90.series import family, step_of, trajectory
 from d90.sweep.store import Store
 from tests.reference.tokenizer import save_tokenizer
 
@@ -29,6 +30,7 @@ FAST: dict[str, Any] = {
     "baseline_lr": 0.01,
     "precision": "fp32",
 }
+SEARCH: dict[str, Any] = {"start": 8, "resolution": 2.0, "high": 64, "budget": 3.0, "seeds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(home / "s.sqlite")
     models, task = [str(home / f"step-{n}") for n in (10, 50, 200)], str(home / "t.jsonl")
-    options: dict[str, Any] = {"start": 8, "resolution": 2.0, "high": 64, "store": store, **FAST}
+    options: dict[str, Any] = {"store": store, **SEARCH, **FAST}
     found = trajectory(models, [task], "full", target="both", **options)
     assert [(cell.x, cell.target) for cell in found.cells] == [(x, t) for x in (10, 50, 200) for t in ("last", "own")]
     cells = {(cell.x, cell.target): cell for cell in found.cells}
@@ -65,7 +67,9 @@ def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: p
     own = cells[10, "own"]
     assert own.score is not None
     assert own.threshold == pytest.approx(0.9 * own.score)
-    assert cells[200, "last"].d90 == cells[200, "own"].d90, "the last model's own target is everyone's"
+    assert cells[200, "own"].threshold == pytest.approx(shared), "the last model's own target is everyone's"
+    assert found.givers == {task: models[-1]}
+    assert cells[10, "last"].score == own.score
     curve = found.curve(task, "last")
     assert [x for x, _ in curve] == sorted(x for x, _ in curve)
     monkeypatch.setattr(sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("trained again"))
@@ -76,9 +80,52 @@ def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: p
     assert "failed" in page
 
 
+def test_the_last_checkpoint_may_fail_and_the_one_before_it_gives_the_target(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, said = str(home / "t.jsonl"), []
+
+    class Heard(Progress):
+        def note(self, message: str) -> None:
+            said.append(message)
+
+    models = [str(home / f"step-{n}") for n in (10, 200, 50)]  # 50 is broken
+    options: dict[str, Any] = {"store": Store(home / "b.sqlite"), **SEARCH, **FAST}
+    found = trajectory(models, [task], "full", target="last", progress=Heard(), **options)
+    assert [cell.status == "failed" for cell in found.cells] == [False, False, True]
+    assert found.givers == {task: models[1]}
+    assert found.cells[0].threshold == found.cells[1].threshold
+    assert any("step-50" in line and "the model before it" in line for line in said)
+    page = series_page(json.loads(json.dumps(asdict(found))))
+    assert "could not be trained" in page
+    monkeypatch.setattr(sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert trajectory(models, [task], "full", target="last", **options).cells == found.cells
+    with pytest.raises(InputError, match=r"none of the 2 models could be measured: .*step-50"):
+        trajectory([models[2], models[2]], [task], **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("runs/mini-4/step-0384/", 384),
+        ("EleutherAI/pythia-70m@step4000", 4000),
+        ("google/multiberts-seed_0-step_20k", 20_000),
+        ("owner/model@refs/pr/7", 7),
+        ("roberta-2x-updates1M", 1_000_000),
+    ],
+)
+def test_a_step_is_the_last_number(name: str, step: int) -> None:
+    assert step_of(name) == step
+
+
+def test_a_revision_without_a_number_is_refused() -> None:
+    with pytest.raises(InputError, match="no number in its name"):
+        step_of("EleutherAI/pythia-70m@main")
+
+
 def test_a_family_is_over_weights(home: Path) -> None:
     store = Store(home / "f.sqlite")
-    options: dict[str, Any] = {"start": 8, "resolution": 2.0, "high": 64, "store": store, **FAST}
+    options: dict[str, Any] = {"store": store, **SEARCH, **FAST}
     found = family([str(home / "step-200"), str(home / "wide")], [str(home / "t.jsonl")], target="own", **options)
     assert [cell.x for cell in found.cells] == sorted(cell.x for cell in found.cells)
     assert found.cells[0].x > 500

@@ -3,28 +3,31 @@
     trajectory   d90 along a pretraining run (Aghajanyan et al. 2021, section 4.2, figure 2)
     family       d90 against the number of weights (section 4.3, figure 3)
 
-The target is one for all models by default: that of the last model of the list. With each model's own target d90 can rise
-along a run because the target does, so both are measured where asked. A model that does not load is a failed row.
+The target is one for all models by default: that of the last model of the list, or of the last that can be trained. With each
+model's own target d90 can rise along a run because the target does, so both are measured where asked. A model that does not
+load, or does not train, is a failed row.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from d90.errors import D90Error, InputError, choose
 from d90.lab import versions
 from d90.measure import Measurement, measure
 from d90.methods import Spec, parse
-from d90.models import load
+from d90.models import load, parted
 from d90.progress import Progress
+from d90.recipe import Recipe
 from d90.sweep.store import Store, hashed
 from d90.tasks import load as load_task
 
-__all__ = ["TARGETS", "Cell", "Series", "family", "trajectory"]
+__all__ = ["TARGETS", "Cell", "Series", "family", "step_of", "trajectory"]
 
 TARGETS = ("last", "own", "both")
 
@@ -57,7 +60,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Series:
-    """A study of several models."""
+    """A study of several models; `givers` names, for each task, the model whose target counts for all."""
 
     kind: str
     method: str
@@ -66,6 +69,7 @@ class Series:
     cells: tuple[Cell, ...]
     definitions: dict[str, Any]
     command: str = ""
+    givers: dict[str, str] = field(default_factory=dict)
 
     def curve(self, task: str, target: str) -> list[tuple[int, int]]:
         """(x, d90) where d90 was found, by x."""
@@ -74,7 +78,9 @@ class Series:
 
 
 def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", **options: Any) -> Series:
-    """d90 of each checkpoint; its step is the last number in its name (a folder `step-4000`, a hub revision `model@step4000`).
+    """d90 of each checkpoint; its step is the last number in its name: a folder `step-4000`, a hub's branch `owner/model@step4000`.
+
+    A k or M behind the number counts (`step_20k`); of a name with a revision the number is looked for in the revision.
 
     Args:
         models: checkpoints, the last one's target counts for all.
@@ -82,17 +88,27 @@ def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec =
         options: `target` ("last", "own", "both"), `store`, `progress`, `command`, `log`, and what `measure` takes.
 
     Raises:
-        InputError: as `measure`; fewer than two checkpoints, or one without a number in its name.
+        InputError: as `measure`, where no model can be measured; fewer than two checkpoints, or one without a number in its name.
     """
-    steps = []
-    for name in models:
-        numbers = re.findall(r"\d+", os.path.basename(name.rstrip("/")))
-        if not numbers:
-            raise InputError(
-                f"checkpoint '{name}' has no number in its name, expected its pretraining step, as in step-4000; rename the folder"
-            )
-        steps.append(int(numbers[-1]))
+    steps = [step_of(name) for name in models]
     return _series("trajectory", "pretraining step", models, steps, tasks, method, **options)
+
+
+def step_of(name: str) -> int:
+    """The pretraining step in a checkpoint's name.
+
+    Raises:
+        InputError: there is no number in it.
+    """
+    revision = parted(name)[1]
+    numbers = re.findall(r"(\d+)([kKmM]?)(?![a-zA-Z])", revision or os.path.basename(name.rstrip("/")))
+    if not numbers:
+        raise InputError(
+            f"checkpoint '{name}' has no number in its name, expected its pretraining step, as in step-4000 or owner/model@step4000; "
+            "rename the folder"
+        )
+    number, unit = numbers[-1]
+    return int(number) * {"": 1, "k": 1000, "m": 1_000_000}[unit.lower()]
 
 
 def family(models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", **options: Any) -> Series:
@@ -133,12 +149,20 @@ def _series(
         )  # what is wrong with a task is wrong for every model: before hours of work
     rule = options.get("rule", "paper")
     cells: list[Cell] = []
+    givers: dict[str, str] = {}
     for task in tasks:
         shared: float | None = None
         if target in ("last", "both"):
-            # the one full score that decides for all; if this model fails, so does the study
-            last = _measured(models[-1], task, spec, keep, told, command, options)
-            shared = last.baseline
+            for name in reversed(models):  # where the last cannot be trained, the one before it gives the target
+                try:
+                    shared = _measured(name, task, spec, keep, told, command, options).baseline
+                except D90Error as error:
+                    told.note(
+                        f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
+                    )
+                else:
+                    givers[task] = name
+                    break
         for model, x in zip(models, xs, strict=True):
             for wanted in ("last", "own") if target == "both" else (target,):
                 given = shared if wanted == "last" else None
@@ -150,12 +174,17 @@ def _series(
                     told.note(f"{model} on {task}: {error}")
                     failed: tuple[int | None, int | None] = (None, None)
                     cells.append(Cell(model, task, x, wanted, "failed", None, failed, None, None, None, str(error)))
+    if all(cell.status == "failed" for cell in cells):
+        raise InputError(f"none of the {len(models)} models could be measured: {cells[-1].error}")
+    own_scores = {(c.model, c.task): c.score for c in cells if c.score is not None}
     cells = [
-        replace(c, score=_full(c.model, c.task, keep, options)) if c.score is None and c.status != "failed" else c
+        replace(c, score=own_scores.get((c.model, c.task), _full(c.model, c.task, keep, options)))
+        if c.score is None and c.status != "failed"
+        else c
         for c in cells
     ]
     definitions = {"target": target, "options": {key: str(value) for key, value in options.items()}, **versions()}
-    result = Series(kind, str(spec), rule, xlabel, tuple(cells), definitions, command)
+    result = Series(kind, str(spec), rule, xlabel, tuple(cells), definitions, command, givers)
     asked = [kind, list(models), list(tasks), str(spec), target, definitions["options"]]
     keep.put_study(hashed(asked), kind, asdict(result))
     return result
@@ -170,14 +199,13 @@ def _measured(
 
 
 def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float | None:
-    """The model's own full score where the store has it; it is not trained for a figure alone."""
-    wanted = str(parse(str(options.get("baseline", "full"))))
-    scores = [
-        trial.score
-        for trial in store.trials()
-        if (trial.recipe["model"], trial.recipe["task"], trial.recipe["method"]) == (model, task, wanted)
-    ]
-    return scores[-1] if scores else None
+    """The model's own full score where the store has it, of a run with these options; it is not trained for a figure alone."""
+    wanted = {key: value for key, value in options.items() if key in Recipe.__dataclass_fields__}
+    wanted |= {"model": model, "task": task, "method": str(parse(str(options.get("baseline", "full"))))}
+    wanted |= {"lr": options.get("baseline_lr"), "epochs": options.get("baseline_epochs") or wanted.get("epochs", 3)}
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    scores = [t.score for t in store.trials() if all(t.recipe.get(key) == value for key, value in wanted.items())]
+    return statistics.fmean(scores) if scores else None
 
 
 def _cell(found: Measurement, model: str, task: str, x: int, target: str, own: float | None) -> Cell:

@@ -14,15 +14,18 @@ from d90.commands.options import (
     BatchOpt,
     EpochsOpt,
     EvaluationsOpt,
+    LabelOpt,
     LengthOpt,
     LimitOpt,
     LrOpt,
     MethodOpt,
+    MetricOpt,
     ModelArg,
     PrecisionOpt,
     SeedOpt,
     StoreOpt,
     TaskArg,
+    TextOpt,
     ValidationOpt,
     told,
 )
@@ -32,13 +35,20 @@ if TYPE_CHECKING:
     from d90.series import Series
 
 ModelsArg = Annotated[
-    list[str], typer.Argument(help="Models: folders or hub names; the last one's target counts for all.")
+    list[str],
+    typer.Argument(help="Models: folders, hub names, or NAME@REVISION; the last one's target counts for all."),
 ]
 TasksOpt = Annotated[str, typer.Option("--tasks", help="Tasks, separated by spaces.")]
 TargetOpt = Annotated[str, typer.Option(help="last: one target for all models; own: each model's; both.")]
 RuleOpt = Annotated[str, typer.Option(help="paper: 90 % of the score; gain: 90 % of the way from chance.")]
+FractionOpt = Annotated[float, typer.Option(help="The share to reach, 0.9 for d90.")]
 StartOpt = Annotated[int, typer.Option(help="The d each search starts at.")]
-ResolutionOpt = Annotated[float, typer.Option(help="Stop when a bracket's ends are within this ratio.")]
+LowOpt = Annotated[int | None, typer.Option(help="Smallest d to try.")]
+HighOpt = Annotated[int | None, typer.Option(help="Largest d to try.")]
+ResolutionOpt = Annotated[float, typer.Option(help="A search ends when its interval's ends are within this ratio.")]
+BudgetOpt = Annotated[float, typer.Option(help="A search ends when this many full fine-tunings were spent.")]
+SeedsOpt = Annotated[int, typer.Option(help="Seeds of P that confirm each answer.")]
+BaselineLrOpt = Annotated[float | None, typer.Option(help="Full fine-tuning's learning rate.")]
 PageOpt = Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")]
 LogOpt = Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")]
 
@@ -49,8 +59,17 @@ def trajectory(
     method: MethodOpt = "full",
     target: TargetOpt = "last",
     rule: RuleOpt = "paper",
+    fraction: FractionOpt = 0.9,
     start: StartOpt = 256,
+    low: LowOpt = None,
+    high: HighOpt = None,
     resolution: ResolutionOpt = 1.5,
+    budget: BudgetOpt = 12.0,
+    seeds: SeedsOpt = 2,
+    baseline_lr: BaselineLrOpt = None,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
     lr: LrOpt = None,
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
@@ -64,7 +83,7 @@ def trajectory(
     page: PageOpt = None,
     log: LogOpt = None,
 ) -> None:
-    """d90 of each checkpoint of a pretraining run; a checkpoint's step is the last number in its name."""
+    """d90 of each checkpoint of a pretraining run: folders, or branches of the hub as owner/model@step4000; the step is the last number."""
     _series("trajectory", **locals())
 
 
@@ -74,8 +93,17 @@ def family(
     method: MethodOpt = "full",
     target: TargetOpt = "own",
     rule: RuleOpt = "paper",
+    fraction: FractionOpt = 0.9,
     start: StartOpt = 256,
+    low: LowOpt = None,
+    high: HighOpt = None,
     resolution: ResolutionOpt = 1.5,
+    budget: BudgetOpt = 12.0,
+    seeds: SeedsOpt = 2,
+    baseline_lr: BaselineLrOpt = None,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
     lr: LrOpt = None,
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
@@ -152,17 +180,18 @@ def lowdata(
     typer.echo(f"page: {written}")
 
 
-def _series(kind: str, **given: object) -> None:
+def _series(kind: str, **given: Any) -> None:
     from d90 import series
     from d90.report.lines import series_page, write_page
 
     store, page = given["store"], given.pop("page")
-    assert isinstance(store, Path)
-    models, tasks, method = given.pop("models"), str(given.pop("tasks")).split(), given.pop("method")
+    models, tasks, method = given.pop("models"), given.pop("tasks").split(), given.pop("method")
+    columns = {key: given.pop(key) for key in ("text", "label", "metric")}
+    given["columns"] = {key: value for key, value in columns.items() if value is not None}
     run = getattr(series, kind)
     result = run(models, tasks, method, progress=told(), command=shlex.join(["d90", *sys.argv[1:]]), **given)
     _show(result)
-    written = write_page(series_page(asdict(result)), page or store.with_suffix(f".{kind}.html"))  # type: ignore[arg-type]
+    written = write_page(series_page(asdict(result)), page or store.with_suffix(f".{kind}.html"))
     typer.echo(f"page: {written}")
 
 
@@ -172,13 +201,18 @@ def _show(result: Series) -> None:
     from d90.console import console
 
     table = Table(title=f"{result.kind}: {result.method}, {result.rule} rule")
-    for name in ("model", "task", result.xlabel, "target", "full", "d90"):
-        table.add_column(name, justify="left" if name in ("model", "task") else "right")
+    for name in ("model", "task", result.xlabel, "target", "full", "threshold", "d90", "interval"):
+        table.add_column(name, justify="left" if name in ("model", "task") else "right", overflow="fold")
     for cell in result.cells:
-        full = "" if cell.score is None else f"{cell.score:.4f}"
-        answer = str(cell.d90) if cell.d90 is not None else cell.status
-        table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, answer)
+        full, threshold = ("" if value is None else f"{value:.4f}" for value in (cell.score, cell.threshold))
+        answer = f"{cell.d90:,}" if cell.d90 is not None else cell.status
+        ends = " to ".join("open" if end is None else f"{end:,}" for end in cell.interval) if any(cell.interval) else ""
+        table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, ends)
     console.print(table)
+    for task, giver in result.givers.items():
+        last = [cell.model for cell in result.cells if cell.task == task][-1]
+        other = "" if giver == last else f": {last} could not be trained"
+        typer.echo(f"target 'last' on {task}: the one of {giver}{other}")
     for cell in result.cells:
         if cell.error:
             typer.echo(f"{cell.model} on {cell.task}: {cell.error}")

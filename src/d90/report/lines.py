@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -9,24 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
-from d90.report.svg import COLOURS, STYLE, for_page, rendered
+from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import SHARES, count
 
-__all__ = ["lowdata_page", "series_page", "write_page"]
+__all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
 
+NARROW = 38  # letters of a label, of which two fit beside one another
+DECADES = 200  # a range below it gets three ticks a decade
 DASHES = {"last": "-", "own": "--"}
 TARGETS = {"last": "the last model's target", "own": "its own target"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points by x, with half the height of their bars (0 for none)."""
+    """Points (x, y, low, high), the last two the ends of a bar, both y for none; `told` is what the pointer shows of each."""
 
     label: str
-    points: Sequence[tuple[float, float, float]]
+    points: Sequence[tuple[float, float, float, float]]
     colour: int
     dash: str = "-"
+    told: Sequence[str] = ()
 
 
 def write_page(text: str, path: str | os.PathLike[str]) -> Path:
@@ -42,36 +47,75 @@ def series_page(study: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     tasks = list(dict.fromkeys(cell["task"] for cell in study["cells"]))
-    lines = []
+    asked = list(dict.fromkeys(cell["target"] for cell in study["cells"]))
+    lines, scores = [], []
     for i, task in enumerate(tasks):
-        for target in ("last", "own"):
+        for target in asked:
             cells = [c for c in study["cells"] if (c["task"], c["target"]) == (task, target) and c["d90"] is not None]
-            points = sorted((float(c["x"]), float(c["d90"]), 0.0) for c in cells)
-            if points:
-                lines.append(Line(f"{_base(task)}, {TARGETS[target]}", points, i, DASHES[target]))
-    scores = [
-        Line(_base(task), points, i)
-        for i, task in enumerate(tasks)
-        if (
-            points := sorted(
-                {
-                    (float(c["x"]), c["score"], 0.0)
-                    for c in study["cells"]
-                    if c["task"] == task and c["score"] is not None
-                }
-            )
-        )
-    ]
+            cells.sort(key=lambda cell: int(cell["x"]))
+            if cells:
+                more = f", {TARGETS[target]}" if len(asked) > 1 else ""
+                points = [(float(c["x"]), float(c["d90"]), *_ends(c)) for c in cells]
+                told = [f"{c['model']}, {TARGETS[c['target']]}: {answered(c)}{interval(c)}" for c in cells]
+                lines.append(Line(f"{_base(task)}{more}", points, i, DASHES[target], told))
+        full = {
+            (float(c["x"]), c["score"], c["score"], c["score"])
+            for c in study["cells"]
+            if c["task"] == task and c["score"] is not None
+        }
+        if full:
+            scores.append(Line(_base(task), sorted(full), i))
     title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study["kind"]]
-    wide = study["kind"] == "family"
-    figures = [_figure(title, lines, study["xlabel"], "d90", wide, True, "d")] if lines else []
+    xs = sorted({int(cell["x"]) for cell in study["cells"] if cell["status"] != "failed"})
+    scale = "log" if study["kind"] == "family" else _scale(xs)
+    figures = (
+        [_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs)] if lines else []
+    )
     if scores:
-        figures.append(_figure("Full fine-tuning", scores, study["xlabel"], "validation score", wide, False, "f"))
+        named = "Full fine-tuning of each"
+        figures.append(_figure(named, scores, study["xlabel"], "validation score", scale, "linear", "f", xs))
+    lasts = {task: [c["model"] for c in study["cells"] if c["task"] == task][-1] for task in tasks}
+    givers = study.get("givers", {})
     return (
         environment()
         .get_template("series.html")
-        .render(**study, title=title, figures=[Markup(figure) for figure in figures], targets=TARGETS)
+        .render(
+            **{**study, "cells": [{**c, "answer": answered(c), "ends": interval(c)} for c in study["cells"]]},
+            title=title,
+            figures=[Markup(figure) for figure in figures],
+            targets=TARGETS,
+            others={_base(task): (giver, lasts[task]) for task, giver in givers.items() if giver != lasts[task]},
+            both=len(asked) > 1,
+            claims=series_claims(study),
+        )
     )
+
+
+def answered(cell: dict[str, Any]) -> str:
+    """A cell's d90, or why there is none."""
+    if cell["d90"] is not None:
+        return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
+    return {"unreachable": "none: not even the largest d", "trivial": "none: the target is no better than chance"}.get(
+        cell["status"], str(cell["status"])
+    )
+
+
+def interval(cell: dict[str, Any]) -> str:
+    """Its interval in words, with a comma before it; nothing where there is none."""
+    low, high = cell["interval"]
+    if low is None and high is None:
+        return ""
+    return f", {'...' if low is None else f'{low:,}'} to {'...' if high is None else f'{high:,}'}"
+
+
+def _ends(cell: dict[str, Any]) -> tuple[float, float]:
+    low, high = cell["interval"]
+    return float(cell["d90"] if low is None else low), float(cell["d90"] if high is None else high)
+
+
+def _scale(xs: Sequence[int]) -> str:
+    """Checkpoints at doubled steps want a logarithm, with room for step 0; those at equal distances do not."""
+    return "symlog" if xs and sorted(xs)[len(xs) // 2] < max(xs) / 4 else "linear"
 
 
 def lowdata_page(study: dict[str, Any]) -> str:
@@ -94,7 +138,7 @@ def lowdata_page(study: dict[str, Any]) -> str:
         Line(
             row["asked"],
             [
-                (float(n), factor * c["mean"], factor * c["spread"])
+                (float(n), *(factor * (c["mean"] + side * c["spread"]) for side in (0, -1, 1)))
                 for n, c in zip(study["counts"], row["cells"], strict=True)
             ],
             i,
@@ -102,7 +146,8 @@ def lowdata_page(study: dict[str, Any]) -> str:
         for i, row in enumerate(rows)
     ]
     label = f"{first['split']} {metric}{' (%)' if factor == 100 else ''}"
-    figure = _figure(f"{study['model']} on {study['task']}", lines, "training examples", label, True, False, "l")
+    title = f"{study['model']} on {study['task']}"
+    figure = _figure(title, lines, "training examples (log scale)", label, "log", "linear", "l", study["counts"])
     return (
         environment()
         .get_template("lowdata.html")
@@ -113,42 +158,63 @@ def lowdata_page(study: dict[str, Any]) -> str:
             seeds=first["seeds"],
             chance=first["chance"],
             rows=rows,
+            claims=lowdata_claims(study),
             svg=Markup(figure),
         )
     )
 
 
-def _figure(title: str, lines: Sequence[Line], xlabel: str, ylabel: str, log_x: bool, log_y: bool, prefix: str) -> str:
+def _figure(
+    title: str, lines: Sequence[Line], xlabel: str, ylabel: str, xscale: str, yscale: str, prefix: str, ticks: Sequence[int]
+) -> str:  # fmt: skip
     import matplotlib.style
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 3.8 + 0.1 * len(lines)), layout="constrained")
+        columns = 2 if max(len(line.label) for line in lines) <= NARROW else 1
+        rows = -(-len(lines) // columns)
+        figure = Figure(figsize=(6.4, 3.7 + 0.19 * rows), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        told = {}
+        axes.grid(alpha=0.12, color=INK, lw=0.8)
+        told: dict[str, list[str]] = {}
         for i, line in enumerate(lines):
-            xs, ys, bars = zip(*line.points, strict=True)
+            xs, ys, lows, highs = zip(*line.points, strict=True)
             colour = COLOURS[line.colour % len(COLOURS)]
-            axes.plot(xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label))
-            if any(bars):
-                axes.errorbar(xs, ys, yerr=bars, fmt="none", ecolor=colour, linewidth=1, capsize=2)
+            axes.plot(
+                xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label), marker="o", markersize=5
+            )
+            if lows != highs:
+                bars = [
+                    [y - low for y, low in zip(ys, lows, strict=True)],
+                    [high - y for y, high in zip(ys, highs, strict=True)],
+                ]
+                axes.errorbar(xs, ys, yerr=bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.6)
             axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
-            told[f"{prefix}{i}-dots"] = [f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, _ in line.points]
-        if log_x:
+            told[f"{prefix}{i}-dots"] = list(line.told) or [
+                f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
+            ]
+        positive = [x for x in ticks if x > 0]
+        if xscale == "symlog":
+            axes.set_xscale("symlog", linthresh=min(positive), linscale=0.6)
+        elif xscale == "log" and len(positive) == len(ticks):
             axes.set_xscale("log")
-        if log_y:
+        axes.xaxis.set_major_locator(FixedLocator(_apart(ticks, xscale)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
+        if yscale == "log":
             axes.set_yscale("log")
-        for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
-            if log:
-                axis.set_minor_formatter(NullFormatter())
-                axis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
+            values = [value for line in lines for point in line.points for value in point[1:]]
+            few = max(values) / min(values) < DECADES
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
         axes.set_title("TITLE0", loc="left", fontsize=10)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.margins(0.08)
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5)
+        axes.margins(0.06)
+        figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5)
         text = rendered(figure)
     import html
 
@@ -156,6 +222,20 @@ def _figure(title: str, lines: Sequence[Line], xlabel: str, ylabel: str, log_x: 
     for i, line in enumerate(lines):
         shown = shown.replace(f">{_stand_in(i, line.label)}<", f">{html.escape(line.label)}<")
     return shown
+
+
+def _apart(ticks: Sequence[int], scale: str) -> list[int]:
+    """Of the values that were measured those whose labels do not meet, the largest always among them."""
+    least = min((x for x in ticks if x > 0), default=1)
+
+    def at(x: int) -> float:
+        return float(x) if scale == "linear" else math.log(max(x, least / 4))
+
+    chosen: list[int] = []
+    for x in sorted(set(ticks), reverse=True):
+        if not chosen or at(chosen[-1]) - at(x) >= (at(max(ticks)) - at(min(ticks))) / 10:
+            chosen.append(x)
+    return chosen
 
 
 def _stand_in(index: int, label: str) -> str:

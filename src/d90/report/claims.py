@@ -1,0 +1,127 @@
+"""Whether a paper's claim holds in a stored study: computed from its numbers, said in a sentence, and plainly where it does not.
+
+    trajectory   d90 falls as pretraining goes on           (Aghajanyan et al. 2021, section 4.2)
+    family       d90 falls with the number of weights       (section 4.3)
+    lowdata      LoRA is no worse than full fine-tuning with few examples, prefixes are     (Hu et al. 2021, table 16)
+    analyze      the top directions agree, phi(1, 1) > 0.5; a smaller r amplifies more      (section 7.2, table 7)
+
+A sentence is (words, verdict); the verdict is "holds", "holds in part", "does not hold" or "not to be told".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["Claim", "analysis_claims", "lowdata_claims", "series_claims"]
+
+Body = Mapping[str, Any]
+Claim = tuple[str, str]
+
+HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not to be told"
+MOST = 0.75  # of the pairs: so many must fall for a claim to hold
+HALF = 0.5  # phi above which the paper calls directions shared
+
+
+def series_claims(study: Body) -> list[Claim]:
+    """Does d90 fall along the run, or with size? A sentence for each task and target.
+
+    A model that does not reach the target even with all its weights counts as above every d; one that failed, or whose target is
+    no better than chance, is left out.
+    """
+    found = []
+    along = "along the run" if study["kind"] == "trajectory" else "with the number of weights"
+    groups: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for cell in study["cells"]:
+        points = groups[cell["task"], cell["target"]]
+        if cell["d90"] is not None:
+            points.append((cell["x"], float(cell["d90"])))
+        elif cell["status"] == "unreachable":
+            points.append((cell["x"], math.inf))
+    for (task, target), points in groups.items():
+        points.sort()
+        head = f"{os.path.basename(task.rstrip('/'))}, {'the last' if target == 'last' else 'its own'} target"
+        pairs = [(a, b) for (x, a), (z, b) in itertools.combinations(points, 2) if x < z and a != b]
+        if not pairs:
+            found.append((f"{head}: {len(points)} models have a d90, and none differ", OPEN))
+            continue
+        falls = sum(b < a for a, b in pairs)
+        (x, first), (z, last) = points[0], points[-1]
+        verdict = HOLDS if falls >= MOST * len(pairs) and last < first else FAILS if falls <= len(pairs) / 2 else PART
+        words = f"{head}: from {_d(first)} at {x:,} to {_d(last)} at {z:,}; it falls {along} in {falls} of {len(pairs)} pairs"
+        found.append((words, verdict))
+    return found
+
+
+def lowdata_claims(study: Body) -> list[Claim]:
+    """Is LoRA no worse than full fine-tuning, and are prefixes worse, at each number of examples?"""
+    found = []
+    for n, comparison in zip(study["counts"], study["comparisons"], strict=True):
+        scores = {e["asked"]: statistics.fmean(e["test"] or e["validation"]) for e in comparison["entries"]}
+        if "full" not in scores:
+            continue
+        full = scores["full"]
+        best = max(scores, key=lambda name: scores[name])
+        lora = [value for name, value in scores.items() if name.startswith("lora") and "@" not in name]
+        prefixes = [value for name, value in scores.items() if name.startswith(("preembed", "prelayer"))]
+        head = f"n = {n:,}: best {best} ({scores[best]:.4f}), full {full:.4f}"
+        if lora:
+            found.append((f"{head}, LoRA {max(lora):.4f}: LoRA is no worse than full", _verdict([max(lora) >= full])))
+        if prefixes:
+            told = ", ".join(f"{value:.4f}" for value in prefixes)
+            found.append(
+                (f"n = {n:,}: prefixes {told}: they are worse than full", _verdict([v < full for v in prefixes]))
+            )
+    return found
+
+
+def analysis_claims(analysis: Body) -> list[Claim]:
+    """Do the top directions of two tunes agree, and does the one of smaller rank amplify more?"""
+    found = []
+    sides = defaultdict(list)
+    for one in analysis["likeness"]:
+        sides[one["role"] or "other", one["side"]].append(one)
+    for (role, side), ones in sides.items():
+        tops = [one["phi"][0][0] for one in ones]
+        ends = [one["phi"][-1][-1] for one in ones]
+        null, whole = ones[0]["null"][0][0], statistics.fmean(one["null"][-1][-1] for one in ones)
+        words = (
+            f"{role}, {side}: phi(1, 1) = {statistics.fmean(tops):.3f} (random {null:.4f}), above {HALF} in "
+            f"{sum(t > HALF for t in tops)} of {len(tops)} matrices; at full rank {statistics.fmean(ends):.3f} (random {whole:.3f})"
+        )
+        found.append((words, _verdict([top > HALF for top in tops])))
+    mine, theirs = (amplified(analysis.get(key) or ()) for key in ("rows", "other_rows"))
+    for role in mine.keys() & theirs.keys():
+        (r, factor), (s, other) = sorted((mine[role], theirs[role]))
+        if r < s:
+            words = f"{role}: amplification {factor:.3g} at r = {r}, {other:.3g} at r = {s}: larger at the smaller r"
+            found.append((words, _verdict([factor > other])))
+    return found
+
+
+def amplified(rows: Sequence[Body]) -> dict[str, tuple[int, float]]:
+    """{role: (r, mean amplification at the largest rank that all its matrices have)}."""
+    roles = defaultdict(list)
+    for row in rows:
+        roles[row["role"] or "other"].append({one["r"]: one for one in row["against"]})
+    found = {}
+    for role, tables in roles.items():
+        common = set.intersection(*(set(table) for table in tables))
+        if common:
+            r = max(common)
+            factors = [table[r]["delta"] / table[r]["own"] for table in tables if table[r]["own"] > 0]
+            found[role] = (r, statistics.fmean(factors) if factors else math.inf)
+    return found
+
+
+def _verdict(each: Sequence[bool]) -> str:
+    return HOLDS if all(each) else PART if 2 * sum(each) > len(each) else FAILS
+
+
+def _d(value: float) -> str:
+    return "none (not even all weights reach it)" if math.isinf(value) else f"{value:,.0f}"

@@ -1,0 +1,92 @@
+"""Claims: what is said of a study follows from its numbers, whichever way they fall."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from d90.report.claims import amplified, analysis_claims, lowdata_claims, series_claims
+
+
+def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> dict[str, Any]:
+    rows = [{"task": "data/t", "target": "last", "x": x, "d90": d90, "status": status} for x, d90, status in cells]
+    return {"kind": kind, "cells": rows}
+
+
+@pytest.mark.parametrize(
+    ("d90s", "verdict"),
+    [
+        ([8000, 4000, 2000, 1000], "holds"),
+        ([8000, 2000, 4000, 1000], "holds"),
+        ([1000, 2000, 4000, 8000], "does not hold"),
+        ([8000, 9000, 7000, 8500], "does not hold"),
+        ([4000, 8000, 2000, 3000], "holds in part"),
+        ([1000, 1000], "not to be told"),
+        ([1000], "not to be told"),
+    ],
+)
+def test_falling_is_counted_over_pairs(d90s: list[int], verdict: str) -> None:
+    ((words, found),) = series_claims(series(*((step, d, "found") for step, d in enumerate(d90s))))
+    assert found == verdict
+    assert words.startswith("t, the last target")
+
+
+def test_a_target_out_of_reach_is_above_every_d_and_a_failed_model_is_left_out() -> None:
+    cells = [
+        (0, None, "unreachable"),
+        (10, None, "failed"),
+        (20, 500, "found"),
+        (40, 100, "found"),
+        (5, None, "trivial"),
+    ]
+    ((words, verdict),) = series_claims(series(*cells, kind="family"))
+    assert verdict == "holds"
+    assert "from none (not even all weights reach it) at 0 to 100 at 40" in words
+    assert "with the number of weights in 3 of 3 pairs" in words
+
+
+def test_lowdata_compares_with_full() -> None:
+    def at(**scores: float) -> dict[str, Any]:
+        entries = [
+            {"asked": key.replace("_", ":r="), "test": [], "validation": [value]} for key, value in scores.items()
+        ]
+        return {"entries": entries}
+
+    study = {
+        "counts": [100, 1000],
+        "comparisons": [
+            at(full=0.6, lora_8=0.65, preembed=0.5, prelayer=0.55),
+            at(full=0.9, lora_8=0.8, prelayer=0.95),
+        ],
+    }
+    assert [verdict for _, verdict in lowdata_claims(study)] == ["holds", "holds", "does not hold", "does not hold"]
+    assert lowdata_claims({"counts": [10], "comparisons": [at(bitfit=0.5)]}) == []
+
+
+def row(role: str, *factors: tuple[int, float]) -> dict[str, Any]:
+    return {"role": role, "against": [{"r": r, "delta": factor, "own": 1.0} for r, factor in factors]}
+
+
+def test_amplification_is_compared_at_each_tunes_own_rank() -> None:
+    rows, others = [row("q", (1, 90.0), (4, 20.0)), row("q", (1, 90.0), (4, 24.0))], [row("q", (4, 99.0), (64, 2.0))]
+    assert amplified(rows) == {"q": (4, 22.0)}
+    ((words, verdict),) = analysis_claims({"rows": rows, "other_rows": others, "likeness": []})
+    assert verdict == "holds"
+    assert "22 at r = 4, 2 at r = 64" in words
+    ((_, verdict),) = analysis_claims({"rows": others, "other_rows": [row("q", (4, 1.0))], "likeness": []})
+    assert verdict == "does not hold"
+    assert analysis_claims({"rows": rows, "likeness": []}) == []
+    assert amplified([{"role": "q", "against": [{"r": 1, "delta": 1.0, "own": 0.0}]}]) == {"q": (1, math.inf)}
+
+
+def test_phi_is_counted_over_matrices() -> None:
+    def like(top: float) -> dict[str, Any]:
+        return {"role": "v", "side": "A", "phi": [[top, 0.1], [0.1, 0.3]], "null": [[0.01, 0.02], [0.02, 0.02]]}
+
+    for tops, verdict in (((0.9, 0.6), "holds"), ((0.9, 0.6, 0.2), "holds in part"), ((0.9, 0.2), "does not hold")):
+        ((words, found),) = analysis_claims({"rows": [], "likeness": [like(top) for top in tops]})
+        assert found == verdict
+        assert "random 0.0100" in words
+        assert "at full rank 0.300 (random 0.020)" in words
