@@ -16,7 +16,7 @@ from d90.errors import InputError
 from d90.projections.philox import words
 from d90.tasks import Split, Task
 
-__all__ = ["Candidate", "Certificate", "assumptions", "bounded", "majority_error", "parts", "tighter"]
+__all__ = ["Candidate", "Certificate", "assumptions", "bounded", "majority_error", "parts", "take", "tighter"]
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
     cut = round(prior * n)
     if not 0 < cut < n:
         raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
-    return replace(task, train=_take(task.train, order[:cut])), replace(task, train=_take(task.train, order[cut:]))
+    return replace(task, train=take(task.train, order[:cut])), replace(task, train=take(task.train, order[cut:]))
 
 
-def _take(split: Split, chosen: Tensor) -> Split:
+def take(split: Split, chosen: Tensor) -> Split:
+    """The examples with these numbers."""
     inputs = split.inputs[chosen] if isinstance(split.inputs, Tensor) else [split.inputs[i] for i in chosen.tolist()]
     return Split(inputs, split.labels[chosen])
 

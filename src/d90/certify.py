@@ -27,7 +27,7 @@ from torch import Tensor
 from d90 import layout, tune
 from d90.analysis import bounds
 from d90.certificate import Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
-from d90.coded import check_sound, coded_tunes, decoded, start_from
+from d90.coded import check_sound, check_start, coded_tunes, decoded, start_from
 from d90.errors import InputError
 from d90.finished import read_record
 from d90.lab import versions
@@ -39,7 +39,7 @@ from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, Run, open_model, open_task, precision_of, predict
 
-__all__ = ["Candidate", "Certificate", "certify", "check", "check_start"]
+__all__ = ["Candidate", "Certificate", "certify", "check"]
 
 DIMS = (100, 200, 400)
 
@@ -215,20 +215,6 @@ def check(
             "Likely cause: another processor or precision; certify again here"
         )
     return said
-
-
-def check_start(path: str | os.PathLike[str], model: Model, start: str, definitions: dict[str, Any]) -> None:
-    """Refuse a check from another starting point than the certificate's.
-
-    Raises:
-        InputError: the fingerprints differ.
-    """
-    if layout.fingerprint(model.module.named_parameters()) != start:
-        raise InputError(
-            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
-            f"again for the check, and other threads or another processor round differently: it was made with "
-            f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
-        )
 
 
 def _finished(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, fit
 
-__all__ = ["check_sound", "coded_tunes", "decoded", "start_from"]
+__all__ = ["check_sound", "check_start", "coded_tunes", "decoded", "start_from"]
 
 _One = TypeVar("_One")  # a dataclass: one coded tune and what was measured
 
@@ -54,6 +55,20 @@ def check_sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: f
     if tried < 1:
         raise InputError(f"got tried={tried}, expected at least 1, this one")
     bounds.nats(delta)
+
+
+def check_start(path: str | os.PathLike[str], model: Model, start: str, definitions: dict[str, Any]) -> None:
+    """Refuse a check from another starting point than the certificate's.
+
+    Raises:
+        InputError: the fingerprints differ.
+    """
+    if layout.fingerprint(model.module.named_parameters()) != start:
+        raise InputError(
+            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
+            f"again for the check, and other threads or another processor round differently: it was made with "
+            f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
+        )
 
 
 def start_from(model: Model, first: Task, recipe: Recipe, epochs: float, told: Progress) -> None:

@@ -296,35 +296,48 @@ def bits_per_token(
     delta: float = 0.05,
     bits: float = 0.0,
     evaluated: int | None = None,
-    form: Literal["kl", "hoeffding"] = "kl",
+    form: Literal["kl", "hoeffding", "bernstein"] = "kl",
+    variance: float = 0.0,
+    among: int = 1,
 ) -> float:
     """Expected bits per token of a new document: Lotfi et al. (2024, SubLoRA), finite hypotheses with subsampling.
 
     The independent example is a document, its loss the mean of -log2 p_alpha over its tokens, in `smoothed_range`.
     When only m of n documents are evaluated, drawn uniformly after the hypothesis was fixed, the confidence is split,
     s = n/(n+m): first the n documents' mean is bounded from the m's with (1-s) delta, then the expectation from that
-    with s delta. "hoeffding" is the paper's form, mean + Delta (sqrt(. / 2n) + sqrt(. / 2m)); "kl" the tighter one.
+    with s delta. "hoeffding" is the paper's form, mean + Delta (sqrt(. / 2n) + sqrt(. / 2m)); "kl" the tighter one. A
+    hypothesis picked from several after the m were seen owes log2 of their number in the first step as well. "bernstein" is
+    `empirical_bernstein` of all n, which is tightest where documents differ little; the form is chosen before the data are seen.
 
     Args:
         mean: mean bits per token over the evaluated documents.
         documents: n, the training documents.
         evaluated: m, or None for all.
+        variance: the documents' sample variance, for "bernstein".
+        among: how many hypotheses were evaluated on the m documents.
 
     Raises:
-        InputError: a mean outside the range, m outside 1 ... n, or an unknown form.
+        InputError: a mean outside the range, m outside 1 ... n, or an unknown form; "bernstein" of fewer than all documents.
     """
-    if form not in ("kl", "hoeffding"):
-        raise choose("form", form, ("kl", "hoeffding"))
+    if form not in ("kl", "hoeffding", "bernstein"):
+        raise choose("form", form, ("kl", "hoeffding", "bernstein"))
     low, high = smoothed_range(alpha, vocabulary)
     _counts(0, documents)
     share, m = delta, documents if evaluated is None else evaluated
     if not 1 <= m <= documents:
         raise InputError(f"got {m} evaluated of {documents} documents, expected 1 ... {documents}")
+    if form == "bernstein":
+        if m < documents:
+            raise InputError(
+                f"got {m} of {documents} documents for the form 'bernstein', expected all: the variance of those not evaluated is not "
+                "known. Take 'kl'"
+            )
+        return empirical_bernstein(mean, variance, low, high, documents, delta, bits)
     bound = bounded_kl if form == "kl" else bounded_hoeffding
     if m < documents:
         nats(delta)  # before it is split
         share = delta * documents / (documents + m)
-        mean = min(high, bound(mean, low, high, m, delta - share))
+        mean = min(high, bound(mean, low, high, m, delta - share, choice_bits([among])))
     return min(high, bound(mean, low, high, documents, share, bits))
 
 
