@@ -15,6 +15,7 @@ from d90 import recipes
 from d90.commands.run import FUNCTIONS
 from d90.errors import InputError
 from d90.lowdata import lowdata
+from tests.reference.tiny import tiny_task
 from tests.test_cli import Done, digits, run
 
 __all__ = ["digits"]
@@ -62,7 +63,13 @@ def test_every_recipe_is_sound_and_dry_runs(path: Path, digits: Path, tmp_path: 
     for folder in checkpoints:
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-    given = {"mnist": digits, "checkpoints": f"{tmp_path}/step-*", "other": checkpoints[0]}
+    (tmp_path / "lines.txt").write_text("a line\n")
+    given = {
+        "mnist": digits,
+        "checkpoints": f"{tmp_path}/step-*",
+        "other": checkpoints[0],
+        "text": tmp_path / "lines.txt",
+    }
     variables = yaml.safe_load(path.read_text(encoding="utf-8")).get("variables") or {}
     needed = {name: given[name] for name, about in variables.items() if isinstance(about, str)}
     sets = [word for name, value in needed.items() for word in ("--set", f"{name}={value}")]
@@ -131,6 +138,60 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
     (folder / "a.d90").write_bytes(b"damaged")
     monkeypatch.setattr(sys.modules["d90.training"], "fit", lambda *a, **k: (_ for _ in ()).throw(InputError("asked")))
     assert "asked" in small(tmp_path, digits).stderr, "a damaged tune is trained again"
+
+
+PRETRAINED = """
+title: "Pretrained"
+variables: {text: "lines", task: "a folder", steps: {about: "steps", default: 16}}
+defaults:
+  {epochs: 2, evaluations: 1, batch-size: 8, budget: 2, seeds: 1, resolution: 4, start: 64, high: 4096, lr: 1e-2, baseline-lr: 1e-3}
+studies:
+  - name: a run
+    command: pretrain
+    options:
+      {text: "${text}", validation: "${text}", layers: 1, width: 64, vocabulary: 300, length: 16, steps: "${steps}", checkpoints: 3,
+       lr: 1e-3}
+    published: [{step: 16, value: 2.5, source: "nowhere"}]
+  - name: along it
+    command: trajectory
+    options: {models: "${out}/a-run/step-*", tasks: "${task}", target: both}
+    published: [{value: "it falls", source: "figure 2"}]
+  - name: wider
+    command: pretrain
+    options: {text: "${text}", layers: 1, width: 128, vocabulary: 300, length: 16, steps: "${steps}", checkpoints: 2, out: "${out}/wide"}
+  - name: two widths
+    command: family
+    options: {models: ["${out}/a-run/step-${steps}", "${out}/wide/step-${steps}"], tasks: "${task}"}
+"""
+
+
+def test_a_recipe_pretrains_the_models_that_later_studies_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(n) for n in range(100, 120)]
+    lines = [" ".join(words[(7 * i + k) % 20] for k in range(12)) for i in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    tiny_task(tmp_path / "task")
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    call = ("run", "r.yaml", "--set", "text=lines.txt", "--set", "task=./task", "--out", "o")
+    dry = run(*call, "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert "d90 trajectory o/a-run/step-00 o/a-run/step-08 o/a-run/step-16 --tasks ./task" in dry.stdout
+    assert "model o/wide/step-16: trained by an earlier study" in dry.stdout
+    assert "text lines.txt: local text" in dry.stdout
+    first = run(*call, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    rows = {(row["study"], row["figure"]): row for row in summary["rows"]}
+    losses = [rows["a run", f"masked loss, step = {n}"]["ours"] for n in (0, 8, 16)]
+    assert losses == sorted(losses, reverse=True)
+    assert rows["wider", "masked loss, step = 0"]["word"] == "no validation text"
+    assert ("along it", "d90, o/a-run/step-08, ./task, own") in rows
+    assert ("two widths", "d90, o/wide/step-16, ./task, own") in rows
+    monkeypatch.setattr(sys.modules["d90.lab"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.pretrain"], "_run", lambda *a, **k: pytest.fail("pretrained again"))
+    assert run(*call, cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["rows"] == summary["rows"]
 
 
 def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_path: Path) -> None:
@@ -230,6 +291,20 @@ MISTAKES = {
     "published of several": (
         "title: t\nstudies: [{name: a, command: compare, published: [{value: 1, source: s}]}]",
         "fits 3 of the study's 3 figures",
+    ),
+    "an impossible width": (
+        "title: t\nstudies: [{name: a, command: pretrain, options: {text: t, width: 100}}]",
+        "got width=100",
+    ),
+    "too many checkpoints": (
+        "title: t\nstudies: [{name: a, command: pretrain, options: {text: t, steps: 4}}]",
+        "got 8 checkpoints of 4 steps",
+    ),
+    "no such text": ("title: t\nstudies: [{name: a, command: pretrain, options: {text: no.txt}}]", "no such text"),
+    "checkpoints of a later study": (
+        "title: t\nstudies: [{name: a, command: trajectory, options: {models: '${out}/b/step-*'}}, "
+        "{name: b, command: pretrain, options: {text: t}}]",
+        "which no folder fits",
     ),
     "no such data": (HEAD + "    options: {model: fc, task: ./nothing.jsonl}", "no such file"),
     "no such model": (HEAD + "    options: {model: ./nothing, task: docstrings}", "no such folder"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Pretraining", "pretrain", "schedule"]
+__all__ = ["Pretraining", "folders", "losses", "pretrain", "schedule"]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MASKED = 0.15
@@ -63,6 +63,25 @@ class Pretraining:
     seed: int = 0
     limit: int | None = None
 
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            InputError: which one, and what was expected.
+        """
+        if self.width % 64 or self.width < 64:
+            raise InputError(f"got width={self.width}, expected a multiple of 64: a head takes 64")
+        for name, low in (
+            ("layers", 1),
+            ("length", 3),
+            ("batch_size", 1),
+            ("steps", 1),
+            ("vocabulary", 256 + len(SPECIAL)),
+        ):
+            if getattr(self, name) < low:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at least {low}")
+        schedule(self.steps, self.checkpoints)
+
 
 def schedule(steps: int, checkpoints: int) -> list[int]:
     """0 and the last step, and between them steps / 2^k: pretraining moves on the scale of log(step).
@@ -76,6 +95,19 @@ def schedule(steps: int, checkpoints: int) -> list[int]:
             "each is at half the step of the next"
         )
     return [0, *(steps >> k for k in range(checkpoints - 2, -1, -1))]
+
+
+def folders(folder: str | os.PathLike[str], steps: int, checkpoints: int) -> dict[int, Path]:
+    """{step: the folder its checkpoint gets}, the earliest first."""
+    return {step: Path(folder) / f"step-{step:0{len(str(steps))}}" for step in schedule(steps, checkpoints)}
+
+
+def losses(folder: str | os.PathLike[str]) -> list[tuple[int, float | None]]:
+    """(step, masked loss on the validation text) of each checkpoint that is there; None where there was no such text."""
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("step-*/pretraining.json"))
+    ]
+    return [(record["step"], record["validation_loss"]) for record in found]
 
 
 def pretrain(
@@ -97,12 +129,10 @@ def pretrain(
             holds another run.
     """
     told = progress or Progress()
-    steps = schedule(wanted.steps, wanted.checkpoints)
-    if wanted.width % 64 or wanted.width < 64:
-        raise InputError(f"got width={wanted.width}, expected a multiple of 64: a head takes 64")
+    wanted.check()
     out = Path(folder)
-    digits = len(str(wanted.steps))
-    paths = [out / f"step-{step:0{digits}}" for step in steps]
+    keep = folders(out, wanted.steps, wanted.checkpoints)
+    paths = list(keep.values())
     _claim(out, wanted)
     if all((path / "model.safetensors").exists() for path in paths):
         told.note(f"{out}: finished before, {len(paths)} checkpoints")
@@ -112,7 +142,7 @@ def pretrain(
     held = None
     if validation is not None:
         held = _packed(_lines(validation, wanted.limit), tokenizer, replace(wanted, text=validation))[:512]
-    _run(wanted, dict(zip(steps, paths, strict=True)), out / "resume", tokenizer, texts, held, told)
+    _run(wanted, keep, out / "resume", tokenizer, texts, held, told)
     shutil.rmtree(out / "resume", ignore_errors=True)
     return paths
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d90.commands import analyze, certify, compare, latency, measure, studies, tunes
+from d90.commands import analyze, certify, compare, latency, measure, pretrain, studies, tunes
 from d90.commands.options import told
 from d90.errors import InputError, RunFailed
 
@@ -25,7 +25,7 @@ OutOpt = Annotated[
 
 FUNCTIONS = (
     *(measure.measure, compare.compare, studies.trajectory, studies.family, studies.lowdata),
-    *(latency.latency, certify.certify, tunes.train, analyze.analyze),
+    *(latency.latency, certify.certify, tunes.train, analyze.analyze, pretrain.pretrain),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from d90.analysis import relative_gap
 from d90.errors import InputError
 from d90.methods import parse
+from d90.pretrain import schedule
 from d90.recipes.schema import split
 from d90.report.words import SHARES
 
@@ -60,7 +61,7 @@ class Kind:
         keys: the keys of each of its main figures, known before it runs.
         free: names of further keys, whose values are known once it has run.
         read: figures from its stored result and its arguments.
-        where: "store", or the parameter that names the file it writes.
+        where: "store", or the parameter that names the file or folder it writes.
     """
 
     of: tuple[str, ...]
@@ -72,7 +73,7 @@ class Kind:
 
 def label(of: str, keys: Keys) -> str:
     """A figure's name and keys: short ones with the key's name, as n = 100."""
-    shown = [f"{key} = {value}" if key in ("n", "d", "r") else value for key, value in keys.items()]
+    shown = [f"{key} = {value}" if key in ("n", "d", "r", "step") else value for key, value in keys.items()]
     return ", ".join([of, *shown] if of else shown)
 
 
@@ -191,7 +192,7 @@ def _latency(body: Body, _: Body) -> Iterator[Figure]:
         yield Figure("ms", keys, row["milliseconds"], unit="ms", asked=row["asked"])
 
 
-# --- certify, analyze, train ---------------------------------------------------------------------------------------
+# --- certify, analyze, train, pretrain -----------------------------------------------------------------------------
 
 
 def _certify(body: Body, _: Body) -> Iterator[Figure]:
@@ -231,6 +232,15 @@ def _train(body: Body, _: Body) -> Iterator[Figure]:
     yield Figure("trained", {}, outcome["trained"])
 
 
+def _pretrain_keys(arguments: Body) -> list[dict[str, str]]:
+    return [{"step": str(step)} for step in schedule(arguments["steps"], arguments["checkpoints"])]
+
+
+def _pretrain(body: Body, _: Body) -> Iterator[Figure]:
+    for step, loss in body["losses"]:
+        yield Figure("masked loss", {"step": str(step)}, loss, word="" if loss is not None else "no validation text")
+
+
 def _single(arguments: Body) -> list[dict[str, str]]:
     return [{}]
 
@@ -250,4 +260,5 @@ KINDS: dict[str, Kind] = {
     "certify": Kind(_CERTIFY, _single, _certify, "out"),
     "analyze": Kind(_ANALYZE, _ranks, _analyze, "out", free=("side",)),
     "train": Kind(("score", "trained"), _single, _train, "out"),
+    "pretrain": Kind(("masked loss",), _pretrain_keys, _pretrain, "out"),
 }

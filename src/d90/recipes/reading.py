@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from d90.errors import D90Error, InputError, choose
 from d90.methods import parse
+from d90.pretrain import Pretraining
 from d90.recipe import make_recipe
 from d90.recipes.figures import KINDS, canonical
 from d90.recipes.plan import Plan, Published, Study, slug
+from d90.recipes.resolve import makes
 from d90.recipes.schema import Command
 from d90.search.rules import RULES
 from d90.series import TARGETS
@@ -62,7 +64,8 @@ def read(
         )
     studies: list[Study] = []
     for number, item in enumerate(listed, 1):
-        study = _study(item, number, where, commands, defaults, known, target)
+        made = [path for study in studies for path in makes(study)]
+        study = _study(item, number, where, commands, defaults, known, target, made)
         twin = next((other for other in studies if other.name == study.name or other.line == study.line), None)
         if twin is not None:
             what = "name" if twin.name == study.name else "command and options"
@@ -202,7 +205,7 @@ def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
 
 def _study(
     item: Any, number: int, where: str, commands: Mapping[str, Command], defaults: Mapping[str, Any],
-    known: Mapping[str, str], folder: Path,
+    known: Mapping[str, str], folder: Path, made: Sequence[str],
 ) -> Study:  # fmt: skip
     name = f"study {number}"
     if isinstance(item, dict) and isinstance(item.get("name"), str):
@@ -222,7 +225,7 @@ def _study(
         arguments = command.arguments({key: _filled(value, known, name) for key, value in given.items()})
         _placed(command, arguments, shown, folder)
         if "models" in arguments:
-            arguments["models"] = [found for text in arguments["models"] for found in _globbed(text)]
+            arguments["models"] = [found for text in arguments["models"] for found in _globbed(text, made)]
         _check(command, arguments)
         study = Study(shown, command, arguments, ())
         published = told.get("published") or []
@@ -239,23 +242,24 @@ def _placed(command: Command, arguments: dict[str, Any], name: str, folder: Path
     places = {"store": folder / "d90.sqlite"}
     if command.name in ("trajectory", "family", "lowdata"):
         places["page"] = folder / f"{slug(name)}.html"
-    endings = {"analyze": ".html", "train": ".d90"}
+    endings = {"analyze": ".html", "train": ".d90", "pretrain": ""}
     places["out"] = folder / f"{slug(name)}{endings.get(command.name, '.json')}"
     for key, place in places.items():
         if key in arguments and arguments[key] == defaults[key]:
             arguments[key] = place
 
 
-def _globbed(text: str) -> list[str]:
-    """Folders by a pattern, in the order of the numbers in their names."""
+def _globbed(text: str, made: Sequence[str]) -> list[str]:
+    """Folders by a pattern, in the order of the numbers in their names; those that an earlier study will make count as there."""
     if not any(letter in text for letter in "*?["):
         return [text]
+    import fnmatch
     import glob
 
-    found = sorted(glob.glob(text), key=lambda name: ([int(part) for part in re.findall(r"\d+", name)], name))
+    found = fnmatch.filter(made, text) or glob.glob(text)
     if not found:
         raise InputError(f"got '{text}', which no folder fits; expected checkpoints, as in run/step-*")
-    return found
+    return sorted(found, key=lambda name: ([int(part) for part in re.findall(r"\d+", name)], name))
 
 
 def _check(command: Command, arguments: Mapping[str, Any]) -> None:
@@ -267,6 +271,9 @@ def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     if "target" in arguments and arguments["target"] not in TARGETS:
         raise choose("target", arguments["target"], TARGETS)
     run = {name: arguments[name] for name in RUN if name in arguments}
+    if command.name == "pretrain":
+        fields = {key: value for key, value in arguments.items() if key in Pretraining.__dataclass_fields__}
+        Pretraining(**fields).check()
     if command.name != "latency":
         make_recipe("model", "task", spec, run)
     if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:

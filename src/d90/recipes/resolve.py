@@ -10,13 +10,14 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.models import MODELS, parted
+from d90.pretrain import folders
 from d90.recipes.plan import Plan, Study
 from d90.recipes.schema import split
 from d90.tasks import load as load_task
 from d90.tasks.files import ENDINGS
 from d90.tasks.hub import GLUE
 
-__all__ = ["names", "resolve"]
+__all__ = ["makes", "names", "resolve"]
 
 
 def resolve(plan: Plan, load: bool = False) -> dict[str, str]:
@@ -30,23 +31,33 @@ def resolve(plan: Plan, load: bool = False) -> dict[str, str]:
         InputError: a file, a folder or a package that is missing, said with the study that asks for it.
     """
     found: dict[str, str] = {}
-    made = {str(study.arguments["out"]) for study in plan.studies if study.command.name == "train"}
+    made = {path for study in plan.studies for path in makes(study)}
     for study in plan.studies:
         try:
             for what, name in names(study):
                 if name in found or name in made:
                     continue
-                found[name] = (
-                    _model(name) if what == "model" else _task(name, study, load) if what == "task" else _tune(name)
-                )
+                known = {"model": _model, "tune": _tune, "text": _text}
+                found[name] = known[what](name) if what in known else _task(name, study, load)
         except InputError as error:
             raise InputError(f"'{plan.path}', study '{study.name}': {error}") from None
     return found
 
 
-def names(study: Study) -> Iterator[tuple[str, str]]:
-    """("model", "task" or "tune", name) of what a study reads."""
+def makes(study: Study) -> list[str]:
+    """What a study writes that a later one may read: a tune, or checkpoints."""
     given = study.arguments
+    if study.command.name == "pretrain":
+        return [str(path) for path in folders(given["out"], given["steps"], given["checkpoints"]).values()]
+    return [str(given["out"])] if study.command.name == "train" else []
+
+
+def names(study: Study) -> Iterator[tuple[str, str]]:
+    """("model", "task", "tune" or "text", name) of what a study reads."""
+    given = study.arguments
+    if study.command.name == "pretrain":
+        yield from (("text", given[key]) for key in ("text", "validation") if given[key])
+        return
     if study.command.name == "latency" and given["shape"] is not None:
         return
     for name in given.get("models", [given["model"]] if given.get("model") else []):
@@ -101,6 +112,12 @@ def _told(task: Any) -> str:
     """A loaded task in a line."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in task.splits.items())
     return f"{task.kind}, {task.metric}; {sizes} examples"
+
+
+def _text(name: str) -> str:
+    if not Path(name).is_file():
+        raise InputError(f"no such text: '{name}'; expected a file with one text a line, plain or .gz")
+    return "local text"
 
 
 def _tune(name: str) -> str:

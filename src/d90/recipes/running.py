@@ -21,6 +21,7 @@ from d90 import tune
 from d90._version import __version__
 from d90.errors import D90Error, InputError
 from d90.methods import parse
+from d90.pretrain import losses
 from d90.progress import Progress
 from d90.recipe import Recipe, make_recipe
 from d90.recipes.figures import KINDS, Figure, label
@@ -119,6 +120,8 @@ def _result(study: Study, told: Progress) -> dict[str, Any]:
         with _as_if(study.line):
             study.command.function(**given)
     where = KINDS[name].where
+    if name == "pretrain":
+        return {"losses": losses(given["out"])}
     if where != "store":
         body: dict[str, Any] = json.loads(Path(given[where]).with_suffix(".json").read_text(encoding="utf-8"))
         return body
