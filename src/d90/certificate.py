@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,24 @@ from torch import Tensor
 
 from d90.analysis import bounds
 from d90.errors import InputError
+from d90.models import Model
 from d90.projections.philox import words
 from d90.tasks import Split, Task
+from d90.tasks.hub import GLUE
+from d90.tasks.overlap import common, overlap
 
-__all__ = ["Candidate", "Certificate", "assumptions", "bounded", "majority_error", "parts", "take", "tighter"]
+__all__ = [
+    "WARNING",
+    "Candidate",
+    "Certificate",
+    "assumptions",
+    "base_hints",
+    "bounded",
+    "majority_error",
+    "parts",
+    "take",
+    "tighter",
+]
 
 
 @dataclass(frozen=True)
@@ -128,23 +145,61 @@ def tighter(best: Candidate, n: int, delta: float) -> dict[str, float]:
     }
 
 
-def assumptions(task: Task, first: Task | None) -> tuple[str, ...]:
-    """What the guarantee rests on, and what was found about it in the examples."""
-    inputs = task.train.inputs
-    if isinstance(inputs, Tensor):
-        distinct = len(torch.unique(inputs.flatten(1), dim=0)) if len(inputs) <= 100_000 else len(inputs)
-    else:
-        distinct = len(set(inputs))
+def assumptions(task: Task, first: Task | None, model: Model) -> tuple[str, ...]:
+    """What the guarantee rests on, and what was found about it in the examples and about the base model."""
+    found = overlap(task.train).lines
     said = ["the examples are independent draws from the distribution the error is of"]
-    repeated = len(task.train) - distinct
-    if repeated:
-        said.append(
-            f"{repeated:,} of {len(task.train):,} examples repeat another: likely copies, not independent draws"
+    said += [f"{WARNING}: {line}" for line in found] or ["no example repeats another"]
+    for name, other in (("test", task.test), ("validation", task.validation)):
+        repeated = common(other, task.train) if other is not None else 0
+        if repeated:
+            said.append(f"{WARNING}: {repeated:,} {name} examples stand among the training examples as well")
+    if first is not None:
+        repeated = common(task.train, first.train)
+        if repeated:
+            said.append(f"{WARNING}: {repeated:,} of {len(task.train):,} examples stand in the prior's part as well")
+    hints = base_hints(model, task)
+    said.append("the base model was not trained on these examples" + (" (not checked)" if not hints else ""))
+    return (*said, *(f"{WARNING}: {hint}; a base that saw these examples voids the bound" for hint in hints))
+
+
+WARNING = "warning"
+
+
+def base_hints(model: Model, task: Task) -> list[str]:
+    """What says that the base model may have been trained on the task's examples: its head, name, card, or own record."""
+    hints = []
+    if model.tokenizer is not None and model.vocabulary is None and not model.fresh:
+        hints.append(
+            f"the base '{model.name}' comes with a head for {len(task.labels)} classes, so it was trained on labels"
         )
-    else:
-        said.append("no example repeats another")
-    said.append("the base model was not trained on these examples (not checked)")
-    if first is not None and not isinstance(inputs, Tensor):
-        shared = len(set(first.train.inputs) & set(inputs))
-        said.append(f"{shared:,} examples stand in the prior's part as well")
-    return tuple(said)
+    folder = Path(model.name)
+    # as `d90 pretrain` leaves it, beside the checkpoints
+    text = next((text for path in (folder, folder.parent) if (text := _pretrained_on(path)) is not None), None)
+    source = Path(task.name.partition(":")[2] or task.name).resolve()
+    if text is not None and (text == source or source in text.parents):
+        hints.append(f"the base '{model.name}' was pretrained on '{text.name}' of this task")
+    last = task.name.lower().rpartition("/")[2]
+    name = next((part for part in re.split("[^a-z0-9]+", last) if part in DATASETS), None)
+    if name is not None:
+        if _speaks_of(model.name, name):
+            hints.append(f"the name of the base, '{model.name}', speaks of {name}")
+        with contextlib.suppress(OSError, ValueError):
+            if _speaks_of((folder / "README.md").read_text(encoding="utf-8"), name):
+                hints.append(f"the card of the base '{model.name}' speaks of {name}")
+    return hints
+
+
+DATASETS = {name.removeprefix("glue/") for name in GLUE} | {"glue", "imdb", "yelp", "anli", "snli", "wiki"}
+
+
+def _pretrained_on(folder: Path) -> Path | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))["recipe"]["text"]).resolve()
+    return None
+
+
+def _speaks_of(text: str, name: str) -> bool:
+    """Whether a word of the text, or two in a row, is the name: "SST-2" is sst2."""
+    found = re.findall("[a-z0-9]+", text.lower())
+    return name in found or any(a + b == name for a, b in itertools.pairwise(found))

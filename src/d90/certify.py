@@ -26,8 +26,8 @@ from torch import Tensor
 
 from d90 import layout, tune
 from d90.analysis import bounds
-from d90.certificate import Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
-from d90.coded import check_sound, check_start, coded_tunes, decoded, start_from
+from d90.certificate import WARNING, Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
+from d90.coded import check_sound, check_start, coded_tunes, decoded, pay_for, start_from
 from d90.errors import InputError
 from d90.finished import read_record
 from d90.lab import versions
@@ -53,7 +53,7 @@ def certify(
     levels: Sequence[int] = (3, 5, 9),
     prior: float = 0.0,
     delta: float = 0.05,
-    tried: int = 1,
+    tried: int | None = None,
     prior_epochs: float = 3,
     quantise_epochs: float = 2,
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
@@ -70,7 +70,8 @@ def certify(
         dims, levels: what is tried; the message says which was taken. `dims` is the method's own d, or 100, 200 and 400.
         prior: share of the training examples that trains the starting point, 0 for none.
         delta: 1 - confidence.
-        tried: how many alternatives outside the message (seeds, structures, projections) were tried before; log2 of it is added.
+        tried: from how many alternatives outside the message (seeds, structures, projections, priors) this one was chosen; log2 of it
+            is added. By default 1, and the store must not show more.
         prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
         store: coded tunes are kept there; none is trained twice.
         options: fields of `Recipe`.
@@ -88,7 +89,7 @@ def certify(
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
     assert not isinstance(model, Run)
     dims = dims if dims is not None else DIMS if spec.space is None or spec.space.d is None else (spec.space.d,)
-    check_sound(spec, dims, levels, prior, delta, tried)
+    check_sound(spec, dims, levels, prior, delta, 1 if tried is None else tried)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
     if whole.kind == "language":
@@ -97,13 +98,24 @@ def certify(
         )
     if whole.kind != "classification":
         raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
+    if theta is not None and whole.test is None and recipe.evaluations > 1:
+        raise InputError(
+            f"this tune is the best of {recipe.evaluations} evaluations on the validation split, and task '{whole.name}' has no test "
+            "split: the error beside the bound would be of examples that chose it; expected ones that chose nothing. "
+            "Train with --evaluations 1, or give a task with a test split"
+        )
     first, counted = parts(whole, prior)
     loaded = open_model(model, whole, recipe)
     keep = store if isinstance(store, Store) else Store(store)
+    tried, searched = pay_for(tried, keep, whole, loaded, spec, recipe, prior, prior_epochs)
     told.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {len(counted.train):,}")
     if first is not None:
         told.search_planned(f"starting point from {len(first.train):,} examples")
         start_from(loaded, first, recipe, prior_epochs, told)
+    rests_on = (*assumptions(counted, first, loaded), *searched)
+    for line in rests_on:
+        if line.startswith(WARNING):
+            told.note(line)
     data = Data(loaded, counted)
     candidates = list(
         _candidates(data, spec, recipe, dims, levels, quantise_epochs, delta, tried, prior, keep, told, theta)
@@ -132,7 +144,7 @@ def certify(
         best=best,
         candidates=tuple(candidates),
         tighter=tighter(best, len(counted.train), delta),
-        assumptions=assumptions(counted, first),
+        assumptions=rests_on,
         recipe={key: value for key, value in asdict(recipe).items() if key != "method"},
         definitions={
             "dims": list(dims), "levels": list(levels), "prior": prior, "tried": tried, "prior_epochs": prior_epochs,

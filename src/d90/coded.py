@@ -19,7 +19,7 @@ from torch import Tensor
 from d90 import layout
 from d90.analysis import bounds, coding
 from d90.errors import InputError
-from d90.methods import Full, Laid, Spec, lay
+from d90.methods import Full, Laid, Spec, lay, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.quantised import QuantisedSpace
@@ -29,7 +29,7 @@ from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, fit
 
-__all__ = ["check_sound", "check_start", "coded_tunes", "decoded", "start_from"]
+__all__ = ["check_sound", "check_start", "coded_tunes", "decoded", "pay_for", "start_from"]
 
 _One = TypeVar("_One")  # a dataclass: one coded tune and what was measured
 
@@ -71,9 +71,74 @@ def check_start(path: str | os.PathLike[str], model: Model, start: str, definiti
         )
 
 
+def pay_for(
+    tried: int | None,
+    store: Store,
+    task: Task,
+    model: Model,
+    spec: Spec,
+    recipe: Recipe,
+    prior: float,
+    prior_epochs: float,
+) -> tuple[int, tuple[str, ...]]:
+    """(number of alternatives outside the message to pay for, what the store shows about it, in words).
+
+    The decoder needs seed, structure, projection and prior beside the message; a choice among several of them that looked at these
+    examples costs log2 of their number. Learning rates and epochs cost nothing: the bound holds for every message.
+
+    Raises:
+        InputError: the store shows alternatives, and how many to pay for was not said.
+    """
+    mine = _decoder(str(spec), asdict(recipe), prior, prior_epochs)
+    shown, rates = {mine}, set()
+    for row in store.trials():
+        if (row.context.get("task"), row.context.get("base")) == (
+            task.fingerprint,
+            model.fingerprint,
+        ) and row.d is not None:
+            shown.add(_decoder(str(row.recipe["method"]), row.recipe, 0.0, 0.0))
+            rates.add(row.outcome["lr"])
+    for kind in ("certify", "certify language"):
+        for body in store.studies(kind):
+            known = body["definitions"]
+            if (known["task"], known["base"]) == (task.fingerprint, model.fingerprint):
+                shown.add(_decoder(body["method"], body["recipe"], known["prior"], known["prior_epochs"]))
+                rates.add(body["recipe"]["lr"])
+    if tried is None and len(shown) > 1:
+        raise InputError(
+            f"'{store.path}' shows {len(shown)} alternatives on these examples (seeds, structures, projections, priors; this one "
+            f"included), expected tried to say how many this one was chosen from: an unpaid choice voids the bound. Give "
+            f"tried={len(shown)} (--tried), or 1 where it was fixed before any of them"
+        )
+    lines = []
+    if tried is not None and tried < len(shown):
+        lines.append(
+            f"{len(shown)} alternatives on these examples are in the store, and this one was chosen from {tried} of them"
+        )
+    if len(rates) > 1:
+        lines.append(
+            f"{len(rates)} learning rates in the store cost nothing: the message is paid in full, whatever chose it"
+        )
+    return tried or 1, tuple(lines)
+
+
+def _decoder(method: str, recipe: dict[str, Any], prior: float, prior_epochs: float) -> str:
+    """What a decoder must know: two messages with the same need no bit to be told apart."""
+    keys = ["seed", "max_length", "precision"] + (
+        ["batch_size", "warmup", "weight_decay", "train_limit"] if prior else []
+    )
+    with contextlib.suppress(InputError):  # a method that this version does not have is an alternative all the same
+        method = str(parse(method).at(1))
+    return str([method, prior, prior_epochs if prior else 0, *(recipe[key] for key in keys)])
+
+
 def start_from(model: Model, first: Task, recipe: Recipe, epochs: float, told: Progress) -> None:
-    """Train the starting point in full on the prior's part; the model is left with it."""
-    start = replace(recipe, method="full", lr=None, epochs=epochs)
+    """Train the starting point in full on the prior's part; the model is left with it.
+
+    Without a test split the validation split is what is reported on, so nothing is chosen there: the last weights are kept.
+    """
+    evaluations = recipe.evaluations if first.test is not None else 1
+    start = replace(recipe, method="full", lr=None, epochs=epochs, evaluations=evaluations)
     fit(Data(model, first), Spec(Full()), start, progress=told, keep_best=True)[1].merge()
 
 

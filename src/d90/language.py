@@ -25,8 +25,8 @@ import torch
 from d90 import layout
 from d90.analysis import bounds
 from d90.batches import Batches
-from d90.certificate import assumptions, parts, take
-from d90.coded import check_sound, check_start, coded_tunes, decoded, start_from
+from d90.certificate import WARNING, assumptions, parts, take
+from d90.coded import check_sound, check_start, coded_tunes, decoded, pay_for, start_from
 from d90.errors import InputError
 from d90.lab import versions
 from d90.methods import Spec, parse
@@ -133,7 +133,7 @@ def certify_language(
     evaluated: int | None = None,
     prior: float = 0.0,
     delta: float = 0.05,
-    tried: int = 1,
+    tried: int | None = None,
     prior_epochs: float = 3,
     quantise_epochs: float = 1,
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
@@ -157,7 +157,7 @@ def certify_language(
     own = spec.space.d if spec.space else None
     dims = dims if dims is not None else DIMS if own is None else (own,)
     levels = levels if levels is not None else LEVELS
-    check_sound(spec, dims, levels, prior, delta, tried)
+    check_sound(spec, dims, levels, prior, delta, 1 if tried is None else tried)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
     if whole.kind != "language":
@@ -169,10 +169,16 @@ def certify_language(
         raise InputError(f"got {m} documents to evaluate, expected 2 ... {n}, those that count")
     loaded = open_model(model, whole, recipe)
     keep = store if isinstance(store, Store) else Store(store)
+    tried, searched = pay_for(tried, keep, whole, loaded, spec, recipe, prior, prior_epochs)
     told.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {n:,} documents")
     if first is not None:
         told.search_planned(f"starting point from {len(first.train):,} documents")
         start_from(loaded, first, recipe, prior_epochs, told)
+    length = f"its first {loaded.max_length} tokens" if loaded.max_length else "all its tokens"
+    rests_on = (f"a document, cut to {length}, is one example", *assumptions(counted, first, loaded), *searched)
+    for line in rests_on:
+        if line.startswith(WARNING):
+            told.note(line)
     data = Data(loaded, counted)
     seen = Batches(loaded, subsample(counted.train, m))
     among = (1 + len(dims) * len(levels)) * len(ALPHAS)
@@ -217,10 +223,7 @@ def certify_language(
         best=best,
         candidates=tuple(candidates),
         tighter=_tighter(best, known),
-        assumptions=(
-            f"a document, cut to its first {loaded.max_length or 'all'} tokens, is one example",
-            *assumptions(counted, first),
-        ),
+        assumptions=rests_on,
         recipe={key: value for key, value in asdict(recipe).items() if key != "method"},
         definitions={
             "dims": list(dims), "levels": list(levels), "alphas": list(ALPHAS), "among": among, "prior": prior, "tried": tried,

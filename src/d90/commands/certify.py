@@ -52,7 +52,12 @@ def certify(
     levels: Annotated[str, typer.Option(help="Numbers of values theta may take, to try; 3,5,9, for documents 3.")] = "",
     prior: Annotated[float, typer.Option(help="Share of the examples that trains the starting point.")] = 0.0,
     delta: Annotated[float, typer.Option(help="1 - confidence.")] = 0.05,
-    tried: Annotated[int, typer.Option(help="Seeds, structures, projections tried before, this one included.")] = 1,
+    tried: Annotated[
+        int | None,
+        typer.Option(
+            help="From how many seeds, structures, projections, priors this one was chosen; 1 if the store shows none."
+        ),
+    ] = None,
     prior_epochs: Annotated[float, typer.Option(help="Passes that train the starting point.")] = 3,
     quantise_epochs: Annotated[float, typer.Option(help="Passes with few values.")] = 2,
     evaluated: Annotated[

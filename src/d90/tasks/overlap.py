@@ -1,0 +1,111 @@
+"""Which examples cannot be independent draws: repetitions, shared texts, phrases of one another. What a bound cannot see by itself.
+
+Texts are compared normalised: compatibility forms (NFKC), case folded, letters and digits alone, one space between words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from d90.tasks.base import Split
+
+__all__ = ["SHORTEST", "Overlap", "common", "normalised", "overlap"]
+
+SHORTEST = 3  # words of a phrase: shorter ones lie in other texts by chance
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Counts of examples, each of them "beyond the first" but for `shared` and `inside`.
+
+    Attributes:
+        n: examples looked at.
+        copies: equal one before, to the letter.
+        near: equal one before once normalised, and are no copies.
+        swapped: pairs that equal one before with its two texts in the other order.
+        shared, most: pairs with a text that another pair has too, repetitions left out; and the most pairs that one text is in.
+        inside: single texts of `SHORTEST` words or more that stand, word for word, inside another.
+    """
+
+    n: int
+    copies: int
+    near: int = 0
+    swapped: int = 0
+    shared: int = 0
+    most: int = 0
+    inside: int = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """What was found, a line each; nothing where nothing was."""
+        told = (
+            (self.copies, "repeat another: likely copies, not independent draws"),
+            (self.near, "repeat another but for case, spaces or punctuation"),
+            (self.swapped, "repeat another with its two texts in the other order"),
+            (
+                self.shared,
+                f"share a text with another, up to {self.most:,} the same one: one source, not independent draws",
+            ),
+            (self.inside, "are phrases of another: one source, not independent draws"),
+        )
+        return [f"{count:,} of {self.n:,} examples {words}" for count, words in told if count]
+
+
+def overlap(split: Split) -> Overlap:
+    """Count what repeats and what is shared within a split; of images the exact copies alone."""
+    n = len(split)
+    if isinstance(split.inputs, Tensor):
+        rows = split.inputs.flatten(1).contiguous().numpy()
+        return Overlap(n, n - len({row.tobytes() for row in rows}))
+    texts = [tuple(normalised(text) for text in example) for example in split.inputs]
+    distinct = set(texts)
+    copies = n - len(set(split.inputs))
+    near = n - len(distinct) - copies
+    if len(texts[0]) == 1:
+        return Overlap(n, copies, near, inside=_inside([example[0] for example in texts]))
+    unordered = {tuple(sorted(example)) for example in distinct}
+    uses = Counter(text for example in unordered for text in set(example))
+    shared = {example for example in unordered if any(uses[text] > 1 for text in example)}
+    most = max(uses.values())
+    return Overlap(n, copies, near, len(distinct) - len(unordered), len(shared), most)
+
+
+def common(some: Split, others: Split) -> int:
+    """How many examples of `some` stand in `others` too, normalised; pairs in either order. Images are not compared."""
+    if isinstance(some.inputs, Tensor) or isinstance(others.inputs, Tensor):
+        return 0
+    known = set(map(_unordered, others.inputs))
+    return sum(_unordered(example) in known for example in some.inputs)
+
+
+def normalised(text: str) -> str:
+    """Words alone, case folded, one space between them."""
+    return " ".join(_NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _unordered(example: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(map(normalised, example)))
+
+
+def _inside(texts: Sequence[str]) -> int:
+    """How many distinct texts stand inside a longer one; found by their first words, then compared whole."""
+    lengths: dict[tuple[str, ...], set[int]] = {}
+    phrases: dict[tuple[str, ...], bool] = {}
+    split = [tuple(text.split()) for text in set(texts)]
+    for words in split:
+        if len(words) >= SHORTEST:
+            phrases[words] = False
+            lengths.setdefault(words[:SHORTEST], set()).add(len(words))
+    for words in split:
+        for at in range(len(words) - SHORTEST + 1):
+            for length in lengths.get(words[at : at + SHORTEST], ()):
+                if length < len(words) and words[at : at + length] in phrases:
+                    phrases[words[at : at + length]] = True
+    return sum(phrases.values())
