@@ -1,6 +1,6 @@
 """The search where the truth is known: simulated accuracy curves, beside bisection and a grid.
 
-    python benchmarks/search.py [searches=500] [--out benchmarks/search.json]
+    python benchmarks/search.py [searches=600] [--out benchmarks/search.json] [--rows FILE]
 
 Curves of several shapes rise from chance to the full score; a score scatters about them over seeds (half of the variance P's,
 half training's), and a trial's evaluations approach it as those of minilm on SST-2 sentences did (docs/results): a trial
@@ -244,15 +244,28 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("searches", type=int, nargs="?", default=500)
+    parser.add_argument("searches", type=int, nargs="?", default=600)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--rows", type=Path, help="a line a curve is added here; curves that have one are not run again"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     numbers = range(given.first, given.first + given.searches)
+    stored = (
+        [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
+    )
+    made = {row["number"]: row["found"] for row in stored}
+    missing = [number for number in numbers if number not in made]
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        rows = pool.map(run, numbers, chunksize=5)
+        for number, row in zip(missing, pool.imap(run, missing, chunksize=5), strict=True):
+            made[number] = row
+            if given.rows:
+                with open(given.rows, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"number": number, "found": row}) + "\n")
+    rows = [made[number] for number in numbers]
     found: dict[str, object] = {"searches": given.searches, "seconds": round(time.monotonic() - began)}
     found["all"] = {name: summary([row[name] for row in rows]) for name in WAYS}
     for points, part in ((0.5, 0), (1.0, 1), (2.0, 2)):

@@ -31,6 +31,9 @@ __all__ = ["Posterior", "Trial", "fitted", "grid", "round_d"]
 Array = NDArray[Any]
 STEPS = 24  # values of d in a decade: steps of 10 %, each of two digits
 FAR = math.log(64)  # the fit reaches so far beyond the values of d that were tried
+# The prior's slope, as a share of the scale for each factor e of d: what curves have near a threshold of 90 %. 0.09 to 0.26 in
+# benchmarks/search.py, 0.03 to 0.2 in docs/results. A mean of 1/6 was too steep where noise let the trials say little about it.
+SLOPE, SLOPE_SPREAD = 1 / 10, 1 / 6
 AMPLITUDES = (0.03, 0.1, 0.3)  # of the Matern part, as shares of the scale
 LENGTHS = (1.0, 2.5)  # of the Matern part, in units of ln d: from a factor 3 to a decade
 NOISES = (0.4, 0.63, 1.0, 1.6, 2.5, 4.0)  # times the noise that is expected
@@ -158,7 +161,7 @@ def fitted(
     known = numpy.array([t.exact for t in inside])
     exact = [t for t in inside if t.exact]
     mean_full = float(full.mean()) if len(full) else 0.0
-    prior = goal.at(mean_full) + scale / 6 * (x - x[place].mean())
+    prior = goal.at(mean_full) + SLOPE * scale * (x - x[place].mean())
     y = numpy.array([t.low for t in exact]) - prior[place[known]]
     models = [
         _Model(x, place[known], y, _shared(exact), scale, scale * a, length, noise * n)
@@ -207,7 +210,7 @@ class _Model:
     ) -> None:  # fmt: skip
         r = math.sqrt(5) * numpy.abs(x[:, None] - x[None]) / length
         from_centre = x - (x[place].mean() if len(place) else x.mean())
-        slope = (scale / 6) ** 2 * numpy.outer(from_centre, from_centre)
+        slope = (SLOPE_SPREAD * scale) ** 2 * numpy.outer(from_centre, from_centre)
         self.prior = scale**2 + slope + amplitude**2 * (1 + r + r**2 / 3) * numpy.exp(-r)
         self.place, self.y, self.sigma, self.scale = place, y, sigma, scale
         self.factor: Any = None
