@@ -184,3 +184,82 @@ def test_few_values_learn_with_their_numbers() -> None:
     coded = few.quantised()
     assert torch.equal(coded.vector(), space.theta.detach())
     assert torch.equal(coding.decode(coding.encode(coded).payload).vector(), space.theta.detach())
+
+
+def test_alternatives_in_the_store_must_be_paid_for_or_denied(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"dims": (10,), "levels": (3,)}
+    store = tmp_path / "s.sqlite"
+    assert made(store, **few).definitions["tried"] == 1
+    assert made(store, **few).definitions["tried"] == 1, "the same again is no alternative"
+    assert made(store, lr=0.03, **few).definitions["tried"] == 1, "the message is paid in full whatever the rate"
+    assert any("2 learning rates" in line for line in made(store, **few).assumptions)
+    with pytest.raises(InputError, match=r"shows 2 alternatives.*Give tried=2 \(--tried\)"):
+        made(store, seed=1, **few)
+    paid = made(store, seed=1, tried=2, **few)
+    assert paid.parts["tried"] == 1
+    with pytest.raises(InputError, match="tried=3"):
+        made(store, prior=0.5, **few)
+    denied = made(store, prior=0.5, prior_epochs=1, tried=1, **few)
+    assert any("3 alternatives on these examples are in the store" in line for line in denied.assumptions)
+
+
+def test_a_measurements_trials_are_alternatives(tmp_path: Path) -> None:
+    from d90.lab import Lab
+    from d90.methods import parse
+    from d90.progress import Progress
+    from d90.recipe import make_recipe
+    from d90.sweep.store import Store
+
+    store = Store(tmp_path / "s.sqlite")
+    for method in ("full@d=10,structure=said,layer=module", "full@d=30"):
+        recipe = make_recipe("mlp:16-32-3", blobs(), parse(method), {"epochs": 1, "precision": "fp32"})
+        Lab("mlp:16-32-3", blobs(), recipe, store, Progress(), None).trial(parse(method), recipe)
+    with pytest.raises(InputError, match="shows 2 alternatives"):  # did at any d is this one
+        made(tmp_path / "s.sqlite", dims=(10,), levels=(3,))
+    other = blobs(seed=1)
+    assert certify("mlp:16-32-3", other, store=store, **(SMALL | {"dims": (10,), "levels": (3,)})).parts["tried"] == 0
+
+
+def test_a_tune_chosen_on_the_split_that_would_be_shown_is_refused(tmp_path: Path) -> None:
+    task = replace(blobs(), test=None)
+    options: dict[str, Any] = {"levels": (3,), "quantise_epochs": 0, "store": tmp_path / "s.sqlite"}
+    chosen = d90.train("mlp:16-32-3", task, "full@d=20", epochs=1, evaluations=3, precision="fp32")
+    with pytest.raises(InputError, match=r"best of 3 evaluations on the validation split.*--evaluations 1"):
+        certify(chosen, **options)
+    chosen.release()
+    last = d90.train("mlp:16-32-3", task, "full@d=20", epochs=1, evaluations=1, precision="fp32")
+    assert certify(last, **options).split == "validation"
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    run = d90.train("mlp:16-32-3", blobs(), "full@d=20", epochs=1, precision="fp32")
+    with torch.no_grad():
+        run.trained.theta[3] = float("nan")  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="not finite"):
+        certify(run, store=tmp_path / "s.sqlite")
+    run.release()
+    with pytest.raises(InputError, match=r"not finite.*lower lr"):
+        made(tmp_path / "t.sqlite", lr=1e38, dims=(10,), levels=(3,))
+
+
+def test_an_output_that_is_not_finite_counts_as_wrong() -> None:
+    from d90.certify import _errors
+    from d90.recipe import Recipe
+    from d90.training import Data
+
+    model = load("mlp:16-32-3", 3)
+    with torch.no_grad():
+        model.module[-1].bias[0] = float("nan")  # type: ignore[index,union-attr]
+    data = Data(model, blobs())
+    assert _errors(data, "train", Recipe("m", "t", precision="fp32")) == (300, 300)
+
+
+@pytest.mark.parametrize(("wrong", "says"), [(0, False), (300, True)])
+def test_no_error_and_nothing_but_errors(wrong: int, says: bool) -> None:
+    """0 errors give a bound above 0; n errors give 1, which says nothing, and says so."""
+    from d90.certificate import Candidate, bounded
+
+    one = bounded(Candidate(5, 2, 40.0, wrong, 0.0, "00"), 300, 0.05)
+    assert one.bound == (1.0 if says else pytest.approx(1 - (0.05 * 2**-40) ** (1 / 300)))
+    tiny = bounded(Candidate(5, 2, 400.0, 0, 0.0, "00"), 10, 0.05)
+    assert tiny.bound > 0.99, "ten examples say nothing of 400 bits"
