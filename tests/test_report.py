@@ -84,7 +84,8 @@ def test_the_page_tells_the_answer_and_every_trial() -> None:
         "<pre>d90 measure m t",
     ):
         assert shown in text
-    assert "d = 100, seed 1: 63.21 %, finished, 2 s</title>" in text, "a dot tells the pointer which trial it is"
+    told = f"d = 100, seed 1: 63.21 %, finished, 2 s\n{DID}, lr 0.01</title>"
+    assert told in text, "a dot tells the pointer which trial it is, and its recipe"
     assert text.count("</title>") == 1 + len(CURVE)
     assert text.count("<svg") == 1
     without = study()

@@ -18,6 +18,7 @@ from d90.report.words import SHARES, Study, baseline_name, chance_name, names, s
 __all__ = ["figure_svg", "points"]
 
 Point = dict[str, Any]  # a stored d90.measure.Point
+RECIPE = ("lr", "epochs", "batch_size", "precision", "train_limit")  # told of a trial when pointed at
 MOST_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in the summary table
 
 
@@ -73,11 +74,18 @@ def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
         sign = "at least " if point["at_least"] else ""
         told = (
             f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}{_of_p(point)}: {sign}"
-            f"{score(point['score'], group[0]['metric'])}, {point['status']}, {point['seconds']:.0f} s"
+            f"{score(point['score'], group[0]['metric'])}, {point['status']}, {point['seconds']:.0f} s\n{_recipe(group[0])}"
         )
         dots.append(Dot(point["d"], point["score"], kind, told))
     band = group[0].get("band", ()) if alone else ()
     return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)], band)
+
+
+def _recipe(study: Study) -> str:
+    """What the trials have in common, in a line: what moves, and the parts of the recipe that decide a run."""
+    told = {key: study["recipe"].get(key) for key in RECIPE}
+    told["lr"] = told["lr"] or "default"
+    return ", ".join([study["method"], *(f"{key} {value}" for key, value in told.items() if value is not None)])
 
 
 def _of_p(point: Point) -> str:
