@@ -1,24 +1,29 @@
 """analyze(tune, other) -> Analysis: what a fine-tune changed, matrix by matrix (Hu et al. 2021, section 7).
 
-For any tune: the spectrum of each Delta W and table 7's comparison of Delta W with W. For two LoRA tunes of one base: the
-subspace similarity phi(i, j) of their A's (inputs) and B's (outputs), with the value of two random subspaces beside it.
-A tune is a file of `d90 train`, or a folder with a `peft` LoRA adapter.
+For any tune: the spectrum of each Delta W and table 7's comparison of Delta W with W. For two tunes of one base: the subspace
+similarity phi(i, j) of their A's (inputs) and B's (outputs) where both are LoRA, of Delta W's own directions otherwise, with the
+value of two random subspaces beside it, and the distances of their spans.
+A tune is a file of `d90 train`, or a folder with a `peft` adapter: a LoRA's factors are read as they lie there, the change of
+any other that merges is what merging it does.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from d90.analysis import random_similarity, subspace_similarity
-from d90.analysis.amplification import Amplification, Spectrum, amplification, spectrum
+from d90.analysis import geodesic_distance, projection_distance, random_similarity
+from d90.analysis.amplification import Amplification, Spectrum, amplifications, spectrum
+from d90.analysis.subspaces import directions, similarity
 from d90.errors import InputError
 from d90.finished import read_record
 from d90.methods import load, roles
@@ -51,13 +56,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Likeness:
-    """phi(i, j) of one matrix in two tunes, i of the first, j of the second, and the null E phi of random subspaces."""
+    """One matrix in two tunes.
+
+    Attributes:
+        name, role: of the matrix.
+        side: "A" (inputs) or "B" (outputs) of LoRA's factors; "inputs" or "outputs" of Delta W's own directions.
+        phi: phi(i, j), i of the first tune's directions, j of the second's.
+        null: E phi of random subspaces.
+        distances: (p, projection distance, geodesic distance) of the spans of the first p directions of each, p = 1, 2, 4 ... and
+            the smaller of the two numbers.
+    """
 
     name: str
     role: str
     side: str
     phi: tuple[tuple[float, ...], ...]
     null: tuple[tuple[float, ...], ...]
+    distances: tuple[tuple[int, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,9 @@ class Analysis:
     method: str
     rows: tuple[Row, ...]
     likeness: tuple[Likeness, ...]
+    other_method: str = ""
+    other_rows: tuple[Row, ...] = ()
+    command: str = ""
 
 
 def analyze(
@@ -78,48 +96,85 @@ def analyze(
     model: str | None = None,
     targets: str = "all",
     ranks: Sequence[int] = (1, 4, 8),
+    most: int = 64,
+    command: str = "",
 ) -> Analysis:
     """Analyse a tune; with `other`, compare the two as well.
 
     Args:
-        tuned, other: files of `d90 train`, or folders with a peft LoRA adapter.
+        tuned, other: files of `d90 train`, or folders with a peft adapter.
         model: the base of a peft folder; a d90 tune names its own.
         targets: which matrices (`d90.methods.roles`); those a tune leaves alone are left out.
-        ranks: of the comparison with W; one above a matrix's rank is left out.
+        ranks: of the comparison with W; one above a matrix's rank is left out, and a LoRA's own rank is always there.
+        most: so many directions at most where Delta W's own are compared.
+        command: recorded.
 
     Raises:
-        InputError: no tune, a base without blocks, a tune that changes none of the targets, two without common products.
+        InputError: no tune, a base without blocks, a tune that changes none of the targets, two without common matrices.
     """
     found = changes(tuned, model, targets)
-    rows = [
-        Row(
-            one.name,
-            one.role,
-            spectrum(one.delta),
-            tuple(amplification(one.weight, one.delta, r) for r in ranks if r <= _rank(one)),
-        )
-        for one in found
-    ]
     likeness: list[Likeness] = []
+    theirs: list[Change] = []
     if other is not None:
+        theirs = changes(other, model, targets)
         mine = {one.name: one for one in found}
-        for theirs in changes(other, model, targets):
-            ours = mine.get(theirs.name)
-            if ours is None or ours.a is None or theirs.a is None or ours.b is None or theirs.b is None:
-                continue
-            pairs = (("A", ours.a, theirs.a, "right"), ("B", ours.b, theirs.b, "left"))
-            for letter, first, second, side in pairs:
-                phi = subspace_similarity(first, second, side)
-                k = first.shape[1] if side == "right" else first.shape[0]
-                null = random_similarity(phi.shape[0], phi.shape[1], k)
-                likeness.append(Likeness(ours.name, ours.role, letter, _table(phi), _table(null)))
+        for second in theirs:
+            if second.name in mine:
+                likeness += _likeness(mine[second.name], second, most)
         if not likeness:
             raise InputError(
-                f"'{tuned}' and '{other}' have no low-rank product in common, expected two LoRA tunes of the same targets. "
-                "Similarity compares A's and B's; analyse one tune at a time for other methods"
+                f"'{tuned}' and '{other}' change no matrix in common, expected two tunes of the same targets. Analyse one at a time"
             )
-    method = "peft LoRA" if Path(tuned).is_dir() else str(read_record(tuned)[1])
-    return Analysis(str(tuned), str(other or ""), method, tuple(rows), tuple(likeness))
+    return Analysis(
+        tune=str(tuned),
+        other=str(other or ""),
+        method=_method(tuned),
+        rows=tuple(_row(one, ranks) for one in found),
+        likeness=tuple(likeness),
+        other_method=_method(other) if other is not None else "",
+        other_rows=tuple(_row(one, ranks) for one in theirs),
+        command=command,
+    )
+
+
+def _row(one: Change, ranks: Sequence[int]) -> Row:
+    own = [] if one.a is None else [_rank(one)]
+    chosen = sorted({r for r in (*ranks, *own) if r <= _rank(one)})
+    found = spectrum(one.delta)
+    values = tuple(float(f"{value:.6g}") for value in found.values)
+    return Row(one.name, one.role, replace(found, values=values), amplifications(one.weight, one.delta, chosen))
+
+
+def _likeness(first: Change, second: Change, most: int) -> Iterator[Likeness]:
+    """Both sides of one matrix."""
+    if first.weight.shape != second.weight.shape:
+        raise InputError(
+            f"'{first.name}' is {tuple(first.weight.shape)} in one tune and {tuple(second.weight.shape)} in the other, expected one "
+            "base; likely tunes of two models"
+        )
+    factors = (first.a, first.b, second.a, second.b)
+    if all(factor is not None for factor in factors):
+        pairs = (("A", first.a, second.a, "right"), ("B", first.b, second.b, "left"))
+    else:
+        pairs = (("inputs", first.delta, second.delta, "right"), ("outputs", first.delta, second.delta, "left"))
+    for name, x, y, side in pairs:
+        assert x is not None
+        assert y is not None
+        u, v = (directions(matrix, side)[:, : min(_rank(one), most)] for matrix, one in ((x, first), (y, second)))
+        phi = similarity(u, v)
+        null = random_similarity(phi.shape[0], phi.shape[1], len(u))
+        last = min(phi.shape)
+        spans = {p: (u[:, :p], v[:, :p]) for p in sorted({*(1 << k for k in range(last.bit_length())), last})}
+        distances = tuple(
+            (p, round(projection_distance(*pair), 4), round(geodesic_distance(*pair), 4)) for p, pair in spans.items()
+        )
+        yield Likeness(first.name, first.role, name, _table(phi), _table(null), distances)
+
+
+def _method(tuned: str | os.PathLike[str]) -> str:
+    if not Path(tuned).is_dir():
+        return str(read_record(tuned)[1])
+    return f"peft {_config(Path(tuned)).get('peft_type')}"
 
 
 def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: str = "all") -> list[Change]:
@@ -154,22 +209,33 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
     return _some(found, path, targets)
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise _no_adapter(folder, error) from None
+
+
+def _no_adapter(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"'{folder}' holds no peft adapter with safetensors weights ({type(error).__name__}); expected adapter_config.json and "
+        "adapter_model.safetensors"
+    )
+
+
 def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
     from safetensors.torch import load_file
 
+    config = _config(folder)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"'{folder}' holds no peft adapter with safetensors weights ({type(error).__name__}); expected adapter_config.json and "
-            "adapter_model.safetensors"
-        ) from None
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"'{folder}' holds a peft adapter of type {config.get('peft_type')}, expected LORA")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _no_adapter(folder, error) from None
     base = model or config.get("base_model_name_or_path")
     if not base:
         raise InputError(f"'{folder}' does not name its base; give it with --model")
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        return _merged(folder, str(config.get("peft_type")), str(base), targets)
     loaded = load_model(str(base), 2)
     found = []
     for matrix in roles.find(loaded.module, targets):
@@ -177,8 +243,11 @@ def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
         b = _ending(tensors, f"{matrix.name}.lora_B.weight")
         if a is None or b is None:
             continue
-        r = a.shape[0]
-        scale = config["lora_alpha"] / (r**0.5 if config.get("use_rslora") else r)
+        alpha = next(
+            (value for key, value in (config.get("alpha_pattern") or {}).items() if _fits(key, matrix.name)),
+            config["lora_alpha"],
+        )
+        scale = alpha / (a.shape[0] ** 0.5 if config.get("use_rslora") else a.shape[0])
         delta = scale * (b.double() @ a.double())
         weight = _weight(matrix)
         if delta.shape != weight.shape:
@@ -188,6 +257,38 @@ def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
             )
         found.append(Change(matrix.name, matrix.role, weight, delta.float(), a.float(), b.float()))
     return _some(found, folder, targets)
+
+
+def _merged(folder: Path, kind: str, base: str, targets: str) -> list[Change]:
+    """Any adapter that peft merges: what merging it changes. A head that was trained with it is no matrix of a block."""
+    from peft import PeftConfig, PeftModel
+
+    loaded = load_model(base, 2)
+    before = {matrix.name: _weight(matrix).clone() for matrix in roles.find(loaded.module, targets)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensors of a head that is left out
+            config = PeftConfig.from_pretrained(str(folder))
+            config.task_type = config.modules_to_save = None
+            tuned = PeftModel.from_pretrained(loaded.module, str(folder), config=config, torch_device="cpu")
+            whole = tuned.merge_and_unload()
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"'{folder}' holds a peft adapter of type {kind}, which does not merge into '{base}' "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:120]}); expected one that "
+            "changes weights, as LORA or LOHA, and its own base"
+        ) from None
+    found = []
+    for matrix in roles.find(whole, targets):
+        delta = _weight(matrix) - before[matrix.name]
+        if bool(delta.any()):
+            found.append(Change(matrix.name, matrix.role, before[matrix.name], delta))
+    return _some(found, folder, targets)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """peft's keys of a pattern are ends of names, or regular expressions of them."""
+    return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
 
 
 def _ending(tensors: dict[str, Tensor], name: str) -> Tensor | None:
@@ -221,4 +322,4 @@ def _rank(change: Change) -> int:
 
 
 def _table(values: Tensor) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(torch.round(value, decimals=6)) for value in row) for row in values)
+    return tuple(tuple(round(value, 4) for value in row) for row in values.tolist())

@@ -9,6 +9,7 @@ For random orthonormal U and V the part's expected square is ||W||^2 r^2 / (n k)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from d90.errors import InputError
 
-__all__ = ["Amplification", "Spectrum", "amplification", "spectrum"]
+__all__ = ["Amplification", "Spectrum", "amplification", "amplifications", "spectrum"]
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,30 @@ def amplification(weight: Tensor, delta: Tensor, r: int) -> Amplification:
     Raises:
         InputError: shapes that differ, or r outside 1 ... min(n, k).
     """
+    return amplifications(weight, delta, [r])[0]
+
+
+def amplifications(weight: Tensor, delta: Tensor, ranks: Sequence[int]) -> tuple[Amplification, ...]:
+    """`amplification` at several ranks, from one decomposition."""
     if weight.shape != delta.shape or weight.dim() != 2:
         raise InputError(f"got W {tuple(weight.shape)} and Delta W {tuple(delta.shape)}, expected two equal matrices")
-    if not 1 <= r <= min(weight.shape):
-        raise InputError(f"got r={r}, expected 1 ... {min(weight.shape)}, the matrix's rank at most")
+    wrong = next((r for r in ranks if not 1 <= r <= min(weight.shape)), None)
+    if wrong is not None:
+        raise InputError(f"got r={wrong}, expected 1 ... {min(weight.shape)}, the matrix's rank at most")
     weight, delta = weight.double(), delta.double()
     u, _, v = torch.linalg.svd(delta, full_matrices=False)
-    top = torch.linalg.svdvals(weight)[:r]
-    return Amplification(
-        r=r,
-        weight=float(weight.norm()),
-        delta=float(delta.norm()),
-        own=float((u[:, :r].T @ weight @ v[:r].T).norm()),
-        top=float(top.norm()),
-        random=float(weight.norm()) * r / math.sqrt(weight.numel()),
+    inside = u.T @ weight @ v.T
+    values = torch.linalg.svdvals(weight)
+    return tuple(
+        Amplification(
+            r=r,
+            weight=float(weight.norm()),
+            delta=float(delta.norm()),
+            own=float(inside[:r, :r].norm()),
+            top=float(values[:r].norm()),
+            random=float(weight.norm()) * r / math.sqrt(weight.numel()),
+        )
+        for r in ranks
     )
 
 

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from d90.errors import InputError
 
-__all__ = ["directions", "geodesic_distance", "projection_distance", "random_similarity", "subspace_similarity"]
+__all__ = [
+    "directions",
+    "geodesic_distance",
+    "projection_distance",
+    "random_similarity",
+    "similarity",
+    "subspace_similarity",
+]
 
 
 def directions(matrix: Tensor, side: str = "right") -> Tensor:
@@ -53,10 +60,18 @@ def subspace_similarity(a: Tensor, b: Tensor, side: str = "right") -> Tensor:
     Raises:
         InputError: the two do not lie in the same space.
     """
-    first, second = directions(a, side), directions(b, side)
-    if first.shape[0] != second.shape[0]:
-        raise InputError(f"got directions in R^{first.shape[0]} and R^{second.shape[0]}, expected one space")
-    shared = (first.T @ second).square().cumsum(0).cumsum(1)
+    return similarity(directions(a, side), directions(b, side))
+
+
+def similarity(u: Tensor, v: Tensor) -> Tensor:
+    """phi(i, j) of orthonormal directions as columns, u (k, r_a) and v (k, r_b), as `directions` gives them.
+
+    Raises:
+        InputError: the two do not lie in the same space.
+    """
+    if u.shape[0] != v.shape[0]:
+        raise InputError(f"got directions in R^{u.shape[0]} and R^{v.shape[0]}, expected one space")
+    shared = (u.T @ v).square().cumsum(0).cumsum(1)
     rows, columns = torch.arange(1, shared.shape[0] + 1), torch.arange(1, shared.shape[1] + 1)
     return shared / torch.minimum(rows[:, None], columns[None, :])
 

@@ -1,13 +1,15 @@
-"""`d90 analyze`: what a tune changed, matrix by matrix, and how alike two LoRA tunes are."""
+"""`d90 analyze`: what a tune changed, matrix by matrix, and how alike two tunes are."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
+import sys
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,52 +20,83 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    tune: Annotated[str, typer.Argument(help="A tune written by 'd90 train', or a folder with a peft LoRA adapter.")],
+    tune: Annotated[str, typer.Argument(help="A tune written by 'd90 train', or a folder with a peft adapter.")],
     other: Annotated[str | None, typer.Argument(help="Another, to compare it with.")] = None,
     model: Annotated[str | None, typer.Option(help="The base of a peft adapter.")] = None,
     targets: Annotated[str, typer.Option(help="Which matrices: letters of qkvo, mlp, all, or names.")] = "all",
-    ranks: Annotated[str, typer.Option(help="Ranks of the comparison with W.")] = "1,4,8",
+    ranks: Annotated[str, typer.Option(help="Ranks of the comparison with W, besides a LoRA's own.")] = "1,4,8",
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page; the figures go beside it as JSON.")] = Path(
         "runs/analysis.html"
     ),
 ) -> None:
-    """Analyse Delta W: spectrum, amplification, and the similarity of two LoRA tunes."""
+    """Analyse Delta W: spectrum, amplification, and the similarity of two tunes."""
     from d90.analyze import analyze as run
     from d90.report.analysed import write_analysis
 
     parts = [part.strip() for part in ranks.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise InputError(f"got --ranks {ranks}, expected positive whole numbers joined by commas, as in 1,4,8")
-    result = run(tune, other, model=model, targets=targets, ranks=[int(part) for part in parts])
+    command = shlex.join(["d90", *sys.argv[1:]])
+    result = run(tune, other, model=model, targets=targets, ranks=[int(part) for part in parts], command=command)
     body = asdict(result)
     written = write_analysis(body, out)
     out.with_suffix(".json").write_text(json.dumps(body) + "\n", encoding="utf-8")
-    _show(result)
+    _show(result, body)
     typer.echo(f"page: {written}")
 
 
-def _show(result: Analysis) -> None:
+def _show(result: Analysis, body: dict[str, Any]) -> None:
     from rich.table import Table
 
     from d90.console import console
+    from d90.report.claims import analysis_claims
 
-    table = Table(title=f"{result.tune}: {result.method}, means over {len(result.rows)} matrices")
-    for name in ("matrices", "r", "norm of W", "norm of Delta", "W in Delta's", "W in its own", "random", "amplified"):
-        table.add_column(name, justify="left" if name == "matrices" else "right")
-    groups = defaultdict(list)
-    for row in result.rows:
-        for one in row.against:
-            groups[row.role, one.r].append(one)
-    for (role, r), ones in groups.items():
-        means = [
-            statistics.fmean(getattr(one, key) for one in ones)
-            for key in ("weight", "delta", "own", "top", "random", "factor")
-        ]
-        table.add_row(role or "other", str(r), *(f"{value:.3g}" for value in means))
-    console.print(table)
+    for tune, method, rows in (
+        (result.tune, result.method, result.rows),
+        (result.other, result.other_method, result.other_rows),
+    ):
+        if not rows:
+            continue
+        table = Table(title=f"{tune}: {method}, means over {len(rows)} matrices")
+        for name in (
+            "matrices",
+            "r",
+            "norm of W",
+            "norm of Delta",
+            "W in Delta's",
+            "W in its own",
+            "random",
+            "amplified",
+        ):
+            table.add_column(name, justify="left" if name == "matrices" else "right")
+        groups = defaultdict(list)
+        for row in rows:
+            for one in row.against:
+                groups[row.role, one.r].append(one)
+        for (role, r), ones in groups.items():
+            means = [
+                statistics.fmean(getattr(one, key) for one in ones)
+                for key in ("weight", "delta", "own", "top", "random", "factor")
+            ]
+            table.add_row(role or "other", str(r), *(f"{value:.3g}" for value in means))
+        console.print(table)
+        ranks = defaultdict(list)
+        for row in rows:
+            ranks[row.role].append(row.spectrum)
+        for role, spectra in ranks.items():
+            effective = statistics.fmean(one.effective_rank for one in spectra)
+            energy = statistics.fmean(one.energy_rank for one in spectra)
+            most = min(len(one.values) for one in spectra)
+            typer.echo(
+                f"{role or 'other'}: effective rank {effective:.1f}, 90 % of the square in {energy:.1f} of {most} directions"
+            )
     sides = defaultdict(list)
     for like in result.likeness:
-        sides[like.role, like.side].append((like.phi[0][0], like.phi[-1][-1], like.null[-1][-1]))
+        sides[like.role, like.side].append(like.distances[-1])
     for (role, side), values in sides.items():
-        first, last, null = (statistics.fmean(column) for column in zip(*values, strict=True))
-        typer.echo(f"{role or 'other'}, {side}: phi(1, 1) = {first:.3f}, at full rank {last:.3f}, random {null:.3f}")
+        p, projection, geodesic = (statistics.fmean(column) for column in zip(*values, strict=True))
+        typer.echo(
+            f"{role or 'other'}, {side}: spans of {p:g} directions: projection distance {projection:.3f}, geodesic {geodesic:.3f}"
+        )
+    for words, verdict in analysis_claims(body):
+        typer.echo(f"{words}: {verdict}")

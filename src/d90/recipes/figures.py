@@ -215,11 +215,19 @@ def _analyze(body: Body, _: Body) -> Iterator[Figure]:
     for r, ones in groups.items():
         for name in ("factor", "delta", "weight", "own", "top", "random"):
             yield Figure(name, {"r": r}, statistics.fmean(one[name] for one in ones))
-    for side in ("A", "B"):
-        chosen = [like for like in body["likeness"] if like["side"] == side]
-        if chosen:
-            for name, table in (("phi", "phi"), ("phi of random", "null")):
-                yield Figure(name, {"side": side}, statistics.fmean(like[table][-1][-1] for like in chosen))
+    sides = defaultdict(list)
+    for like in body["likeness"]:
+        sides[like["side"]].append(like)
+    for side, likes in sides.items():
+        means = {
+            "phi": [like["phi"][-1][-1] for like in likes],
+            "phi of random": [like["null"][-1][-1] for like in likes],
+            "phi(1, 1)": [like["phi"][0][0] for like in likes],
+            "projection distance": [like["distances"][-1][1] for like in likes],
+            "geodesic distance": [like["distances"][-1][2] for like in likes],
+        }
+        for name, values in means.items():
+            yield Figure(name, {"side": side}, statistics.fmean(values))
 
 
 def _ranks(arguments: Body) -> list[dict[str, str]]:
@@ -247,7 +255,10 @@ def _single(arguments: Body) -> list[dict[str, str]]:
 
 _MEASURE = ("d90", "D", "baseline", "threshold", "chance", "score")
 _CERTIFY = ("bound", "training error", "test error", "gap", "holdout", "majority", "bits", "d")
-_ANALYZE = ("factor", "delta", "weight", "own", "top", "random", "phi", "phi of random")
+_ANALYZE = (
+    *("factor", "delta", "weight", "own", "top", "random"),
+    *("phi", "phi of random", "phi(1, 1)", "projection distance", "geodesic distance"),
+)
 _COMPARE = ("score", "trained", "stored", "without head", "head", "added", "lr")
 
 KINDS: dict[str, Kind] = {

@@ -1,7 +1,8 @@
-"""The page of `d90 analyze`: spectra, Delta W against W, and heat maps of phi beside those of random subspaces."""
+"""The page of `d90 analyze`: spectra, Delta W against W, distances, and heat maps of phi beside those of random subspaces."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections import defaultdict
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d90.report.claims import analysis_claims
 from d90.report.environment import environment
-from d90.report.svg import COLOURS, STYLE, for_page, rendered
+from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
 __all__ = ["analysis_page", "write_analysis"]
 
@@ -29,15 +31,19 @@ def analysis_page(analysis: dict[str, Any]) -> str:
     """The page as text; equal analyses give equal bytes."""
     from markupsafe import Markup
 
-    roles = _by_role(analysis["rows"])
+    tunes = [(analysis["tune"], analysis["method"], _by_role(analysis["rows"]))]
+    if analysis["other_rows"]:
+        tunes.append((analysis["other"], analysis["other_method"], _by_role(analysis["other_rows"])))
     return (
         environment()
         .get_template("analysed.html")
         .render(
             **analysis,
-            spectra=Markup(_spectra(roles)),
+            spectra=Markup(_spectra([roles for _, _, roles in tunes])),
             maps=Markup(_maps(analysis["likeness"])) if analysis["likeness"] else "",
-            table=[_mean(role, rows) for role, rows in roles.items()],
+            tables=[(name, how, [_mean(role, rows) for role, rows in roles.items()]) for name, how, roles in tunes],
+            distances=_distances(analysis["likeness"]),
+            claims=analysis_claims(analysis),
         )
     )
 
@@ -61,34 +67,68 @@ def _mean(role: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         key: statistics.fmean(row["spectrum"][key] for row in rows)
         for key in ("stable_rank", "effective_rank", "energy_rank")
     }
-    return {"role": role, "count": len(rows), "against": against, **ranks}
+    full = min(len(row["spectrum"]["values"]) for row in rows)
+    return {"role": role, "count": len(rows), "full_rank": full, "against": against, **ranks}
 
 
-def _spectra(roles: dict[str, list[dict[str, Any]]]) -> str:
+def _sides(likeness: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for one in likeness:
+        groups[NAMES.get(one["role"], one["role"] or "other"), one["side"]].append(one)
+    return groups
+
+
+def _distances(likeness: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each role, side and p: means over the matrices, beside what random spans have and the most there is."""
+    found = []
+    for (role, side), ones in _sides(likeness).items():
+        for index in range(min(len(one["distances"]) for one in ones)):
+            p = ones[0]["distances"][index][0]
+            phi, null = (statistics.fmean(one[key][p - 1][p - 1] for one in ones) for key in ("phi", "null"))
+            projection, geodesic = (statistics.fmean(one["distances"][index][k] for one in ones) for k in (1, 2))
+            found.append(
+                {
+                    "role": role, "side": side, "p": p, "phi": phi, "null": null, "projection": projection, "geodesic": geodesic,
+                    "random": math.sqrt(p * (1 - null)), "most": math.sqrt(p), "farthest": math.sqrt(p) * math.pi / 2,
+                }
+            )  # fmt: skip
+    return found
+
+
+def _spectra(tunes: Sequence[dict[str, list[dict[str, Any]]]]) -> str:
+    """A line a role, the second tune's broken."""
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
+    colours = {role: COLOURS[i % len(COLOURS)] for i, role in enumerate({role: 0 for roles in tunes for role in roles})}
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        for i, (role, rows) in enumerate(roles.items()):
-            length = min(len(row["spectrum"]["values"]) for row in rows)
-            top = [max(row["spectrum"]["values"][0], 1e-300) for row in rows]
-            values = [
-                statistics.fmean(row["spectrum"]["values"][n] / first for row, first in zip(rows, top, strict=True))
-                for n in range(length)
-            ]
-            kept = [(n, value) for n, value in enumerate(values, 1) if value > 1e-6]
-            axes.plot(
-                [n for n, _ in kept], [v for _, v in kept], color=COLOURS[i % len(COLOURS)], linewidth=1.3, label=role
-            )
+        axes.grid(alpha=0.12, color=INK, lw=0.8)
+        for roles, dash, more in zip(tunes, ("-", "--"), ("", ", the other"), strict=False):
+            for role, rows in roles.items():
+                length = min(len(row["spectrum"]["values"]) for row in rows)
+                top = [max(row["spectrum"]["values"][0], 1e-300) for row in rows]
+                values = [
+                    statistics.fmean(row["spectrum"]["values"][n] / first for row, first in zip(rows, top, strict=True))
+                    for n in range(length)
+                ]
+                kept = [(n, value) for n, value in enumerate(values, 1) if value > 1e-6]
+                axes.plot(
+                    *zip(*kept, strict=True), dash, color=colours[role], linewidth=1.3, label=f"{role}{more}",
+                    marker="o", markersize=3.5 if len(kept) < 12 else 0,
+                )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title("TITLE0", loc="left", fontsize=10)
-        axes.set_xlabel("singular value's number")
-        axes.set_ylabel("over the largest")
-        axes.legend(frameon=False, fontsize=8)
+        axes.set_xlabel("singular value's number (log scale)")
+        axes.set_ylabel("over the largest (log scale)")
+        figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8.5, columnspacing=1.5)
         return for_page(rendered(figure), ["Spectrum of Delta W, mean over the matrices of a role"], {}, "s")
 
 
@@ -97,24 +137,23 @@ def _maps(likeness: Sequence[dict[str, Any]]) -> str:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for one in likeness:
-        groups[NAMES.get(one["role"], one["role"]), one["side"]].append(one)
+    groups = _sides(likeness)
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 2.1 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.4 + 1.9 * len(groups)), layout="constrained")
         grid = figure.subplots(len(groups), 2, squeeze=False)
         for row, ((role, side), ones) in zip(grid, groups.items(), strict=True):
-            for axes, key, title in ((row[0], "phi", f"{role}, {side}"), (row[1], "null", "random")):
-                mean = [
-                    [statistics.fmean(one[key][i][j] for one in ones) for j in range(len(ones[0][key][0]))]
-                    for i in range(len(ones[0][key]))
-                ]
+            for axes, key, title in ((row[0], "phi", f"{role}, {side}"), (row[1], "null", "two random subspaces")):
+                height = min(len(one[key]) for one in ones)
+                width = min(len(one[key][0]) for one in ones)
+                mean = [[statistics.fmean(one[key][i][j] for one in ones) for j in range(width)] for i in range(height)]
                 shown = axes.imshow(
                     mean, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower", interpolation="nearest",
-                    extent=(0.5, len(mean[0]) + 0.5, 0.5, len(mean) + 0.5),
+                    extent=(0.5, width + 0.5, 0.5, height + 0.5),
                 )  # fmt: skip
+                for axis, size in ((axes.xaxis, width), (axes.yaxis, height)):
+                    axis.set_ticks(sorted({1, size // 2, size} - {0}))
                 axes.set_title(title, fontsize=9, loc="left")
-                axes.set_xlabel("j")
+                axes.set_xlabel("j", labelpad=0)
                 axes.set_ylabel("i")
-            figure.colorbar(shown, ax=list(row), fraction=0.04)
+        figure.colorbar(shown, ax=grid.ravel().tolist(), fraction=0.03, aspect=12 * len(groups), label="phi(i, j)")
         return for_page(rendered(figure), [], {}, "m")
