@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The studies of docs/results/, one line a trial as they go; started again, they go on from the store, and a finished one answers at once.
-# usage: benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|spaces|again|mrpc|compare]
-# DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
+# usage: benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|spaces|again|mrpc|compare|pretrain|trajectory|family|lowdata|analyze] [further options]
+# DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz); models pretrained here go to $MINI, runs/mini by default
 set -euo pipefail
 data=$1
 results=docs/results
 d90=${D90:-d90}
+mini=${MINI:-runs/mini}
 
 images() { # model, start, method's space, further options. Li et al. 2018: global baseline 1.0, and the measured one; unit columns over all D
     local model=$1 start=$2 space=$3
@@ -34,6 +35,49 @@ compare() {
         --store "$results/compare.sqlite" --log "$results/compare.jsonl" --page "$results/compare.html"
 }
 
+pretrain() { # three widths, the same text and updates
+    for width in 128 64 192; do
+        "$d90" pretrain "$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --width $width --vocabulary 4096 \
+            --length 64 --steps 1536 --out "$mini/w$width" "$@"
+    done
+}
+
+few=(--train-limit 6920 --validation-limit 2000 --epochs 3 --baseline-lr 1e-3 --max-length 64) # QQP is as large as SST-2's sentences here
+
+trajectory() {
+    "$d90" trajectory "$mini"/w128/step-* --tasks "$data/sst2_sentences $data/qqp" --target both --start 4000 --resolution 2 --budget 5 --seeds 1 \
+        "${few[@]}" --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
+}
+
+family() { # the last checkpoints, the narrowest first
+    local models=()
+    for width in 64 128 192; do models+=("$(printf '%s\n' "$mini/w$width"/step-* | tail -n 1)"); done
+    "$d90" family "${models[@]}" --tasks "$data/sst2_sentences $data/qqp" --target both --start 4000 --resolution 2 --budget 5 --seeds 1 \
+        "${few[@]}" --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
+}
+
+lowdata() {
+    local model
+    model=$(printf '%s\n' "$mini"/w192/step-* | tail -n 1)
+    "$d90" lowdata "$model" "$data/sst2_sentences" --methods 'full preembed:prefix=8 prelayer:prefix=8 lora:r=8 bitfit' \
+        --counts 100,1000,all --seeds 2 --max-length 64 \
+        --store "$results/lowdata.sqlite" --log "$results/lowdata.jsonl" --page "$results/lowdata.html" "$@"
+}
+
+analyze() { # LoRA of two ranks, one of them with two seeds, alpha as for the first rank (as the paper has it), and full fine-tuning
+    local tunes=${TUNES:-runs/tunes}
+    train() { # file, method, further options; one that is there is not trained again
+        [ -e "$tunes/$1.d90" ] || "$d90" train minilm "$data/sst2_sentences" -m "$2" --epochs 2 --out "$tunes/$1.d90" "${@:3}"
+    }
+    train r8 lora:r=8 "$@"
+    train r64 lora:r=64,alpha=8 "$@"
+    train r64_seed1 lora:r=64,alpha=8 --seed 1 "$@"
+    train full full "$@"
+    "$d90" analyze "$tunes/r8.d90" "$tunes/r64.d90" --out "$results/analyze_r8_r64.html"
+    "$d90" analyze "$tunes/r64.d90" "$tunes/r64_seed1.d90" --out "$results/analyze_two_seeds.html"
+    "$d90" analyze "$tunes/full.d90" "$tunes/r8.d90" --out "$results/analyze_full_r8.html"
+}
+
 case ${2:-all} in
 mnist) for space in "" projection=sparse, projection=fastfood:gaussian,; do images fc 500 "$space"; done ;;
 lenet) images lenet 300 "" ;;
@@ -43,5 +87,6 @@ again) text sst2_sentences 2 full --start 1000 --seed 1000 ;; # the same questio
 spaces) for method in lora:r=8 bitfit pafi:fraction=0.005; do text sst2_sentences 2 "$method" --start 700 --resolution 1.5 --budget 7; done ;;
 mrpc) both mrpc 3 ;;
 compare) compare ;;
-all) for study in mnist lenet dense sst2 again spaces mrpc compare; do "$0" "$data" "$study"; done ;;
+pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
+all) for study in mnist lenet dense sst2 again spaces mrpc compare pretrain trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
 esac

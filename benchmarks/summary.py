@@ -9,6 +9,8 @@ import json
 import statistics
 from pathlib import Path
 
+from summary_studies import study_tables
+
 from d90.sweep.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -17,8 +19,8 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from the stores in this folder. The command behind a figure stands in its page; all of them together:
 
 ```
-benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare]
-# DATA holds mnist/ (idx files), sst2_sentences/ and mrpc/ (jsonl.gz)
+benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare|pretrain|trajectory|family|lowdata|analyze]
+# DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz)
 ```
 
 A measurement that was cut short goes on from its store. `*.jsonl` has a line for each trial with its recipe and its
@@ -70,7 +72,7 @@ def main() -> None:
             row = (method, t.d or "", f"{sign}{t.score:.4f}", t.outcome["steps"], f"{t.outcome['seconds']:.0f}")
             parts.append("| `" + row[0] + "` | " + " | ".join(map(str, row[1:])) + " |")
         store.close()
-    parts += certificates() + compared()
+    parts += certificates() + compared() + study_tables(RESULTS)
     (RESULTS / "README.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,164 @@
+"""Of docs/results/README.md the studies: trajectories, families, few examples, analyses, each with whether the paper's claim holds.
+
+Read from trajectory.sqlite, family.sqlite, lowdata.sqlite and analyze_*.json; the verdicts are `d90.report.claims`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
+from d90.report.lines import answered, interval
+from d90.sweep.store import Store
+
+__all__ = ["analyses", "lowdata", "series", "study_tables"]
+
+CLAIMS = {
+    "trajectory": "Aghajanyan et al. 2021, section 4.2: d90 falls as pretraining goes on. Here:",
+    "family": "Aghajanyan et al. 2021, section 4.3: d90 falls with the number of weights. Here:",
+    "lowdata": "Hu et al. 2021, table 16: with few examples LoRA is no worse than full fine-tuning, and prefixes are. Here:",
+    "analyze": "Hu et al. 2021, section 7: two tunes share their top direction, phi(1, 1) > 0.5, and a smaller r amplifies more. Here:",
+}
+TITLES = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}
+
+
+def study_tables(folder: Path) -> list[str]:
+    """Every line of the section; none where nothing was studied."""
+    return [*series(folder, "trajectory"), *series(folder, "family"), *lowdata(folder), *analyses(folder)]
+
+
+def series(folder: Path, kind: str) -> list[str]:
+    """A table for each trajectory or family: a row for a task and target, a column for a model."""
+    parts = []
+    for study in _stored(folder, kind):
+        parts += _head(f"{TITLES[kind]}: {study['method'].split('@')[0]}, {study['rule']} rule", study["command"])
+        cells = {(c["task"], c["target"], c["model"]): c for c in study["cells"]}
+        models = sorted({(c["x"], c["model"]) for c in study["cells"]})
+        rows = list(dict.fromkeys((c["task"], c["target"]) for c in study["cells"]))
+        parts.append(f"Columns: {study['xlabel']}. d90 stands with its 90 % interval.\n")
+        parts += _table(["task", "target", *(f"{x:,}" if x else os.path.basename(model) for x, model in models)])
+        for task, target in rows:
+            found = [cells[task, target, model] for _, model in models]
+            threshold = next((f" {c['threshold']:.4f}" for c in reversed(found) if c["threshold"] is not None), "")
+            told = [f"**{answered(c)}**{interval(c)}" if c["d90"] is not None else answered(c) for c in found]
+            parts.append(_row([_base(task), f"the last one's,{threshold}" if target == "last" else "its own", *told]))
+        for task in dict.fromkeys(task for task, _ in rows):
+            own = {c["model"]: c["score"] for c in study["cells"] if c["task"] == task and c["score"] is not None}
+            if own:
+                parts.append(_row([_base(task), "full", *(f"{own[m]:.4f}" if m in own else "" for _, m in models)]))
+        for task, giver in study.get("givers", {}).items():
+            last = [c["model"] for c in study["cells"] if c["task"] == task][-1]
+            if giver != last:
+                parts.append(f"\n{last} could not be trained on {_base(task)}: the target for all is that of {giver}.")
+        for cell in {c["model"]: c for c in study["cells"] if c["error"]}.values():
+            parts.append(f"\n{cell['model']} failed: {cell['error']}")
+        parts += _said(kind, series_claims(study))
+    return parts
+
+
+def lowdata(folder: Path) -> list[str]:
+    """A table for each study with few examples."""
+    parts = []
+    for study in _stored(folder, "lowdata"):
+        first = study["comparisons"][0]
+        parts += _head(f"Few examples of {_base(study['task'])}", study["command"])
+        many = "seeds" if first["seeds"] > 1 else "seed"
+        parts.append(
+            f"{study['model']}: {first['split']} {first['metric']}, {first['seeds']} {many}; chance {first['chance']:.4f}.\n"
+        )
+        parts += _table(["method", "stored", *(f"n = {n:,}" for n in study["counts"])])
+        for index, entry in enumerate(first["entries"]):
+            scores = [c["entries"][index]["test"] or c["entries"][index]["validation"] for c in study["comparisons"]]
+            spreads = [f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "" for values in scores]
+            told = [f"{statistics.fmean(values):.4f}{spread}" for values, spread in zip(scores, spreads, strict=True)]
+            parts.append(_row([f"`{entry['asked']}`", f"{entry['stored']:,}", *told]))
+        parts += _said("lowdata", lowdata_claims(study))
+    return parts
+
+
+def analyses(folder: Path) -> list[str]:
+    """Table 7 and the ranks of Delta W for each analysis, and phi where it is of two tunes."""
+    parts = []
+    for path in sorted(folder.glob("analyze_*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts += _head(f"[{path.stem}]({path.with_suffix('.html').name})", found.get("command", ""))
+        parts.append("Means over the matrices of a role; norms are Frobenius'.\n")
+        columns = ("norm of W", "norm of Delta W", "W in Delta W's", "W in its own", "W in random", "amplification")
+        parts += _table(["tune", "matrices", "effective rank", "r", *columns])
+        for name, rows in (
+            (found["method"], found["rows"]),
+            (found.get("other_method", ""), found.get("other_rows", ())),
+        ):
+            parts += _of_tune(name, rows)
+        if found["likeness"]:
+            parts.append("")
+            parts += _table(
+                ["matrices", "side", "p", "phi(p, p)", "random", "projection distance", "geodesic distance"]
+            )
+            sides = defaultdict(list)
+            for one in found["likeness"]:
+                sides[one["role"] or "other", one["side"]].append(one)
+            for (role, side), ones in sides.items():
+                for index, (p, _, _) in enumerate(ones[0]["distances"]):
+                    phi, null = (statistics.fmean(one[key][p - 1][p - 1] for one in ones) for key in ("phi", "null"))
+                    far = [f"{statistics.fmean(one['distances'][index][k] for one in ones):.2f}" for k in (1, 2)]
+                    parts.append(_row([role, side, p, f"{phi:.3f}", f"{null:.3f}", *far]))
+        parts += _said("analyze", analysis_claims(found))
+    return parts
+
+
+def _of_tune(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    roles = defaultdict(list)
+    for row in rows:
+        roles[row["role"] or "other"].append(row)
+    parts = []
+    for role, ones in roles.items():
+        effective = statistics.fmean(one["spectrum"]["effective_rank"] for one in ones)
+        full = min(len(one["spectrum"]["values"]) for one in ones)
+        for index in range(min(len(one["against"]) for one in ones)):
+            tables = [one["against"][index] for one in ones]
+            means = [
+                statistics.fmean(one[key] for one in tables) for key in ("weight", "delta", "own", "top", "random")
+            ]
+            factors = [one["delta"] / one["own"] for one in tables if one["own"] > 0]
+            told = [f"{value:.3g}" for value in [*means, *([statistics.fmean(factors)] if factors else [])]]
+            parts.append(_row([f"`{name}`", role, f"{effective:.1f} of {full}", tables[0]["r"], *told]))
+    return parts
+
+
+def _stored(folder: Path, kind: str) -> list[dict[str, Any]]:
+    path = folder / f"{kind}.sqlite"
+    if not path.exists():
+        return []
+    store = Store(path, write=False)
+    try:
+        return store.studies(kind)
+    finally:
+        store.close()
+
+
+def _head(title: str, command: str) -> list[str]:
+    return [f"\n## {title}\n", *([f"```\n{command}\n```\n"] if command else [])]
+
+
+def _said(kind: str, claims: list[Claim]) -> list[str]:
+    if not claims:
+        return []
+    return [f"\n{CLAIMS[kind]}\n", *(f"- {words}: **{verdict}**" for words, verdict in claims)]
+
+
+def _table(names: list[str]) -> list[str]:
+    return [_row(names), "|" + "-|" * len(names)]
+
+
+def _row(cells: list[Any]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _base(task: str) -> str:
+    return os.path.basename(task.rstrip("/")) or task
