@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The studies of docs/results/, one line a trial as they go; started again, they go on from the store, and a finished one answers at once.
 # usage: benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|spaces|again|mrpc|compare|pretrain|trajectory|family|lowdata|analyze] [further options]
-# DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz); models pretrained here go to $MINI, runs/mini by default
+# DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz); models pretrained here go to $MINI and $FAMILY, runs/mini and runs/family by default
 set -euo pipefail
 data=$1
 results=docs/results
 d90=${D90:-d90}
 mini=${MINI:-runs/mini}
+family=${FAMILY:-runs/family}
 
 images() { # model, start, method's space, further options. Li et al. 2018: global baseline 1.0, and the measured one; unit columns over all D
     local model=$1 start=$2 space=$3
@@ -35,30 +36,30 @@ compare() {
         --store "$results/compare.sqlite" --log "$results/compare.jsonl" --page "$results/compare.html"
 }
 
-pretrain() { # three widths, the same text and updates
-    for width in 128 64 192; do
-        "$d90" pretrain "$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --width $width --vocabulary 4096 \
-            --length 64 --steps 1536 --out "$mini/w$width" "$@"
+pretrain() { # one long run for its checkpoints, and three widths with one text and as many updates
+    local text=("$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --vocabulary 4096 --length 64)
+    "$d90" pretrain "${text[@]}" --width 128 --steps 1536 --out "$mini/w128" "$@"
+    for width in 64 128 192; do
+        "$d90" pretrain "${text[@]}" --limit 30000 --width $width --steps 384 --checkpoints 2 --out "$family/w$width" "$@"
     done
 }
 
-few=(--train-limit 6920 --validation-limit 2000 --epochs 3 --baseline-lr 1e-3 --max-length 64) # QQP is as large as SST-2's sentences here
+# scale=relative: the default rate is made for minilm, whose matrices are five to nine times as long as those of width 128
+small=(-m full@scale=relative --target both --start 4000 --resolution 2 --budget 4 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 3e-4)
 
 trajectory() {
-    "$d90" trajectory "$mini"/w128/step-* --tasks "$data/sst2_sentences $data/qqp" --target both --start 4000 --resolution 2 --budget 5 --seeds 1 \
-        "${few[@]}" --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
+    "$d90" trajectory "$mini"/w128/step-* --tasks "$data/sst2_sentences $data/qqp" "${small[@]}" --validation-limit 2000 \
+        --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
 }
 
-family() { # the last checkpoints, the narrowest first
-    local models=()
-    for width in 64 128 192; do models+=("$(printf '%s\n' "$mini/w$width"/step-* | tail -n 1)"); done
-    "$d90" family "${models[@]}" --tasks "$data/sst2_sentences $data/qqp" --target both --start 4000 --resolution 2 --budget 5 --seeds 1 \
-        "${few[@]}" --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
+family() {
+    "$d90" family "$family"/w64/step-384 "$family"/w128/step-384 "$family"/w192/step-384 --tasks "$data/sst2_sentences $data/qqp" "${small[@]}" \
+        --validation-limit 2000 --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
 }
 
 lowdata() {
     local model
-    model=$(printf '%s\n' "$mini"/w192/step-* | tail -n 1)
+    model=$(printf '%s\n' "$mini"/w128/step-* | tail -n 1)
     "$d90" lowdata "$model" "$data/sst2_sentences" --methods 'full preembed:prefix=8 prelayer:prefix=8 lora:r=8 bitfit' \
         --counts 100,1000,all --seeds 2 --max-length 64 \
         --store "$results/lowdata.sqlite" --log "$results/lowdata.jsonl" --page "$results/lowdata.html" "$@"
