@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import processor
+from machine import beside, processor
 
 import d90
 from d90 import models, tune
@@ -107,7 +107,8 @@ def main() -> None:
     line["switch"] = {name: switches(model, d, kind, given.rounds) for name, (d, kind) in CASES.items()}
     line["listing"] = listing(model, given.tunes, given.rounds)
     print(json.dumps(line, indent=1))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(line, indent=1) + "\n")
+    out = Path(__file__).with_suffix(".json")
+    out.write_text(json.dumps(beside(out, line), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import processor
+from machine import beside, processor
 
 import d90
 from d90 import tasks, tune
@@ -47,6 +47,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         exact = outputs if exact is None else exact
         rows.append(
             {
+                "model": recipe["model"],
+                "task": recipe["task"],
                 "method": recipe["method"],
                 "d": len(theta),
                 "dtype": dtype,
@@ -94,7 +96,7 @@ def main() -> None:
         for path in paths:
             rows += rows_of(path)
     line = {"processor": processor(), "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)}
-    given.out.write_text(json.dumps(line | {"rows": rows}, indent=1) + "\n")
+    given.out.write_text(json.dumps(beside(given.out, line | {"rows": rows}), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     adjoint   P^T g                floor: read 4 bytes for each parameter
 
 Floors and projections are timed in turn, in one process on the same buffers and threads, and medians are compared. The
-floors are plain C loops, with ordinary or streaming stores, whichever is faster. The result, projection.json, is written
-line by line, with the machine's load beside each: where other jobs run, neither times nor ratios mean much.
+floors are plain C loops, with ordinary or streaming stores, whichever is faster. The result, projection.json (a list, an
+entry a machine), is written line by line, with the machine's load beside each: where other jobs run, neither times nor
+ratios mean much, and `--clock cpu` compares the least processor times of one thread instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import beside, processor
 
 from d90.projections import build, kernels
 from d90.projections.base import Target
@@ -31,25 +32,29 @@ from d90.projections.kernels.build import compiler
 
 FLOOR = """
 #include <stdint.h>
-typedef float v16 __attribute__((vector_size(64)));
+typedef float wide __attribute__((vector_size(BYTES)));
 typedef struct { const float *from; float *to; int64_t n, next; int kind; double sum; } job_t;
-enum { PART = 1 << 16 };
+enum { PART = 1 << 16, LANES = BYTES / 4, UNROLLED = 8 };
 static void work(void *data) {
     job_t *job = data;
-    v16 sum = {0}, more = {0};
+    wide sum[UNROLLED] = {{0}};
     for (int64_t at; (at = __atomic_fetch_add(&job->next, PART, __ATOMIC_RELAXED)) < job->n;) {
         int64_t end = at + PART < job->n ? at + PART : job->n;
-        const v16 *from = (const v16 *)(job->from + at), *last = (const v16 *)(job->from + end - 31);
-        v16 *to = (v16 *)(job->to + at);
-        for (; from < last; from += 2, to += 2) {
-            __builtin_prefetch(from + 64), __builtin_prefetch(from + 65);
-            if (job->kind == 0) sum += from[0], more += from[1];
-            else if (job->kind == 1) to[0] = from[0], to[1] = from[1];
-            else STREAM(to, from[0]), STREAM(to + 1, from[1]);
-        }
+        const float *from = job->from + at, *last = job->from + end - UNROLLED * LANES;
+        float *to = job->to + at;
+        for (; from <= last; from += UNROLLED * LANES, to += UNROLLED * LANES)
+#pragma GCC unroll 8
+            for (int i = 0; i < UNROLLED; i++) {
+                __builtin_prefetch(from + 512 + i * LANES);
+                wide x = *(const wide *)(from + i * LANES);
+                if (job->kind == 0) sum[i] += x;
+                else if (job->kind == 1) *(wide *)(to + i * LANES) = x;
+                else STREAM(to + i * LANES, x);
+            }
     }
     FENCE;
-    volatile float keep = (sum + more)[0];
+    for (int i = 1; i < UNROLLED; i++) sum[0] += sum[i];
+    volatile float keep = sum[0][0];
     (void)keep;
 }
 typedef void (*parallel_fn)(void (*)(void *), void *, unsigned, unsigned);
@@ -61,13 +66,18 @@ void floor_run(parallel_fn parallel, int threads, const float *from, float *to, 
 X86 = """
 #include <immintrin.h>
 #ifdef __AVX512F__
-#define STREAM(p, x) _mm512_stream_ps((float *)(p), (__m512)(x))
+#define BYTES 64
+#define STREAM(p, x) _mm512_stream_ps(p, (__m512)(x))
+#elif defined(__AVX__)
+#define BYTES 32
+#define STREAM(p, x) _mm256_stream_ps(p, (__m256)(x))
 #else
-#define STREAM(p, x) (*(p) = (x))
+#define BYTES 16
+#define STREAM(p, x) _mm_stream_ps(p, (__m128)(x))
 #endif
 #define FENCE _mm_sfence()
 """
-OTHER = "#define STREAM(p, x) (*(p) = (x))\n#define FENCE\n"
+OTHER = "#define BYTES 16\n#define STREAM(p, x) (*(wide *)(p) = (x))\n#define FENCE\n"
 SIZES = (23_000_000, 110_000_000, 355_000_000)
 DIMENSIONS = (200, 1000, 10_000, 100_000)
 
@@ -95,19 +105,23 @@ def floor_library(folder: str) -> Callable[..., None]:
     return function
 
 
-def medians(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, taken in turn until the time is spent (5 rounds at least)."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def times_of(runs: dict[str, Callable[[], object]], seconds: float, clock: str) -> dict[str, float]:
+    """Milliseconds of each, taken in turn until the time is spent (5 rounds at least): medians by the wall, least by the processor."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    began = time.perf_counter()
+    now, began = CLOCKS[clock], time.perf_counter()
     while len(times["read"]) < 6 or time.perf_counter() - began < seconds:
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = now()
             run()
-            times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(values[1:]) for name, values in times.items()}  # the first warms up
+            times[name].append(now() - start)
+    one = statistics.median if clock == "wall" else min
+    return {name: 1e3 * one(values[1:]) for name, values in times.items()}  # the first warms up
 
 
-def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: float) -> dict[str, object]:
+def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: float, clock: str) -> dict[str, object]:
     """One line of the table."""
     base, out = torch.randn(D), torch.empty(D)
     projection = build(spec, d, D, seed=1)
@@ -117,7 +131,7 @@ def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: floa
     def touch(kind: int) -> Callable[[], None]:
         return lambda: floor(pool, threads, base.data_ptr(), out.data_ptr(), D, kind)
 
-    took = medians(
+    took = times_of(
         {
             "read": touch(0),
             "copy": touch(1),
@@ -126,6 +140,7 @@ def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: floa
             "adjoint": lambda: projection.fold_segment(base, 0, gradient),
         },
         seconds,
+        clock,
     )
     copy = min(took["copy"], took["copy, streamed"])
     line: dict[str, object] = {"projection": spec, "D": D, "d": d}
@@ -136,11 +151,14 @@ def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: floa
     return line | {"load": round(os.getloadavg()[0], 1)}
 
 
-def save(path: Path, threads: int, lines: list[dict[str, object]]) -> None:
-    """Write the lines so far, one to a line."""
-    machine = {"processor": processor(), "threads": threads, "path": kernels.active()}
-    text = ",\n".join("    " + json.dumps(line) for line in lines)
-    path.write_text(f'{{\n  "machine": {json.dumps(machine)},\n  "lines": [\n{text}\n  ]\n}}\n')
+def save(path: Path, held: list[dict[str, object]], machine: dict[str, object], lines: list[dict[str, object]]) -> None:
+    """Write the machines held and this one's lines so far, one to a line."""
+    texts = []
+    for one in [*held, machine | {"lines": lines}]:
+        head = json.dumps({key: value for key, value in one.items() if key != "lines"})[:-1]
+        rows = ",\n".join("    " + json.dumps(line) for line in one["lines"])  # type: ignore[attr-defined]
+        texts.append(f'  {head}, "lines": [\n{rows}\n  ]}}')
+    path.write_text("[\n" + ",\n".join(texts) + "\n]\n")
 
 
 def main() -> None:
@@ -149,11 +167,19 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="values of D")
     parser.add_argument("--dimensions", type=int, nargs="+", default=DIMENSIONS, help="values of d")
     parser.add_argument("--projections", nargs="+", default=["fastfood:sign", "fastfood:gaussian", "onehot:sign"])
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: the least processor time, for a busy machine; one thread"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
+    if arguments.clock == "cpu":
+        arguments.threads = 1
     torch.set_num_threads(arguments.threads)
-    lines = []
+    machine: dict[str, object] = {"processor": processor(), "threads": arguments.threads, "path": kernels.active()}
+    machine["clock"] = arguments.clock
+    held = beside(arguments.output, machine)[:-1]
+    lines: list[dict[str, object]] = []
     print(f"{processor()}, {arguments.threads} threads, path {kernels.active()}")
     print(
         f"{'':18}{'D':>10}{'d':>8}{'forward':>10}{'floor':>9}{'ratio':>7}{'adjoint':>10}{'floor':>9}{'ratio':>7}   (ms)"
@@ -163,12 +189,12 @@ def main() -> None:
         for spec in arguments.projections:
             for D in map(int, arguments.sizes):
                 for d in arguments.dimensions:
-                    lines.append(line := measure(spec, D, d, floor, arguments.seconds))
+                    lines.append(line := measure(spec, D, d, floor, arguments.seconds, arguments.clock))
                     figures = [line[key] for key in ("forward_ms", "copy_ms", "forward_over_floor")]
                     figures += [line[key] for key in ("adjoint_ms", "read_ms", "adjoint_over_floor")]
                     cells = "".join(f"{x:>{w}.2f}" for x, w in zip(figures, (10, 9, 7) * 2, strict=True))
                     print(f"{spec:18}{D:>10.2e}{d:>8}{cells}", flush=True)
-                    save(arguments.output, arguments.threads, lines)
+                    save(arguments.output, held, machine, lines)
 
 
 if __name__ == "__main__":

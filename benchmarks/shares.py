@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from machine import processor
+from machine import beside, processor
 
 import d90
 from d90 import training
@@ -89,7 +89,8 @@ def main() -> None:
     }
     line |= {"model and data, seconds": round(apart, 1), "load": round(os.getloadavg()[0], 1)}
     print(json.dumps(line, indent=1))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(line, indent=1) + "\n")
+    out = Path(__file__).with_suffix(".json")
+    out.write_text(json.dumps(beside(out, line), indent=1) + "\n")
 
 
 if __name__ == "__main__":

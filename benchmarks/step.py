@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import beside, processor
 from torch import nn
 
 from d90 import Subspace, models
@@ -133,7 +133,7 @@ def main() -> None:
             print(
                 f"{line['step']:34}{line['over_bare']:>10}{line['quartiles']!s:>16}{line['median_ms']:>11}", flush=True
             )
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(beside(arguments.output, result), indent=1) + "\n")
 
 
 if __name__ == "__main__":

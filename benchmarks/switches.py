@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from machine import processor
+from machine import beside, processor
 from torch import Tensor
 
 from d90 import models, tasks
@@ -99,7 +99,8 @@ def main() -> None:
     }
     line |= {"seconds": {n: round(statistics.median(t), 2) for n, t in took.items()}, "over ours": over}
     print(json.dumps(line, indent=1))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(line, indent=1) + "\n")
+    out = Path(__file__).with_suffix(".json")
+    out.write_text(json.dumps(beside(out, line), indent=1) + "\n")
 
 
 if __name__ == "__main__":
