@@ -189,6 +189,11 @@ def _inside(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.d is not None]
 
 
+def _fails(trial: Trial, level: float) -> bool:
+    """Whether a trial lies below; the upper end of one that was given up is the threshold itself."""
+    return trial.low < level and trial.high <= level
+
+
 def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tuple[int | None, str] | None:
     """The next d of the bracket; d is None where an end of the range decides; None once there is a bracket."""
     level = _level(trials, q)
@@ -197,12 +202,12 @@ def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tup
         d = min(max(round_d(q.start), q.low), q.high)
         return d, f"bracket: d = {d:,}"
     good = [t.d for t in inside if t.low >= level and t.d is not None]
-    bad = [t.d for t in inside if t.high < level and t.d is not None]
+    bad = [t.d for t in inside if _fails(t, level) and t.d is not None]
     if good and bad:
         return None
     assert fit is not None
     if not good:
-        highest = max(bad or [t.d for t in inside if t.d is not None])
+        highest = max(t.d for t in inside if t.d is not None)
         if highest >= q.high:
             return (q.high if bad.count(q.high) < 2 else None), f"d = {q.high:,}, the highest, once more"
         step = min(max(fit.quantile(0.5) / highest, STEP[0]), STEP[1])
@@ -238,7 +243,7 @@ def _found(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Ques
         return Found("unreachable", None, (None, None), COVERAGE, tuple(trials), spent, level, None, False)
     low, middle, high = (fit.quantile(share) for share in ((1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2))
     inside = _inside(trials)
-    bad = max((t.d for t in inside if t.high < level and t.d is not None), default=None)
+    bad = max((t.d for t in inside if _fails(t, level) and t.d is not None), default=None)
     good = min((t.d for t in inside if t.low >= level and t.d is not None), default=None)
     if middle > q.high or good is None:
         return Found("unreachable", None, (bad, None), COVERAGE, tuple(trials), spent, level, fit, False)
