@@ -19,7 +19,7 @@ FLOORS = (  # the lowest first; rooms on one floor do not know each other
     ("training", "pretrain"),
     ("lab", "probe", "coded"),
     ("measure", "compare", "finished", "latency"),
-    ("series", "lowdata", "hub", "merged"),
+    ("series", "lowdata", "hub", "merged", "generalization"),
     ("certify", "language", "analyze"),
     ("integrations",),
     ("report",),
