@@ -11,15 +11,17 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from d90.errors import InputError
-from d90.lab import Lab, versions
+from d90.lab import Ask, Lab, check_sendable, versions
 from d90.methods import Spec, counts, parse
 from d90.models import Model
 from d90.probe import Cost, probe
 from d90.progress import Progress
 from d90.recipe import Recipe, default_lr, make_recipe
+from d90.sweep.executor import Executor, together
 from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, context, open_task
@@ -104,6 +106,7 @@ def compare(
     progress: Progress | None = None,
     command: str = "",
     log: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> Comparison:
     """Train every method and put them side by side.
@@ -118,6 +121,7 @@ def compare(
         progress: is told what happens.
         command: recorded.
         log: append a JSON line for each trial as it ends.
+        executor: where trials run, if not here, as for `measure`.
         options: fields of `Recipe`; an `lr` switches the tuning off.
 
     Raises:
@@ -134,15 +138,21 @@ def compare(
     twice = next((str(spec) for i, spec in enumerate(specs) if str(spec) in map(str, specs[:i])), None)
     if twice is not None:
         raise InputError(f"got '{twice}' twice among the methods, expected each once")
+    check_sendable(executor, model, task)
     recipe = make_recipe(model, task, specs[0], options)
-    lab = Lab(model, open_task(task, recipe), recipe, store if isinstance(store, Store) else Store(store), told, log)
+    keep = store if isinstance(store, Store) else Store(store)
+    lab = Lab(model, open_task(task, recipe), recipe, keep, told, log, executor)
     numbers = [_counts(lab.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in lab.task.splits
     told.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
-    entries = []
-    for index, (spec, asked, sizes) in enumerate(zip(specs, methods, numbers, strict=True), start=1):
-        told.search_planned(f"{spec} ({index} of {len(specs)})")
-        entries.append(_entry(lab, spec, str(asked), sizes, replace(recipe, method=str(spec)), seeds, rates, test))
+
+    def entry(index: int) -> Entry:
+        spec = specs[index]
+        told.search_planned(f"{spec} ({index + 1} of {len(specs)})")
+        mine = replace(recipe, method=str(spec))
+        return _entry(lab, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
+
+    entries = together(executor, [partial(entry, index) for index in range(len(specs))])
     if costs:
         told.search_planned("time and memory of a step")
         measured = probe(lab.data(recipe.seed), specs, recipe)
@@ -202,25 +212,25 @@ def _entry(
     seconds = 0.0
     tried: dict[float, dict[str, Any]] = {}
 
-    def run(lr: float, seed: int) -> dict[str, Any]:
+    def run(lrs: Sequence[float], seeds: Sequence[int]) -> list[dict[str, Any]]:
         nonlocal seconds
-        body = lab.trial(spec, replace(recipe, lr=lr, seed=seed), test=test)
-        seconds += body["seconds"]
-        return body
+        asks = [Ask(spec, replace(recipe, lr=lr, seed=seed), test=test) for lr in lrs for seed in seeds]
+        bodies = lab.all(asks)
+        seconds += sum(body["seconds"] for body in bodies)
+        return bodies
 
     usual = default_lr(spec, lab.task.is_text)
     grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
-    for lr in grid:
-        tried[lr] = run(lr, recipe.seed)
+    tried.update(zip(grid, run(grid, [recipe.seed]), strict=True))
     best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
     for _ in range(WIDEST if len(grid) > 1 else 0):
         ratio = grid[1] / grid[0]
         if best not in (min(tried), max(tried)):
             break
         lr = float(f"{best * ratio if best == max(tried) else best / ratio:.2g}")
-        tried[lr] = run(lr, recipe.seed)
+        (tried[lr],) = run([lr], [recipe.seed])
         best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
-    bodies = [tried[best], *(run(best, recipe.seed + i) for i in range(1, seeds))]
+    bodies = [tried[best], *run([best], range(recipe.seed + 1, recipe.seed + seeds))]
     return Entry(
         method=str(spec),
         asked=asked,

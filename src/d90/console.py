@@ -21,6 +21,8 @@ class Lines(Progress):
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self._labels: dict[int, str] = {}  # of trials under way
+        self._at = 0
 
     def _say(self, message: str) -> None:
         print(f"[{time.monotonic() - self._began:7.1f} s] {message}", file=sys.stderr, flush=True)
@@ -34,11 +36,16 @@ class Lines(Progress):
     def search_ended(self, message: str) -> None:
         self._say(message)
 
+    def trial_turned(self, number: int) -> None:
+        self._at = number
+
     def trial_started(self, label: str, steps: int) -> None:
+        self._labels[self._at] = label
         self._say(f"{label}: {steps} steps")
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
-        self._say(f"  step {step}: score {score:.4f}, loss {loss:.4f}")
+        whose = f"{self._labels.get(self._at, '')}, " if self._at else "  "  # with several under way, whose it is
+        self._say(f"{whose}step {step}: score {score:.4f}, loss {loss:.4f}")
 
     def trial_ended(self, label: str, message: str) -> None:
         self._say(f"{label}: {message}")
@@ -48,7 +55,7 @@ class Lines(Progress):
 
 
 class Terminal(Progress):
-    """One bar for the search and one for the trial; a line for each trial that ends."""
+    """One bar for the search and one for each trial under way; a line for each trial that ends."""
 
     def __init__(self) -> None:
         self._bars = Bars(
@@ -61,8 +68,9 @@ class Terminal(Progress):
             transient=True,
         )
         self._search: TaskID | None = None
-        self._trial: TaskID | None = None
-        self._score = ""
+        self._trials: dict[int, TaskID] = {}
+        self._scores: dict[int, str] = {}
+        self._at = 0
 
     def search_started(self, title: str) -> None:
         console.print(title)
@@ -74,31 +82,39 @@ class Terminal(Progress):
             self._bars.update(self._search, state=message)
 
     def search_ended(self, message: str) -> None:
-        self._bars.stop()
+        if not self._trials:
+            self._bars.stop()
+
+    def trial_turned(self, number: int) -> None:
+        self._at = number
 
     def trial_started(self, label: str, steps: int) -> None:
         self._bars.start()
-        self._score = ""
-        self._trial = self._bars.add_task(label, total=steps, state="")
+        self._forget()  # it runs again
+        self._trials[self._at] = self._bars.add_task(label, total=steps, state="")
 
     def trial_step(self, step: int, loss: float) -> None:
-        if self._trial is not None:
-            self._bars.update(self._trial, completed=step, state=f"loss {loss:.3f}{self._score}")
+        if self._at in self._trials:
+            state = f"loss {loss:.3f}{self._scores.get(self._at, '')}"
+            self._bars.update(self._trials[self._at], completed=step, state=state)
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
-        self._score = f"  score {score:.4f}"
+        self._scores[self._at] = f"  score {score:.4f}"
         self.trial_step(step, loss)
 
     def trial_ended(self, label: str, message: str) -> None:
-        if self._trial is not None:
-            self._bars.remove_task(self._trial)
-            self._trial = None
+        self._forget()
         console.print(f"  {label}: {message}")
         if self._search is None:
             self._bars.stop()
 
     def note(self, message: str) -> None:
         console.print(f"note: {message}")
+
+    def _forget(self) -> None:
+        self._scores.pop(self._at, None)
+        if self._at in self._trials:
+            self._bars.remove_task(self._trials.pop(self._at))
 
     def close(self) -> None:
         """Take the bars off the screen, whatever happened."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d90._version import __version__
-from d90.methods import Spec
+from d90.errors import InputError, RunFailed
+from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.recipe import Recipe
+from d90.search.hopeless import GiveUp
+from d90.sweep.executor import Executor, Job
 from d90.sweep.packed import pack, unpack
-from d90.sweep.store import Store
+from d90.sweep.store import Store, Stored
 from d90.tasks import Task
-from d90.training import Data, Hopeless, evaluate, fit, open_model
+from d90.training import Data, evaluate, fit, open_model, open_task
 
-__all__ = ["Lab", "versions"]
+__all__ = ["Ask", "Lab", "Made", "check_sendable", "run_job", "versions"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A trial that is wanted.
+
+    Attributes:
+        spec, recipe: what decides it.
+        stop_at: the threshold it may stop at; `hopeless`, when it is given up.
+        test: with the best evaluation's score on the test split.
+        predictions: with those of the best evaluation; a stored trial without them is trained again.
+    """
+
+    spec: Spec
+    recipe: Recipe
+    stop_at: float | None = None
+    hopeless: GiveUp | None = None
+    test: bool = False
+    predictions: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a trained trial gave, as it is stored."""
+
+    outcome: dict[str, Any]
+    context: dict[str, Any]
+    predictions: bytes
 
 
 class Lab:
-    """Runs trials against the store: looks there first, trains, writes."""
+    """Runs trials against the store: looks there first, trains (here, or where the executor does), writes."""
 
     def __init__(
         self,
@@ -38,13 +71,18 @@ class Lab:
         store: Store,
         told: Progress,
         log: str | os.PathLike[str] | None,
+        executor: Executor | None = None,
     ) -> None:
         self.task, self.store, self._told, self._log = task, store, told, log
-        self._given, self._recipe = model, recipe
+        self._given, self._recipe, self._executor = model, recipe, executor
         self._data: dict[int, Data] = {}
         self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
         self.study: str | None = None  # the study that trials are noted for
-        self.seconds = 0.0
+
+    @property
+    def sends(self) -> bool:
+        """Whether several trials run at once."""
+        return self._executor is not None and self._executor.slots > 1
 
     def data(self, seed: int) -> Data:
         """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
@@ -68,45 +106,109 @@ class Lab:
         recipe: Recipe,
         stop_at: float | None = None,
         test: bool = False,
-        hopeless: Hopeless | None = None,
+        hopeless: GiveUp | None = None,
         predictions: bool = False,
     ) -> dict[str, Any]:
-        """One trial's outcome, from the store or by training.
+        """One trial's outcome, from the store or by training."""
+        return self.all([Ask(spec, recipe, stop_at, hopeless, test, predictions)])[0]
 
-        With `test`, the best evaluation's score on the test split; with `predictions`, a stored trial without them is
-        trained again.
-        """
-        data = self.data(recipe.seed)
-        key = self.key(recipe)
-        label = f"{spec} seed {recipe.seed}"
-        stored = self.store.find(key, stop_at)
-        lacks = stored and ((test and stored.outcome.get("test") is None) or (predictions and not stored.predictions))
-        if stored is None or lacks:
-            best: list[Tensor] = []
-            outcome, laid = fit(
-                data, spec, recipe, stop_at=stop_at, progress=self._told, test=test, hopeless=hopeless, best=best.append
-            )
-            laid.release()
-            body = asdict(outcome)
-            context = {"task": self.task.fingerprint, "base": data.model.fingerprint, **versions()}
-            d = spec.space.d if spec.space else None
-            packed = pack(best[-1].numpy()) if best else None
-            self.store.add(key, stop_at, d, recipe.seed, asdict(recipe), body, context, packed, self.study)
-            self._write_line(asdict(recipe), body)
-            told = ""
-        else:
-            body, told = stored.outcome, ", stored"
-            if self.study is not None:
-                self.store.note(self.study, key)
-        self._told.trial_ended(label, f"{_words(body)} in {body['seconds']:.0f} s{told}")
-        self.seconds += body["seconds"]
-        self.trials.append((spec, recipe, body))
+    def all(self, asks: Sequence[Ask]) -> list[dict[str, Any]]:
+        """The outcomes of trials that do not depend on one another, in their order; those that are not stored at once."""
+        fresh = self.ahead(asks, self.study) if self._executor is not None else {}
+        return [self._outcome(ask, fresh.get(self._place(ask))) for ask in asks]
+
+    def ahead(self, asks: Sequence[Ask], study: str | None = None) -> dict[Any, dict[str, Any]]:
+        """Send what the store lacks, without asking for it: a trial is the study's own only once it is asked for."""
+        assert self._executor is not None
+        lacking = list({self._place(ask): ask for ask in asks if self._stored(ask) is None}.items())
+        fresh: dict[Any, dict[str, Any]] = {}
+
+        def ended(index: int, number: int, result: dict[str, Any]) -> None:
+            place, ask = lacking[index]
+            made = Made(result["outcome"], result["context"], base64.b64decode(result["predictions"]))
+            self._check_same(ask, made.context)
+            self._keep(ask, made, study)
+            fresh[place] = made.outcome
+            self._told.trial_turned(number)
+            self._told.trial_ended(self._label(ask), _words(made.outcome))
+
+        def told(index: int, number: int, name: str, what: list[Any]) -> None:
+            self._told.trial_turned(number)
+            if name == "trial_started":
+                what = [self._label(lacking[index][1]), what[1]]
+            getattr(self._told, name)(*what)
+
+        self._executor.run([self._job(ask) for _, ask in lacking], told, ended)
+        return fresh
+
+    def _outcome(self, ask: Ask, fresh: dict[str, Any] | None) -> dict[str, Any]:
+        """The outcome of a trial: made just now elsewhere, stored, or trained here."""
+        body = fresh
+        if body is None:
+            stored = self._stored(ask)
+            if stored is not None:
+                body = stored.outcome
+                if self.study is not None:
+                    self.store.note(self.study, stored.key)
+            else:
+                made = _made(self.data(ask.recipe.seed), ask, self._told)
+                self._keep(ask, made, self.study)
+                body = made.outcome
+            self._told.trial_ended(self._label(ask), _words(body) + (", stored" if stored is not None else ""))
+        self.trials.append((ask.spec, ask.recipe, body))
         return body
 
+    def _stored(self, ask: Ask) -> Stored | None:
+        """The stored trial that answers."""
+        found = self.store.find(self.key(ask.recipe), ask.stop_at)
+        lacks = found and (
+            (ask.test and found.outcome.get("test") is None) or (ask.predictions and not found.predictions)
+        )
+        return None if lacks else found
+
+    def _keep(self, ask: Ask, made: Made, study: str | None) -> None:
+        """Write a trial that was made."""
+        d, recipe = ask.spec.space.d if ask.spec.space else None, asdict(ask.recipe)
+        key = self.key(ask.recipe)
+        self.store.add(
+            key, ask.stop_at, d, ask.recipe.seed, recipe, made.outcome, made.context, made.predictions or None, study
+        )
+        self._write_line(recipe, made.outcome)
+
+    def _job(self, ask: Ask) -> Job:
+        """A trial as plain data."""
+        body = {
+            "recipe": asdict(ask.recipe),
+            "stop_at": ask.stop_at,
+            "hopeless": asdict(ask.hopeless) if ask.hopeless else None,
+            "test": ask.test,
+        }
+        steps = max(1, round(-(-len(self.task.train) // ask.recipe.batch_size) * ask.recipe.epochs))
+        return Job("d90.lab:run_job", body, self._label(ask), steps)
+
+    def _check_same(self, ask: Ask, context: dict[str, Any]) -> None:
+        """Refuse what a machine with other data or another base made."""
+        for what, here in (("task", self.task.fingerprint), ("base", self._held(ask.recipe).fingerprint)):
+            if context[what] != here:
+                name = ask.recipe.task if what == "task" else ask.recipe.model
+                raise RunFailed(
+                    f"{self._label(ask)}: the worker's {what} '{name}' has fingerprint {context[what]}, expected {here}. Likely "
+                    "cause: another version of the data or of Python there; give all machines the same files"
+                )
+
+    def _place(self, ask: Ask) -> tuple[Any, ...]:
+        return self.key(ask.recipe), ask.stop_at, ask.test, ask.predictions
+
+    def _label(self, ask: Ask) -> str:
+        return f"{ask.spec} seed {ask.recipe.seed}"
+
+    def _held(self, recipe: Recipe) -> Model:
+        """Any seed's model: fresh weights are no part of the base's fingerprint."""
+        return (next(iter(self._data.values()), None) or self.data(recipe.seed)).model
+
     def key(self, recipe: Recipe) -> str:
-        """The trial's key in the store; fresh weights are no part of the base's fingerprint, so any seed's model will do."""
-        held = next(iter(self._data.values()), None) or self.data(recipe.seed)
-        return recipe.key(self.task.fingerprint, held.model.fingerprint)
+        """The trial's key in the store."""
+        return recipe.key(self.task.fingerprint, self._held(recipe).fingerprint)
 
     def note(self, study: str) -> None:
         """Note that every trial so far was made for a study."""
@@ -132,11 +234,51 @@ class Lab:
                 file.write(json.dumps({**recipe, **outcome}) + "\n")
 
 
+def check_sendable(executor: Executor | None, model: str | Model, task: str | Task) -> None:
+    """Refuse to send what another process cannot open by its name.
+
+    Raises:
+        InputError: a model or a task given as an object.
+    """
+    for what, given in (("model", model), ("task", task)):
+        if executor is not None and not isinstance(given, str):
+            raise InputError(
+                f"got a {what} as an object ('{given.name}') and an executor, expected its name: a worker opens it again by name. "
+                "Save it to a folder and name that, or leave the executor out"
+            )
+
+
+def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """In a worker: open the task and the model, train, and give back what the driver stores."""
+    recipe = Recipe(**body["recipe"])
+    hopeless = GiveUp(**body["hopeless"]) if body["hopeless"] else None
+    ask = Ask(parse(recipe.method), recipe, body["stop_at"], hopeless, body["test"])
+    task = open_task(recipe.task, recipe)
+    model = open_model(recipe.model, task, recipe)
+    model.module.to(body.get("device", "cpu"))
+    made = _made(Data(model, task), ask, progress)
+    packed = base64.b64encode(made.predictions).decode()
+    return {"outcome": made.outcome, "context": made.context, "predictions": packed}
+
+
+def _made(data: Data, ask: Ask, told: Progress) -> Made:
+    """Train."""
+    best: list[Tensor] = []
+    outcome, laid = fit(
+        data, ask.spec, ask.recipe,
+        stop_at=ask.stop_at, progress=told, test=ask.test, hopeless=ask.hopeless, best=best.append,
+    )  # fmt: skip
+    laid.release()
+    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions()}
+    return Made(asdict(outcome), context, pack(best[-1].numpy()) if best else b"")
+
+
 def _words(outcome: dict[str, Any]) -> str:
+    took = f" in {outcome['seconds']:.0f} s"
     if outcome["status"] == "diverged":
-        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}"
+        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}{took}"
     sign = {"passed": "at least ", "hopeless": "given up at "}.get(outcome["status"], "")
-    return f"{sign}{outcome['score']:.4f}"
+    return f"{sign}{outcome['score']:.4f}{took}"
 
 
 def versions() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from d90.compare import GRID, Comparison, compare
@@ -16,6 +17,7 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.progress import Progress
 from d90.recipe import make_recipe
+from d90.sweep.executor import Executor, together
 from d90.sweep.store import Store, hashed
 from d90.training import open_task
 
@@ -46,12 +48,13 @@ def lowdata(
     progress: Progress | None = None,
     command: str = "",
     log: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> LowData:
     """Compare methods on n = counts training examples; None stands for all.
 
     Args:
-        model, task, methods, seeds, rates, log: as for `compare`.
+        model, task, methods, seeds, rates, log, executor: as for `compare`.
         least_steps: a run takes so many optimizer steps at least.
         options: fields of `Recipe`; `epochs` is what runs with enough examples make.
 
@@ -66,25 +69,26 @@ def lowdata(
     whole = len(open_task(task, recipe).train)
     sizes = list(dict.fromkeys(min(n if n is not None else whole, whole) for n in counts))
     keep = store if isinstance(store, Store) else Store(store)
-    found = []
-    for n in sizes:
+
+    def compared(n: int) -> Comparison:
         epochs = max(float(recipe.epochs), least_steps * recipe.batch_size / n)
         limit = {} if n == whole else {"train_limit": n}
-        found.append(
-            compare(
-                model,
-                task,
-                methods,
-                seeds=seeds,
-                rates=rates,
-                store=keep,
-                costs=False,
-                progress=progress,
-                command=command,
-                log=log,
-                **{**options, "epochs": round(epochs, 3), **limit},
-            )
+        return compare(
+            model,
+            task,
+            methods,
+            seeds=seeds,
+            rates=rates,
+            store=keep,
+            costs=False,
+            progress=progress,
+            command=command,
+            log=log,
+            executor=executor,
+            **{**options, "epochs": round(epochs, 3), **limit},
         )
+
+    found = together(executor, [partial(compared, n) for n in sizes])
     result = LowData(model, task, tuple(sizes), tuple(found), command)
     asked = [
         model,

@@ -20,6 +20,9 @@ class Progress:
     def trial_started(self, label: str, steps: int) -> None:
         """A training run of `steps` optimizer steps begins."""
 
+    def trial_turned(self, number: int) -> None:
+        """Of several trials under way, what follows is this one's; numbers begin at 1."""
+
     def trial_step(self, step: int, loss: float) -> None:
         """An optimizer step was made (called every few steps)."""
 

@@ -15,6 +15,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from d90.errors import D90Error, InputError, choose
@@ -24,6 +25,7 @@ from d90.methods import Spec, parse
 from d90.models import load, parted
 from d90.progress import Progress
 from d90.recipe import Recipe
+from d90.sweep.executor import Executor, together
 from d90.sweep.store import Store, hashed
 from d90.tasks import load as load_task
 
@@ -85,7 +87,7 @@ def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec =
     Args:
         models: checkpoints, the last one's target counts for all.
         tasks, method: as for `measure`.
-        options: `target` ("last", "own", "both"), `store`, `progress`, `command`, `log`, and what `measure` takes.
+        options: `target` ("last", "own", "both"), `store`, `progress`, `command`, `log`, `executor`, and what `measure` takes.
 
     Raises:
         InputError: as `measure`, where no model can be measured; fewer than two checkpoints, or one without a number in its name.
@@ -134,6 +136,7 @@ def _series(
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
+    executor: Executor | None = None,
     **options: Any,
 ) -> Series:
     told = progress or Progress()
@@ -148,32 +151,45 @@ def _series(
             task, **options.get("columns", {})
         )  # what is wrong with a task is wrong for every model: before hours of work
     rule = options.get("rule", "paper")
-    cells: list[Cell] = []
-    givers: dict[str, str] = {}
-    for task in tasks:
-        shared: float | None = None
-        if target in ("last", "both"):
-            for name in reversed(models):  # where the last cannot be trained, the one before it gives the target
-                try:
-                    shared = _measured(name, task, spec, keep, told, command, options).baseline
-                except D90Error as error:
-                    told.note(
-                        f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
-                    )
-                else:
-                    givers[task] = name
-                    break
-        for model, x in zip(models, xs, strict=True):
-            for wanted in ("last", "own") if target == "both" else (target,):
-                given = shared if wanted == "last" else None
-                try:
-                    found = _measured(model, task, spec, keep, told, command, options, given)
-                    own = found.baseline if given is None else None
-                    cells.append(_cell(found, model, task, x, wanted, own))
-                except D90Error as error:
-                    told.note(f"{model} on {task}: {error}")
-                    failed: tuple[int | None, int | None] = (None, None)
-                    cells.append(Cell(model, task, x, wanted, "failed", None, failed, None, None, None, str(error)))
+
+    def measured(model: str, task: str, baseline: float | None = None) -> Measurement:
+        given = options if baseline is None else {**options, "baseline": baseline}
+        return measure(model, task, spec, store=keep, progress=told, command=command, executor=executor, **given)
+
+    def giver(task: str) -> tuple[str, float] | None:
+        """The model whose target counts for all, and its full score: the last, or where it cannot be trained the one before it."""
+        for name in reversed(models):
+            try:
+                return name, measured(name, task).baseline
+            except D90Error as error:
+                told.note(
+                    f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
+                )
+        return None
+
+    def cells_of(model: str, x: int, task: str, shared: float | None) -> list[Cell]:
+        made = []
+        for wanted in ("last", "own") if target == "both" else (target,):
+            given = shared if wanted == "last" else None
+            try:
+                found = measured(model, task, given)
+                own = found.baseline if given is None else None
+                made.append(_cell(found, model, task, x, wanted, own))
+            except D90Error as error:
+                told.note(f"{model} on {task}: {error}")
+                failed: tuple[int | None, int | None] = (None, None)
+                made.append(Cell(model, task, x, wanted, "failed", None, failed, None, None, None, str(error)))
+        return made
+
+    def of_task(task: str) -> tuple[tuple[str, float] | None, list[Cell]]:
+        gives = giver(task) if target in ("last", "both") else None
+        shared = gives[1] if gives else None
+        calls = [partial(cells_of, model, x, task, shared) for model, x in zip(models, xs, strict=True)]
+        return gives, [cell for made in together(executor, calls) for cell in made]
+
+    of_tasks = together(executor, [partial(of_task, task) for task in tasks])
+    givers = {task: gives[0] for task, (gives, _) in zip(tasks, of_tasks, strict=True) if gives}
+    cells = [cell for _, made in of_tasks for cell in made]
     if all(cell.status == "failed" for cell in cells):
         raise InputError(f"none of the {len(models)} models could be measured: {cells[-1].error}")
     own_scores = {(c.model, c.task): c.score for c in cells if c.score is not None}
@@ -188,14 +204,6 @@ def _series(
     asked = [kind, list(models), list(tasks), str(spec), target, definitions["options"]]
     keep.put_study(hashed(asked), kind, asdict(result))
     return result
-
-
-def _measured(
-    model: str, task: str, spec: Spec, store: Store, told: Progress, command: str, options: dict[str, Any],
-    baseline: float | None = None,
-) -> Measurement:  # fmt: skip
-    given = {} if baseline is None else {"baseline": baseline}
-    return measure(model, task, spec, store=store, progress=told, command=command, **{**options, **given})
 
 
 def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float | None:

@@ -42,15 +42,16 @@ class Tracked(Progress):
         for name in names:
             _check(name)
         self._inner, self._names, self._folder, self._project = inner, tuple(names), folder, project
-        self._open: list[Any] = []
+        self._open: dict[int, list[Any]] = {}  # of each trial under way
+        self._at = 0
 
     def trial_started(self, label: str, steps: int) -> None:
         """Open a run in each tracker."""
         self._inner.trial_started(label, steps)
-        self.close()
+        self._finish(self._at)
         for name in self._names:
             tracker = _tracker(name, self._project, label, self._folder)
-            self._open.append(tracker)
+            self._open.setdefault(self._at, []).append(tracker)
             if name != "tensorboard":  # there it would be a run of its own for the table of settings
                 tracker.store_init_configuration({"trial": label, "steps": steps})
 
@@ -66,8 +67,13 @@ class Tracked(Progress):
 
     def trial_ended(self, label: str, message: str) -> None:
         """Close the trial's runs."""
-        self.close()
+        self._finish(self._at)
         self._inner.trial_ended(label, message)
+
+    def trial_turned(self, number: int) -> None:
+        """What follows is logged to this trial's runs."""
+        self._at = number
+        self._inner.trial_turned(number)
 
     def search_started(self, title: str) -> None:
         """Passed on."""
@@ -87,11 +93,15 @@ class Tracked(Progress):
 
     def close(self) -> None:
         """Finish the runs that are open."""
-        while self._open:
-            self._open.pop().finish()
+        for number in list(self._open):
+            self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        for tracker in self._open.pop(number, []):
+            tracker.finish()
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        for tracker in self._open:
+        for tracker in self._open.get(self._at, []):
             tracker.log(values, step=step)
 
 

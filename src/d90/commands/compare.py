@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.commands.options import (
+    AddressOpt,
     BatchOpt,
     EpochsOpt,
     EvaluationsOpt,
+    GpusOpt,
+    JobsOpt,
     KindOpt,
     LabelOpt,
     LengthOpt,
@@ -20,6 +23,7 @@ from d90.commands.options import (
     LrOpt,
     MetricOpt,
     ModelArg,
+    OnOpt,
     PrecisionOpt,
     SeedOpt,
     StoreOpt,
@@ -28,6 +32,7 @@ from d90.commands.options import (
     ValidationOpt,
     recipe_options,
     told,
+    where,
 )
 from d90.errors import InputError
 
@@ -58,6 +63,10 @@ def compare(
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
 ) -> None:
     """Compare methods: numbers trained and stored, score with its spread, time, memory, latency."""
     from d90.compare import compare as run
@@ -80,19 +89,21 @@ def compare(
         max_length=max_length,
         precision=precision,
     )
-    result = run(
-        model,
-        task,
-        methods.split(),
-        seeds=seeds,
-        rates=_factors(rates),
-        store=opened,
-        costs=costs,
-        progress=told(),
-        command=shlex.join(["d90", *sys.argv[1:]]),
-        log=log,
-        **options,
-    )
+    with where(jobs, on, num_gpus, address) as executor:
+        result = run(
+            model,
+            task,
+            methods.split(),
+            seeds=seeds,
+            rates=_factors(rates),
+            store=opened,
+            costs=costs,
+            progress=told(),
+            command=shlex.join(["d90", *sys.argv[1:]]),
+            log=log,
+            executor=executor,
+            **options,
+        )
     written = write_comparisons(opened, page or store.with_suffix(".compare.html"))
     _show(result)
     typer.echo(f"page: {written}")

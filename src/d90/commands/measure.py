@@ -14,9 +14,12 @@ from d90.errors import InputError
 if TYPE_CHECKING:
     from d90.measure import Measurement
 from d90.commands.options import (
+    AddressOpt,
     BatchOpt,
     EpochsOpt,
     EvaluationsOpt,
+    GpusOpt,
+    JobsOpt,
     KindOpt,
     LabelOpt,
     LengthOpt,
@@ -26,6 +29,7 @@ from d90.commands.options import (
     MethodOpt,
     MetricOpt,
     ModelArg,
+    OnOpt,
     PrecisionOpt,
     ReportOpt,
     SeedOpt,
@@ -35,6 +39,7 @@ from d90.commands.options import (
     ValidationOpt,
     recipe_options,
     told,
+    where,
 )
 
 
@@ -91,6 +96,10 @@ def measure(
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
     report_to: ReportOpt = "",
     logs: LogsOpt = "runs/logs",
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
 ) -> None:
     """Measure d90: the smallest d whose fine-tune reaches 90 % of full fine-tuning."""
     from d90 import report
@@ -100,7 +109,7 @@ def measure(
 
     tried = _numbers(dims)
     given: str | float = float(baseline) if _is_number(baseline) else baseline
-    with tracked(told(), report_to, logs) as progress:
+    with where(jobs, on, num_gpus, address) as executor, tracked(told(), report_to, logs) as progress:
         opened = Store(store)
         result = run(
             model,
@@ -126,6 +135,7 @@ def measure(
             command=shlex.join(["d90", *sys.argv[1:]]),
             log=log,
             progress=progress,
+            executor=executor,
             **recipe_options(
                 text,
                 label,

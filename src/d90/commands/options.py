@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from d90.progress import Progress
+    from d90.sweep.executor import Executor
 
 ModelArg = Annotated[str, typer.Argument(help="minilm, fc, lenet, mlp:WIDTHS, a hub name or a local folder.")]
 TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or folder, idx:FOLDER, or a hub dataset.")]
@@ -32,6 +35,47 @@ ReportOpt = Annotated[
 ]
 LogsOpt = Annotated[str, typer.Option("--logs", help="Where TensorBoard's files go.")]
 StoreOpt = Annotated[Path, typer.Option("--store", help="The SQLite file trials are kept in.")]
+
+JobsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", help="Trials at once, a process each; on a cluster as many as it has room for, if not given."
+    ),
+]
+OnOpt = Annotated[str, typer.Option("--on", help="Where trials run: here, or ray for a Ray cluster (d90[ray]).")]
+GpusOpt = Annotated[float, typer.Option("--num-gpus", help="With --on ray: GPUs, or a share of one, for each trial.")]
+AddressOpt = Annotated[
+    str | None, typer.Option("--address", help="With --on ray: the cluster's, as auto or HOST:6379.")
+]
+
+
+@contextmanager
+def where(jobs: int | None, on: str, num_gpus: float, address: str | None) -> Iterator[Executor | None]:
+    """The executor that was asked for; None: trials run in this process.
+
+    Raises:
+        InputError: an unknown place, or options of Ray's without it.
+    """
+    from d90.errors import InputError, choose
+
+    if on not in ("here", "ray"):
+        raise choose("place --on", on, ("here", "ray"))
+    if on == "here" and (num_gpus or address):
+        raise InputError("got --num-gpus or --address without --on ray, expected them with it")
+    executor: Executor | None = None
+    if on == "ray":
+        from d90.sweep.cluster import Cluster
+
+        executor = Cluster(jobs, num_gpus, address=address)
+    elif jobs is not None:
+        from d90.sweep.local import Local
+
+        executor = Local(jobs)
+    try:
+        yield executor
+    finally:
+        if executor is not None:
+            executor.close()
 
 
 def recipe_options(

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d90.commands.options import (
+    AddressOpt,
     BatchOpt,
     EpochsOpt,
     EvaluationsOpt,
+    GpusOpt,
+    JobsOpt,
     LabelOpt,
     LengthOpt,
     LimitOpt,
@@ -21,6 +24,7 @@ from d90.commands.options import (
     MethodOpt,
     MetricOpt,
     ModelArg,
+    OnOpt,
     PrecisionOpt,
     SeedOpt,
     StoreOpt,
@@ -28,6 +32,7 @@ from d90.commands.options import (
     TextOpt,
     ValidationOpt,
     told,
+    where,
 )
 from d90.errors import InputError
 
@@ -82,6 +87,10 @@ def trajectory(
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: PageOpt = None,
     log: LogOpt = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
 ) -> None:
     """d90 of each checkpoint of a pretraining run: folders, or branches of the hub as owner/model@step4000; the step is the last number."""
     _series("trajectory", **locals())
@@ -116,6 +125,10 @@ def family(
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: PageOpt = None,
     log: LogOpt = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
 ) -> None:
     """d90 against the number of weights, over models of several sizes."""
     _series("family", **locals())
@@ -139,6 +152,10 @@ def lowdata(
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: PageOpt = None,
     log: LogOpt = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
 ) -> None:
     """Methods against the number of training examples."""
     from d90.lowdata import lowdata as run
@@ -157,19 +174,21 @@ def lowdata(
         "seed": seed,
     }
     options |= {"validation_limit": validation_limit, "max_length": max_length, "precision": precision}
-    result = run(
-        model,
-        task,
-        methods.split(),
-        [None if part == "all" else int(part) for part in parts],
-        least_steps=least_steps,
-        seeds=seeds,
-        store=store,
-        progress=told(),
-        command=shlex.join(["d90", *sys.argv[1:]]),
-        log=log,
-        **options,
-    )
+    with where(jobs, on, num_gpus, address) as executor:
+        result = run(
+            model,
+            task,
+            methods.split(),
+            [None if part == "all" else int(part) for part in parts],
+            least_steps=least_steps,
+            seeds=seeds,
+            store=store,
+            progress=told(),
+            command=shlex.join(["d90", *sys.argv[1:]]),
+            log=log,
+            executor=executor,
+            **options,
+        )
     for i, entry in enumerate(result.comparisons[0].entries):
         scores = "  ".join(
             f"n = {n:,}: {comparison.entries[i].mean:.4f}"
@@ -188,8 +207,10 @@ def _series(kind: str, **given: Any) -> None:
     models, tasks, method = given.pop("models"), given.pop("tasks").split(), given.pop("method")
     columns = {key: given.pop(key) for key in ("text", "label", "metric")}
     given["columns"] = {key: value for key, value in columns.items() if value is not None}
-    run = getattr(series, kind)
-    result = run(models, tasks, method, progress=told(), command=shlex.join(["d90", *sys.argv[1:]]), **given)
+    place = [given.pop(key) for key in ("jobs", "on", "num_gpus", "address")]
+    run, command = getattr(series, kind), shlex.join(["d90", *sys.argv[1:]])
+    with where(*place) as executor:
+        result = run(models, tasks, method, progress=told(), command=command, executor=executor, **given)
     _show(result)
     written = write_page(series_page(asdict(result)), page or store.with_suffix(f".{kind}.html"))
     typer.echo(f"page: {written}")

@@ -17,7 +17,7 @@ from typing import Any
 from d90 import layout, search
 from d90.analysis.paired import compare_paired, examples_needed
 from d90.errors import InputError
-from d90.lab import Lab, versions
+from d90.lab import Lab, check_sendable, versions
 from d90.measure.bench import Bench
 from d90.measure.result import Measurement, Point
 from d90.methods import Spec, parse
@@ -26,6 +26,7 @@ from d90.progress import Progress
 from d90.recipe import Recipe, make_recipe
 from d90.search.rules import RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
+from d90.sweep.executor import Executor
 from d90.sweep.store import Store, hashed
 from d90.tasks import Task
 from d90.training import Data, context, open_task
@@ -58,6 +59,7 @@ def measure(
     command: str = "",
     log: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> Measurement:
     """Measure d90 of `method`'s space for `model` on `task`.
@@ -83,6 +85,7 @@ def measure(
         command: the command line that asked, kept with the result.
         log: a file that gets one JSON line for each trial trained, as it ends.
         progress: is told what happens.
+        executor: where trials run, if not here: `d90.sweep.local.Local`, `d90.sweep.cluster.Cluster`.
         options: fields of `Recipe` for every trial.
 
     Raises:
@@ -93,6 +96,7 @@ def measure(
     for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget)):
         if not value >= 1:
             raise InputError(f"got {name}={value}, expected at least 1")
+    check_sendable(executor, model, task)
     spec = parse(method) if isinstance(method, str) else method
     recipe = make_recipe(model, task, spec, options)
     opened = open_task(task, recipe)
@@ -104,7 +108,7 @@ def measure(
         raise InputError(
             f"got baseline={baseline} for the margin rule, expected a method: examples are compared one by one"
         )
-    lab = Lab(model, opened, recipe, store if isinstance(store, Store) else Store(store), told, log)
+    lab = Lab(model, opened, recipe, store if isinstance(store, Store) else Store(store), told, log, executor)
     least, most, m, definition = _limits(lab.data(recipe.seed), spec, recipe)
     low, high = max(least, low or least), min(most, high or most)
     for d in dims:
@@ -141,8 +145,8 @@ def measure(
     )  # fmt: skip
     references = range(recipe.seed, recipe.seed + (seeds if rule == "margin" else 1)) if base else ()
     bench.begin()
-    for seed in references:
-        bench.run_full(seed)
+    if references:
+        bench.run_full(references)
     first = bench.full_score  # of the first trials alone: resumed, the search must go on with the same scale
     own, others = bench.stored()
     threshold = wanted.at(bench.full_score)
@@ -166,11 +170,13 @@ def measure(
     )
     found = None
     if threshold > chance:
-        found = search.search(bench.run, question, own, others, told.search_planned)
+        found = search.search(bench.run, question, own, others, told.search_planned, bench.ahead)
         threshold = wanted.at(bench.full_score)
     else:
-        for d in dims:
-            bench.run(search.Asked(d, recipe.seed, recipe.seed, True, ""))
+        coming = [search.Asked(d, recipe.seed, recipe.seed, True, "") for d in dims]
+        bench.ahead(coming)
+        for asked_for in coming:
+            bench.run(asked_for)
     status = found.status if found and threshold > chance else "trivial"
     d90 = found.d90 if found and status != "trivial" else None
     scores = tuple(bench.full[seed]["score"] for seed in sorted(bench.full)) if base else (float(baseline),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,15 +12,14 @@ import numpy
 
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
-from d90.lab import Lab
+from d90.lab import Ask, Lab
 from d90.measure.result import Point
 from d90.methods import Spec, parse
-from d90.recipe import Evaluation, Recipe
+from d90.recipe import Recipe
 from d90.search import Asked, Trial
-from d90.search.hopeless import hopeless
+from d90.search.hopeless import GiveUp
 from d90.search.rules import Goal
 from d90.sweep.store import Stored
-from d90.training import Hopeless
 
 __all__ = ["Bench"]
 
@@ -64,25 +63,37 @@ class Bench:
         """Every trial in a subspace, by d and seeds."""
         return tuple(self.made[key][1] for key in sorted(self.made))
 
-    def run_full(self, seed: int, test: bool = False) -> Trial:
-        """Full fine-tuning with one seed."""
+    def run_full(self, seeds: Sequence[int]) -> list[Trial]:
+        """Full fine-tuning with some seeds."""
         assert self.base is not None
-        asked = replace(self.base, seed=seed)
-        outcome = self.lab.trial(parse(self.base.method), asked, test=test, predictions=bool(self.references))
-        self.full[seed] = outcome
-        return self._full_trial(seed, outcome)
+        spec = parse(self.base.method)
+        asks = [Ask(spec, replace(self.base, seed=seed), predictions=bool(self.references)) for seed in seeds]
+        self.full.update(zip(seeds, self.lab.all(asks), strict=True))
+        return [self._full_trial(seed, self.full[seed]) for seed in seeds]
 
     def run(self, asked: Asked) -> Trial:
         """One trial that the search asks for."""
         if asked.d is None:
-            return self.run_full(asked.t)
+            return self.run_full([asked.t])[0]
+        ask, p = self._ask(asked)
+        (outcome,) = self.lab.all([ask])
+        self.own.add((asked.d, p, asked.t))
+        return self._keep(asked.d, p, asked.t, ask.recipe, outcome, ask.stop_at)
+
+    def ahead(self, coming: Sequence[Asked]) -> None:
+        """Trials that the search will ask for: at once, where several can run, if what came before does not change them."""
+        asks = [self._ask(asked)[0] for asked in coming if asked.d is not None]
+        if self.lab.sends and all(ask.hopeless is None for ask in asks):
+            self.lab.ahead(asks)
+
+    def _ask(self, asked: Asked) -> tuple[Ask, int]:
+        """A trial of the search's, and P's seed."""
+        assert asked.d is not None
         p = asked.p if self._p is None else self._p
         spec, recipe = self._recipe(asked.d, p, asked.t)
         stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
         give_up = self._hopeless(stop_at) if stop_at is not None and self.gives_up else None
-        outcome = self.lab.trial(spec, recipe, stop_at, hopeless=give_up, predictions=bool(self.references))
-        self.own.add((asked.d, p, asked.t))
-        return self._keep(asked.d, p, asked.t, recipe, outcome, stop_at)
+        return Ask(spec, recipe, stop_at, give_up, predictions=bool(self.references)), p
 
     @property
     def _p(self) -> int | None:
@@ -98,11 +109,11 @@ class Bench:
         """Scores on the test split: of d's trial that is best on validation, and of full fine-tuning where it was trained."""
         whole = sorted((-trial.low, p, t) for (at, p, t), (trial, _, _) in self.made.items() if at == d and trial.exact)
         _, p, t = whole[0] if whole else (0.0, self.recipe.seed, self.recipe.seed)
-        spec, recipe = self._recipe(d, p, t)
-        found = float(self.lab.trial(spec, recipe, test=True)["test"])
-        if self.base is None:
-            return found, None
-        return found, float(self.lab.trial(parse(self.base.method), self.base, test=True)["test"])
+        asks = [Ask(*self._recipe(d, p, t), test=True)]
+        if self.base is not None:
+            asks.append(Ask(parse(self.base.method), self.base, test=True))
+        found, *full = (float(outcome["test"]) for outcome in self.lab.all(asks))
+        return found, full[0] if full else None
 
     def begin(self) -> None:
         """Note which trials of others are there: those the measurement learns from, now and whenever it is resumed."""
@@ -185,16 +196,10 @@ class Bench:
         pair = self.lab.predictions(recipe), self.lab.predictions(reference)
         return compare_paired(self.lab.task.metric, *pair, labels).lower
 
-    def _hopeless(self, stop_at: float) -> Hopeless:
+    def _hopeless(self, stop_at: float) -> GiveUp:
         total = self.recipe.evaluations
         earlier = [[e["score"] for e in o["curve"]][1:] for _, _, o in self.made.values() if o["status"] == "finished"]
-        earlier = [curve for curve in earlier if len(curve) == total]
-
-        def give_up(curve: Any) -> bool:
-            scores = [look.score for look in curve if isinstance(look, Evaluation)][1:]
-            return hopeless(scores, earlier, total, stop_at, self.noise)
-
-        return give_up
+        return GiveUp([curve for curve in earlier if len(curve) == total], total, stop_at, self.noise)
 
 
 SEEDS = 1000  # a measurement learns from trials with its own seeds: those from its first on

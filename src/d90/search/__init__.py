@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy
 
@@ -100,6 +101,7 @@ def search(
     own: Sequence[Trial] = (),
     known: Sequence[Trial] = (),
     told: Callable[[str], None] = lambda message: None,
+    ahead: Callable[[Sequence[Asked]], None] = lambda coming: None,
 ) -> Found:
     """Find d90.
 
@@ -109,6 +111,7 @@ def search(
         own: trials of this search that are finished; what they cost is spent.
         known: trials of others; they cost nothing.
         told: is told what comes next.
+        ahead: is told of trials that will all be asked for (of confirming ones, if the answer stays): they may be made at once.
 
     Raises:
         InputError: an empty range, or a value outside it.
@@ -130,6 +133,9 @@ def search(
         if asked is None:
             return _found(trials, spent, fit, q)
         told(asked.why)
+        coming = _coming(asked, trials, q)
+        if len(coming) > 1:
+            ahead(coming)
         mine.append(evaluate(asked))
 
 
@@ -148,15 +154,12 @@ def _fit(trials: Sequence[Trial], q: Question) -> Posterior | None:
 
 def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Question) -> Asked | None:
     """The next trial, or None where it is enough."""
-    fresh = next(
-        s for s in range(q.seed, q.seed + len(trials) + 1) if all(s not in (t.p, t.t) for t in _inside(trials))
-    )
+    fresh = _fresh(trials, q)
     if q.full is None and all(trial.d is not None for trial in trials):
         return Asked(None, q.seed, q.seed, True, "full fine-tuning")
-    tried = {trial.d for trial in _inside(trials)}
-    wanted = next((d for d in q.first if d not in tried), None)
+    wanted = _wanted(trials, q)
     if wanted is not None:
-        return Asked(wanted, fresh, fresh, False, f"d = {wanted}, asked for")
+        return wanted
     if spent >= q.budget - 0.5:
         return None
     bracket = _bracket(trials, fit, q)
@@ -178,11 +181,39 @@ def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Quest
     if q.full is None and q.repeat_full and of_full > worths.max():
         seed = next(s for s in range(q.seed, q.seed + len(trials) + 1) if all(t.d or t.t != s for t in trials))
         return Asked(None, seed, seed, True, f"{told}: full fine-tuning again, seed {seed}")
-    count = {d: sum(t.d == d for t in trials) for d in tried}
+    count = {d: sum(t.d == d for t in trials) for d in {trial.d for trial in _inside(trials)}}
     best = [int(d) for d, w in zip(fit.ds, worths, strict=True) if w >= NEAR * worths.max()]
     d = max(best, key=lambda d: (count.get(d, 0), worths[int(numpy.searchsorted(fit.ds, d))]))
     unsure = UNSURE[0] < fit.passes(d) < UNSURE[1]
     return Asked(d, fresh, fresh, unsure, f"{told}: d = {d:,}, seed {fresh}")
+
+
+def _coming(asked: Asked, trials: Sequence[Trial], q: Question) -> list[Asked]:
+    """What is asked for from here whatever comes of it: the values of `first`, or, if the answer stays, what confirms it."""
+    for rest in (_wanted, partial(_confirming, d=asked.d)):
+        found, made = list[Asked](), list(trials)
+        while (following := rest(made, q)) is not None and (found or following == asked):
+            found.append(following)
+            made.append(Trial(following.d, following.p, following.t, 0.0, 0.0))
+        if found:
+            return found
+    return [asked]
+
+
+def _confirming(trials: Sequence[Trial], q: Question, d: int | None) -> Asked | None:
+    """The next trial that confirms d."""
+    return next(iter(_confirm(trials, d, _fresh(trials, q), q)), None) if d is not None else None
+
+
+def _fresh(trials: Sequence[Trial], q: Question) -> int:
+    """The first seed that no trial in a subspace has."""
+    return next(s for s in range(q.seed, q.seed + len(trials) + 1) if all(s not in (t.p, t.t) for t in _inside(trials)))
+
+
+def _wanted(trials: Sequence[Trial], q: Question) -> Asked | None:
+    """The first value of `first` that was not tried."""
+    tried, fresh = {trial.d for trial in _inside(trials)}, _fresh(trials, q)
+    return next((Asked(d, fresh, fresh, False, f"d = {d}, asked for") for d in q.first if d not in tried), None)
 
 
 def _inside(trials: Sequence[Trial]) -> list[Trial]:

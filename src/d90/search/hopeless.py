@@ -9,9 +9,11 @@ fewer than two earlier trials. What is known of the score is then that it lies b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
-__all__ = ["hopeless"]
+__all__ = ["GiveUp", "hopeless"]
 
 SLACK = 1.5
 FEWEST = 2  # earlier trials
@@ -34,3 +36,18 @@ def hopeless(
         return False
     rises = [best[-1] - best[done - 1] for best in (list(accumulate(curve, max)) for curve in earlier)]
     return max(scores) + SLACK * max(rises) + 2 * noise < threshold
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """`hopeless` as plain data, which can be sent: called with a run's evaluations, the first of them before any step."""
+
+    earlier: Sequence[Sequence[float]]
+    total: int
+    threshold: float
+    noise: float
+
+    def __call__(self, curve: Sequence[Any]) -> bool:
+        """Whether to give up."""
+        scores = [look.score for look in curve][1:]
+        return hopeless(scores, self.earlier, self.total, self.threshold, self.noise)

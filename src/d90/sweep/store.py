@@ -92,7 +92,8 @@ class Store:
         with self._errors():
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+                # threads of a study take turns (`d90.sweep.executor`)
+                self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             else:
                 if not self.path.is_file():
                     raise StoreError(f"no store at '{self.path}'; run 'd90 measure' first, or name one with --store")
