@@ -26,6 +26,7 @@ test: lint
 	$(BIN)/pytest -m "not slow"
 
 test-all: lint
+	$(BIN)/pip install -q -c constraints.txt ray
 	$(BIN)/pytest
 
 # an install where no C compiler is found: torch does the projections' work
