@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all no-compiler bench lint clean
+.PHONY: demo test test-all older no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/d90_kernels.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,9 +25,17 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/pytest -m "not slow"
 
+# all of it: sweeps on Ray, sanitizers over every path of the C code, 10,000 mutated files, the older peft
 test-all: lint
 	$(BIN)/pip install -q -c constraints.txt ray
 	$(BIN)/pytest
+	$(MAKE) older
+
+# the oldest peft and transformers that the metadata allows, laid over the tested versions of the rest
+older: $(INSTALLED)
+	$(BIN)/pip install -q --no-deps --upgrade --target build/older -r constraints-older.txt
+	PYTHONPATH=build/older $(BIN)/python -c "import peft, transformers as t; assert (peft.__version__, t.__version__) == ('0.17.0', '4.57.1'), t"
+	PYTHONPATH=build/older $(BIN)/pytest tests/integrations tests/methods/test_lora.py
 
 # an install where no C compiler is found: torch does the projections' work
 no-compiler: $(INSTALLED)
