@@ -145,6 +145,7 @@ class Lab:
         """The outcome of a trial: made just now elsewhere, stored, or trained here."""
         body = fresh
         if body is None:
+            self._told.trial_turned(0)  # none of those that run elsewhere
             stored = self._stored(ask)
             if stored is not None:
                 body = stored.outcome

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from d90.console import Lines, Terminal
 from d90.errors import InputError, RunFailed
 from d90.sweep.executor import Executor, Job
 from d90.sweep.local import Local
@@ -157,6 +158,25 @@ def test_an_error_in_one_call_ends_the_others_once_their_trials_have_ended(local
     assert len(ended) == len(list(tmp_path.iterdir())) < 50, "a trial under way was lost"
     assert not local._live
     assert run(local, [job("square", n=2)])[0][0]["square"] == 4
+
+
+def test_what_several_trials_tell_is_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    lines, bars = Lines(), Terminal()
+    for told in (lines, bars):
+        for number in (1, 2):
+            told.trial_turned(number)
+            told.trial_started(f"trial {number}", 10)
+    assert sorted(bars._trials) == [1, 2]
+    for told in (lines, bars):
+        told.trial_turned(0)
+        told.trial_ended("trial 3", "0.5, stored")
+        told.trial_turned(1)
+        told.trial_scored(5, 0.25, 1.0)
+        told.trial_ended("trial 1", "0.25")
+    assert list(bars._trials) == [2], "each takes its own bar away"
+    bars.close()
+    said = capsys.readouterr().err
+    assert "trial 1, step 5: score 0.2500" in said
 
 
 def test_impossible_numbers_of_trials_are_refused() -> None:

@@ -1,1 +1,1 @@
-"""Trials and where they are kept."""
+"""Where trials are kept, and where they run."""
