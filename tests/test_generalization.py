@@ -144,3 +144,13 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["gap", str(store), "-o", str(tmp_path / "g.html")], catch_exceptions=False)
     assert done.exit_code == 0
     assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_number_given_for_a_baseline_is_no_accuracy(store: Path, tmp_path: Path) -> None:
+    kept = Store(tmp_path / "s.sqlite")
+    (body,) = [body for key, _, body in Store(store, write=False).all_studies() if key == "a"]
+    kept.put_study("a", "measure", body | {"baseline_method": "a given number", "baseline": 1.0})
+    kept.close()
+    (row,) = generalization([tmp_path / "s.sqlite"])
+    assert row.baseline is None
+    assert gaps_page([asdict(row)], LEVELS).count("<figure>") == 0

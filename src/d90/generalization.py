@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         d90, interval: as measured.
-        baseline: full fine-tuning's score on the validation split, in `metric`.
+        baseline: full fine-tuning's score on the validation split, in `metric`; None where a number was given in its place.
         train, evaluation: accuracies of the tune at d90, on n training examples and on the validation split; None: not trained.
         gap: relative; None where it is not defined.
         capacity: sqrt(d90 ln r / n).
@@ -48,7 +48,7 @@ class Row:
     metric: str
     d90: int
     interval: tuple[int | None, int | None]
-    baseline: float
+    baseline: float | None
     train: float | None = None
     evaluation: float | None = None
     n: int | None = None
@@ -101,7 +101,8 @@ def _row(study: dict[str, Any], known: dict[str, Any], store: Store, train: bool
             told.note(f"{study['model']} on {study['task']}: {note}")
     interval = study["interval"]
     common = (study["model"], study["task"], study["method"], study["rule"], study["metric"], study["d90"])
-    row = Row(*common, (interval[0], interval[1]), study["baseline"], note=note)
+    full = None if study["baseline_method"] == "a given number" else study["baseline"]
+    row = Row(*common, (interval[0], interval[1]), full, note=note)
     if body is None:
         return row
     seen, evaluation, n = body["train"], body["evaluation"], body["n"]
