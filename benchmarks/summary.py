@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 from summary_studies import study_tables
 
@@ -77,24 +78,47 @@ def main() -> None:
 
 
 def certificates() -> list[str]:
-    """A row for each certificate beside the store they come from."""
-    found = sorted(RESULTS.glob("certify_*.json"))
-    if not found:
-        return []
-    parts = [
-        "\n## Certificates\n",
-        "True error <= bound with probability 95 %, from the training examples alone: `benchmarks/certificates.sh DATA`. With a prior "
-        "its share of the examples trains the starting point and the bound counts the rest. The hold-out column is what a tenth of the "
-        "same examples, held out, would have certified at this test error. `d90 certify --check FILE` decodes a message and counts "
-        "its errors again.\n",
-        "| certificate | prior | n | training error | bits | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
-    ]
-    for path in found:
-        c = json.loads(path.read_text())
-        words = f"{c['errors'] / c['n']:.2%} | {c['bits']:.0f} | **{c['bound']:.2%}** | {c['test_error']:.2%} | {c['holdout']:.2%}"
+    """A row for each certificate beside the store they come from; those of language models, in bits per token, apart."""
+    found = [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("certify_*.json"))]
+    errors = [(path, c) for path, c in found if "majority" in c]
+    language = [(path, c) for path, c in found if "vocabulary" in c]
+    parts = []
+    if errors:
+        parts += [
+            "\n## Certificates\n",
+            "True error <= bound with probability 95 %, from the training examples alone: `benchmarks/certificates.sh DATA`. With a prior "
+            "its share of the examples trains the starting point and the bound counts the rest. The hold-out column is what a tenth of the "
+            "same examples, held out, would have certified at this test error; the smaller one is bold. `d90 certify --check FILE` "
+            "decodes a message and counts its errors again.\n",
+            "| certificate | prior | n | training error | bits | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
+        ]
+    for path, c in errors:
+        words = f"{c['errors'] / c['n']:.2%} | {c['bits']:.0f} | {_smaller(c, '.2%')[0]} | {c['test_error']:.2%} | {_smaller(c, '.2%')[1]}"
         prior = f"{c['prior']:,}" if c["prior"] else "none"
         parts.append(f"| [{path.stem}]({path.name}) | {prior} | {c['n']:,} | {words} | {c['majority']:.2%} |")
+    warned = [(path.stem, line) for path, c in found for line in c["assumptions"] if line.startswith("warning")]
+    if warned:
+        parts.append("\nWhat was found about the examples and the base:\n")
+        parts += [f"- {stem}: {line.removeprefix('warning: ')}" for stem, line in warned]
+    if language:
+        parts += [
+            "\n## Certificates of language models\n",
+            "Bits per token of a new document <= bound with probability 95 %, predictions smoothed by alpha; n counts documents, cut "
+            "at the recipe's length. Uniform: log2 of the vocabulary.\n",
+            "| certificate | n | evaluated | alpha | training | bits | bound | test | untrained | hold-out | uniform |\n"
+            "|-|-|-|-|-|-|-|-|-|-|-|",
+        ]
+    for path, c in language:
+        bound, holdout = _smaller(c, ".3f")
+        words = f"{c['mean']:.3f} | {c['bits']:.0f} | {bound} | {c['test']:.3f} | {c['untrained']:.3f} | {holdout} | {c['uniform']:.3f}"
+        parts.append(f"| [{path.stem}]({path.name}) | {c['n']:,} | {c['evaluated']:,} | {c['alpha']:g} | {words} |")
     return parts
+
+
+def _smaller(c: dict[str, Any], form: str) -> tuple[str, str]:
+    """(bound, hold-out), the smaller one bold."""
+    bound, holdout = f"{c['bound']:{form}}", f"{c['holdout']:{form}}"
+    return (f"**{bound}**", holdout) if c["bound"] <= c["holdout"] else (bound, f"**{holdout}**")
 
 
 def compared() -> list[str]:
