@@ -88,6 +88,23 @@ def test_trials_of_others_are_learned_from_and_cost_nothing() -> None:
     assert second.d90 == first.d90
 
 
+def test_the_bracket_goes_on_from_a_trial_that_was_given_up() -> None:
+    """Its upper end is the threshold, and not below it; taken for unknown, the same d would be tried until the budget is spent."""
+
+    class Hasty(World):
+        def __call__(self, asked: Asked) -> Trial:
+            found = super().__call__(asked)
+            below = found.exact and found.low < 0.5 and not asked.whole
+            return Trial(found.d, found.p, found.t, found.low - 0.02, 0.5, 0.5) if below else found
+
+    world = Hasty(60_000)
+    found = search(world, question(start=64))
+    tried = [asked.d for asked in world.asked if asked.why.startswith("bracket")]
+    assert tried == sorted(set(tried)), "upwards, each d once"
+    assert found.status == "found"
+    assert found.d90 == pytest.approx(60_000, rel=0.5)
+
+
 def test_an_unreachable_threshold_is_named() -> None:
     world = World(1e12)
     found = search(world, question(high=4000))
