@@ -533,18 +533,35 @@ static void FN(signs_draw)(signs_t *plan, uint64_t seed, const int64_t *blocks, 
 #undef AT
 }
 
-/* x with the signs of vector v of a block; `words` is the block's first counter in one stream. */
-ALWAYS vf FN(flip)(vf x, const uint32_t *words, int64_t v) {
+/* Where the word lies that holds the signs of vector v of a block; `words` is the block's first counter in one stream. */
+ALWAYS const uint32_t *FN(word)(const uint32_t *words, int64_t v) {
     int64_t w = v * L / 32;
-    uint32_t offset = (uint32_t)(v * L % 32), word = words[(w & 3) * COUNTERS + (w >> 2)];
+    return words + (w & 3) * COUNTERS + (w >> 2);
+}
+
+/* The signs of vector v of a block, out of its word, as the first bit of each lane; the other bits hold rubbish. */
+ALWAYS vu FN(signs)(uint32_t word, int64_t v) {
+    uint32_t offset = (uint32_t)(v * L % 32);
 #if L == 4 /* no shift by lane in SSE2: compare one bit of each lane instead */
-    vu bit = {1, 2, 4, 8}, sign = (vu)((((vu){0} + (word >> offset)) & bit) != 0);
+    vu bit = {1, 2, 4, 8};
+    return (vu)((((vu){0} + (word >> offset)) & bit) != 0);
 #else
 #define SHIFT(i) 31 - (i)
-    vu sign = ((vu){0} + word) << ((vu){LANES(SHIFT)} - offset);
+    return ((vu){0} + word) << ((vu){LANES(SHIFT)} - offset);
 #undef SHIFT
 #endif
-    return (vf)((vu)x ^ (sign & 0x80000000u));
+}
+
+ALWAYS vf FN(flip)(vf x, uint32_t word, int64_t v) { return (vf)((vu)x ^ (FN(signs)(word, v) & 0x80000000u)); }
+
+/* to + x factor with the signs of vector v. */
+ALWAYS vf FN(add_flipped)(vf to, vf x, float factor, uint32_t word, int64_t v) {
+#if L == 8 /* one instruction takes the factor or its negative by the first bit */
+    vf plus = (vf){0} + factor;
+    return to + x * (vf)_mm256_blendv_ps((__m256)plus, (__m256)-plus, (__m256)FN(signs)(word, v));
+#else
+    return to + FN(flip)(x, word, v) * factor;
+#endif
 }
 
 /* --- H_m ----------------------------------------------------------------------------------------------------------
@@ -593,11 +610,12 @@ ALWAYS void FN(butterflies)(vf *x, int count) {
 ALWAYS void FN(front)(int nv, int radix, const float *from, const float *times, const uint32_t *words, float *x, const float *ahead) {
     for (int low = 0; low < nv; low += radix) {
         vf v[RADIX];
+        const uint32_t *here = words ? FN(word)(words, low) : NULL; /* words below are then at constant places from here */
 #pragma GCC unroll 16
         for (int i = 0; i < radix; i++) {
-            __builtin_prefetch(ahead + (low + i) * L);
+            if (i * L % 16 == 0) __builtin_prefetch(ahead + (low + i) * L);
             v[i] = LOAD(from + (low + i) * L);
-            v[i] = times ? v[i] * LOAD(times + (low + i) * L) : FN(flip)(v[i], words, low + i);
+            v[i] = times ? v[i] * LOAD(times + (low + i) * L) : FN(flip)(v[i], *FN(word)(here, i), i);
             v[i] = FN(lanes)(v[i]);
         }
         FN(butterflies)(v, radix);
@@ -625,7 +643,10 @@ ALWAYS void FN(back)(int nv, int radix, int what, const float *x, const float *t
                      float *out) {
     int stride = nv / radix, group = stride < 32 / L ? stride : 32 / L; /* vectors that share a word of signs */
 #pragma GCC unroll 8
-    for (int low = 0; low < stride; low += group)
+    for (int low = 0; low < stride; low += group) {
+        uint32_t word[4] = {0}; /* read before anything is stored, which the compiler could not know to be elsewhere */
+#pragma GCC unroll 4
+        for (int q = 0; q < radix && words; q++) word[q] = *FN(word)(words, low + q * stride);
 #pragma GCC unroll 8
         for (int i = low; i < low + group; i++) {
             vf v[4];
@@ -635,15 +656,15 @@ ALWAYS void FN(back)(int nv, int radix, int what, const float *x, const float *t
 #pragma GCC unroll 4
             for (int q = 0; q < radix; q++) {
                 int at = i + q * stride;
-                vf y = times ? v[q] * LOAD(times + at * L) : FN(flip)(v[q], words, at);
-                if (what == FN(ADD))
-                    STORE(out + at * L, LOAD(out + at * L) + y);
-                else if (what == FN(STREAMED))
-                    STREAM(out + at * L, LOAD(base + at * L) + y * factor);
+                vf to = what == FN(ADD) ? LOAD(out + at * L) : LOAD(base + at * L);
+                vf y = times ? to + v[q] * LOAD(times + at * L) : FN(add_flipped)(to, v[q], what == FN(ADD) ? 1 : factor, word[q], at);
+                if (what == FN(STREAMED))
+                    STREAM(out + at * L, y);
                 else
-                    STORE(out + at * L, LOAD(base + at * L) + y * factor);
+                    STORE(out + at * L, y);
             }
         }
+    }
 }
 
 ALWAYS void FN(block)(int nv, int what, const float *from, const float *times_in, const uint32_t *words_in, const float *ahead,
