@@ -30,7 +30,7 @@ def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> dic
 def test_falling_is_counted_over_pairs(d90s: list[int], verdict: str) -> None:
     ((words, found),) = series_claims(series(*((step, d, "found") for step, d in enumerate(d90s))))
     assert found == verdict
-    assert words.startswith("t, the last target")
+    assert words.startswith("t, the last model's target")
 
 
 def test_a_target_out_of_reach_is_above_every_d_and_a_failed_model_is_left_out() -> None:

@@ -61,12 +61,12 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
         for name in (
             "matrices",
             "r",
-            "norm of W",
-            "norm of Delta",
+            "W",
+            "Delta",
             "W in Delta's",
             "W in its own",
             "random",
-            "amplified",
+            "factor",
         ):
             table.add_column(name, justify="left" if name == "matrices" else "right")
         groups = defaultdict(list)

@@ -154,6 +154,6 @@ def _maps(likeness: Sequence[dict[str, Any]]) -> str:
                     axis.set_ticks(sorted({1, size // 2, size} - {0}))
                 axes.set_title(title, fontsize=9, loc="left")
                 axes.set_xlabel("j", labelpad=0)
-                axes.set_ylabel("i")
+                axes.set_ylabel("i", rotation=0)
         figure.colorbar(shown, ax=grid.ravel().tolist(), fraction=0.03, aspect=12 * len(groups), label="phi(i, j)")
         return for_page(rendered(figure), [], {}, "m")

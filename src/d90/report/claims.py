@@ -45,7 +45,8 @@ def series_claims(study: Body) -> list[Claim]:
             points.append((cell["x"], math.inf))
     for (task, target), points in groups.items():
         points.sort()
-        head = f"{os.path.basename(task.rstrip('/'))}, {'the last' if target == 'last' else 'its own'} target"
+        whose = "the last model's" if target == "last" else "its own"
+        head = f"{os.path.basename(task.rstrip('/'))}, {whose} target"
         pairs = [(a, b) for (x, a), (z, b) in itertools.combinations(points, 2) if x < z and a != b]
         if not pairs:
             found.append((f"{head}: {len(points)} models have a d90, and none differ", OPEN))

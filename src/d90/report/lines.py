@@ -13,7 +13,7 @@ from typing import Any
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
-from d90.report.words import SHARES, count
+from d90.report.words import SHARES, count, score
 
 __all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
 
@@ -25,13 +25,20 @@ TARGETS = {"last": "the last model's target", "own": "its own target"}
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y, low, high), the last two the ends of a bar, both y for none; `told` is what the pointer shows of each."""
+    """One line.
+
+    Attributes:
+        points: (x, y, low, high), the last two the ends of a bar, both y for none.
+        told: what the pointer shows of each.
+        above: where there is no y because nothing is large enough: an arrow at the top.
+    """
 
     label: str
     points: Sequence[tuple[float, float, float, float]]
     colour: int
     dash: str = "-"
     told: Sequence[str] = ()
+    above: Sequence[float] = ()
 
 
 def write_page(text: str, path: str | os.PathLike[str]) -> Path:
@@ -57,7 +64,9 @@ def series_page(study: dict[str, Any]) -> str:
                 more = f", {TARGETS[target]}" if len(asked) > 1 else ""
                 points = [(float(c["x"]), float(c["d90"]), *_ends(c)) for c in cells]
                 told = [f"{c['model']}, {TARGETS[c['target']]}: {answered(c)}{interval(c)}" for c in cells]
-                lines.append(Line(f"{_base(task)}{more}", points, i, DASHES[target], told))
+                above = [float(c["x"]) for c in study["cells"] if _unreached(c, task, target)]
+                dash = DASHES[target] if len(asked) > 1 else "-"
+                lines.append(Line(f"{_base(task)}{more}", points, i, dash, told, above))
         full = {
             (float(c["x"]), c["score"], c["score"], c["score"])
             for c in study["cells"]
@@ -76,11 +85,16 @@ def series_page(study: dict[str, Any]) -> str:
         figures.append(_figure(named, scores, study["xlabel"], "validation score", scale, "linear", "f", xs))
     lasts = {task: [c["model"] for c in study["cells"] if c["task"] == task][-1] for task in tasks}
     givers = study.get("givers", {})
+    shared = os.path.commonprefix([cell["model"] for cell in study["cells"]])  # noqa: RUF071  (cut to whole parts next)
+    folder = shared.rpartition("/")[0]
+    folder = f"{folder}/" if folder else ""
     return (
         environment()
         .get_template("series.html")
         .render(
-            **{**study, "cells": [{**c, "answer": answered(c), "ends": interval(c)} for c in study["cells"]]},
+            **study,
+            tables=[(task, [_shown(c, folder) for c in study["cells"] if c["task"] == task]) for task in tasks],
+            folder=folder,
             title=title,
             figures=[Markup(figure) for figure in figures],
             targets=TARGETS,
@@ -91,13 +105,20 @@ def series_page(study: dict[str, Any]) -> str:
     )
 
 
+def _shown(cell: dict[str, Any], folder: str) -> dict[str, Any]:
+    return {
+        **cell,
+        "name": cell["model"].removeprefix(folder),
+        "answer": answered(cell),
+        "ends": interval(cell).removeprefix(", "),
+    }
+
+
 def answered(cell: dict[str, Any]) -> str:
     """A cell's d90, or why there is none."""
     if cell["d90"] is not None:
         return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
-    return {"unreachable": "none: not even the largest d", "trivial": "none: the target is no better than chance"}.get(
-        cell["status"], str(cell["status"])
-    )
+    return {"unreachable": "none reaches it", "trivial": "target at chance"}.get(cell["status"], str(cell["status"]))
 
 
 def interval(cell: dict[str, Any]) -> str:
@@ -106,6 +127,10 @@ def interval(cell: dict[str, Any]) -> str:
     if low is None and high is None:
         return ""
     return f", {'...' if low is None else f'{low:,}'} to {'...' if high is None else f'{high:,}'}"
+
+
+def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
+    return (cell["task"], cell["target"], cell["status"]) == (task, target, "unreachable")
 
 
 def _ends(cell: dict[str, Any]) -> tuple[float, float]:
@@ -138,10 +163,18 @@ def lowdata_page(study: dict[str, Any]) -> str:
         Line(
             row["asked"],
             [
-                (float(n), *(factor * (c["mean"] + side * c["spread"]) for side in (0, -1, 1)))
+                # a little apart, so that no bar hides another
+                (
+                    n * 1.03 ** (i - (len(rows) - 1) / 2),
+                    *(factor * (c["mean"] + side * c["spread"]) for side in (0, -1, 1)),
+                )
                 for n, c in zip(study["counts"], row["cells"], strict=True)
             ],
             i,
+            told=[
+                f"{row['asked']}, n = {n:,}: {score(c['mean'], metric)}"
+                for n, c in zip(study["counts"], row["cells"], strict=True)
+            ],
         )
         for i, row in enumerate(rows)
     ]
@@ -195,6 +228,12 @@ def _figure(
             told[f"{prefix}{i}-dots"] = list(line.told) or [
                 f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
             ]
+        arrows = [(x, line.colour) for line in lines for x in line.above]
+        for n, (x, which) in enumerate(arrows):
+            axes.plot(
+                [x], [1.0], "^", transform=axes.get_xaxis_transform(), clip_on=False, fillstyle="none", markersize=7,
+                color=COLOURS[which % len(COLOURS)], label="" if n else "more than all weights",
+            )  # fmt: skip
         positive = [x for x in ticks if x > 0]
         if xscale == "symlog":
             axes.set_xscale("symlog", linthresh=min(positive), linscale=0.6)
