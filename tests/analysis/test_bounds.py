@@ -141,6 +141,102 @@ def test_bits_per_token() -> None:
     assert b.bits_per_token(mean, 0.05, 512, 10, 0.05, 1e6) == pytest.approx(high)
 
 
+# --- every formula in 40 digits, written down once more from its paper -------------------------------------------------
+
+
+def mp_nats(delta: float, bits: float = 0.0) -> mp.mpf:
+    return -mp.log(mp.mpf(delta)) + mp.mpf(bits) * mp.log(2)
+
+
+def mp_kl_upper(q: float, c: mp.mpf) -> mp.mpf:
+    """sup{p : kl(q || p) <= c} by bisection in 40 digits."""
+    low, high = mp.mpf(q), mp.mpf(1)
+    for _ in range(130):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exact_kl(q, middle) <= c else (low, middle)
+    return high
+
+
+CASES = [(0.0, 50, 0.0), (0.1, 6_920, 400.0), (0.37, 200, 12.0), (0.004, 10**6, 3_000.0)]
+
+
+@pytest.mark.parametrize(("q", "n", "bits"), CASES)
+@pytest.mark.parametrize("delta", [0.05, 1e-6])
+def test_formulas_in_forty_digits(q: float, n: int, bits: float, delta: float) -> None:
+    price, e = mp_nats(delta, bits), mp.mpf(q)
+
+    def same(found: float, expected: mp.mpf) -> None:
+        assert math.isclose(found, float(min(mp.mpf(1), expected)), rel_tol=1e-9, abs_tol=1e-14)
+
+    same(b.nats(delta, bits) / 1e7, price / mp.mpf("1e7"))
+    same(b.occam_kl(q, n, delta, bits), mp_kl_upper(q, price / n))
+    same(b.occam_hoeffding(q, n, delta, bits), e + mp.sqrt(price / (2 * n)))
+    divergence = bits / 3
+    maurer = mp.mpf(divergence) + mp.log(2 * mp.sqrt(n) / mp.mpf(delta))
+    same(b.pac_bayes_kl(q, n, divergence, delta), mp_kl_upper(q, maurer / n))
+    same(b.pac_bayes_mcallester(q, n, divergence, delta), e + mp.sqrt(maurer / (2 * n)))
+    low, high = mp.mpf(2), mp.mpf("7.5")
+    mean = 2 + 5.5 * q
+    scaled = (mp.mpf(mean) - low) / (high - low)
+    of_kl = low + (high - low) * mp_kl_upper(float(scaled), price / n)
+    assert math.isclose(b.bounded_kl(mean, 2, 7.5, n, delta, bits), float(of_kl), rel_tol=1e-9)
+    hoeffding = min(high, mp.mpf(mean) + (high - low) * mp.sqrt(price / (2 * n)))
+    assert math.isclose(b.bounded_hoeffding(mean, 2, 7.5, n, delta, bits), float(hoeffding), rel_tol=1e-12)
+    x, variance = price + mp.log(2), mp.mpf("0.31")
+    bernstein = mp.mpf(mean) + mp.sqrt(2 * variance * x / n) + 7 * (high - low) * x / (3 * (n - 1))
+    found = b.empirical_bernstein(mean, 0.31, 2, 7.5, n, delta, bits)
+    assert math.isclose(found, float(min(high, bernstein)), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "vocabulary"), [(0.001, 50_257), (0.1, 512), (0.6, 7), (1.0, 3)])
+def test_smoothing_in_forty_digits(alpha: float, vocabulary: int) -> None:
+    a, v = mp.mpf(alpha), mp.mpf(vocabulary)
+    low, high = b.smoothed_range(alpha, vocabulary)
+    assert math.isclose(low, float(-mp.log(1 - a + a / v, 2)), rel_tol=1e-12)
+    assert math.isclose(high, float(-mp.log(a / v, 2)), rel_tol=1e-12)
+    if alpha == 1.0:
+        return
+    n, m, delta, bits, among, mean = 3_000, 700, 0.05, 150.0, 24, (low + high) / 2
+    s = mp.mpf(n) / (n + m)
+    width = mp.mpf(high) - mp.mpf(low)
+    first = mp.mpf(mean) + width * mp.sqrt((mp_nats(delta) - mp.log(1 - s) + mp.log(among)) / (2 * m))
+    hoeffding = first + width * mp.sqrt((mp_nats(delta, bits) - mp.log(s)) / (2 * n))
+    found = b.bits_per_token(mean, alpha, vocabulary, n, delta, bits, m, "hoeffding", among=among)
+    assert math.isclose(found, float(min(mp.mpf(high), hoeffding)), rel_tol=1e-9)
+    step = mp_kl_upper(0.5, (mp_nats(delta) - mp.log(1 - s) + mp.log(among)) / m)
+    kl = mp.mpf(low) + width * mp_kl_upper(float(step), (mp_nats(delta, bits) - mp.log(s)) / n)
+    found = b.bits_per_token(mean, alpha, vocabulary, n, delta, bits, m, "kl", among=among)
+    assert math.isclose(found, float(kl), rel_tol=1e-8)
+    whole = b.bits_per_token(mean, alpha, vocabulary, n, delta, bits, form="bernstein", variance=0.2)
+    assert whole == b.empirical_bernstein(mean, 0.2, low, high, n, delta, bits)
+
+
+def test_the_papers_quantities_in_forty_digits() -> None:
+    for train, evaluation in ((0.99, 0.873), (0.5, 0.62), (1.0, 0.0)):
+        exact = (mp.mpf(train) - mp.mpf(evaluation)) / (1 - mp.mpf(evaluation))
+        assert math.isclose(b.relative_gap(train, evaluation), float(exact), rel_tol=1e-12)
+    for d, levels, n in ((200, 16, 10_000), (896, 3, 3_668), (0, 2, 5), (7, 1, 9)):
+        exact = mp.mpf("0.125") + mp.sqrt(mp.mpf(d) * mp.log(levels) / n)
+        assert math.isclose(b.capacity_form(0.125, d, levels, n), float(exact), rel_tol=1e-12)
+    counts = (3, 7, 1, 1_000)
+    assert math.isclose(b.choice_bits(counts), float(sum(mp.log(c, 2) for c in counts)), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(("errors", "n", "bits"), [(40, 50, 0), (692, 6_920, 9), (999_990, MILLION, 0)])
+def test_the_lower_bound_is_the_exact_one(errors: int, n: int, bits: int) -> None:
+    """Pr[Binomial(n, p) >= errors] = Pr[Binomial(n, 1-p) <= n - errors] is delta 2^-K there."""
+    p = b.binomial_lower(errors, n, 0.05, bits)
+    assert 0 < p < errors / n
+    price = mp.log(mp.mpf("0.05")) - bits * mp.log(2)
+    slope = (errors / n - p) / (p * (1 - p)) * n
+    assert abs(exact_log_cdf(n - errors, n, 1 - mp.mpf(p)) - price) < 1e-8 * abs(price) + 4 * slope * math.ulp(1.0)
+
+
+def test_the_hold_outs_bound_is_the_binomial_one_of_its_part() -> None:
+    p = b.holdout_of_the_same_data(0.123, 20_000, 0.1, 0.05)
+    assert abs(exact_log_cdf(246, 2_000, mp.mpf(p)) - mp.log(mp.mpf("0.05"))) < 1e-7
+
+
 FAILS = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
 
 
@@ -181,6 +277,49 @@ def test_bounded_losses_on_simulated_data_sets() -> None:
     assert np.mean([b.empirical_bernstein(m, v, 2, 8, 200) < truth for m, v in both]) <= FAILS
 
 
+def test_bits_per_token_on_simulated_data_sets() -> None:
+    """16 models whose documents' losses have known means; the best on the m evaluated of n documents is picked, and paid for."""
+    rng, n, m, alpha, vocabulary = np.random.default_rng(3), 160, 60, 0.1, 64
+    low, high = b.smoothed_range(alpha, vocabulary)
+    bits = b.choice_bits([16])
+    failures = {"kl": 0, "hoeffding": 0, "bernstein": 0}
+    for _ in range(2000):
+        shapes = rng.uniform(1.0, 2.0, size=16)
+        losses = low + (high - low) * rng.beta(shapes, 4.0, size=(n, 16))
+        truth = low + (high - low) * shapes / (shapes + 4.0)
+        part = losses[:m].mean(axis=0)  # rows are exchangeable: the first m are m drawn at random
+        best, whole = int(part.argmin()), int(losses.mean(axis=0).argmin())
+        for form in ("kl", "hoeffding"):
+            claim = b.bits_per_token(float(part[best]), alpha, vocabulary, n, 0.05, bits, m, form, among=16)  # type: ignore[arg-type]
+            failures[form] += claim < truth[best]
+        mean, variance = float(losses[:, whole].mean()), float(losses[:, whole].var(ddof=1))
+        claim = b.bits_per_token(mean, alpha, vocabulary, n, 0.05, bits, form="bernstein", variance=variance)
+        failures["bernstein"] += claim < truth[whole]
+    assert max(failures.values()) / 2000 <= FAILS, failures
+
+
+def test_pac_bayes_on_simulated_data_sets() -> None:
+    """Q weighs 32 hypotheses by exp(-n kl) of their errors, P uniform: KL(Q||P) is paid for, and the mean true error bounded."""
+    rng, n = np.random.default_rng(4), 100
+    true = rng.uniform(0.2, 0.4, size=32)
+    counts = rng.binomial(n, true, size=(2000, 32))
+    weights = np.exp(-30.0 * counts / n)
+    weights /= weights.sum(axis=1, keepdims=True)
+    divergence = (weights * np.log(32 * weights)).sum(axis=1).tolist()
+    empirical, truth = (weights * counts / n).sum(axis=1).tolist(), weights @ true
+    for bound in (b.pac_bayes_kl, b.pac_bayes_mcallester):
+        claims = np.array([bound(e, n, kl, 0.05) for e, kl in zip(empirical, divergence, strict=True)])
+        assert np.mean(claims < truth) <= FAILS
+
+
+def test_every_public_function_is_tested_here() -> None:
+    """In this file's text: a bound that nobody checked is no bound."""
+    from pathlib import Path
+
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in b.__all__ if f"b.{name}(" not in text and f"b.{name}," not in text] == []
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -209,6 +348,16 @@ def test_bounded_losses_on_simulated_data_sets() -> None:
         lambda: b.bits_per_token(3.0, 0.1, 256, 100, evaluated=101),
         lambda: b.bits_per_token(3.0, 0.1, 256, 100, form="exact"),  # type: ignore[arg-type]
         lambda: b.bits_per_token(99.0, 0.1, 256, 100),
+        lambda: b.bits_per_token(3.0, 0.1, 256, 100, evaluated=50, form="bernstein"),
+        lambda: b.bits_per_token(3.0, 0.1, 256, 100, form="bernstein", variance=math.nan),
+        lambda: b.bits_per_token(math.nan, 0.1, 256, 100),
+        lambda: b.bits_per_token(3.0, 0.1, 256, 100, evaluated=50, among=0),
+        lambda: b.binomial_lower(5, 4),
+        lambda: b.log_binomial_cdf(1, 4, 1.5),
+        lambda: b.kl_lower(0.1, math.nan),
+        lambda: b.relative_gap(math.nan, 0.5),
+        lambda: b.bounded_hoeffding(math.inf, 0.0, 1.0, 10),
+        lambda: b.pac_bayes_mcallester(0.1, 10, -1.0),
     ],
 )
 def test_what_no_bound_can_be_had_from_is_refused(call) -> None:
