@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from d90 import Subspace, layout, tune
 from d90.errors import InputError
+from d90.projections import kernels
 from tests.reference.models import Normed, words, zoo
 from tests.test_cli import run
 
@@ -103,6 +104,21 @@ def test_a_fresh_process_has_the_same_outputs(tmp_path: Path) -> None:
     assert same(dict(state), values(space.model))
     assert torch.equal(theta, space.theta)
     assert theta.abs().min() > 0
+
+
+@pytest.mark.parametrize("projection", ["fastfood", "fastfood:gaussian", "onehot"])
+def test_every_path_gives_the_same_predictions(tmp_path: Path, projection: str) -> None:
+    """Compiled or torch: the same answers, outputs within rounding, and weights within 1e-6 of their norm."""
+    path, space = saved(tmp_path, d=30, structure="said", projection=projection)
+    outputs, weights = space.model(words(64)), space.model.state_dict()
+    for kernel in ("torch", *kernels.available()):
+        with kernels.forced(kernel):
+            Subspace.load(path, model := zoo())
+            found = model(words(64))
+        assert torch.equal(found.argmax(-1), outputs.argmax(-1))
+        torch.testing.assert_close(found, outputs, rtol=1e-5, atol=1e-5)
+        for name, weight in model.state_dict().items():
+            assert (weight - weights[name]).norm() <= 1e-6 * weights[name].norm()
 
 
 @pytest.mark.parametrize("projection", ["fastfood", "fastfood:gaussian", "onehot:one"])
