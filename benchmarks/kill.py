@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py DATA [kills=50] [--out docs/results/kill.json]        DATA holds mnist/ (idx files)
 
-A measurement of the fully connected network (4,000 MNIST images, so a dozen trials of some seconds) runs once undisturbed. Then the
+A measurement of the fully connected network (1,500 MNIST images, so a dozen trials of a second or more) runs once undisturbed. Then the
 same runs on a store of its own and is killed after a random time, start-up included, again and again; then it runs to its end.
 The times are drawn so that few trials end between two kills: all kills fall into one search, or the count of searches says so.
 A finished trial counts as lost when its row is gone, as repeated when another moment of its end stands there or when
@@ -27,32 +27,33 @@ import torch
 import d90
 from d90.errors import StoreError
 from d90.sweep.store import Store, Stored
+from d90.tasks import Task, load
 
-SIZES = {"train_limit": 4000, "validation_limit": 1000, "epochs": 8, "evaluations": 4}
+SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4}
 SEARCH = {"start": 100, "resolution": 1.02}
 BEYOND = 1.3  # the latest kill, in trials after start-up
 
 
-def begin(data: str, folder: Path) -> int:
+def begin(task: Task, folder: Path) -> int:
     """A process of its own that measures; it knows what the store in the folder knows. Its id."""
-    child = os.fork()  # spares each of them the seconds that importing torch takes
+    child = os.fork()  # spares each of them the seconds that importing torch and reading the images takes
     if child:
         return child
     status = 1
     try:
         torch.set_num_threads(1)
         stored = {"store": folder / "s.sqlite", "log": folder / "s.jsonl"}
-        found = d90.measure("fc", f"idx:{data}/mnist", "full@scale=global", **SEARCH, **SIZES, **stored)
+        found = d90.measure("fc", task, "full@scale=global", **SEARCH, **SIZES, **stored)
         (folder / "answer").write_text(str(found), encoding="utf-8")
         status = 0
     finally:
         os._exit(status)
 
 
-def finish(data: str, folder: Path) -> tuple[str, float]:
+def finish(task: Task, folder: Path) -> tuple[str, float]:
     """Run to the end; the line with the answer, and the seconds until there was a trial in the store."""
     began, first = time.monotonic(), 0.0
-    child = begin(data, folder)
+    child = begin(task, folder)
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
         time.sleep(0.2)
         if not first and rows(folder):
@@ -92,8 +93,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     draw, began = random.Random(0), time.monotonic()
+    task = load(f"idx:{asked.data}/mnist", limit=SIZES["train_limit"], validation_limit=SIZES["validation_limit"])
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        answer, first = finish(asked.data, Path(one))
+        answer, first = finish(task, Path(one))
         undisturbed = rows(Path(one))
         seconds = [trial.outcome["seconds"] for trial in undisturbed]
         longest = first - seconds[0] + BEYOND * sum(seconds) / len(seconds)
@@ -102,7 +104,7 @@ def main() -> None:
         folder, done, searches, lost, early = Path(other), 0, 1, 0, 0
         kept: list[tuple[str, float | None, str, float]] = []
         while done < asked.kills:
-            child = begin(asked.data, folder)
+            child = begin(task, folder)
             time.sleep(draw.uniform(0, longest))
             if os.waitpid(child, os.WNOHANG)[
                 0
@@ -119,7 +121,7 @@ def main() -> None:
             early += len(now) == len(kept)
             kept = now
             print(f"kill {done}: {len(now)} trials finished", file=sys.stderr, flush=True)
-        resumed, _ = finish(asked.data, folder)
+        resumed, _ = finish(task, folder)
         stored, logged = rows(folder), Counter(lines(folder))
         by_pair = Counter((method, seed) for method, seed, _ in logged.elements())
         again = sum(many - 1 for many in by_pair.values()) - (len(stored) - len({t.key for t in stored}))

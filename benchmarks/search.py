@@ -268,9 +268,10 @@ def main() -> None:
     rows = [made[number] for number in numbers]
     found: dict[str, object] = {"searches": given.searches, "seconds": round(time.monotonic() - began)}
     found["all"] = {name: summary([row[name] for row in rows]) for name in WAYS}
-    for points, part in ((0.5, 0), (1.0, 1), (2.0, 2)):
-        chosen = [row["search"] for number, row in zip(numbers, rows, strict=True) if number // 5 % 3 == part]
-        found[f"search, noise {points} points"] = summary(chosen)
+    for way in ("search", "search from d = 256"):
+        for points, part in ((0.5, 0), (1.0, 1), (2.0, 2)):
+            chosen = [row[way] for number, row in zip(numbers, rows, strict=True) if number // 5 % 3 == part]
+            found[f"{way}, noise {points} points"] = summary(chosen)
     for shape, name in enumerate(("logistic", "power tail", "saturation", "two steps", "Gompertz")):
         chosen = [row["search"] for number, row in zip(numbers, rows, strict=True) if number % 5 == shape]
         found[f"search, {name}"] = summary(chosen)
