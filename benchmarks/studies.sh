@@ -32,7 +32,7 @@ both() { # task, epochs, further options: DID and SAID, the paper's rule and the
 
 compare() {
     "$d90" compare minilm "$data/sst2_sentences" --seeds 2 --epochs 2 \
-        --methods 'full top:n=2 bitfit lora:r=8 lora:r=4@d=500 full@d=1000,structure=said pafi:fraction=0.005 hiwi:on=bias adapter:kind=houlsby,r=16 adapter:kind=pfeiffer,r=16 preembed:prefix=8' \
+        --methods 'full top:n=2 bitfit lora:r=8 lora:r=4@d=500 full@d=1000,structure=said pafi:fraction=0.005 hiwi:on=bias adapter:kind=pfeiffer,r=16 top:n=1' --no-costs \
         --store "$results/compare.sqlite" --log "$results/compare.jsonl" --page "$results/compare.html"
 }
 
@@ -45,16 +45,27 @@ pretrain() { # one long run for its checkpoints, and three widths with one text 
 }
 
 # scale=relative: the default rate is made for minilm, whose matrices are five to nine times as long as those of width 128
-small=(-m full@scale=relative --target both --start 4000 --resolution 2 --budget 4 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 3e-4)
+search=(--start 4000 --resolution 2 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 3e-4)
+small=(-m full@scale=relative "${search[@]}" --budget 4)
 
 trajectory() {
-    "$d90" trajectory "$mini"/w128/step-* --tasks "$data/sst2_sentences $data/qqp" "${small[@]}" --validation-limit 2000 \
+    local found=() step
+    for step in 0000 0048 0192 0384 0768 1536; do found+=("$mini/w128/step-$step"); done
+    "$d90" trajectory "${found[@]}" --tasks "$data/sst2_sentences" --target both "${small[@]}" \
         --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
 }
 
+spaces() { # d90 of what each method moves, against full fine-tuning's target
+    local method
+    for method in full bitfit lora:r=8 pafi:fraction=0.05; do
+        "$d90" measure "$mini/w128/step-1536" "$data/sst2_sentences" -m "$method@scale=relative" "${search[@]}" --budget 5 \
+            --store "$results/spaces.sqlite" --log "$results/spaces.jsonl" --page "$results/spaces.html" "$@"
+    done
+}
+
 family() {
-    "$d90" family "$family"/w64/step-384 "$family"/w128/step-384 "$family"/w192/step-384 --tasks "$data/sst2_sentences $data/qqp" "${small[@]}" \
-        --validation-limit 2000 --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
+    "$d90" family "$family"/w64/step-384 "$family"/w128/step-384 "$family"/w192/step-384 --tasks "$data/sst2_sentences" --target both "${small[@]}" \
+        --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
 }
 
 lowdata() {
@@ -85,9 +96,8 @@ lenet) images lenet 300 "" ;;
 dense) images fc 500 projection=dense, --budget 1 ;; # a trial takes some ten minutes
 sst2) both sst2_sentences 2 ;;
 again) text sst2_sentences 2 full --start 1000 --seed 1000 ;; # the same question with other seeds
-spaces) for method in lora:r=8 bitfit pafi:fraction=0.005; do text sst2_sentences 2 "$method" --start 700 --resolution 1.5 --budget 7; done ;;
 mrpc) both mrpc 3 ;;
 compare) compare ;;
-pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
-all) for study in mnist lenet dense sst2 again spaces mrpc compare pretrain trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
+spaces | pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
+all) for study in mnist lenet dense sst2 again mrpc compare pretrain spaces trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
 esac
