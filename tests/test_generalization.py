@@ -124,6 +124,8 @@ def test_the_page_has_both_figures_and_stands_alone() -> None:
         "each dot tells its measurement, in each figure"
     )
     assert "one -1.00 over 3" in page
+    both = [asdict(row) for row in rows()] + [asdict(replace(row, rule="gain")) for row in rows()]
+    assert "one, gain rule -1.00 over 3" in gaps_page(both, LEVELS), "thresholds of two rules do not compare"
     assert "Too few" in gaps_page([asdict(rows()[0])], LEVELS)
     lacking = [asdict(row) | {"gap": None, "train": None, "note": "not trained"} for row in rows()]
     assert gaps_page(lacking, LEVELS).count("<figure>") == 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from d90.certify import Certificate, certify
     from d90.compare import Comparison, compare
     from d90.integrations.peft import SubspaceConfig
+    from d90.language import LanguageCertificate, certify_language
     from d90.measure import Measurement, measure
     from d90.recipe import Recipe
     from d90.subspace import Subspace
@@ -25,6 +26,7 @@ __all__ = [
     "Bank",
     "Certificate",
     "Comparison",
+    "LanguageCertificate",
     "Measurement",
     "Recipe",
     "Run",
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "analysis",
     "certify",
+    "certify_language",
     "compare",
     "measure",
     "methods",
@@ -45,12 +48,14 @@ _ROOMS = {
     "Bank": "bank",
     "Certificate": "certify",
     "Comparison": "compare",
+    "LanguageCertificate": "language",
     "Measurement": "measure",
     "Recipe": "recipe",
     "Run": "training",
     "Subspace": "subspace",
     "SubspaceConfig": "integrations.peft",
     "certify": "certify",
+    "certify_language": "language",
     "compare": "compare",
     "measure": "measure",
     "train": "training",

@@ -20,7 +20,8 @@ MARKS = "osD^vP*X"
 class _Dot:
     x: float
     y: float
-    task: str
+    task: str  # with its rule where it is not the paper's: thresholds of two rules do not compare
+    rule: str
     told: str
 
 
@@ -34,7 +35,7 @@ def gaps_page(rows: Sequence[dict[str, Any]], levels: int, command: str = "") ->
         ("gap", "relative gap of the tune at d90", "d90 against the relative generalization gap"),
     ):
         dots = [
-            _Dot(row["d90"], row[key], row["task"], f"{_name(row)}: d90 = {row['d90']:,}, {row[key]:.4f}")
+            _Dot(row["d90"], row[key], _group(row), row["rule"], f"{_name(row)}: d90 = {row['d90']:,}, {row[key]:.4f}")
             for row in rows
             if row[key] is not None
         ]
@@ -58,9 +59,11 @@ def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 
 def _words(dots: Sequence[_Dot]) -> str:
     told = []
-    groups = {"all": list(dots), **{task: [dot for dot in dots if dot.task == task] for task in _tasks(dots)}}
-    if len(groups) == 2:
-        del groups["all"]
+    groups = {task: [dot for dot in dots if dot.task == task] for task in _tasks(dots)}
+    for rule in dict.fromkeys(dot.rule for dot in dots):
+        every = [dot for dot in dots if dot.rule == rule]
+        if len(_tasks(every)) > 1:
+            groups[f"all tasks, {rule} rule,"] = every
     for name, group in groups.items():
         rho = rank_correlation([dot.x for dot in group], [dot.y for dot in group])
         if rho is not None:
@@ -106,6 +109,10 @@ def _figure(title: str, dots: Sequence[_Dot], ylabel: str, prefix: str) -> str:
         label = f"L{i:03d}" + "n" * max(0, len(_base(task)) - 4)
         shown = shown.replace(f">{label}<", f">{html.escape(_base(task))}<")
     return shown
+
+
+def _group(row: dict[str, Any]) -> str:
+    return str(row["task"]) if row["rule"] == "paper" else f"{row['task']}, {row['rule']} rule"
 
 
 def _tasks(dots: Sequence[_Dot]) -> list[str]:
