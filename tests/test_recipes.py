@@ -51,7 +51,7 @@ studies:
     options: {d: 20, out: "${out}/a.d90"}
   - name: a bound
     command: certify
-    options: {dims: 20, levels: 3, quantise-epochs: 1}
+    options: {dims: 20, levels: 3, quantise-epochs: 1, tried: 2}
     published:
       - {of: gap, value: 0.1, source: "figure 4"}
 """
@@ -130,7 +130,7 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
     assert asked.split()[:2] == ["d90", "compare"]
     assert "d90 compare mlp:16-32-3" in (folder / "d90.compare.html").read_text()
 
-    for module in ("d90.lab", "d90.training", "d90.certify"):
+    for module in ("d90.lab", "d90.training", "d90.coded"):
         monkeypatch.setattr(sys.modules[module], "fit", lambda *a, **k: pytest.fail("trained again"))
     again = small(tmp_path, digits)
     assert again.returncode == 0, again.stderr

@@ -265,7 +265,7 @@ def _globbed(text: str, made: Sequence[str]) -> list[str]:
 def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     """What the functions below would refuse, when the studies before have been trained."""
     KINDS[command.name].keys(arguments)
-    spec = parse(arguments.get("method", "full"))
+    spec = parse(arguments.get("method") or "full")  # certify leaves it open
     if arguments.get("rule") is not None and arguments["rule"] not in RULES:
         raise choose("rule", arguments["rule"], RULES)
     if "target" in arguments and arguments["target"] not in TARGETS:
@@ -279,7 +279,7 @@ def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:
         raise InputError(f"got {len(arguments['models'])} models, expected at least two")
     for name in ("seeds", "resolution", "budget", "tried", "start"):
-        if name in arguments and not arguments[name] >= 1:
+        if arguments.get(name) is not None and not arguments[name] >= 1:
             raise InputError(f"got {name}: {arguments[name]}, expected at least 1")
     for name in ("train_limit", "validation_limit", "max_length", "low", "high", "d"):
         if arguments.get(name) is not None and arguments[name] < 1:
