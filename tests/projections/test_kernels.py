@@ -228,15 +228,16 @@ def test_thread_count_and_order_do_not_show(path: str, spec: str, d: int) -> Non
 
 @over_paths
 @over_specs
+@pytest.mark.parametrize("d", [10, 200, 1000])
 @pytest.mark.parametrize("stream_bytes", [0, 1 << 40])
 def test_writing_in_place_and_past_the_caches(
-    path: str, spec: str, stream_bytes: int, monkeypatch: pytest.MonkeyPatch
+    path: str, spec: str, d: int, stream_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`out` may be `base`, need not be aligned, nothing outside it is touched, and streamed stores change nothing."""
     monkeypatch.setattr(kernels, "STREAM_BYTES", stream_bytes)
     n = 5000
-    p = build(spec, 1000, n, seed=3)
-    z, base = p.prepare(torch.randn(1000)), torch.randn(n)
+    p = build(spec, d, n, seed=3)
+    z, base = p.prepare(torch.randn(d)), torch.randn(n)
     with kernels.forced(path):
         (expected,) = write(p, z, [base], torch.float32)
         for shift in (0, 1, 16):

@@ -708,8 +708,8 @@ static void FN(block_write)(int64_t m, int streamed, const float *z, const float
 #define GAUSSIAN(size) FN(block)(size / L, FN(WRITE), z, gauss, NULL, ahead, NULL, outer, base, factor, out)
     if (gauss) {
         SIZES(GAUSSIAN, FN(short_block)(m, FN(WRITE), z, gauss, NULL, NULL, outer, base, factor, out))
-    } else if (streamed && m == BLOCK) {
-        SIGNED_STREAMED(BLOCK);
+    } else if (streamed && m >= 16) {
+        SIZES(SIGNED_STREAMED, break)
     } else {
         SIZES(SIGNED, FN(short_block)(m, FN(WRITE), z, NULL, inner, NULL, outer, base, factor, out))
     }
