@@ -218,5 +218,6 @@ def _write(
         return probe(model) if probe else None
     finally:
         found.unload()
+        vars(model).pop("peft_config", None)  # peft 0.18 leaves it
         for child, module in heads.items():  # peft leaves the trained copy
             setattr(model, child, module)

@@ -202,9 +202,14 @@ class SubspaceTuner(BaseTuner):
         super().set_requires_grad(adapter_names, requires_grad)
         self.d90_layer.set_requires_grad(adapter_names, requires_grad)
 
-    def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        super()._enable_adapter_layers(enabled)
-        self.d90_layer.enable_adapters(enabled)
+    def enable_adapter_layers(self) -> None:
+        super().enable_adapter_layers()
+        self.d90_layer.enable_adapters(True)
+        self._lay()
+
+    def disable_adapter_layers(self) -> None:
+        super().disable_adapter_layers()
+        self.d90_layer.enable_adapters(False)
         self._lay()
 
     def delete_adapter(self, adapter_name: str) -> None:
@@ -264,6 +269,7 @@ class SubspaceTuner(BaseTuner):
         else:
             self._take_off()
         model: nn.Module = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        vars(model).pop("peft_config", None)  # peft 0.18 leaves it
         return model
 
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
