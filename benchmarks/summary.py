@@ -26,7 +26,8 @@ benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare|pre
 
 A measurement that was cut short goes on from its store. `*.jsonl` has a line for each trial with its recipe and its
 whole curve, `*.html` the figures. d90 stands with the interval that holds it with 90 % probability; "confirmed": trained to
-its end with two seeds of P, one of them with two of training. Cost: full fine-tunings spent on that measurement, the baseline's
+its end with two seeds of P, one of them with two of training; "bracket": found by bisection with one seed, the largest d that fails
+and d90 itself stand in the interval's place. Cost: full fine-tunings spent on that measurement, the baseline's
 included and trials that were in the store already not. Seconds are of one or two busy cores and do not compare.
 
 `kill.json`: what `python benchmarks/kill.py DATA` found, 20 times kill -9 and resume.
@@ -63,8 +64,11 @@ def main() -> None:
             ends = " ... ".join("open" if end is None else f"{end:,}" for end in s["interval"])
             numbers = f"{full} | {s['threshold']:.4f} | {chance:.4f} | **{answer}** | {ends}"
             seed = min(s["definitions"]["seeds"])
-            told = "yes" if s["confirmed"] else "no"
-            parts.append(f"| `{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {told} | {s['spent']:.1f} |")
+            if "coverage" in s:
+                told, cost = "yes" if s["confirmed"] else "no", f"{s['spent']:.1f}"
+            else:  # of a version that bisected: what stands for the interval is the bracket, whose ends were trained
+                told, cost = "bracket", ""
+            parts.append(f"| `{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {told} | {cost} |")
         parts.append(
             "\nEvery trial (score: best of the evaluations on the validation split; >= where it stopped once it passed):\n"
         )

@@ -93,7 +93,8 @@ def test_a_worker_that_dies_is_told_and_tried_once_more(local: Local, tmp_path: 
 
 
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 from d90.sweep.local import Local
 from tests.sweep.work import job
 Local(2).run([job("sleep", folder=sys.argv[1], seconds=1000)] * 3, print, print)
@@ -114,7 +115,7 @@ def test_workers_end_with_their_driver_however_it_goes(tmp_path: Path, how: sign
         assert (b"KeyboardInterrupt" in said) == (how == signal.SIGINT)
     finally:
         driver.kill()
-        driver.wait()
+        driver.communicate()
 
 
 def test_calls_side_by_side_take_turns_and_wait_at_the_same_time(local: Local, tmp_path: Path) -> None:
