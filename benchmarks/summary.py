@@ -40,7 +40,8 @@ Ours: 20 epochs, Adam at 5e-2 with warm-up and decay under step rule 1, unit col
 SPACES = """
 d90 of what each method moves, side by side: a masked language model of 4 layers and width 128, pretrained here for 1,536
 updates (`benchmarks/studies.sh DATA pretrain`, D = 1.3 million), on 3,000 SST-2 sentences, 2 epochs, against one target: 90 % of
-full fine-tuning's accuracy. Scale relative. So small a model knows little, and its d90 are large.
+full fine-tuning's accuracy. Scale relative. So small a model knows little, and its d90 are large; trials stay at chance for the
+first third of their 188 steps, so "unreachable" says as much of the steps and of the default rate as of d.
 """
 
 
