@@ -14,11 +14,9 @@ describes the change learned on the rest, and the bound counts the rest alone.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ from torch import Tensor
 from d90 import layout, tune
 from d90.analysis import bounds
 from d90.certificate import WARNING, Candidate, Certificate, assumptions, bounded, majority_error, parts, tighter
-from d90.coded import check_sound, check_start, coded_tunes, decoded, pay_for, start_from
+from d90.coded import check_sound, coded_tunes, decoded, opened_again, pay_for, start_from
 from d90.errors import InputError
 from d90.finished import read_record
 from d90.lab import versions
@@ -194,33 +192,11 @@ def check(
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
     """
-    try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-        best = Candidate(**body.pop("best"))
-        body["candidates"] = tuple(Candidate(**one) for one in body["candidates"])
-        body["assumptions"] = tuple(body["assumptions"])
-        said = Certificate(best=best, **body)
-        definitions, recipe = said.definitions, Recipe(**{**said.recipe, "method": said.method})
-        prior, start, fingerprint = float(definitions["prior"]), definitions["start"], definitions["task"]
-    except FileNotFoundError:
-        raise InputError(f"no such file: '{path}'") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
-    whole = open_task(task if task is not None else recipe.task, recipe)
-    if whole.fingerprint != fingerprint:
-        raise InputError(
-            f"'{path}' certifies another set of examples: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
-            f"{whole.fingerprint[:16]}. The bound holds for those examples alone; give the same data"
-        )
-    first, counted = parts(whole, prior)
-    loaded = open_model(model if model is not None else recipe.model, whole, recipe)
-    if first is not None:
-        start_from(loaded, first, recipe, definitions["prior_epochs"], Progress())
-    data, spec = Data(loaded, counted), parse(said.method)
-    check_start(path, loaded, start, definitions)
+    said, data, spec, recipe = opened_again(path, Certificate, Candidate, model, task, "examples")
+    best = said.best
     with decoded(data, spec, recipe, best.d, best.payload):
         errors = _errors(data, "train", recipe)[0]
-    found = bounded(replace(best, errors=errors), len(counted.train), said.delta)
+    found = bounded(replace(best, errors=errors), len(data.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
         raise InputError(
             f"'{path}' says {said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}. "

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from d90 import layout
 from d90.analysis import bounds, coding
+from d90.certificate import parts
 from d90.errors import InputError
 from d90.methods import Full, Laid, Spec, lay, parse
 from d90.models import Model
@@ -27,11 +30,12 @@ from d90.recipe import Recipe
 from d90.subspace import Subspace
 from d90.sweep.store import Store, hashed
 from d90.tasks import Task
-from d90.training import Data, fit
+from d90.training import Data, fit, open_model, open_task
 
-__all__ = ["check_sound", "check_start", "coded_tunes", "decoded", "pay_for", "start_from"]
+__all__ = ["check_sound", "coded_tunes", "decoded", "opened_again", "pay_for", "start_from"]
 
 _One = TypeVar("_One")  # a dataclass: one coded tune and what was measured
+_Said = TypeVar("_Said")  # a dataclass: a certificate
 
 
 def check_sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: float, delta: float, tried: int) -> None:
@@ -57,18 +61,52 @@ def check_sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: f
     bounds.nats(delta)
 
 
-def check_start(path: str | os.PathLike[str], model: Model, start: str, definitions: dict[str, Any]) -> None:
-    """Refuse a check from another starting point than the certificate's.
+def opened_again(
+    path: str | os.PathLike[str], certificate: Callable[..., _Said], candidate: Callable[..., Any],
+    model: str | Model | None, task: str | Task | None, unit: str, needed: Sequence[str] = (),
+) -> tuple[_Said, Data, Spec, Recipe]:  # fmt: skip
+    """A certificate read back, and what it certifies: the examples that count, on the starting point it was made from.
+
+    Args:
+        certificate, candidate: the dataclasses its body and its messages are.
+        model, task: where they lie now; None: under the names in the certificate.
+        unit: what the bound counts, for the errors.
+        needed: numbers that its definitions must have besides the prior.
 
     Raises:
-        InputError: the fingerprints differ.
+        InputError: a file that is no such certificate, other examples, or another starting point.
     """
-    if layout.fingerprint(model.module.named_parameters()) != start:
+    try:
+        body = json.loads(Path(path).read_text(encoding="utf-8"))
+        body["best"] = candidate(**body["best"])
+        body["candidates"] = tuple(candidate(**one) for one in body["candidates"])
+        body["assumptions"] = tuple(body["assumptions"])
+        said = certificate(**body)
+        definitions, recipe = body["definitions"], Recipe(**{**body["recipe"], "method": body["method"]})
+        prior, start, fingerprint = float(definitions["prior"]), definitions["start"], definitions["task"]
+        for name in needed:
+            float(definitions[name])
+    except FileNotFoundError:
+        raise InputError(f"no such file: '{path}'") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
+    whole = open_task(task if task is not None else recipe.task, recipe)
+    if whole.fingerprint != fingerprint:
+        raise InputError(
+            f"'{path}' certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
+            f"{whole.fingerprint[:16]}. The bound holds for those {unit} alone; give the same data"
+        )
+    first, counted = parts(whole, prior)
+    loaded = open_model(model if model is not None else recipe.model, whole, recipe)
+    if first is not None:
+        start_from(loaded, first, recipe, definitions["prior_epochs"], Progress())
+    if layout.fingerprint(loaded.module.named_parameters()) != start:
         raise InputError(
             f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
             f"again for the check, and other threads or another processor round differently: it was made with "
             f"{definitions.get('threads')} threads on {definitions.get('machine')}, here are {torch.get_num_threads()}"
         )
+    return said, Data(loaded, counted), parse(body["method"]), recipe
 
 
 def pay_for(

@@ -26,7 +26,7 @@ from d90 import layout
 from d90.analysis import bounds
 from d90.batches import Batches
 from d90.certificate import WARNING, assumptions, parts, take
-from d90.coded import check_sound, check_start, coded_tunes, decoded, pay_for, start_from
+from d90.coded import check_sound, coded_tunes, decoded, opened_again, pay_for, start_from
 from d90.errors import InputError
 from d90.lab import versions
 from d90.methods import Spec, parse
@@ -246,33 +246,12 @@ def check_language(
     Raises:
         InputError: a file that is no such certificate, other documents or another base, or figures that do not come out.
     """
-    try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-        best = TextCandidate(**body.pop("best"))
-        body["candidates"] = tuple(TextCandidate(**one) for one in body["candidates"])
-        body["assumptions"] = tuple(body["assumptions"])
-        said = LanguageCertificate(best=best, **body)
-        definitions, recipe = said.definitions, Recipe(**{**said.recipe, "method": said.method})
-        prior, start, fingerprint = float(definitions["prior"]), definitions["start"], definitions["task"]
-        among = int(definitions["among"])
-    except FileNotFoundError:
-        raise InputError(f"no such file: '{path}'") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
-    whole = open_task(task if task is not None else recipe.task, recipe)
-    if whole.fingerprint != fingerprint:
-        raise InputError(
-            f"'{path}' certifies another set of documents: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
-            f"{whole.fingerprint[:16]}. The bound holds for those documents alone; give the same data"
-        )
-    first, counted = parts(whole, prior)
-    loaded = open_model(model if model is not None else recipe.model, whole, recipe)
-    if first is not None:
-        start_from(loaded, first, recipe, definitions["prior_epochs"], Progress())
-    check_start(path, loaded, start, definitions)
-    data, spec = Data(loaded, counted), parse(said.method)
-    known = _Known.of(len(counted.train), said.evaluated, _vocabulary(loaded), said.delta, among)
-    seen = Batches(loaded, subsample(counted.train, said.evaluated))
+    said, data, spec, recipe = opened_again(
+        path, LanguageCertificate, TextCandidate, model, task, "documents", ("among",)
+    )
+    loaded, documents, best, among = data.model, data.task.train, said.best, int(said.definitions["among"])
+    known = _Known.of(len(documents), said.evaluated, _vocabulary(loaded), said.delta, among)
+    seen = Batches(loaded, subsample(documents, said.evaluated))
     with decoded(data, spec, recipe, best.d, best.payload):
         losses = _losses(loaded, seen, precision_of(recipe, data.task), known.vocabulary)
     found = known.bounded(replace(best, losses=losses))
