@@ -184,8 +184,7 @@ class Lab:
             "hopeless": asdict(ask.hopeless) if ask.hopeless else None,
             "test": ask.test,
         }
-        steps = max(1, round(-(-len(self.task.train) // ask.recipe.batch_size) * ask.recipe.epochs))
-        return Job("d90.lab:run_job", body, self._label(ask), steps)
+        return Job("d90.lab:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
 
     def _check_same(self, ask: Ask, context: dict[str, Any]) -> None:
         """Refuse what a machine with other data or another base made."""

@@ -72,6 +72,10 @@ class Recipe:
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
 
+    def steps(self, n: int) -> int:
+        """Optimizer steps of a whole run on n training examples."""
+        return max(1, round(-(-n // self.batch_size) * self.epochs))
+
     def key(self, *fingerprints: str) -> str:
         """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
         canonical = json.dumps([asdict(self), *fingerprints], sort_keys=True)

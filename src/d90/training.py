@@ -230,8 +230,7 @@ def _loop(
     parameters = list(trained.parameters())
     # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
     optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
-    per_epoch = -(-len(data.train) // recipe.batch_size)
-    total = max(1, round(per_epoch * recipe.epochs))
+    total = recipe.steps(len(data.train))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
     looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
 

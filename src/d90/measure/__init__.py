@@ -135,7 +135,7 @@ def measure(
     wanted = goal(rule, chance, fraction, within)
     bench = Bench(
         lab, spec, recipe, base,
-        steps=max(1, round(-(-len(opened.train) // recipe.batch_size) * epochs)),
+        steps=replace(recipe, epochs=epochs).steps(len(opened.train)),
         goal=wanted,
         fixed=None if base else float(baseline),
         stops=not full_curve,
