@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-all older no-compiler bench lint clean
 
-$(INSTALLED): pyproject.toml setup.py constraints.txt src/d90/projections/kernels/d90_kernels.c
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/projections/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'

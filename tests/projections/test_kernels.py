@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d90.errors import InputError
-from d90.projections import Projection, build, kernels
+from d90.projections import Projection, build, dense, kernels
 from d90.projections.base import Target
 from d90.projections.kernels.build import LIBRARY, SOURCE, compile_kernels, compiler
-from d90.projections.philox import STREAMS, words
+from d90.projections.philox import STREAMS, gaussians, signs, words
 from d90.projections.rounding import HALF_TYPES, round_dithered
 
 PATHS = kernels.available()
-SPECS = ("fastfood:sign", "fastfood:gaussian", "onehot:sign", "onehot:one")
+SPECS = ("fastfood:sign", "fastfood:gaussian", "onehot:sign", "onehot:one", "dense:sign", "dense:gaussian")
 TYPES = (torch.float32, *HALF_TYPES)
 HERE = Path(__file__).parent
 
@@ -36,9 +36,14 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30))
 
 
-def sizes_for(d: int) -> tuple[int, ...]:
+def few(spec: str, n: int, enough: int) -> int:
+    """Rows or columns to try: `enough` for dense, whose entries torch draws at some 65 ns each."""
+    return min(n, enough) if spec.startswith("dense") else n
+
+
+def sizes_for(spec: str, d: int) -> tuple[int, ...]:
     """Tensors smaller than a block, empty, 0-dimensional (one number), ragged, whole."""
-    return (d, 1, 0, 700, 1024, 3 * d + 7, 66_001)
+    return (few(spec, d, 1030), 1, 0, 700, 1024, few(spec, 3 * d + 7, 1030), few(spec, 66_001, 2057))
 
 
 def write(
@@ -56,17 +61,20 @@ def write(
 def test_integer_draws_are_bit_equal(path: str) -> None:
     blocks = torch.tensor([0, 1, 77, (1 << 31) + 5, (1 << 32) - 1, (1 << 33) + 7])
     for seed in (0, 12345678901234, (1 << 64) - 1):
-        for stream in ("fastfood.inner", "dither"):
-            for groups in (1, 8, 37):
-                drawn = kernels.words(path, seed, STREAMS[stream], blocks, groups)
-                assert torch.equal(drawn, words(seed, stream, blocks, groups))
+        for stream in ("fastfood.inner", "dense", "dither"):
+            for groups in (1, 2, 3, 8, 15, 17, 37):
+                for rows in (1, 2, 9):  # consecutive blocks in one draw
+                    drawn = kernels.words(path, seed, STREAMS[stream], blocks, groups, rows)
+                    every = (blocks[:, None] + torch.arange(rows)).reshape(-1)
+                    assert torch.equal(drawn, words(seed, stream, every, groups))
 
 
 @needs_library
 @over_specs
 @pytest.mark.parametrize("d", [1, 2, 5, 100, 1000, 1024, 1500, 5000])
 def test_every_path_gives_torchs_weights_and_gradients(spec: str, d: int) -> None:
-    p = build(spec, d, sizes_for(d), seed=(5 << 32) + 3)
+    d = few(spec, d, 2100)
+    p = build(spec, d, sizes_for(spec, d), seed=(5 << 32) + 3)
     theta, g = torch.randn(d), torch.randn(p.D)
     with kernels.forced("torch"):
         forward, adjoint = p.forward(theta), p.adjoint(g)
@@ -81,7 +89,7 @@ def test_every_path_gives_torchs_weights_and_gradients(spec: str, d: int) -> Non
 @pytest.mark.parametrize("d", [5, 200, 1500])
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 def test_half_precision_gradients(spec: str, d: int, dtype: torch.dtype) -> None:
-    p = build(spec, d, 70_001, seed=2)
+    p = build(spec, d, few(spec, 70_001, 2050), seed=2)
     g = torch.randn(p.D).to(dtype)
     expected, found = p.new_z_gradient(), p.new_z_gradient()
     with kernels.forced("torch"):
@@ -97,7 +105,7 @@ def test_half_precision_gradients(spec: str, d: int, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("d", [5, 100, 1500])
 def test_half_precision_weights_are_the_dithered_fp32_ones(path: str, spec: str, d: int) -> None:
     """For every pair of types: the bits of `round_dithered` of what the same path gives in fp32."""
-    p = build(spec, d, sizes := sizes_for(d), seed=9)
+    p = build(spec, d, sizes := sizes_for(spec, d), seed=9)
     z = p.prepare(torch.randn(d))
     awkward = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 65504, 65519, -65520, 3.4e38, -3.4e38, 1e-45]
     awkward += [sign * 2.0**-k * t for k in (14, 24, 25, 126, 133) for t in (1, 1.5) for sign in (1, -1)]
@@ -121,15 +129,16 @@ def test_half_precision_weights_are_the_dithered_fp32_ones(path: str, spec: str,
 @over_specs
 @pytest.mark.parametrize("d", [5, 300, 1024, 5000])
 def test_sparse_rows_are_the_dense_gradient(spec: str, d: int) -> None:
-    rows, width = 500, 137
-    p = build(spec, d, (4000, rows * width, 5000), seed=8)
+    rows, width = few(spec, 500, 40), 137
+    d = few(spec, d, 1100)
+    p = build(spec, d, (few(spec, 4000, 77), rows * width, few(spec, 5000, 3)), seed=8)
     which = torch.randint(rows, (60,))  # some twice, in no order
     which[:2] = torch.tensor([rows - 1, 0])
     values = torch.randn(60, width)
-    dense = torch.zeros(rows, width).index_add_(0, which, values)
+    whole = torch.zeros(rows, width).index_add_(0, which, values)
     expected, found = p.new_z_gradient(), p.new_z_gradient()
     with kernels.forced("torch"):
-        p.fold_segment(dense.view(-1), 1, expected)
+        p.fold_segment(whole.view(-1), 1, expected)
     for path in ("torch", *PATHS):
         with kernels.forced(path):
             p.fold_sparse(which, values, (rows, width), 1, found.zero_())
@@ -179,6 +188,7 @@ def test_large_gradients_however_they_are_cut(d: int, n: int) -> None:
     seed=st.integers(0, (1 << 64) - 1),
 )
 def test_any_shape(spec: str, d: int, sizes: list[int], path: str, dtype: torch.dtype, seed: int) -> None:
+    sizes = [few(spec, size, size % 300) for size in sizes]
     d = min(d, max(1, sum(sizes)))
     p = build(spec, d, [*sizes, 1], seed)
     z, bases = p.prepare(torch.randn(d)), [torch.randn(n).to(dtype) for n in p.sizes]
@@ -198,6 +208,25 @@ def test_any_shape(spec: str, d: int, sizes: list[int], path: str, dtype: torch.
     assert float((results[1][1] - results[0][1]).norm()) <= 2e-6 * reach
 
 
+@over_paths
+@pytest.mark.parametrize(("d", "sizes"), [(5, (70, 3)), (300, (299, 0, 2)), (1030, (1024, 41))])
+def test_dense_entries_are_philoxs(path: str, d: int, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of P: the signs of philox.py, its Gaussians to rounding, whether kept in memory or not."""
+    seed, rows, columns = (7 << 40) + 1, torch.arange(sum(sizes)), torch.linspace(0, d - 1, 9).long()
+    for entries, draw in (("sign", signs), ("gaussian", gaussians)):
+        seen = []
+        for cache in (0, dense.CACHE_BYTES):
+            monkeypatch.setattr(dense, "CACHE_BYTES", cache)
+            p = build(f"dense:{entries}", d, sizes, seed)
+            with kernels.forced(path):
+                seen.append(torch.stack([p.forward(column) for column in torch.eye(d)[columns]], dim=1))
+        expected = draw(seed, "dense", rows, d)[:, columns] / sum(sizes) ** 0.5
+        assert torch.equal(seen[0].sign(), expected.sign())
+        assert far(seen[0], expected) <= 1e-6
+        torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-3 / sum(sizes) ** 0.5)
+        assert torch.equal(seen[0], seen[1])
+
+
 # --- bit-equality within a path ---------------------------------------------------------------------------------------
 
 
@@ -205,10 +234,12 @@ def test_any_shape(spec: str, d: int, sizes: list[int], path: str, dtype: torch.
 @over_specs
 @pytest.mark.parametrize("d", [100, 1000, 5000])
 def test_thread_count_and_order_do_not_show(path: str, spec: str, d: int) -> None:
-    sizes = (300_001, 40, 7000, 1 << 20)
+    height, d = few(spec, 4096, 32), few(spec, d, 1100)
+    sizes = (few(spec, 300_001, 3001), 40, few(spec, 7000, 700), height * 256)
     p = build(spec, d, sizes, seed=3)
     z, bases, g = p.prepare(torch.randn(d)), [torch.randn(n) for n in sizes], torch.randn(sizes[-1])
-    rows, values = torch.arange(0, 4096, 3), torch.randn(1366, 256)
+    rows = torch.arange(0, height, 3)
+    values = torch.randn(len(rows), 256)
     seen = []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
@@ -217,11 +248,11 @@ def test_thread_count_and_order_do_not_show(path: str, spec: str, d: int) -> Non
             again = [torch.empty_like(b) for b in bases]
             for group in ([2, 0], [3], [1]):
                 p.write([Target(i, bases[i], 0.3, z, again[i]) for i in group])
-            dense, sparse = p.new_z_gradient(), p.new_z_gradient()
-            p.fold_segment(g, 3, dense)
-            p.fold_sparse(rows, values, (4096, 256), 3, sparse)
+            whole, sparse = p.new_z_gradient(), p.new_z_gradient()
+            p.fold_segment(g, 3, whole)
+            p.fold_sparse(rows, values, (height, 256), 3, sparse)
         assert all(torch.equal(a, b) for a, b in zip(outs, again, strict=True))
-        seen.append([*outs, dense, sparse])
+        seen.append([*outs, whole, sparse])
     for other in seen[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, seen[0], strict=True))
 

@@ -41,6 +41,7 @@ print(status("VmHWM") - held - 4 * D / 2**20)
         ("onehot:sign", 1000, 23_000_000, ""),
         ("sparse:sign", 20, 23_000_000, ""),
         ("dense:gaussian", 4, 3_000_000, ""),
+        ("dense:gaussian", 4, 3_000_000, "torch"),
     ],
 )
 def test_scratch_does_not_grow_with_the_model(spec: str, d: int, D: int, path: str) -> None:
@@ -49,4 +50,5 @@ def test_scratch_does_not_grow_with_the_model(spec: str, d: int, D: int, path: s
     program = [sys.executable, "-c", MEMORY.format(source=source), spec, str(d), str(D), path]
     done = subprocess.run(program, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= (200 if spec[:5] != "dense" else 400)  # a redraw of few columns is the dearest
+    most = 400 if spec.startswith("dense") and path == "torch" else 200  # torch's redraw of few columns is the dearest
+    assert float(done.stdout) <= most

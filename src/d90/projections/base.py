@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError
+from d90.projections.kernels import Kernel
 from d90.projections.philox import BLOCK
 from d90.projections.rounding import HALF_TYPES, round_dithered
 
@@ -77,6 +78,7 @@ class Projection(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     entry_kinds: ClassVar[tuple[str, ...]] = ("sign",)
+    _kernel: Kernel | None = None  # does the same in one pass, for the tensors it takes
 
     def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
         self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
@@ -138,6 +140,8 @@ class Projection(ABC):
 
     def write(self, targets: Sequence[Target]) -> None:
         """Write tensors of the model in one pass; half precision is rounded with the dither of this seed."""
+        if self._kernel is not None:
+            targets = self._kernel.write(targets)
         for segment, base, factor, z, out in targets:
             first = self._dither_blocks[segment]
             for low, high in self.chunks(segment):
@@ -150,6 +154,8 @@ class Projection(ABC):
 
     def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
         """Add P_segment^T g (in z-space) to `z_gradient`; g is flat, of any floating dtype."""
+        if self._kernel is not None and self._kernel.fold(g, segment, z_gradient):
+            return
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
 
@@ -178,6 +184,8 @@ class Projection(ABC):
 
     def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
         width = values.shape[1]
+        if self._kernel is not None and self._kernel.fold_rows(rows, values, self.sizes[segment], segment, z_gradient):
+            return
         for low, high in self.chunks(segment):
             ends = torch.tensor([low // width, -(-high // width)], device=rows.device)
             first, last = torch.searchsorted(rows, ends).tolist()

@@ -23,7 +23,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from d90.projections.base import Projection, Target, even_blocks
+from d90.projections.base import Projection, even_blocks
 from d90.projections.kernels import FastfoodKernel
 from d90.projections.philox import BLOCK, flip_signs, gaussians, signs, words
 
@@ -107,17 +107,6 @@ class Fastfood(Projection):
         x = self._inner(_block_fwht(flip_signs(x, self.seed, "fastfood.outer", blocks)), blocks)
         chunk = blocks % (self.d_pad // self.m)
         z_gradient.view(-1, self.m).index_add_(0, chunk, x.double().mul_(self.s))
-
-    def write(self, targets: Sequence[Target]) -> None:
-        super().write(self._kernel.write(targets))
-
-    def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
-        if not self._kernel.fold(g, segment, z_gradient):
-            super().fold_segment(g, segment, z_gradient)
-
-    def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
-        if not self._kernel.fold_rows(rows, values, self.sizes[segment], segment, z_gradient):
-            super()._fold_rows(rows, values, segment, z_gradient)
 
     def draws(self) -> Iterator[Tensor]:
         blocks = even_blocks(self.block_count)

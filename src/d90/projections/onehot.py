@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError
-from d90.projections.base import Projection, Target, even_blocks
+from d90.projections.base import Projection, even_blocks
 from d90.projections.kernels import OneHotKernel
 from d90.projections.philox import BLOCK, signs, words
 
@@ -61,17 +61,6 @@ class OneHot(Projection):
         columns = self._segment_columns(segment, low, high, g.device)
         weighted = signed * self._weight.to(g.device)[columns]
         z_gradient.index_add_(0, columns, weighted.double())
-
-    def write(self, targets: Sequence[Target]) -> None:
-        super().write(self._kernel.write(targets))
-
-    def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
-        if not self._kernel.fold(g, segment, z_gradient):
-            super().fold_segment(g, segment, z_gradient)
-
-    def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
-        if not self._kernel.fold_rows(rows, values, self.sizes[segment], segment, z_gradient):
-            super()._fold_rows(rows, values, segment, z_gradient)
 
     def draws(self) -> Iterator[Tensor]:
         yield self._pi

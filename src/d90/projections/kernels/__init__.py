@@ -25,7 +25,7 @@ from d90.projections.kernels.build import LIBRARY, source_crc
 if TYPE_CHECKING:
     from d90.projections.base import Target
 
-__all__ = ["PATHS", "FastfoodKernel", "OneHotKernel", "active", "available", "forced", "words"]
+__all__ = ["PATHS", "DenseKernel", "FastfoodKernel", "Kernel", "OneHotKernel", "active", "available", "forced", "words"]
 
 PATHS = ("portable", "avx2", "avx512")  # numbered as in the C file
 STREAM_BYTES = 8 << 20  # a call that writes more than this writes past the caches
@@ -35,17 +35,22 @@ _log = logging.getLogger("d90")
 _forced: list[str] = []
 
 
+_HOW = (  # what all maps end with
+    ("path", ctypes.c_int32),
+    ("threads", ctypes.c_int32),
+    ("unused", ctypes.c_int32),
+    ("parallel", ctypes.c_void_p),
+    ("stream_bytes", ctypes.c_int64),
+)
+
+
 class _Fastfood(ctypes.Structure):
     _fields_ = (
         ("seed", ctypes.c_uint64),
         ("m", ctypes.c_int64),
         ("chunks", ctypes.c_int64),
         ("gaussian", ctypes.c_int32),
-        ("path", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
-        ("parallel", ctypes.c_void_p),
-        ("stream_bytes", ctypes.c_int64),
+        *_HOW,
     )
 
 
@@ -58,11 +63,17 @@ class _OneHot(ctypes.Structure):
         ("pi", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("signs", ctypes.c_int32),
-        ("path", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
-        ("parallel", ctypes.c_void_p),
-        ("stream_bytes", ctypes.c_int64),
+        *_HOW,
+    )
+
+
+class _Dense(ctypes.Structure):
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("d", ctypes.c_int64),
+        ("matrix", ctypes.c_void_p),
+        ("gaussian", ctypes.c_int32),
+        *_HOW,
     )
 
 
@@ -79,14 +90,17 @@ class _Library:
         if c.d90_source() != source_crc():
             raise OSError("the library is older than its source: run python -m d90.projections.kernels")
         pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
-        self.writers = (c.d90_fastfood_write, c.d90_onehot_write)
-        self.folders = (c.d90_fastfood_fold, c.d90_onehot_fold)
+        self.writers = (c.d90_fastfood_write, c.d90_onehot_write, c.d90_dense_write)
+        self.folders = (c.d90_fastfood_fold, c.d90_onehot_fold, c.d90_dense_fold)
         for write in self.writers:
             write.argtypes = [pointer, ctypes.c_char_p, i64]
         for fold in self.folders:
             fold.argtypes = [pointer, ctypes.c_char_p, pointer]
+        self.fill = c.d90_dense_fill
+        self.fill.argtypes = [pointer, pointer, i64]
+        self.fill.restype = None
         self.words = c.d90_words
-        self.words.argtypes = [ctypes.c_int, u64, u64, pointer, i64, i64, pointer]
+        self.words.argtypes = [ctypes.c_int, u64, u64, pointer, i64, i64, i64, pointer]
         self.words.restype = None
         self.best: int = c.d90_best_path()
         self.parallel = _thread_pool()
@@ -163,10 +177,10 @@ def _kind(tensor: Tensor) -> int | None:
     return _TYPES.get(tensor.dtype) if tensor.is_cpu and tensor.is_contiguous() else None
 
 
-class _Kernel:
+class Kernel:
     """What the kernels share: which tensors they take, and how these are handed over.
 
-    `first` holds the first block (Fastfood) or row (one-hot) of each segment, `dither` its first dither block.
+    `first` holds the first block (Fastfood) or row (the others) of each segment, `dither` its first dither block.
     """
 
     number: int  # among the library's writers and folders
@@ -175,8 +189,8 @@ class _Kernel:
         self.scale, self.z_size, self.first, self.dither = scale, z_size, first, dither
         self._headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
 
-    def __deepcopy__(self, memo: object) -> _Kernel:
-        return self  # it is never changed, and its headers hold addresses
+    def __deepcopy__(self, memo: object) -> Kernel:
+        return self  # what it holds is found again the same, and its headers hold addresses
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         """The C structure that describes the map; it may point into tensors of self."""
@@ -251,7 +265,7 @@ class _Kernel:
         return library, header
 
 
-class FastfoodKernel(_Kernel):
+class FastfoodKernel(Kernel):
     """Fastfood: blocks of m rows over `chunks` chunks of z, scaled by s."""
 
     number = 0
@@ -266,7 +280,7 @@ class FastfoodKernel(_Kernel):
         return _Fastfood(*self.map, path, threads, 0, parallel, stream_bytes)
 
 
-class OneHotKernel(_Kernel):
+class OneHotKernel(Kernel):
     """One-hot: `starts` are the first global rows of the segments."""
 
     number = 1
@@ -292,10 +306,43 @@ class OneHotKernel(_Kernel):
         return (z * self.weight)[self.pi]
 
 
-def words(path: str, seed: int, stream: int, blocks: Tensor, groups: int) -> Tensor:
-    """`philox.words` from a compiled path, for the tests."""
-    library = _library()
+class DenseKernel(Kernel):
+    """Dense: `shape` is (D, d); with `kept` the Gaussians are drawn once and stay in memory, a matrix for each path in use."""
+
+    number = 2
+
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, int],
+        gaussian: bool,
+        kept: bool,
+        starts: Sequence[int],
+        dither: Sequence[int],
+    ) -> None:
+        super().__init__(shape[0] ** -0.5, shape[1], starts, dither)
+        self.seed, self.shape, self.gaussian, self.kept = seed, shape, gaussian, kept
+        self._matrices: dict[int, Tensor] = {}
+
+    def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
+        rest = (self.gaussian, path, threads, 0, parallel, stream_bytes)
+        matrix = self._matrix(path, _Dense(self.seed, self.shape[1], None, *rest)) if self.kept else None
+        return _Dense(self.seed, self.shape[1], matrix, *rest)
+
+    def _matrix(self, path: int, header: ctypes.Structure) -> int:
+        library, (rows, d) = _library(), self.shape
+        assert not isinstance(library, str)
+        if path not in self._matrices:
+            drawn = torch.zeros(rows * d + 16)  # the C code reads the last row in whole vectors
+            library.fill(ctypes.byref(header), drawn.data_ptr(), rows)
+            self._matrices.setdefault(path, drawn)  # the first of two threads: its address may be in use already
+        return self._matrices[path].data_ptr()
+
+
+def words(path: str, seed: int, stream: int, blocks: Tensor, groups: int, rows: int = 1) -> Tensor:
+    """`philox.words` of `rows` consecutive blocks from each one given, out of a compiled path: for the tests."""
+    library, count = _library(), len(blocks) * rows * 4 * groups
     assert not isinstance(library, str)
-    out = torch.empty(len(blocks), 4 * groups, dtype=torch.int32)
-    library.words(PATHS.index(path), seed, stream, blocks.data_ptr(), len(blocks), groups, out.data_ptr())
-    return out.to(torch.int64) & 0xFFFFFFFF
+    out = torch.empty(count + 64, dtype=torch.int32)  # a path draws whole vectors
+    library.words(PATHS.index(path), seed, stream, blocks.data_ptr(), len(blocks), rows, groups, out.data_ptr())
+    return out[:count].reshape(len(blocks) * rows, 4 * groups).to(torch.int64) & 0xFFFFFFFF

@@ -18,8 +18,11 @@ FLAGS = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-c
 
 
 def source_crc() -> int:
-    """What a library remembers of its source, so that a stale one is not used."""
-    return zlib.crc32(SOURCE.read_bytes())
+    """What a library remembers of its sources, so that a stale one is not used."""
+    crc = 0
+    for file in sorted((SOURCE, *SOURCE.parent.glob("*.h"))):
+        crc = zlib.crc32(file.read_bytes(), zlib.crc32(file.name.encode(), crc))
+    return crc
 
 
 def compiler() -> list[str] | None:
