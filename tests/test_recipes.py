@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
 
     for module in ("d90.lab", "d90.training", "d90.coded"):
         monkeypatch.setattr(sys.modules[module], "fit", lambda *a, **k: pytest.fail("trained again"))
-    again = small(tmp_path, digits)
+    again = small(tmp_path, digits, "--jobs", "2")
     assert again.returncode == 0, again.stderr
     assert json.loads((folder / "summary.json").read_text())["rows"] == summary["rows"]
     (folder / "a.d90").write_bytes(b"damaged")
@@ -331,6 +331,24 @@ def test_mistakes_of_the_command_line(tmp_path: Path) -> None:
         done = run("run", "r.yaml", "--set", given, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert words in done.stderr
+    assert "without --on ray" in run("run", "r.yaml", "--num-gpus", "1", cwd=tmp_path).stderr
+
+
+def test_where_trials_run_is_told_to_the_commands_that_have_a_choice(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(SMALL)
+    given: dict[str, Any] = {}
+
+    def spied(command: recipes.Command) -> recipes.Command:
+        def spy(**arguments: Any) -> None:
+            given[command.name] = (arguments.get("jobs"), arguments.get("on"))
+            raise InputError("seen")
+
+        return replace(command, function=spy)
+
+    plan = recipes.read(tmp_path / "r.yaml", COMMANDS, {"digits": str(digits)}, tmp_path / "out")
+    plan = replace(plan, studies=tuple(replace(study, command=spied(study.command)) for study in plan.studies))
+    recipes.run(plan, where={"jobs": 2})
+    assert given == {"measure": (2, "here"), "compare": (2, "here"), "train": (None, None), "certify": (None, None)}
 
 
 def test_nothing_in_a_recipe_is_executed(tmp_path: Path) -> None:

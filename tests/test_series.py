@@ -19,6 +19,7 @@ from d90.lowdata import lowdata
 from d90.progress import Progress
 from d90.report.lines import lowdata_page, series_page
 from d90.series import family, step_of, trajectory
+from d90.sweep.local import Local
 from d90.sweep.store import Store
 from tests.reference.tokenizer import save_tokenizer
 
@@ -130,6 +131,21 @@ def test_a_family_is_over_weights(home: Path) -> None:
     assert [cell.x for cell in found.cells] == sorted(cell.x for cell in found.cells)
     assert found.cells[0].x > 500
     assert series_page(asdict(found)) == series_page(asdict(found))
+
+
+@pytest.mark.slow
+def test_a_trajectory_in_processes_of_its_own_is_the_same(home: Path) -> None:
+    models, tasks = [str(home / "step-10"), str(home / "step-200")], [str(home / "t.jsonl")]
+    found = []
+    for executor in (None, Local(2)):
+        store = Store(home / f"e{len(found)}.sqlite")
+        found.append(trajectory(models, tasks, target="both", store=store, executor=executor, **SEARCH, **FAST))
+        store.close()
+        if executor is not None:
+            executor.close()
+    here, there = (one.cells for one in found)
+    assert len(here) == 4
+    assert here == there
 
 
 def test_lowdata_counts_what_there_is(home: Path) -> None:

@@ -49,9 +49,8 @@ AddressOpt = Annotated[
 ]
 
 
-@contextmanager
-def where(jobs: int | None, on: str, num_gpus: float, address: str | None) -> Iterator[Executor | None]:
-    """The executor that was asked for; None: trials run in this process.
+def check_where(on: str, num_gpus: float, address: str | None) -> None:
+    """Refuse what `where` cannot give.
 
     Raises:
         InputError: an unknown place, or options of Ray's without it.
@@ -62,6 +61,16 @@ def where(jobs: int | None, on: str, num_gpus: float, address: str | None) -> It
         raise choose("place --on", on, ("here", "ray"))
     if on == "here" and (num_gpus or address):
         raise InputError("got --num-gpus or --address without --on ray, expected them with it")
+
+
+@contextmanager
+def where(jobs: int | None, on: str, num_gpus: float, address: str | None) -> Iterator[Executor | None]:
+    """The executor that was asked for; None: trials run in this process.
+
+    Raises:
+        InputError: as `check_where`.
+    """
+    check_where(on, num_gpus, address)
     executor: Executor | None = None
     if on == "ray":
         from d90.sweep.cluster import Cluster

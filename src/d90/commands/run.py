@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.commands import analyze, certify, compare, latency, measure, pretrain, studies, tunes
-from d90.commands.options import told
+from d90.commands.options import AddressOpt, GpusOpt, JobsOpt, OnOpt, check_where, told
 from d90.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
@@ -28,18 +28,36 @@ FUNCTIONS = (
     *(latency.latency, certify.certify, tunes.train, analyze.analyze, pretrain.pretrain),
 )
 
+USUAL = {
+    "jobs": None,
+    "on": "here",
+    "num_gpus": 0.0,
+    "address": None,
+}  # a recipe's own options stand where none is given
 
-def run(recipe: RecipeArg, values: SetOpt = None, dry_run: DryOpt = False, out: OutOpt = None) -> None:
+
+def run(
+    recipe: RecipeArg,
+    values: SetOpt = None,
+    dry_run: DryOpt = False,
+    out: OutOpt = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
+) -> None:
     """Run a recipe: every study it lists, then one table with the published figures beside ours."""
     from d90 import recipes
 
+    check_where(on, num_gpus, address)
     commands = {function.__name__: recipes.command_of(function) for function in FUNCTIONS}
     plan = recipes.read(recipe, commands, _values(values or []), out)
     found = recipes.resolve(plan, load=dry_run)
     if dry_run:
         _plan(plan, found)
         return
-    rows, failed = recipes.run(plan, told())
+    places = {"jobs": jobs, "on": on, "num_gpus": num_gpus, "address": address}
+    rows, failed = recipes.run(plan, told(), {key: value for key, value in places.items() if value != USUAL[key]})
     _show(plan, rows)
     typer.echo(f"store, pages and summary.json: {plan.folder}")
     if failed:

@@ -47,10 +47,16 @@ class Row:
     source: str = ""
 
 
-def run(plan: Plan, progress: Progress | None = None) -> tuple[list[Row], list[str]]:
+def run(
+    plan: Plan, progress: Progress | None = None, where: Mapping[str, Any] | None = None
+) -> tuple[list[Row], list[str]]:
     """Run every study, and write summary.json into the recipe's folder after each.
 
     A study that fails is a row that says why, and the others go on.
+
+    Args:
+        where: options that say where trials run (jobs, on, num_gpus, address), for each command that has them. They decide no
+            result and stand in no command line: a recipe begun here goes on elsewhere.
 
     Returns:
         The rows, and a line for each study that failed.
@@ -64,7 +70,7 @@ def run(plan: Plan, progress: Progress | None = None) -> tuple[list[Row], list[s
     for number, study in enumerate(plan.studies, 1):
         told.note(f"study {number} of {len(plan.studies)}: {study.name}")
         try:
-            rows += rows_of(study, _result(study, told))
+            rows += rows_of(study, _result(study, told, where or {}))
         except D90Error as error:
             failed.append(f"'{study.name}': {error}")
             rows.append(Row(study.name, "", None, None, None, "", "failed"))
@@ -108,7 +114,7 @@ def _row(study: Study, figure: Figure, one: Published | None) -> Row:
 # --- one study -----------------------------------------------------------------------------------------------------
 
 
-def _result(study: Study, told: Progress) -> dict[str, Any]:
+def _result(study: Study, told: Progress, elsewhere: Mapping[str, Any]) -> dict[str, Any]:
     """Run the command, unless what it wrote is there, and read its result."""
     given, name = study.arguments, study.command.name
     line = shlex.join(["d90", *study.line])
@@ -118,7 +124,7 @@ def _result(study: Study, told: Progress) -> dict[str, Any]:
         told.note(f"{given['out']} is there, of the same command; remove it to measure again")
     else:
         with _as_if(study.line):
-            study.command.function(**given)
+            study.command.function(**{**given, **{key: value for key, value in elsewhere.items() if key in given}})
     where = KINDS[name].where
     if name == "pretrain":
         return {"losses": losses(given["out"])}
