@@ -4,11 +4,12 @@ Each variant runs in a process of its own: the model is made, the resident size 
 resident size is compared. Freed memory is given back to the system at once, so that the peak is what was in use. At a
 batch of 4 x 64 tokens the gradients of all weights set the peak of "bare"; at 16 x 64 the activations do.
 
-    python benchmarks/memory.py        writes memory.json
+    python benchmarks/memory.py [--variants bare ...] [--batches 4 16]        writes memory.json, an entry a machine
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from machine import beside, processor, save
 
 VARIANTS = {
     "bare": None,
@@ -67,19 +70,28 @@ def run(name: str, batch: int) -> None:
         "model_mb": round(before),
         "above_model_mb": round(resident("VmHWM") - before),
     }
-    print(json.dumps(line | {"set_up_s": round(took, 3)}), flush=True)
+    print(json.dumps(line | {"set_up_s": round(took, 3), "load": round(os.getloadavg()[0], 1)}), flush=True)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--here", action="store_true", help="run the one variant in this process and print its line")
+    arguments = parser.parse_args()
+    if arguments.here:
+        return run(arguments.variants[0], arguments.batches[0])
     quiet = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     lines = []
-    for batch, name in itertools.product((4, 16), VARIANTS):
-        command = [sys.executable, __file__, name, str(batch)]
+    for batch, name in itertools.product(arguments.batches, arguments.variants):
+        command = [sys.executable, __file__, "--here", "--variants", name, "--batches", str(batch)]
         done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=True)
         lines.append(json.loads(done.stdout.splitlines()[-1]))
         print(lines[-1], flush=True)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
+        result = {"processor": processor(), "threads": 1, "lines": lines}
+        save(arguments.output, beside(arguments.output, result, ("step", "batch")))
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2])) if len(sys.argv) > 1 else main()
+    main()

@@ -4,29 +4,32 @@
     adjoint   P^T g                floor: read 4 bytes for each parameter
 
 Floors and projections are timed in turn, in one process on the same buffers and threads, and medians are compared. The
-floors are plain C loops, with ordinary or streaming stores, whichever is faster. The result, projection.json (a list, an
-entry a machine), is written line by line, with the machine's load beside each: where other jobs run, neither times nor
-ratios mean much, and `--clock cpu` compares the least processor times of one thread instead.
+floors are plain C loops, with ordinary or streaming stores, whichever is faster. Dense has d entries for each parameter, so
+no such floor; it is timed for the two networks of Li et al. 2018 on MNIST, and beside torch's product with a kept matrix.
+
+The result, projection.json (a list, an entry a machine), is written line by line, with the machine's load beside each:
+where other jobs run, neither times nor ratios mean much, and `--clock cpu` compares the least processor times of one
+thread instead. Lines that are not measured again stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import platform
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from machine import beside, processor
+from machine import beside, processor, save
 
-from d90.projections import build, kernels
+from d90.projections import build, dense, kernels
 from d90.projections.base import Target
 from d90.projections.kernels.build import compiler
 
@@ -80,6 +83,17 @@ X86 = """
 OTHER = "#define BYTES 16\n#define STREAM(p, x) (*(wide *)(p) = (x))\n#define FENCE\n"
 SIZES = (23_000_000, 110_000_000, 355_000_000)
 DIMENSIONS = (200, 1000, 10_000, 100_000)
+DENSE = ((60_000, 300), (270_000, 700))  # D, d: LeNet, and the fully connected network
+WAYS = ("dense:sign", "dense:gaussian", "dense:gaussian, drawn again", "dense:sign, torch", "dense:gaussian, torch")
+KEY = ("projection", "D", "d")
+COLUMNS = {  # of the table printed, with their widths
+    "forward_ms": 10,
+    "copy_ms": 9,
+    "forward_over_floor": 7,
+    "adjoint_ms": 10,
+    "read_ms": 9,
+    "adjoint_over_floor": 7,
+}
 
 
 def floor_library(folder: str) -> Callable[..., None]:
@@ -121,8 +135,26 @@ def times_of(runs: dict[str, Callable[[], object]], seconds: float, clock: str) 
     return {name: 1e3 * one(values[1:]) for name, values in times.items()}  # the first warms up
 
 
+@contextmanager
+def way(how: str) -> Iterator[None]:
+    """Dense as it is, with nothing kept ("drawn again"), or on torch."""
+    kept = dense.CACHE_BYTES
+    dense.CACHE_BYTES = 0 if how == "drawn again" else kept
+    try:
+        with kernels.forced("torch" if how == "torch" else kernels.active()):
+            yield
+    finally:
+        dense.CACHE_BYTES = kept
+
+
 def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: float, clock: str) -> dict[str, object]:
     """One line of the table."""
+    name, _, how = spec.partition(", ")
+    with way(how):
+        return timed(name, D, d, floor, seconds, clock) | {"projection": spec}
+
+
+def timed(spec: str, D: int, d: int, floor: Callable[..., None], seconds: float, clock: str) -> dict[str, object]:
     base, out = torch.randn(D), torch.empty(D)
     projection = build(spec, d, D, seed=1)
     z, gradient = projection.prepare(torch.randn(d)), projection.new_z_gradient()
@@ -142,23 +174,14 @@ def measure(spec: str, D: int, d: int, floor: Callable[..., None], seconds: floa
         seconds,
         clock,
     )
-    copy = min(took["copy"], took["copy, streamed"])
     line: dict[str, object] = {"projection": spec, "D": D, "d": d}
-    line |= {"forward_ms": round(took["forward"], 2), "copy_ms": round(copy, 2)}
-    line |= {"adjoint_ms": round(took["adjoint"], 2), "read_ms": round(took["read"], 2)}
-    line |= {"forward_over_floor": round(took["forward"] / copy, 2)}
-    line |= {"adjoint_over_floor": round(took["adjoint"] / took["read"], 2)}
+    line |= {"forward_ms": round(took["forward"], 2), "adjoint_ms": round(took["adjoint"], 2)}
+    if not spec.startswith("dense"):
+        copy = min(took["copy"], took["copy, streamed"])
+        line |= {"copy_ms": round(copy, 2), "read_ms": round(took["read"], 2)}
+        line |= {"forward_over_floor": round(took["forward"] / copy, 2)}
+        line |= {"adjoint_over_floor": round(took["adjoint"] / took["read"], 2)}
     return line | {"load": round(os.getloadavg()[0], 1)}
-
-
-def save(path: Path, held: list[dict[str, object]], machine: dict[str, object], lines: list[dict[str, object]]) -> None:
-    """Write the machines held and this one's lines so far, one to a line."""
-    texts = []
-    for one in [*held, machine | {"lines": lines}]:
-        head = json.dumps({key: value for key, value in one.items() if key != "lines"})[:-1]
-        rows = ",\n".join("    " + json.dumps(line) for line in one["lines"])  # type: ignore[attr-defined]
-        texts.append(f'  {head}, "lines": [\n{rows}\n  ]}}')
-    path.write_text("[\n" + ",\n".join(texts) + "\n]\n")
 
 
 def main() -> None:
@@ -166,7 +189,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="values of D")
     parser.add_argument("--dimensions", type=int, nargs="+", default=DIMENSIONS, help="values of d")
-    parser.add_argument("--projections", nargs="+", default=["fastfood:sign", "fastfood:gaussian", "onehot:sign"])
+    parser.add_argument(
+        "--projections", nargs="+", default=["fastfood:sign", "fastfood:gaussian", "onehot:sign", "dense"]
+    )
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the least processor time, for a busy machine; one thread"
     )
@@ -178,23 +203,25 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     machine: dict[str, object] = {"processor": processor(), "threads": arguments.threads, "path": kernels.active()}
     machine["clock"] = arguments.clock
-    held = beside(arguments.output, machine)[:-1]
+    shapes = [(D, d) for D in map(int, arguments.sizes) for d in arguments.dimensions]
+    runs = [
+        (spec, *shape)
+        for name in arguments.projections
+        for shape in (DENSE if name == "dense" else shapes)
+        for spec in (WAYS if name == "dense" else (name,))
+    ]
     lines: list[dict[str, object]] = []
     print(f"{processor()}, {arguments.threads} threads, path {kernels.active()}")
     print(
-        f"{'':18}{'D':>10}{'d':>8}{'forward':>10}{'floor':>9}{'ratio':>7}{'adjoint':>10}{'floor':>9}{'ratio':>7}   (ms)"
+        f"{'':28}{'D':>10}{'d':>8}{'forward':>10}{'floor':>9}{'ratio':>7}{'adjoint':>10}{'floor':>9}{'ratio':>7}   (ms)"
     )
     with tempfile.TemporaryDirectory() as folder:
         floor = floor_library(folder)
-        for spec in arguments.projections:
-            for D in map(int, arguments.sizes):
-                for d in arguments.dimensions:
-                    lines.append(line := measure(spec, D, d, floor, arguments.seconds, arguments.clock))
-                    figures = [line[key] for key in ("forward_ms", "copy_ms", "forward_over_floor")]
-                    figures += [line[key] for key in ("adjoint_ms", "read_ms", "adjoint_over_floor")]
-                    cells = "".join(f"{x:>{w}.2f}" for x, w in zip(figures, (10, 9, 7) * 2, strict=True))
-                    print(f"{spec:18}{D:>10.2e}{d:>8}{cells}", flush=True)
-                    save(arguments.output, held, machine, lines)
+        for spec, D, d in runs:
+            lines.append(line := measure(spec, D, d, floor, arguments.seconds, arguments.clock))
+            cells = "".join(f"{line.get(key, ''):>{width}}" for key, width in COLUMNS.items())
+            print(f"{spec:28}{D:>10.2e}{d:>8}{cells}", flush=True)
+            save(arguments.output, beside(arguments.output, machine | {"lines": lines}, KEY))
 
 
 if __name__ == "__main__":
