@@ -300,9 +300,11 @@ def test_what_a_kernel_does_not_take_goes_to_torch(spec: str) -> None:
         expected = p.new_z_gradient()
         p.fold_segment(spaced.contiguous(), 0, expected)
     assert far(torch.cat(wide), torch.cat(bases) + 0.3 * delta) <= 1e-6
-    found = p.new_z_gradient()
-    p.fold_segment(spaced, 0, found)
+    fresh, found = build(spec, 100, (3000, 2000), seed=1), p.new_z_gradient()
+    fresh.fold_segment(spaced, 0, found)
+    fresh.write([Target(0, bases[0], 0.3, z, wide[0])])
     assert far(found, expected) <= 1e-6
+    assert not fresh._kernel._headers  # nothing is made, or kept in memory, for what torch does
 
 
 @needs_library
@@ -311,12 +313,16 @@ def test_a_wrong_length_or_type_is_refused(spec: str) -> None:
     """Nothing may reach the C code that would make it read or write beyond the end of a tensor."""
     p = build(spec, 100, 3000, seed=1)
     z, base, g = p.prepare(torch.randn(100)), torch.randn(3000), torch.randn(3000)
-    for bad in ((z[:-1], base, base.clone()), (z, base[:-1], base.clone())):
+    longer = torch.randn(3001)
+    for bad in ((z[:-1], base, base.clone()), (z, base[:-1], base.clone()), (z, longer, longer), (z, g[:9], g[:9])):
         with pytest.raises(InputError):
             p.write([Target(0, bad[1], 0.3, bad[0], bad[2])])
     for gradient in (p.new_z_gradient()[:-1], p.new_z_gradient().float()):
         with pytest.raises(InputError):
             p.fold_segment(g, 0, gradient)
+    for gradient in (longer, g[:-1]):
+        with pytest.raises(InputError):
+            p.fold_segment(gradient, 0, p.new_z_gradient())
 
 
 # --- what is fixed for good -------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ class Projection(ABC):
 
     def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
         width = values.shape[1]
-        if self._kernel is not None and self._kernel.fold_rows(rows, values, self.sizes[segment], segment, z_gradient):
+        if self._kernel is not None and self._kernel.fold_rows(rows, values, segment, z_gradient):
             return
         for low, high in self.chunks(segment):
             ends = torch.tensor([low // width, -(-high // width)], device=rows.device)

@@ -36,7 +36,8 @@ class Dense(Projection):
         self._cache: Tensor | None = None
         gaussian = self.entries == "gaussian"
         kept = gaussian and 4 * self.D * d <= CACHE_BYTES
-        self._kernel = DenseKernel(seed, (self.D, d), gaussian, kept, self.starts, self._dither_blocks)
+        segments = (self.sizes, self.starts, self._dither_blocks)
+        self._kernel = DenseKernel(seed, (self.D, d), gaussian, kept, segments)
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         return torch.cat([part @ z for part in self._parts(segment, low, high, z.device)])

@@ -77,7 +77,8 @@ class Fastfood(Projection):
         keys = words(seed, "fastfood.Pi", zero, -(-self.d_pad // 4))[0, : self.d_pad]
         self._Pi = torch.argsort(keys, stable=True)
         chunks, gaussian = self.d_pad // self.m, self.entries == "gaussian"
-        self._kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, self.first_block, self._dither_blocks)
+        segments = (self.sizes, self.first_block, self._dither_blocks)
+        self._kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, segments)
 
     @property
     def z_size(self) -> int:

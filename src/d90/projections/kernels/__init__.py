@@ -7,6 +7,7 @@ the same. `D90_KERNEL=avx512|avx2|portable|torch` forces a path.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import os
 import struct
@@ -177,16 +178,20 @@ def _kind(tensor: Tensor) -> int | None:
     return _TYPES.get(tensor.dtype) if tensor.is_cpu and tensor.is_contiguous() else None
 
 
+Segments = tuple[Sequence[int], Sequence[int], Sequence[int]]
+
+
 class Kernel:
     """What the kernels share: which tensors they take, and how these are handed over.
 
-    `first` holds the first block (Fastfood) or row (the others) of each segment, `dither` its first dither block.
+    `segments` are the sizes, the first block (Fastfood) or row (the others), and the first dither block of each segment.
     """
 
     number: int  # among the library's writers and folders
 
-    def __init__(self, scale: float, z_size: int, first: Sequence[int], dither: Sequence[int]) -> None:
-        self.scale, self.z_size, self.first, self.dither = scale, z_size, first, dither
+    def __init__(self, scale: float, z_size: int, segments: Segments) -> None:
+        self.scale, self.z_size = scale, z_size
+        self.sizes, self.first, self.dither = segments
         self._headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
 
     def __deepcopy__(self, memo: object) -> Kernel:
@@ -202,44 +207,40 @@ class Kernel:
 
     def write(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Write the tensors that a kernel can write; returns the others."""
-        found = self._open()
+        taken = [None not in (_kind(base), _kind(out)) and _kind(z) == 0 for _, base, _, z, out in targets]
+        found = self._open() if any(taken) else None  # a header may cost memory
         if found is None:
             return targets
         library, header = found
-        left, packed = [], []
+        packed = []
         read: dict[int, Tensor] = {}  # one z usually serves all
-        for target in targets:
-            segment, base, factor, z, out = target
-            base_type, out_type = _kind(base), _kind(out)
-            if base_type is None or out_type is None or _kind(z) != 0:
-                left.append(target)
-                continue
-            size = out.numel()
-            if base.numel() != size:
-                raise InputError(f"got a base of {base.numel()} numbers for a tensor of {size}, expected as many")
+        for segment, base, factor, z, out in itertools.compress(targets, taken):
+            self._check_size(base, segment)
+            self._check_size(out, segment)
             if id(z) not in read:
                 self._check_length(z)
                 read[id(z)] = self.at(z)
             z_at = read[id(z)].data_ptr()
-            places = (base.data_ptr(), out.data_ptr(), z_at, size, self.first[segment], self.dither[segment])
-            packed.append(_TARGET.pack(*places, factor * self.scale, base_type, out_type))
-        if packed and library.writers[self.number](ctypes.byref(header), b"".join(packed), len(packed)):
+            places = (base.data_ptr(), out.data_ptr(), z_at, out.numel(), self.first[segment], self.dither[segment])
+            packed.append(_TARGET.pack(*places, factor * self.scale, _TYPES[base.dtype], _TYPES[out.dtype]))
+        if library.writers[self.number](ctypes.byref(header), b"".join(packed), len(packed)):
             raise MemoryError("no memory to write the weights")
-        return left
+        return [target for target, is_taken in zip(targets, taken, strict=True) if not is_taken]
 
     def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """z_gradient += R^T g; returns False, with nothing done, where it is torch's work."""
-        return self._fold(g, segment, z_gradient, g.numel(), 0, 0, 0)
+        self._check_size(g, segment)
+        return self._fold(g, segment, z_gradient, 0, 0, 0)
 
-    def fold_rows(self, rows: Tensor, values: Tensor, size: int, segment: int, z_gradient: Tensor) -> bool:
-        """The same for a matrix of `size` numbers whose rows (k,), sorted, are `values` (k, width), the others zero."""
+    def fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> bool:
+        """The same for a matrix whose rows (k,), sorted, are `values` (k, width), the others zero."""
         if rows.dtype != torch.int64 or not (rows.is_cpu and rows.is_contiguous()):
             return False
-        return self._fold(values, segment, z_gradient, size, rows.data_ptr(), len(rows), values.shape[1])
+        return self._fold(values, segment, z_gradient, rows.data_ptr(), len(rows), values.shape[1])
 
-    def _fold(self, g: Tensor, segment: int, z_gradient: Tensor, size: int, rows: int, count: int, width: int) -> bool:
-        found, kind = self._open(), _kind(g)
-        if found is None or kind is None or not (z_gradient.is_cpu and z_gradient.is_contiguous()):
+    def _fold(self, g: Tensor, segment: int, z_gradient: Tensor, rows: int, count: int, width: int) -> bool:
+        kind, size = _kind(g), self.sizes[segment]
+        if kind is None or not (z_gradient.is_cpu and z_gradient.is_contiguous()) or (found := self._open()) is None:
             return False
         if z_gradient.dtype != torch.float64:
             raise InputError(f"got z_gradient in {z_gradient.dtype}, expected torch.float64: see new_z_gradient()")
@@ -249,6 +250,12 @@ class Kernel:
         if size and library.folders[self.number](ctypes.byref(header), packed, z_gradient.data_ptr()):
             raise MemoryError("no memory to fold the gradient")
         return True
+
+    def _check_size(self, tensor: Tensor, segment: int) -> None:
+        if tensor.numel() != self.sizes[segment]:
+            raise InputError(
+                f"got a tensor of {tensor.numel()} numbers for a segment of {self.sizes[segment]}, expected as many"
+            )
 
     def _check_length(self, z: Tensor) -> None:
         if z.numel() != self.z_size:  # the C code would read or write beyond its end
@@ -270,10 +277,8 @@ class FastfoodKernel(Kernel):
 
     number = 0
 
-    def __init__(
-        self, seed: int, m: int, chunks: int, gaussian: bool, s: float, first: Sequence[int], dither: Sequence[int]
-    ) -> None:
-        super().__init__(s, m * chunks, first, dither)
+    def __init__(self, seed: int, m: int, chunks: int, gaussian: bool, s: float, segments: Segments) -> None:
+        super().__init__(s, m * chunks, segments)
         self.map = (seed, m, chunks, gaussian)
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
@@ -281,19 +286,12 @@ class FastfoodKernel(Kernel):
 
 
 class OneHotKernel(Kernel):
-    """One-hot: `starts` are the first global rows of the segments."""
+    """One-hot: `tables` are the numbers coprime to d, pi, and the columns' weights."""
 
     number = 1
 
-    def __init__(
-        self,
-        seed: int,
-        tables: tuple[Tensor, Tensor, Tensor],
-        signs: bool,
-        starts: Sequence[int],
-        dither: Sequence[int],
-    ) -> None:
-        super().__init__(1.0, len(tables[1]), starts, dither)
+    def __init__(self, seed: int, tables: tuple[Tensor, Tensor, Tensor], signs: bool, segments: Segments) -> None:
+        super().__init__(1.0, len(tables[1]), segments)
         self.seed, self.signs = seed, signs
         self.coprime, self.pi, self.weight = (table.cpu() for table in tables)
 
@@ -311,16 +309,8 @@ class DenseKernel(Kernel):
 
     number = 2
 
-    def __init__(
-        self,
-        seed: int,
-        shape: tuple[int, int],
-        gaussian: bool,
-        kept: bool,
-        starts: Sequence[int],
-        dither: Sequence[int],
-    ) -> None:
-        super().__init__(shape[0] ** -0.5, shape[1], starts, dither)
+    def __init__(self, seed: int, shape: tuple[int, int], gaussian: bool, kept: bool, segments: Segments) -> None:
+        super().__init__(shape[0] ** -0.5, shape[1], segments)
         self.seed, self.shape, self.gaussian, self.kept = seed, shape, gaussian, kept
         self._matrices: dict[int, Tensor] = {}
 
