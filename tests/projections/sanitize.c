@@ -60,7 +60,7 @@ static void try_map(const void *map, write_fn write, fold_fn fold, int64_t z_siz
             gradient_t whole = {g, sizes[i], row, 0.5, NULL, 0, 0, type, 0};
             if (fold(map, &whole, gradient)) abort();
             free(g);
-            for (int64_t width = 1; width <= sizes[i]; width = width * 5 + 2) {
+            for (int64_t width = sizes[i] > 6000 ? 187 : 1; width <= sizes[i]; width = width * 5 + 2) {
                 int64_t rows = sizes[i] / width, kept = (rows + 1) / 2, *which = malloc((size_t)kept * sizeof(int64_t));
                 for (int64_t r = 0; r < kept; r++) which[r] = 2 * r;
                 void *values = filled(kept * width, type);
@@ -105,7 +105,7 @@ static void try_all(int path, int64_t d, int gaussian, const int64_t *sizes, int
     onehot_t hot = {~0ull, d, 1, &one, pi, weight, !gaussian, path, 3, 0, parallel, d % 2 ? 0 : 1 << 30};
     try_map(&fast, fastfood_write, fastfood_fold, padded, 77, sizes, count);
     try_map(&hot, onehot_write, onehot_fold, d, 77, sizes, count);
-    try_dense(path, d, gaussian, 100000, sizes, count);
+    try_dense(path, d, gaussian, 20000, sizes, count);
     free(pi), free(weight);
 }
 
