@@ -55,11 +55,10 @@ trajectory() {
         --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
 }
 
-spaces() { # d90 of what each method moves, against full fine-tuning's target
+spaces() { # d90 of what each method moves, beside full fine-tuning's (sst2): one target
     local method
-    for method in full bitfit lora:r=8 pafi:fraction=0.05; do
-        "$d90" measure "$mini/w128/step-1536" "$data/sst2_sentences" -m "$method@scale=relative" "${search[@]}" --budget 5 \
-            --store "$results/spaces.sqlite" --log "$results/spaces.jsonl" --page "$results/spaces.html" "$@"
+    for method in bitfit lora:r=8 pafi:fraction=0.005; do
+        text sst2_sentences 2 "$method" --start 700 --resolution 2 --budget 4 "$@"
     done
 }
 
@@ -99,5 +98,5 @@ again) text sst2_sentences 2 full --start 1000 --seed 1000 ;; # the same questio
 mrpc) both mrpc 3 ;;
 compare) compare ;;
 spaces | pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
-all) for study in mnist lenet dense sst2 again mrpc compare pretrain spaces trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
+all) for study in mnist lenet dense sst2 again spaces mrpc compare pretrain trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
 esac

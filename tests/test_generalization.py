@@ -84,6 +84,12 @@ def test_a_store_without_an_answer_is_refused(tmp_path: Path) -> None:
         generalization([tmp_path / "s.sqlite"])
 
 
+def test_only_the_methods_asked_for(store: Path) -> None:
+    assert len(generalization([store], method="full@")) == len(generalization([store])) == 1
+    with pytest.raises(InputError, match="no measurement of a method that begins with 'lora'"):
+        generalization([store], method="lora")
+
+
 def test_a_task_that_changed_is_a_row_with_a_note(store: Path, tmp_path: Path) -> None:
     import json
     import shutil

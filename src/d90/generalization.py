@@ -58,17 +58,19 @@ class Row:
 
 
 def generalization(
-    stores: Sequence[str | os.PathLike[str]], *, train: bool = False, progress: Progress | None = None
+    stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Progress | None = None
 ) -> list[Row]:
     """A row for each measurement in the stores that found d90, the oldest first.
 
     Args:
         stores: paths.
+        method: only measurements of methods whose stored name begins so, as `full@structure=did`: d90 of different methods are
+            counted in different spaces.
         train: train the tunes at d90 whose training accuracy is in no store; their result is written there.
         progress: is told what happens.
 
     Raises:
-        InputError: no measurement found d90.
+        InputError: no measurement (of that method) found d90.
         StoreError, RunFailed: a store cannot be used.
     """
     told = progress or Progress()
@@ -78,13 +80,15 @@ def generalization(
         try:
             known = {body["asked"]: body for body in store.studies("gap")}
             for study in store.studies():
-                if study["d90"] is not None and study["status"] in ("found", "floor"):
+                measured = study["d90"] is not None and study["status"] in ("found", "floor")
+                if measured and study["method"].startswith(method):
                     rows.append(_row(study, known, store, train, told))
         finally:
             store.close()
     if not rows:
         names = ", ".join(f"'{path}'" for path in stores)
-        raise InputError(f"no measurement in {names} found d90, expected at least one; run 'd90 measure' first")
+        of = f" of a method that begins with '{method}'" if method else ""
+        raise InputError(f"no measurement{of} in {names} found d90, expected at least one; run 'd90 measure' first")
     return rows
 
 

@@ -15,6 +15,10 @@ from d90.commands.options import told
 
 def gap(
     stores: Annotated[list[Path], typer.Argument(help="Stores of measurements, trajectories or families.")],
+    method: Annotated[
+        str,
+        typer.Option("--method", "-m", help="Only methods whose stored name begins so, as full@structure=did."),
+    ] = "",
     train: Annotated[
         bool,
         typer.Option(
@@ -31,7 +35,7 @@ def gap(
     from d90.report.gaps import gaps_page
     from d90.report.lines import write_page
 
-    rows = generalization(stores, train=train, progress=told())
+    rows = generalization(stores, method=method, train=train, progress=told())
     table = Table(title="d90 and generalization")
     for name in ("model", "task", "rule", "d90", "full", "train", "evaluation", "gap", "capacity"):
         table.add_column(name, justify="left" if name in ("model", "task") else "right")
