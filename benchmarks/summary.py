@@ -98,8 +98,9 @@ def certificates() -> list[str]:
             "True error <= bound with probability 95 %, from the training examples alone: `benchmarks/certificates.sh DATA`. With a prior "
             "its share of the examples trains the starting point and the bound counts the rest. The hold-out column is what a tenth of the "
             "same examples, held out, would have certified at this test error; the smaller one is bold. `d90 certify --check FILE` "
-            'decodes a message and counts its errors again. 1 bit is the message "no change": the starting point is kept, and the rest of the '
-            "examples serve as one large hold-out; what d numbers learn on them lowers the errors by less than their bits cost.\n",
+            "decodes a message and counts its errors again. 1 bit is the message that nothing is changed: the starting point is kept, and "
+            "the rest of the examples serve as one large hold-out; what d numbers learn on them lowers the errors by less than their "
+            "bits cost.\n",
             "| certificate | prior | n | training error | bits | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
         ]
     for path, c in errors:
