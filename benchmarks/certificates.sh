@@ -20,7 +20,7 @@ store=certify
 certify mnist lenet "idx:$data/mnist" --dims 600,400,900 --levels 6,9,4 --epochs 25 --quantise-epochs 15 --batch-size 128
 certify mnist_prior lenet "idx:$data/mnist" --dims 100 --levels 3 --epochs 3 --quantise-epochs 2 --batch-size 128 --prior 0.5 --prior-epochs 10
 certify sst2_prior minilm "$data/sst2_sentences" --dims 50 --levels 3,5 --epochs 2 --quantise-epochs 1 --prior 0.5
-certify sst2 minilm "$data/sst2_sentences" --dims 100,300,600 --levels 3 --epochs 3 --quantise-epochs 1
+certify sst2 minilm "$data/sst2_sentences" --dims 100,300 --levels 3 --epochs 3 --quantise-epochs 1
 certify sst2_prior75 minilm "$data/sst2_sentences" --dims 20 --levels 3 --epochs 1 --quantise-epochs 1 --prior 0.75
 certify qqp_prior minilm "$data/qqp" --dims 20 --levels 3 --epochs 0.5 --quantise-epochs 0.3 --prior 0.5 --prior-epochs 2
 certify mrpc_prior minilm "$data/mrpc" --dims 20 --levels 3 --epochs 1 --quantise-epochs 1 --prior 0.6 --prior-epochs 4

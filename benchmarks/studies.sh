@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The studies of docs/results/, one line a trial as they go; started again, they go on from the store, and a finished one answers at once.
-# usage: benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|spaces|again|mrpc|compare|pretrain|trajectory|family|lowdata|analyze] [further options]
+# usage: benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|spaces|again|mrpc|compare|gap|pretrain|trajectory|family|lowdata|analyze] [further options]
 # DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz); models pretrained here go to $MINI and $FAMILY, runs/mini and runs/family by default
 set -euo pipefail
 data=$1
@@ -89,6 +89,10 @@ analyze() { # LoRA of two ranks, one of them with two seeds, alpha as for the fi
     "$d90" analyze "$tunes/full.d90" "$tunes/r8.d90" --out "$results/analyze_full_r8.html"
 }
 
+gap() { # d90 against the generalization gap: each tune at d90 of one method trained once more
+    "$d90" gap "$results"/{mnist,sst2_sentences,mrpc}.sqlite -m full@structure=did,projection=fastfood, --train -o "$results/gap.html" "$@"
+}
+
 case ${2:-all} in
 mnist) for space in "" projection=sparse, projection=fastfood:gaussian,; do images fc 500 "$space"; done ;;
 lenet) images lenet 300 "" ;;
@@ -97,6 +101,6 @@ sst2) both sst2_sentences 2 ;;
 again) text sst2_sentences 2 full --start 1000 --seed 1000 ;; # the same question with other seeds
 mrpc) both mrpc 3 ;;
 compare) compare ;;
-spaces | pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
-all) for study in mnist lenet dense sst2 again spaces mrpc compare pretrain trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
+spaces | gap | pretrain | trajectory | family | lowdata | analyze) "$2" "${@:3}" ;;
+all) for study in mnist lenet dense sst2 again spaces mrpc compare gap pretrain trajectory family lowdata analyze; do "$0" "$data" "$study"; done ;;
 esac

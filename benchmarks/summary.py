@@ -20,7 +20,7 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from the stores in this folder. The command behind a figure stands in its page; all of them together:
 
 ```
-benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare|pretrain|trajectory|family|lowdata|analyze]
+benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare|gap|pretrain|trajectory|family|lowdata|analyze]
 # DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz)
 ```
 
@@ -30,7 +30,7 @@ its end with two seeds of P, one of them with two of training; "bracket": found 
 and d90 itself stand in the interval's place. Cost: full fine-tunings spent on that measurement, the baseline's
 included and trials that were in the store already not. Seconds are of one or two busy cores and do not compare.
 
-`kill.json`: what `python benchmarks/kill.py DATA` found, 20 times kill -9 and resume.
+`kill.json`: what `python benchmarks/kill.py DATA` found: 50 times kill -9 of one search, resumed each time.
 """
 PUBLISHED = """
 Published for 784-200-200-10 (Li et al. 2018): d_int90 = 750 against a global baseline of 1.0, 525-575 against measured

@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from d90.generalization import generalization
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
 from d90.report.lines import answered, interval
 from d90.sweep.store import Store
@@ -24,12 +25,39 @@ CLAIMS = {
     "lowdata": "Hu et al. 2021, table 16: with few examples LoRA is no worse than full fine-tuning, and prefixes are. Here:",
     "analyze": "Hu et al. 2021, section 7: two tunes share their top direction, phi(1, 1) > 0.5, and a smaller r amplifies more. Here:",
 }
+GAPS = ("mnist", "sst2_sentences", "mrpc")
 TITLES = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}
 
 
 def study_tables(folder: Path) -> list[str]:
     """Every line of the section; none where nothing was studied."""
-    return [*series(folder, "trajectory"), *series(folder, "family"), *lowdata(folder), *analyses(folder)]
+    return [
+        *gaps(folder),
+        *series(folder, "trajectory"),
+        *series(folder, "family"),
+        *lowdata(folder),
+        *analyses(folder),
+    ]
+
+
+def gaps(folder: Path) -> list[str]:
+    """A row for each measurement whose tune at d90 was trained for its training accuracy."""
+    stores = [path for name in GAPS for path in folder.glob(f"{name}.sqlite")]
+    rows = [row for row in generalization(stores) if row.train is not None] if stores else []
+    if not rows:
+        return []
+    parts = [
+        "\n## d90 and generalization\n",
+        "`benchmarks/studies.sh DATA gap`, [figures](gap.html). Gap: (training accuracy - validation accuracy) / (1 - validation accuracy) "
+        "of the tune at d90; capacity: sqrt(d90 ln 3 / n). Aghajanyan et al. 2021, section 5: tasks of smaller d90 have smaller gaps.\n",
+        "| task | method | rule | d90 | full | training | validation | gap | capacity |\n|-|-|-|-|-|-|-|-|-|",
+    ]
+    for row in sorted(rows, key=lambda row: (row.task, row.rule, row.d90)):
+        full = "" if row.baseline is None else f"{row.baseline:.4f}"
+        gap = "" if row.gap is None else f"{row.gap:+.3f}"
+        numbers = f"{row.d90:,} | {full} | {row.train:.4f} | {row.evaluation:.4f} | {gap} | {row.capacity:.3f}"
+        parts.append(f"| {row.task} | `{row.method.split(',scale')[0]}` | {row.rule} | {numbers} |")
+    return parts
 
 
 def series(folder: Path, kind: str) -> list[str]:

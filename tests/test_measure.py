@@ -196,7 +196,7 @@ print(d90.measure("mlp:16-32-3", blobs(noise=1.0), store=sys.argv[1], **{**SMALL
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path) -> None:
-    """kill -9 in the middle, 4 times here and 20 in benchmarks/kill.py: every stored trial stays, and none is run twice."""
+    """kill -9 in the middle, 4 times here and 50 in benchmarks/kill.py: every stored trial stays, and none is run twice."""
     store = tmp_path / "s.sqlite"
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", DRIVER, str(store)]
