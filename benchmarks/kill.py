@@ -33,10 +33,8 @@ from d90.tasks import Task, load
 SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4}
 SEARCH = {"start": 100, "resolution": 1.02}
 BEYOND = 1.3  # the first kill comes at most so many trials after start-up
-LONGER, SHORTER = (
-    1.05,
-    0.8,
-)  # the time left, after a kill in which no trial ended and one in which one did: it ends in some 18 % of them
+# the time left to it after a kill in which no trial ended, and after one in which one did: it ends in some 18 % of them
+LONGER, SHORTER = 1.05, 0.8
 
 
 def begin(task: Task, folder: Path) -> int:
