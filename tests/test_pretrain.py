@@ -82,7 +82,7 @@ def test_random_numbers_of_the_training_are_left_alone_by_the_validation(
 
 
 def test_what_is_wrong_is_said(small: Pretraining, text: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="multiple of 64"):
+    with pytest.raises(InputError, match="multiple of 32"):
         pretrain(replace(small, width=100), tmp_path)
     with pytest.raises(InputError, match="not a file"):
         pretrain(replace(small, text=str(tmp_path / "none.txt")), tmp_path / "none")
