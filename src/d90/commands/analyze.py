@@ -49,46 +49,28 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
     from rich.table import Table
 
     from d90.console import console
+    from d90.report.analysed import means_by_role
     from d90.report.claims import analysis_claims
 
     for tune, method, rows in (
-        (result.tune, result.method, result.rows),
-        (result.other, result.other_method, result.other_rows),
+        (result.tune, result.method, body["rows"]),
+        (result.other, result.other_method, body["other_rows"]),
     ):
         if not rows:
             continue
         table = Table(title=f"{tune}: {method}, means over {len(rows)} matrices")
-        for name in (
-            "matrices",
-            "r",
-            "W",
-            "Delta",
-            "W in Delta's",
-            "W in its own",
-            "random",
-            "factor",
-        ):
+        for name in ("matrices", "r", "W", "Delta", "W in Delta's", "W in its own", "random", "factor"):
             table.add_column(name, justify="left" if name == "matrices" else "right")
-        groups = defaultdict(list)
-        for row in rows:
-            for one in row.against:
-                groups[row.role, one.r].append(one)
-        for (role, r), ones in groups.items():
-            means = [
-                statistics.fmean(getattr(one, key) for one in ones)
-                for key in ("weight", "delta", "own", "top", "random", "factor")
-            ]
-            table.add_row(role or "other", str(r), *(f"{value:.3g}" for value in means))
+        roles = means_by_role(rows)
+        for role in roles:
+            for one in role["against"]:
+                means = [one[key] for key in ("weight", "delta", "own", "top", "random", "factor")]
+                table.add_row(role["role"], str(one["r"]), *(f"{value:.3g}" for value in means))
         console.print(table)
-        ranks = defaultdict(list)
-        for row in rows:
-            ranks[row.role].append(row.spectrum)
-        for role, spectra in ranks.items():
-            effective = statistics.fmean(one.effective_rank for one in spectra)
-            energy = statistics.fmean(one.energy_rank for one in spectra)
-            most = min(len(one.values) for one in spectra)
+        for role in roles:
             typer.echo(
-                f"{role or 'other'}: effective rank {effective:.1f}, 90 % of the square in {energy:.1f} of {most} directions"
+                f"{role['role']}: effective rank {role['effective_rank']:.1f}, 90 % of the square in {role['energy_rank']:.1f} "
+                f"of {role['full_rank']} directions"
             )
     sides = defaultdict(list)
     for like in result.likeness:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d90.report.claims import analysis_claims
+from d90.report.claims import analysis_claims, ratio_of_means
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
@@ -31,17 +31,17 @@ def analysis_page(analysis: dict[str, Any]) -> str:
     """The page as text; equal analyses give equal bytes."""
     from markupsafe import Markup
 
-    tunes = [(analysis["tune"], analysis["method"], _by_role(analysis["rows"]))]
+    tunes = [(analysis["tune"], analysis["method"], analysis["rows"])]
     if analysis["other_rows"]:
-        tunes.append((analysis["other"], analysis["other_method"], _by_role(analysis["other_rows"])))
+        tunes.append((analysis["other"], analysis["other_method"], analysis["other_rows"]))
     return (
         environment()
         .get_template("analysed.html")
         .render(
             **analysis,
-            spectra=Markup(_spectra([roles for _, _, roles in tunes])),
+            spectra=Markup(_spectra([_by_role(rows) for _, _, rows in tunes])),
             maps=Markup(_maps(analysis["likeness"])) if analysis["likeness"] else "",
-            tables=[(name, how, [_mean(role, rows) for role, rows in roles.items()]) for name, how, roles in tunes],
+            tables=[(name, how, means_by_role(rows)) for name, how, rows in tunes],
             distances=_distances(analysis["likeness"]),
             claims=analysis_claims(analysis),
         )
@@ -55,14 +55,17 @@ def _by_role(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _mean(role: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Table 7 for a role: means over its matrices."""
+def means_by_role(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Table 7, a dict a role: means over its matrices, of their ranks too."""
+    return [_means(role, ones) for role, ones in _by_role(rows).items()]
+
+
+def _means(role: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     against = []
     for index in range(min(len(row["against"]) for row in rows)):
         ones = [row["against"][index] for row in rows]
         means = {key: statistics.fmean(one[key] for one in ones) for key in ("weight", "delta", "own", "top", "random")}
-        factors = [one["delta"] / one["own"] for one in ones if one["own"] > 0]
-        against.append({"r": ones[0]["r"], **means, "factor": statistics.fmean(factors) if factors else float("inf")})
+        against.append({"r": ones[0]["r"], **means, "factor": ratio_of_means(ones)})
     ranks = {
         key: statistics.fmean(row["spectrum"][key] for row in rows)
         for key in ("stable_rank", "effective_rank", "energy_rank")
