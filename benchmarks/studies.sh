@@ -37,21 +37,21 @@ compare() {
 }
 
 pretrain() { # one long run for its checkpoints, and three widths with one text and as many updates
-    local text=("$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --vocabulary 4096 --length 64)
-    "$d90" pretrain "${text[@]}" --width 128 --steps 1536 --out "$mini/w128" "$@"
+    local text=("$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --vocabulary 4096 --length 64 --batch-size 32)
+    "$d90" pretrain "${text[@]}" --width 128 --steps 4096 --out "$mini/w128" "$@"
     for width in 64 128 192; do
-        "$d90" pretrain "${text[@]}" --limit 30000 --width $width --steps 384 --checkpoints 2 --out "$family/w$width" "$@"
+        "$d90" pretrain "${text[@]}" --limit 60000 --width $width --steps 1024 --checkpoints 2 --out "$family/w$width" "$@"
     done
 }
 
-# scale=relative: the default rate is made for minilm, whose matrices are five to nine times as long as those of width 128
-search=(--start 4000 --resolution 2 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 3e-4)
+# scale=relative: the default rate is made for minilm, whose matrices are five times as long as those of width 128
+search=(--start 4000 --resolution 2 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 1e-3)
 small=(-m full@scale=relative "${search[@]}" --budget 4)
 
 trajectory() {
     local found=() step
-    for step in 0000 0048 0192 0384 0768 1536; do found+=("$mini/w128/step-$step"); done
-    "$d90" trajectory "${found[@]}" --tasks "$data/sst2_sentences" --target both "${small[@]}" \
+    for step in 0000 0064 0256 0512 1024 4096; do found+=("$mini/w128/step-$step"); done
+    "$d90" trajectory "${found[@]}" --tasks "$data/sst2_sentences $data/qqp" --target both "${small[@]}" \
         --store "$results/trajectory.sqlite" --log "$results/trajectory.jsonl" --page "$results/trajectory.html" "$@"
 }
 
@@ -63,15 +63,13 @@ spaces() { # d90 of what each method moves, beside full fine-tuning's (sst2): on
 }
 
 family() {
-    "$d90" family "$family"/w64/step-384 "$family"/w128/step-384 "$family"/w192/step-384 --tasks "$data/sst2_sentences" --target both "${small[@]}" \
+    "$d90" family "$family"/w64/step-1024 "$family"/w128/step-1024 "$family"/w192/step-1024 --tasks "$data/sst2_sentences" --target both "${small[@]}" \
         --store "$results/family.sqlite" --log "$results/family.jsonl" --page "$results/family.html" "$@"
 }
 
-lowdata() {
-    local model
-    model=$(printf '%s\n' "$mini"/w128/step-* | tail -n 1)
-    "$d90" lowdata "$model" "$data/sst2_sentences" --methods 'full preembed:prefix=8 prelayer:prefix=8 lora:r=8 bitfit' \
-        --counts 100,1000,all --seeds 2 --max-length 64 \
+lowdata() { # one pass over the examples, but 150 steps at least; three rates a method, and one more seed at the best
+    "$d90" lowdata minilm "$data/sst2_sentences" --methods 'full preembed:prefix=8 prelayer:prefix=8 lora:r=8 bitfit' \
+        --counts 100,1000,all --seeds 2 --epochs 1 --batch-size 16 --least-steps 150 --evaluations 3 --max-length 64 \
         --store "$results/lowdata.sqlite" --log "$results/lowdata.jsonl" --page "$results/lowdata.html" "$@"
 }
 
