@@ -37,15 +37,15 @@ compare() {
 }
 
 pretrain() { # one long run for its checkpoints, and three widths with one text and as many updates
-    local text=("$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --vocabulary 4096 --length 64 --batch-size 32)
+    local text=("$data/wiki/train.txt.gz" --validation "$data/wiki/validation.txt.gz" --vocabulary 4096 --length 64 --batch-size 32 --lr 3e-3)
     "$d90" pretrain "${text[@]}" --width 128 --steps 4096 --out "$mini/w128" "$@"
     for width in 64 128 192; do
         "$d90" pretrain "${text[@]}" --limit 60000 --width $width --steps 1024 --checkpoints 2 --out "$family/w$width" "$@"
     done
 }
 
-# scale=relative: the default rate is made for minilm, whose matrices are five times as long as those of width 128
-search=(--start 4000 --resolution 2 --train-limit 3000 --epochs 2 --evaluations 4 --baseline-lr 1e-3)
+# the gain rule: 90 % of the score on QQP lies below what the majority class gets. scale=relative: the default rate is made for minilm, whose matrices are five times as long as those of width 128
+search=(--rule gain --start 8000 --resolution 2 --train-limit 7000 --epochs 2 --evaluations 4 --baseline-lr 1e-3)
 small=(-m full@scale=relative "${search[@]}" --budget 4)
 
 trajectory() {

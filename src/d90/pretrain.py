@@ -59,7 +59,7 @@ class Pretraining:
     length: int = 128
     batch_size: int = 64
     steps: int = 2048
-    lr: float = 3e-3
+    lr: float = 2e-3
     checkpoints: int = 8
     seed: int = 0
     limit: int | None = None

@@ -20,7 +20,7 @@ def pretrain(
     length: Annotated[int, typer.Option(help="Tokens in a text.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Texts in a step.")] = 64,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2048,
-    lr: Annotated[float, typer.Option(help="AdamW's peak rate.")] = 3e-3,
+    lr: Annotated[float, typer.Option(help="AdamW's peak rate.")] = 2e-3,
     checkpoints: Annotated[int, typer.Option(help="How many are kept: step 0, and each at half the next's.")] = 8,
     limit: Annotated[int | None, typer.Option(help="Use the first N lines.")] = None,
     seed: SeedOpt = 0,
