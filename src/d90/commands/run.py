@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,13 +29,6 @@ FUNCTIONS = (
     *(latency.latency, certify.certify, tunes.train, analyze.analyze, pretrain.pretrain),
 )
 
-USUAL = {
-    "jobs": None,
-    "on": "here",
-    "num_gpus": 0.0,
-    "address": None,
-}  # a recipe's own options stand where none is given
-
 
 def run(
     recipe: RecipeArg,
@@ -57,7 +51,9 @@ def run(
         _plan(plan, found)
         return
     places = {"jobs": jobs, "on": on, "num_gpus": num_gpus, "address": address}
-    rows, failed = recipes.run(plan, told(), {key: value for key, value in places.items() if value != USUAL[key]})
+    usual = inspect.signature(run).parameters  # a recipe's own options stand where none is given
+    given = {name: value for name, value in places.items() if value != usual[name].default}
+    rows, failed = recipes.run(plan, told(), given)
     _show(plan, rows)
     typer.echo(f"store, pages and summary.json: {plan.folder}")
     if failed:
