@@ -129,7 +129,19 @@ def test_the_budget_is_kept() -> None:
     found = search(world, question(budget=6, resolution=1.0, noise=0.05))
     assert found.spent <= 6.5
     tight = search(World(300, noise=0.05), question(budget=20, resolution=1.0, noise=0.05))
-    assert math.log(tight.interval[1] / tight.interval[0]) < math.log(found.interval[1] / found.interval[0])
+    ratio, before = ((one.interval[1] or math.inf) / (one.interval[0] or 1) for one in (tight, found))  # None: open
+    assert ratio < before
+
+
+@pytest.mark.parametrize("start", [260, 1024])
+def test_the_interval_ends_near_what_was_tried(start: int) -> None:
+    world = World(300, noise=0.02)
+    found = search(world, question(start=start, budget=12, resolution=1.02, noise=0.02))
+    tried = [asked.d for asked in world.asked if asked.d is not None]
+    low, high = found.interval
+    assert low is not None and low >= min(tried) / 4
+    assert high is not None and high <= max(tried) * 4
+    assert low <= 300 <= high
 
 
 def test_full_fine_tuning_is_repeated_where_its_error_decides() -> None:

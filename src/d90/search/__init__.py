@@ -172,6 +172,9 @@ def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Quest
     confirming = _confirm(trials, answer, fresh, q) if answer is not None else []
     if high <= low * q.resolution or spent + len(confirming) >= q.budget - 0.5:
         return confirming[0] if confirming else None
+    beyond = _beyond(trials, low, high, q)
+    if beyond is not None:
+        return Asked(beyond, fresh, fresh, True, f"{low:,.0f} ... {high:,.0f}: d = {beyond:,}, as far as that may be")
     worths, of_full = fit.worth()
     # far from the crossing a trial is worth something only to a fit that is sure of its slope
     from_, to = fit.quantile(REGION[0]), min(fit.quantile(REGION[1]), q.high)
@@ -249,6 +252,16 @@ def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tup
         return (q.low if good.count(q.low) < 2 else None), f"d = {q.low:,}, the lowest, once more"
     d = max(round_d(lowest / CALM), q.low)
     return d, f"bracket downwards: d = {d:,}"
+
+
+def _beyond(trials: Sequence[Trial], low: float, high: float, q: Question) -> int | None:
+    """A d outside those tried where the interval reaches far beyond them: how steep the curve is cannot be told from its middle."""
+    tried = [t.d for t in _inside(trials) if t.d is not None]
+    if min(tried) > STEP[0] * max(low, q.low):
+        return max(q.low, round_d(min(tried) / CALM))
+    if min(high, q.high) > STEP[0] * max(tried):
+        return min(q.high, round_d(max(tried) * CALM))
+    return None
 
 
 def _answer(fit: Posterior, q: Question) -> int | None:
