@@ -139,8 +139,10 @@ def test_the_interval_ends_near_what_was_tried(start: int) -> None:
     found = search(world, question(start=start, budget=12, resolution=1.02, noise=0.02))
     tried = [asked.d for asked in world.asked if asked.d is not None]
     low, high = found.interval
-    assert low is not None and low >= min(tried) / 4
-    assert high is not None and high <= max(tried) * 4
+    assert low is not None
+    assert low >= min(tried) / 4
+    assert high is not None
+    assert high <= max(tried) * 4
     assert low <= 300 <= high
 
 

@@ -61,16 +61,16 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
         table = Table(title=f"{tune}: {method}, means over {len(rows)} matrices")
         for name in ("matrices", "r", "W", "Delta", "W in Delta's", "W in its own", "random", "factor"):
             table.add_column(name, justify="left" if name == "matrices" else "right")
-        roles = means_by_role(rows)
-        for role in roles:
-            for one in role["against"]:
-                means = [one[key] for key in ("weight", "delta", "own", "top", "random", "factor")]
-                table.add_row(role["role"], str(one["r"]), *(f"{value:.3g}" for value in means))
+        means = means_by_role(rows)
+        for mean in means:
+            for one in mean["against"]:
+                cells = [one[key] for key in ("weight", "delta", "own", "top", "random", "factor")]
+                table.add_row(mean["role"], str(one["r"]), *(f"{value:.3g}" for value in cells))
         console.print(table)
-        for role in roles:
+        for mean in means:
             typer.echo(
-                f"{role['role']}: effective rank {role['effective_rank']:.1f}, 90 % of the square in {role['energy_rank']:.1f} "
-                f"of {role['full_rank']} directions"
+                f"{mean['role']}: effective rank {mean['effective_rank']:.1f}, 90 % of the square in {mean['energy_rank']:.1f} "
+                f"of {mean['full_rank']} directions"
             )
     sides = defaultdict(list)
     for like in result.likeness:

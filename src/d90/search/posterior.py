@@ -34,7 +34,8 @@ FAR = math.log(64)  # the fit reaches so far beyond the values of d that were tr
 # The prior's slope, as a share of the scale for each factor e of d: what curves have near a threshold of 90 %. 0.09 to 0.26 in
 # benchmarks/search.py, 0.03 to 0.2 in docs/results. A mean of 1/6 was too steep where noise let the trials say little about it.
 SLOPE, SLOPE_SPREAD = 1 / 10, 1 / 6
-AMPLITUDES = (0.1, 0.3)  # of the Matern part, as shares of the scale; near straight lines (0.03) carry far slopes to the crossing
+# Of the Matern part, as shares of the scale. Near straight lines (0.03) would carry the slope of far trials to the crossing.
+AMPLITUDES = (0.1, 0.3)
 LENGTHS = (1.0, 2.5)  # of the Matern part, in units of ln d: from a factor 3 to a decade
 NOISES = (0.4, 0.63, 1.0, 1.6, 2.5, 4.0)  # times the noise that is expected
 SPREAD = 1.0  # of ln sigma around it
