@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.generalization import generalization
+from d90.report.analysed import means_by_role
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
 from d90.report.lines import answered, interval
 from d90.sweep.store import Store
@@ -141,21 +142,12 @@ def analyses(folder: Path) -> list[str]:
 
 
 def _of_tune(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    roles = defaultdict(list)
-    for row in rows:
-        roles[row["role"] or "other"].append(row)
     parts = []
-    for role, ones in roles.items():
-        effective = statistics.fmean(one["spectrum"]["effective_rank"] for one in ones)
-        full = min(len(one["spectrum"]["values"]) for one in ones)
-        for index in range(min(len(one["against"]) for one in ones)):
-            tables = [one["against"][index] for one in ones]
-            means = [
-                statistics.fmean(one[key] for one in tables) for key in ("weight", "delta", "own", "top", "random")
-            ]
-            factors = [one["delta"] / one["own"] for one in tables if one["own"] > 0]
-            told = [f"{value:.3g}" for value in [*means, *([statistics.fmean(factors)] if factors else [])]]
-            parts.append(_row([f"`{name}`", role, f"{effective:.1f} of {full}", tables[0]["r"], *told]))
+    for means in means_by_role(rows):
+        rank = f"{means['effective_rank']:.1f} of {means['full_rank']}"
+        for one in means["against"]:
+            told = [f"{one[key]:.3g}" for key in ("weight", "delta", "own", "top", "random", "factor")]
+            parts.append(_row([f"`{name}`", means["role"], rank, one["r"], *told]))
     return parts
 
 
