@@ -46,7 +46,7 @@ pretrain() { # one long run for its checkpoints, and three widths with one text 
 
 # the gain rule: 90 % of the score on QQP lies below what the majority class gets. scale=relative: the default rate is made for minilm, whose matrices are five times as long as those of width 128
 search=(--rule gain --start 8000 --resolution 2 --train-limit 7000 --epochs 2 --evaluations 4 --baseline-lr 1e-3)
-small=(-m full@scale=relative "${search[@]}" --budget 4)
+small=(-m full@scale=relative "${search[@]}" --budget 3)
 
 trajectory() {
     local found=() step
