@@ -11,7 +11,14 @@ from d90.report.claims import amplified, analysis_claims, lowdata_claims, series
 
 
 def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> dict[str, Any]:
-    rows = [{"task": "data/t", "target": "last", "x": x, "d90": d90, "status": status} for x, d90, status in cells]
+    """An interval reaches from half of d90 to twice it, or begins at 4,000 where there is none."""
+    rows = [
+        {
+            "task": "data/t", "target": "last", "x": x, "d90": d90, "status": status,
+            "interval": [d90 // 2, 2 * d90] if d90 else [4000, None],
+        }
+        for x, d90, status in cells
+    ]  # fmt: skip
     return {"kind": kind, "cells": rows}
 
 
@@ -43,8 +50,14 @@ def test_a_target_out_of_reach_is_above_every_d_and_a_failed_model_is_left_out()
     ]
     ((words, verdict),) = series_claims(series(*cells, kind="family"))
     assert verdict == "holds"
-    assert "from none (not even all weights reach it) at 0 to 100 at 40" in words
-    assert "with the number of weights in 3 of 3 pairs" in words
+    assert "from above 4,000, the largest d that failed, at 0 to 100 at 40" in words
+    assert "with the number of weights in 3 of 3 pairs; the intervals of 3 of them are apart" in words
+
+
+def test_intervals_that_overlap_are_counted() -> None:
+    ((words, verdict),) = series_claims(series((0, 1000, "found"), (1, 900, "found"), (2, 200, "found")))
+    assert verdict == "holds"
+    assert "3 of 3 pairs; the intervals of 2 of them are apart" in words
 
 
 def test_lowdata_compares_with_full() -> None:

@@ -55,7 +55,8 @@ def test_a_trajectory_is_a_table_with_its_command_and_its_verdict(script: Module
     )
     assert "run/step-40 could not be trained on t: the target for all is that of run/step-20" in text
     assert "run/step-40 failed: broken file" in text
-    assert "in 3 of 3 pairs: **holds**" in text
+    assert "in 3 of 3 pairs; the intervals of " in text
+    assert "are apart: **holds**" in text
 
 
 def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
@@ -71,7 +72,8 @@ def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
     store.put_study("k", "lowdata", {**study, "comparisons": [comparison(0.6, 0.7), comparison(0.9, 0.8)]})
     store.close()
     against = {"r": 2, "weight": 5.0, "delta": 3.0, "own": 0.5, "top": 4.0, "random": 0.1}
-    row = {"role": "q", "spectrum": {"values": [3.0, 1.0, 0.0], "effective_rank": 1.5}, "against": [against]}
+    spectrum = {"values": [3.0, 1.0, 0.0], "effective_rank": 1.5, "stable_rank": 1.1, "energy_rank": 1}
+    row = {"role": "q", "spectrum": spectrum, "against": [against]}
     other = {**row, "against": [{**against, "r": 3, "own": 3.0}]}
     like = {"role": "q", "side": "A", "phi": [[0.2]], "null": [[0.01]], "distances": [[1, 0.9, 1.1]]}
     body = {"method": "lora:r=2", "other_method": "lora:r=3", "rows": [row], "other_rows": [other], "likeness": [like]}
@@ -80,7 +82,7 @@ def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
     assert "| `lora:r=8` | 10 | 0.7000 ± 0.0000 | 0.8000 ± 0.0000 |" in text
     assert text.count("LoRA is no worse than full: **holds**") == 1
     assert text.count("LoRA is no worse than full: **does not hold**") == 1
-    assert "| `lora:r=2` | q | 1.5 of 3 | 2 | 5 | 3 | 0.5 | 4 | 0.1 | 6 |" in text
+    assert "| `lora:r=2` | W_q | 1.5 of 3 | 2 | 5 | 3 | 0.5 | 4 | 0.1 | 6 |" in text
     assert "| q | A | 1 | 0.200 | 0.010 | 0.90 | 1.10 |" in text
     assert "in 0 of 1 matrices; at full rank 0.200 (random 0.010): **does not hold**" in text
     assert "6 at r = 2, 1 at r = 3: larger at the smaller r: **holds**" in text

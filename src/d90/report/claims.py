@@ -16,6 +16,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Claim", "analysis_claims", "lowdata_claims", "series_claims"]
@@ -31,32 +32,55 @@ HALF = 0.5  # phi above which the paper calls directions shared
 def series_claims(study: Body) -> list[Claim]:
     """Does d90 fall along the run, or with size? A sentence for each task and target.
 
-    A model that does not reach the target even with all its weights counts as above every d; one that failed, or whose target is
-    no better than chance, is left out.
+    A model whose target no d reached counts as above every d; one that failed, or whose target is no better than chance, is left
+    out. How many pairs have intervals that do not overlap is said beside.
     """
     found = []
     along = "along the run" if study["kind"] == "trajectory" else "with the number of weights"
-    groups: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[_Point]] = defaultdict(list)
     for cell in study["cells"]:
         points = groups[cell["task"], cell["target"]]
-        if cell["d90"] is not None:
-            points.append((cell["x"], float(cell["d90"])))
-        elif cell["status"] == "unreachable":
-            points.append((cell["x"], math.inf))
+        if cell["d90"] is not None or cell["status"] == "unreachable":
+            d90 = math.inf if cell["d90"] is None else float(cell["d90"])
+            low, high = cell["interval"]
+            points.append(_Point(cell["x"], d90, low or 0.0, math.inf if high is None else float(high)))
     for (task, target), points in groups.items():
-        points.sort()
+        points.sort(key=lambda point: point.x)
         whose = "the last model's" if target == "last" else "its own"
         head = f"{os.path.basename(task.rstrip('/'))}, {whose} target"
-        pairs = [(a, b) for (x, a), (z, b) in itertools.combinations(points, 2) if x < z and a != b]
+        pairs = [(a, b) for a, b in itertools.combinations(points, 2) if a.x < b.x and a.d90 != b.d90]
         if not pairs:
             found.append((f"{head}: {len(points)} models have a d90, and none differ", OPEN))
             continue
-        falls = sum(b < a for a, b in pairs)
-        (x, first), (z, last) = points[0], points[-1]
-        verdict = HOLDS if falls >= MOST * len(pairs) and last < first else FAILS if falls <= len(pairs) / 2 else PART
-        words = f"{head}: from {_d(first)} at {x:,} to {_d(last)} at {z:,}; it falls {along} in {falls} of {len(pairs)} pairs"
+        falls = sum(b.d90 < a.d90 for a, b in pairs)
+        apart = sum(a.high < b.low or b.high < a.low for a, b in pairs)
+        first, last = points[0], points[-1]
+        verdict = PART
+        if falls >= MOST * len(pairs) and last.d90 < first.d90:
+            verdict = HOLDS
+        elif falls <= len(pairs) / 2:
+            verdict = FAILS
+        words = (
+            f"{head}: from {first.words()} at {first.x:,} to {last.words()} at {last.x:,}; it falls {along} in {falls} of "
+            f"{len(pairs)} pairs; the intervals of {apart} of them are apart"
+        )
         found.append((words, verdict))
     return found
+
+
+@dataclass(frozen=True)
+class _Point:
+    """d90 of a model, infinite where no d reached the target, and its interval."""
+
+    x: int
+    d90: float
+    low: float
+    high: float
+
+    def words(self) -> str:
+        if math.isfinite(self.d90):
+            return f"{self.d90:,.0f}"
+        return f"above {self.low:,.0f}, the largest d that failed," if self.low else "above every d tried"
 
 
 def lowdata_claims(study: Body) -> list[Claim]:
@@ -130,7 +154,3 @@ def ratio_of_means(ones: Sequence[Body]) -> float:
 
 def _verdict(each: Sequence[bool]) -> str:
     return HOLDS if all(each) else PART if 2 * sum(each) > len(each) else FAILS
-
-
-def _d(value: float) -> str:
-    return "none (not even all weights reach it)" if math.isinf(value) else f"{value:,.0f}"

@@ -19,6 +19,7 @@ __all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
 
 NARROW = 38  # letters of a label, of which two fit beside one another
 DECADES = 200  # a range below it gets three ticks a decade
+OPEN = 1.6  # an open interval's arrow reaches so many times as far as its point
 DASHES = {"last": "-", "own": "--"}
 TARGETS = {"last": "the last model's target", "own": "its own target"}
 
@@ -28,7 +29,7 @@ class Line:
     """One line.
 
     Attributes:
-        points: (x, y, low, high), the last two the ends of a bar, both y for none.
+        points: (x, y, low, high), the last two the ends of a bar, both y for none; an infinite high end is open, an arrow.
         told: what the pointer shows of each.
         above: where there is no y because nothing is large enough: an arrow at the top.
     """
@@ -60,11 +61,11 @@ def series_page(study: dict[str, Any]) -> str:
         for target in asked:
             cells = [c for c in study["cells"] if (c["task"], c["target"]) == (task, target) and c["d90"] is not None]
             cells.sort(key=lambda cell: int(cell["x"]))
-            if cells:
+            above = [float(c["x"]) for c in study["cells"] if _unreached(c, task, target)]
+            if cells or above:
                 more = f", {TARGETS[target]}" if len(asked) > 1 else ""
                 points = [(float(c["x"]), float(c["d90"]), *_ends(c)) for c in cells]
                 told = [f"{c['model']}, {TARGETS[c['target']]}: {answered(c)}{interval(c)}" for c in cells]
-                above = [float(c["x"]) for c in study["cells"] if _unreached(c, task, target)]
                 dash = DASHES[target] if len(asked) > 1 else "-"
                 lines.append(Line(f"{_base(task)}{more}", points, i, dash, told, above))
         full = {
@@ -77,9 +78,9 @@ def series_page(study: dict[str, Any]) -> str:
     title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study["kind"]]
     xs = sorted({int(cell["x"]) for cell in study["cells"] if cell["status"] != "failed"})
     scale = "log" if study["kind"] == "family" else _scale(xs)
-    figures = (
-        [_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs)] if lines else []
-    )
+    figures = []
+    if lines:
+        figures.append(_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs))
     if scores:
         named = "Full fine-tuning of each"
         figures.append(_figure(named, scores, study["xlabel"], "validation score", scale, "linear", "f", xs))
@@ -135,7 +136,7 @@ def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
 
 def _ends(cell: dict[str, Any]) -> tuple[float, float]:
     low, high = cell["interval"]
-    return float(cell["d90"] if low is None else low), float(cell["d90"] if high is None else high)
+    return float(cell["d90"] if low is None else low), math.inf if high is None else float(high)
 
 
 def _scale(xs: Sequence[int]) -> str:
@@ -213,17 +214,22 @@ def _figure(
         axes.grid(alpha=0.12, color=INK, lw=0.8)
         told: dict[str, list[str]] = {}
         for i, line in enumerate(lines):
-            xs, ys, lows, highs = zip(*line.points, strict=True)
             colour = COLOURS[line.colour % len(COLOURS)]
+            if not line.points:
+                continue
+            xs, ys, lows, highs = zip(*line.points, strict=True)
             axes.plot(
                 xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label), marker="o", markersize=5
             )
             if lows != highs:
+                look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
                 bars = [
                     [y - low for y, low in zip(ys, lows, strict=True)],
-                    [high - y for y, high in zip(ys, highs, strict=True)],
+                    [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],
                 ]
-                axes.errorbar(xs, ys, yerr=bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, alpha=0.6)
+                axes.errorbar(xs, ys, yerr=bars, **look)
+                for x, y in ((x, y) for x, y, _, high in line.points if math.isinf(high)):
+                    axes.errorbar([x], [y], yerr=[[0.0], [(OPEN - 1) * y]], lolims=True, **look)
             axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
             told[f"{prefix}{i}-dots"] = list(line.told) or [
                 f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
@@ -232,7 +238,7 @@ def _figure(
         for n, (x, which) in enumerate(arrows):
             axes.plot(
                 [x], [1.0], "^", transform=axes.get_xaxis_transform(), clip_on=False, fillstyle="none", markersize=7,
-                color=COLOURS[which % len(COLOURS)], label="" if n else "more than all weights",
+                color=COLOURS[which % len(COLOURS)], label="" if n else "above every d tried",
             )  # fmt: skip
         positive = [x for x in ticks if x > 0]
         if xscale == "symlog":
@@ -244,8 +250,8 @@ def _figure(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
         if yscale == "log":
             axes.set_yscale("log")
-            values = [value for line in lines for point in line.points for value in point[1:]]
-            few = max(values) / min(values) < DECADES
+            values = [value for line in lines for point in line.points for value in point[1:] if math.isfinite(value)]
+            few = not values or max(values) / min(values) < DECADES
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
