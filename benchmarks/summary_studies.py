@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.generalization import generalization
-from d90.report.analysed import means_by_role
+from d90.report.analysed import TABLE7, means_by_role
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
 from d90.report.lines import answered, interval
 from d90.sweep.store import Store
@@ -146,7 +146,7 @@ def _of_tune(name: str, rows: list[dict[str, Any]]) -> list[str]:
     for means in means_by_role(rows):
         rank = f"{means['effective_rank']:.1f} of {means['full_rank']}"
         for one in means["against"]:
-            told = [f"{one[key]:.3g}" for key in ("weight", "delta", "own", "top", "random", "factor")]
+            told = [f"{one[key]:.3g}" for key in TABLE7]
             parts.append(_row([f"`{name}`", means["role"], rank, one["r"], *told]))
     return parts
 

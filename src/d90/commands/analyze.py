@@ -49,7 +49,7 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
     from rich.table import Table
 
     from d90.console import console
-    from d90.report.analysed import means_by_role
+    from d90.report.analysed import TABLE7, means_by_role
     from d90.report.claims import analysis_claims
 
     for tune, method, rows in (
@@ -64,7 +64,7 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
         means = means_by_role(rows)
         for mean in means:
             for one in mean["against"]:
-                cells = [one[key] for key in ("weight", "delta", "own", "top", "random", "factor")]
+                cells = [one[key] for key in TABLE7]
                 table.add_row(mean["role"], str(one["r"]), *(f"{value:.3g}" for value in cells))
         console.print(table)
         for mean in means:

@@ -14,8 +14,9 @@ from d90.report.claims import analysis_claims, ratio_of_means
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
-__all__ = ["analysis_page", "write_analysis"]
+__all__ = ["TABLE7", "analysis_page", "means_by_role", "write_analysis"]
 
+TABLE7 = ("weight", "delta", "own", "top", "random", "factor")  # its norms, and the amplification
 NAMES = {"q": "W_q", "k": "W_k", "v": "W_v", "o": "W_o", "qkv": "W_qkv", "mlp_in": "MLP in", "mlp_out": "MLP out"}
 
 
@@ -64,7 +65,7 @@ def _means(role: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     against = []
     for index in range(min(len(row["against"]) for row in rows)):
         ones = [row["against"][index] for row in rows]
-        means = {key: statistics.fmean(one[key] for one in ones) for key in ("weight", "delta", "own", "top", "random")}
+        means = {key: statistics.fmean(one[key] for one in ones) for key in TABLE7[:-1]}
         against.append({"r": ones[0]["r"], **means, "factor": ratio_of_means(ones)})
     ranks = {
         key: statistics.fmean(row["spectrum"][key] for row in rows)

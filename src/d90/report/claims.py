@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Claim", "analysis_claims", "lowdata_claims", "series_claims"]
+__all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_means", "series_claims"]
 
 Body = Mapping[str, Any]
 Claim = tuple[str, str]
