@@ -1,6 +1,6 @@
 """One learning rate for every d, projection and structure? The default beside the best of a grid, and what the default loses.
 
-    python benchmarks/rates.py DATA [sst2|mnist|small ...] [--model FOLDER] [--table]
+    python benchmarks/rates.py DATA [sst2|mnist|small ...] [--model FOLDER] [--part I/N] [--table]
         DATA holds sst2_sentences/ (jsonl.gz) and mnist/ (idx files)
 
 For each cell (task, structure, projection, d) runs at the default rate times 1/4, 1/2, 1, 2, 4, one seed; where the best of them lies at
@@ -8,7 +8,8 @@ the grid's edge the grid goes on; where it beats the default by more than half a
 for the best of five noisy scores is better than the default by chance alone. Fastfood at d = 100 ... 100,000, the other
 projections at one d. "sst2" is minilm on all of SST-2's sentences (some four hours), "mnist" the fully connected network
 on 10,000 images (half an hour), "small" a pretrained model of the caller's on 3,000 sentences.
-Trials lie in docs/results/rates.sqlite, a line each in rates.jsonl; the table in rates.md. Started again, it goes on.
+Texts are trained in fp32, so that trials of a GPU and of a processor answer one question; with --part 1/4 ... 4/4 four processes share
+the cells. Trials lie in docs/results/rates.sqlite, a line each in rates.jsonl; the table in rates.md. Started again, it goes on.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Study:
 
 def studies(data: str, model: str) -> dict[str, Study]:
     """Dense over minilm's 22.7 million weights would draw 2e10 entries a step; it is tried where it can be."""
-    text = {"epochs": 2, "evaluations": 6}
+    text = {"epochs": 2, "evaluations": 6, "precision": "fp32"}
     images = {"epochs": 5, "batch_size": 128, "evaluations": 10, "train_limit": 10_000}
     sizes = (100, 1000, 10_000, 100_000)
     others = ("fastfood:gaussian", "sparse", "onehot")
@@ -70,9 +71,9 @@ def method(study: Study, structure: str, projection: str, d: int) -> str:
     return f"full@d={d},structure={structure},projection={projection},scale={study.scale}"
 
 
-def run(study: Study, store: Store, log: Path) -> None:
+def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
     """Every trial that the store lacks."""
-    for structure, projection, d in study.cells():
+    for structure, projection, d in study.cells()[part - 1 :: parts]:
         spec = parse(method(study, structure, projection, d))
         recipe = make_recipe(study.model, study.task, spec, dict(study.options))
         task = open_task(study.task, recipe)
@@ -101,8 +102,8 @@ def belongs(trial: Stored, study: Study) -> bool:
     recipe = trial.recipe
     same_model = recipe["model"] == study.model if study.model else recipe["model"] not in ("minilm", "fc")
     same_task = recipe["task"].rsplit("/", 1)[-1] == study.task.rsplit("/", 1)[-1]
-    limit = study.options.get("train_limit")
-    return same_model and same_task and recipe["train_limit"] == limit and recipe["epochs"] == study.options["epochs"]
+    wanted = {"train_limit": None, "precision": "auto"} | study.options
+    return same_model and same_task and all(recipe[name] == value for name, value in wanted.items())
 
 
 def table(known: dict[str, Study]) -> str:
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("names", nargs="*", default=["sst2", "mnist"])
     parser.add_argument("--model", default="", help="of the study 'small': a folder or a name")
+    parser.add_argument("--part", default="1/1", help="I/N: every N-th cell, from the I-th")
     parser.add_argument("--table", action="store_true", help="write the table of what is stored, train nothing")
     asked = parser.parse_args()
     known = studies(asked.data, asked.model)
@@ -167,7 +169,7 @@ def main() -> None:
     if not asked.table:
         store = Store(RESULTS / "rates.sqlite")
         for name in asked.names:
-            run(known[name], store, RESULTS / "rates.jsonl")
+            run(known[name], store, RESULTS / "rates.jsonl", *map(int, asked.part.split("/")))
         store.close()
     (RESULTS / "rates.md").write_text(table(known), encoding="utf-8")
 

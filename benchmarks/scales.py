@@ -1,6 +1,6 @@
 """Which scale needs the fewest parameters? d90 of tensor, global and relative, one line a measurement.
 
-    python benchmarks/scales.py MODEL TASK [--rule gain] [--seeds 0 1000] [--train-limit N] [--epochs E] ... [--out FILE]
+    python benchmarks/scales.py MODEL TASK [--rule gain] [--seeds 0 1000] [--scales tensor ...] [--train-limit N] [--epochs E] ...
     python benchmarks/scales.py --table [--out FILE]
 
 For each scale (`d90.layout.tensor_scale`) and each first seed a search of its own. So that no scale loses by its rate, four rates are tried
@@ -29,12 +29,12 @@ from d90.training import open_task
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)
 NEAR = 0.005
+OPTIONS = ("epochs", "batch_size", "evaluations", "train_limit", "validation_limit", "max_length", "precision")
 
 
 def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any]:
     """What identifies a line."""
-    names = ("epochs", "batch_size", "evaluations", "train_limit", "validation_limit", "max_length")
-    options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
     method = f"full@structure={given.structure},scale={scale}"
     return {
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
@@ -44,8 +44,7 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
 
 def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> dict[str, Any]:
     """The rate, and one search with it."""
-    fields = ("epochs", "batch_size", "evaluations", "train_limit", "validation_limit", "max_length", "seed")
-    options: dict[str, Any] = {name: asked[name] for name in fields if name in asked}
+    options: dict[str, Any] = {name: asked[name] for name in (*OPTIONS, "seed") if name in asked}
     told = progress_for(False)
     spec = parse(asked["method"]).at(given.start)
     task = open_task(given.task, make_recipe(given.model, given.task, spec, options))
@@ -99,6 +98,8 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=1000)
     parser.add_argument("--budget", type=float, default=12.0)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--precision", choices=("fp32", "bf16"))
+    parser.add_argument("--scales", nargs="+", choices=SCALES, default=list(SCALES))
     for name in ("--batch-size", "--evaluations", "--train-limit", "--validation-limit", "--max-length"):
         parser.add_argument(name, type=int)
     parser.add_argument("--store", type=Path, default=Path("runs/scales.sqlite"))
@@ -110,7 +111,7 @@ def main() -> None:
             sys.exit("scales.py: expected a model and a task, or --table")
         store = Store(given.store)
         for seed in given.seeds:
-            for scale in SCALES:
+            for scale in given.scales:
                 asked = asked_for(given, scale, seed)
                 if any(all(line.get(key) == value for key, value in asked.items()) for line in lines(given.out)):
                     continue

@@ -5,7 +5,7 @@ copy of the model; one step of each is taken in turn, in an order drawn anew eac
 to the bare step of that round; the table shows their medians and quartiles. "bare" zeroes gradients and takes no optimizer
 step, so a ratio of 1.02 is 2 % for the hooks, the projection both ways and Adam over theta together.
 
-    python benchmarks/step.py [--rounds 40] [--bf16]        writes step.json
+    python benchmarks/step.py [--rounds 40] [--bf16]        writes step.json; on the GPU where there is one
 
 bf16 is left out on a processor without units for it, where a step takes ten times as long; --bf16 measures it all the same.
 """
@@ -29,19 +29,21 @@ from torch import nn
 
 from d90 import Subspace, models
 from d90.projections import kernels
-from d90.recipe import bf16_is_fast
+from d90.recipe import best_device, bf16_is_fast
 
 Step = Callable[[], None]
 
 
 def stepper(model: nn.Module, optimizer: torch.optim.Optimizer | None, autocast: bool, batch: int = 16) -> Step:
     """One training step on fixed random tokens."""
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 29000, (batch, 64), generator=draw)
-    labels, mask = torch.randint(0, 2, (batch,), generator=draw), torch.ones_like(ids)
+    draw, device = torch.Generator().manual_seed(0), next(model.parameters()).device
+    ids = torch.randint(1000, 29000, (batch, 64), generator=draw).to(device)
+    labels, mask = torch.randint(0, 2, (batch,), generator=draw).to(device), torch.ones_like(ids)
 
     def step() -> None:
-        context: AbstractContextManager[object] = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+        context: AbstractContextManager[object] = nullcontext()
+        if autocast:
+            context = torch.autocast(device.type, torch.bfloat16)
         with context:
             logits = model(input_ids=ids, attention_mask=mask).logits
         nn.functional.cross_entropy(logits.float(), labels).backward()
@@ -51,6 +53,8 @@ def stepper(model: nn.Module, optimizer: torch.optim.Optimizer | None, autocast:
             parameter.grad = None
         if optimizer is not None:
             optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
@@ -122,12 +126,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--bf16", action="store_true", default=bf16_is_fast(), help="also where it is slow")
+    parser.add_argument(
+        "--bf16", action="store_true", default=bf16_is_fast(best_device()), help="also where it is slow"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    base = models.load("minilm", 2).module.train()
+    base = models.load("minilm", 2).module.train().to(best_device())
     result: dict[str, object] = {"processor": processor(), "threads": arguments.threads, "path": kernels.active()}
+    if best_device() == "cuda":
+        result |= {"processor": torch.cuda.get_device_name(), "path": "triton"}
     for name, autocast in [("fp32", False), ("bf16 autocast", True)][: 1 + arguments.bf16]:
         lines = compare(variants(base, autocast), arguments.rounds)
         result[name] = lines

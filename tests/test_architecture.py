@@ -68,7 +68,9 @@ def test_projections_need_torch_and_numpy_alone() -> None:
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 top = name.split(".")[0]
-                assert top in {"torch", "numpy", "d90"} or top in sys.stdlib_module_names, f"{file.name}: {name}"
+                # kernels/gpu.py is imported where torch has brought Triton along
+                allowed = {"torch", "numpy", "d90"} | ({"triton"} if file.name == "gpu.py" else set())
+                assert top in allowed or top in sys.stdlib_module_names, f"{file.name}: {name}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

@@ -14,7 +14,7 @@ from d90.errors import InputError
 from d90.finished import open_tune
 from d90.models import Model, load
 from d90.progress import Progress
-from d90.recipe import Recipe, bf16_is_fast, default_lr
+from d90.recipe import Recipe, best_device, bf16_is_fast, default_lr
 from d90.tasks import Split, Task
 from d90.training import _rate
 
@@ -143,7 +143,7 @@ def test_a_pretrained_model_takes_smaller_rates_than_one_from_scratch() -> None:
     for method in ("full", "full@d=10"):
         spec = d90.methods.parse(method)
         assert default_lr(spec, is_text=True) < default_lr(spec, is_text=False)
-    assert isinstance(bf16_is_fast(), bool)
+    assert isinstance(bf16_is_fast(best_device()), bool)
 
 
 @pytest.mark.parametrize("method", ["full", "full@d=20,structure=said", "full@d=20,head=outside"])

@@ -239,7 +239,7 @@ def _finished(
 
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
     batches = data.split(split)
-    outputs = predict(data.model, batches, precision_of(recipe, data.task))
+    outputs = predict(data.model, batches, precision_of(recipe, data))
     # a tie or a value that is not finite counts as wrong
     right = (outputs.argmax(dim=-1) == batches.labels) & outputs.isfinite().all(dim=-1)
     return int((~right).sum()), len(batches)

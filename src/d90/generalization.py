@@ -19,7 +19,7 @@ from d90.errors import D90Error, InputError
 from d90.lab import versions
 from d90.methods import Spec, parse
 from d90.progress import Progress
-from d90.recipe import Recipe
+from d90.recipe import Recipe, best_device
 from d90.sweep.store import Store, hashed
 from d90.training import Data, fit, open_model, open_task, precision_of, predict
 
@@ -139,7 +139,7 @@ def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, told: Progres
         )
     if task.kind != "classification":
         raise InputError(f"task '{task.name}' is no classification, expected accuracies: the gap is one of error rates")
-    model = open_model(recipe.model, task, recipe)
+    model = open_model(recipe.model, task, recipe, best_device())
     if study["definitions"].get("base") not in (None, model.fingerprint):
         raise InputError(f"model '{recipe.model}' is another one now, expected the base that was measured")
     data = Data(model, task)
@@ -147,7 +147,7 @@ def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, told: Progres
     try:
         found = {}
         for name, split in (("train", data.train), ("evaluation", data.validation)):
-            right = predict(model, split, precision_of(recipe, task)).argmax(dim=-1) == split.labels
+            right = predict(model, split, precision_of(recipe, data)).argmax(dim=-1) == split.labels
             found[name] = right.double().mean().item()
     finally:
         laid.release()

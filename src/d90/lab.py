@@ -21,7 +21,7 @@ from d90.errors import InputError, RunFailed
 from d90.methods import Spec, parse
 from d90.models import Model
 from d90.progress import Progress
-from d90.recipe import Recipe
+from d90.recipe import Recipe, best_device
 from d90.search.hopeless import GiveUp
 from d90.sweep.executor import Executor, Job
 from d90.sweep.packed import pack, unpack
@@ -87,7 +87,7 @@ class Lab:
     def data(self, seed: int) -> Data:
         """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
         if seed not in self._data:
-            model = open_model(self._given, self.task, replace(self._recipe, seed=seed))
+            model = open_model(self._given, self.task, replace(self._recipe, seed=seed), best_device())
             old = next(iter(self._data.values()), None)
             self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
         return self._data[seed]
@@ -254,8 +254,7 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     hopeless = GiveUp(**body["hopeless"]) if body["hopeless"] else None
     ask = Ask(parse(recipe.method), recipe, body["stop_at"], hopeless, body["test"])
     task = open_task(recipe.task, recipe)
-    model = open_model(recipe.model, task, recipe)
-    model.module.to(body.get("device", "cpu"))
+    model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
     made = _made(Data(model, task), ask, progress)
     packed = base64.b64encode(made.predictions).decode()
     return {"outcome": made.outcome, "context": made.context, "predictions": packed}
@@ -269,8 +268,14 @@ def _made(data: Data, ask: Ask, told: Progress) -> Made:
         stop_at=ask.stop_at, progress=told, test=ask.test, hopeless=ask.hopeless, best=best.append,
     )  # fmt: skip
     laid.release()
-    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions()}
+    device = next(data.model.module.parameters()).device
+    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": _named(device)}
     return Made(asdict(outcome), context, pack(best[-1].numpy()) if best else b"")
+
+
+def _named(device: torch.device) -> str:
+    """What the GPU is called, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _words(outcome: dict[str, Any]) -> str:

@@ -193,7 +193,7 @@ def certify_language(
         told.trial_ended(name, f"{done.mean:.3f} bits per token, {done.bits:.0f} bits, bound {done.bound:.3f}")
     best = min(candidates, key=lambda one: one.bound)
     split = "test" if counted.test is not None else "validation"
-    shown, precision = data.split(split), precision_of(recipe, data.task)
+    shown, precision = data.split(split), precision_of(recipe, data)
     untrained = data.task.loss(predict(loaded, shown, precision), shown.labels).item() / math.log(2)
     with decoded(data, spec, recipe, best.d, best.payload):
         tested = _losses(loaded, shown, precision, known.vocabulary)
@@ -253,7 +253,7 @@ def check_language(
     known = _Known.of(len(documents), said.evaluated, _vocabulary(loaded), said.delta, among)
     seen = Batches(loaded, subsample(documents, said.evaluated))
     with decoded(data, spec, recipe, best.d, best.payload):
-        losses = _losses(loaded, seen, precision_of(recipe, data.task), known.vocabulary)
+        losses = _losses(loaded, seen, precision_of(recipe, data), known.vocabulary)
     found = known.bounded(replace(best, losses=losses))
     if abs(found.mean - said.mean) > SAME or abs(found.bound - said.bound) > SAME or found.alpha != said.alpha:
         raise InputError(
@@ -323,7 +323,7 @@ def _candidates(
 
     def counted(d: int, count: int, payload: str, lengths: dict[str, float]) -> TextCandidate:
         costs = {**lengths, "alpha": named}
-        losses = _losses(data.model, seen, precision_of(recipe, data.task), vocabulary)
+        losses = _losses(data.model, seen, precision_of(recipe, data), vocabulary)
         return TextCandidate(d, count, sum(costs.values()), 0.0, 0.0, 0.0, payload, costs, losses)
 
     yield counted(0, 0, "", {"no change": 1.0, "tried": bounds.choice_bits([tried])})

@@ -22,7 +22,7 @@ import torch
 
 from d90.errors import InputError
 from d90.progress import Progress
-from d90.recipe import bf16_is_fast
+from d90.recipe import best_device, bf16_is_fast
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -334,7 +334,7 @@ def _run(
     arguments = TrainingArguments(
         output_dir=str(resume), max_steps=steps, per_device_train_batch_size=wanted.batch_size, seed=wanted.seed,
         learning_rate=wanted.lr, warmup_steps=max(1, round(0.06 * steps)), lr_scheduler_type="linear", weight_decay=0.01,
-        bf16=bf16_is_fast(), use_cpu=not torch.cuda.is_available(), save_steps=max(1, steps // 16), save_total_limit=1,
+        bf16=bf16_is_fast(best_device()), use_cpu=best_device() == "cpu", save_steps=max(1, steps // 16), save_total_limit=1,
         logging_steps=max(1, steps // 100), report_to=[], disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     trainer = Trainer(

@@ -54,7 +54,7 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     """
     module = data.model.module
     chosen = data.train.shuffled(recipe.batch_size, recipe.seed, 0)[0]
-    labels, precision = data.train.labels[chosen], precision_of(recipe, data.task)
+    labels, precision = data.train.labels[chosen], precision_of(recipe, data)
     inputs = data.train.inputs(chosen)
 
     def forward() -> torch.Tensor:

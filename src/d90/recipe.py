@@ -16,7 +16,7 @@ from d90.models import Model
 from d90.subspace import STEP_RULE
 from d90.tasks import Task
 
-__all__ = ["Evaluation", "Outcome", "Recipe", "bf16_is_fast", "default_lr", "make_recipe"]
+__all__ = ["Evaluation", "Outcome", "Recipe", "best_device", "bf16_is_fast", "default_lr", "make_recipe"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Recipe:
         epochs, batch_size, warmup, weight_decay, clip: warmup is a share of all steps; clip is a gradient norm, 0 for
             none.
         evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the processor has it.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the device has it.
         seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
         train_limit, validation_limit, max_length, columns: how the data was read.
         step_rule: version of the subspace's unit of theta.
@@ -93,9 +93,14 @@ def default_lr(spec: Spec, is_text: bool) -> float:
     return 1e-4 if is_text and spec.method.name in ("full", "top") else 1e-3
 
 
-def bf16_is_fast() -> bool:
-    """Whether bf16 autocast pays on this machine: a GPU that has it, or a processor with AMX or AVX512-BF16."""
-    if torch.cuda.is_available():
+def best_device() -> str:
+    """Where a model opened by its name is trained: "cuda" where torch sees a GPU (CUDA_VISIBLE_DEVICES= hides it), else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def bf16_is_fast(device: str) -> bool:
+    """Whether bf16 autocast pays there: a GPU that has it, or a processor with AMX or AVX512-BF16."""
+    if device == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 

@@ -42,7 +42,7 @@ from d90.methods import (
 from d90.models import Model
 from d90.models import load as load_model
 from d90.progress import Progress
-from d90.recipe import Evaluation, Outcome, Recipe, bf16_is_fast, default_lr, make_recipe
+from d90.recipe import Evaluation, Outcome, Recipe, best_device, bf16_is_fast, default_lr, make_recipe
 from d90.subspace import Subspace
 from d90.tasks import ABSENT, Task
 from d90.tasks import load as load_task
@@ -107,7 +107,8 @@ def train(
     """Fine-tune `model` on `task` and keep the best evaluation's weights.
 
     Args:
-        model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), or a loaded `d90.models.Model`.
+        model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), trained on the GPU where there is one; or a
+            loaded `d90.models.Model`, trained where it is.
         task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
         method: what moves, in the grammar of `d90.methods`.
         d: short for the method's "@d=...".
@@ -124,7 +125,7 @@ def train(
     spec = spec if d is None else spec.at(d)
     recipe = make_recipe(model, task, spec, options)
     loaded_task = open_task(task, recipe)
-    loaded = open_model(model, loaded_task, recipe)
+    loaded = open_model(model, loaded_task, recipe, best_device())
     data = Data(loaded, loaded_task)
     outcome, laid = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
     return Run(recipe, outcome, loaded, loaded_task, laid)
@@ -138,11 +139,12 @@ def open_task(task: str | Task, recipe: Recipe) -> Task:
     return load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
 
 
-def open_model(model: str | Model, task: Task, recipe: Recipe) -> Model:
-    """The model with a head for the task, its fresh weights drawn from the recipe's seed."""
+def open_model(model: str | Model, task: Task, recipe: Recipe, device: str = "cpu") -> Model:
+    """The model with a head for the task, its fresh weights drawn from the recipe's seed; one opened by its name on `device`."""
     loaded = model
     if isinstance(loaded, str):
         loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
+        loaded.module.to(device)
     if task.is_text != (loaded.tokenizer is not None):
         takes, has = ("images", "texts") if task.is_text else ("texts", "images")
         raise InputError(
@@ -225,7 +227,7 @@ def _loop(
 ) -> Outcome:
     began = time.perf_counter()
     module, task = data.model.module, data.task
-    precision = precision_of(recipe, task)
+    precision = precision_of(recipe, data)
     lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
     parameters = list(trained.parameters())
     # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
@@ -409,17 +411,20 @@ def _batches(train_data: Batches, recipe: Recipe, total: int) -> Iterator[Tensor
         epoch += 1
 
 
-def precision_of(recipe: Recipe, task: Task) -> str:
-    """fp32 or bf16: "auto" takes bf16 for texts where the processor has it."""
+def precision_of(recipe: Recipe, data: Data) -> str:
+    """fp32 or bf16: "auto" takes bf16 for texts where the device has it."""
     if recipe.precision != "auto":
         return recipe.precision
-    return "bf16" if task.is_text and bf16_is_fast() else "fp32"
+    return "bf16" if data.task.is_text and bf16_is_fast(_device(data.model.module)) else "fp32"
 
 
 def autocast(module: nn.Module, precision: str) -> torch.autocast:
     """Where the model is, in the run's precision."""
-    device = next(module.parameters()).device.type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(_device(module), dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _device(module: nn.Module) -> str:
+    return next(module.parameters()).device.type
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ class Cluster(Executor):
 
     def _attempt(self, job: Job, tell: Tell) -> Result:
         ray = self._ray
-        body = {**job.body, "device": "cuda"} if self._gpu else job.body
+        body = {**job.body, "device": "cuda" if self._gpu else "cpu"}
         with self._running(lambda: self._task.remote(job.work, body)) as task:
             tell("trial_started", [job.label, job.steps])
             try:

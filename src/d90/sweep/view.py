@@ -31,7 +31,7 @@ OUTCOME = (
     "truncated",
     "precision",
 )
-CONTEXT = ("d90", "torch", "python", "machine", "threads")
+CONTEXT = ("d90", "torch", "python", "machine", "threads", "device")
 
 
 def _recipe(name: str) -> str:

@@ -1,12 +1,13 @@
 """The compiled kernels: which path is used is decided here, once, and said in one log line.
 
-Without a library (no compiler at install time), on another device, or for tensors a kernel does not take, torch does
-the same. `D90_KERNEL=avx512|avx2|portable|torch` forces a path.
+On the CPU a compiled library, on an NVIDIA GPU Triton (`gpu.py`); without them, or for maps and tensors they do not take, torch
+does the same. `D90_KERNEL=avx512|avx2|portable|torch` forces a path; torch that on a GPU too.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
 import logging
 import os
@@ -25,6 +26,7 @@ from d90.projections.kernels.build import LIBRARY, source_crc
 
 if TYPE_CHECKING:
     from d90.projections.base import Target
+    from d90.projections.kernels.gpu import FastfoodOnGpu
 
 __all__ = ["PATHS", "DenseKernel", "FastfoodKernel", "Kernel", "OneHotKernel", "active", "available", "forced", "words"]
 
@@ -178,6 +180,19 @@ def _kind(tensor: Tensor) -> int | None:
     return _TYPES.get(tensor.dtype) if tensor.is_cpu and tensor.is_contiguous() else None
 
 
+def _on_gpu(tensor: Tensor) -> bool:
+    """Whether the GPU's kernels can work on this tensor where it lies."""
+    return tensor.is_cuda and tensor.is_contiguous() and (tensor.dtype in _TYPES or tensor.dtype == torch.float64)
+
+
+@lru_cache(maxsize=1)
+def _triton() -> bool:
+    """Whether there is Triton, and the one log line about it."""
+    found = importlib.util.find_spec("triton") is not None and torch.version.hip is None
+    _log.info("projections on the GPU run %s", "on Triton" if found else "on torch: no package triton")
+    return found
+
+
 Segments = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
@@ -205,8 +220,38 @@ class Kernel:
         """What the C code reads in place of z."""
         return z
 
+    def on_gpu(self) -> FastfoodOnGpu | None:
+        """The same map on a GPU, where there is a kernel for it."""
+        return None
+
     def write(self, targets: Sequence[Target]) -> Sequence[Target]:
         """Write the tensors that a kernel can write; returns the others."""
+        return self._write_on_gpu(self._write_on_cpu(targets))
+
+    def _write_on_gpu(self, targets: Sequence[Target]) -> Sequence[Target]:
+        gpu = self._gpu_for(targets[0].out) if targets else None
+        if gpu is None:
+            return targets
+        left: list[Target] = []
+        alike: dict[tuple[torch.dtype, torch.dtype], list[Target]] = {}
+        for target in targets:
+            _, base, _, z, out = target
+            if not (_on_gpu(base) and _on_gpu(out) and _on_gpu(z)):
+                left.append(target)
+            elif out.numel():
+                self._check_size(base, target.segment)
+                self._check_size(out, target.segment)
+                self._check_length(z)
+                alike.setdefault((base.dtype, out.dtype), []).append(target)
+        for group in alike.values():
+            gpu.write(group)
+        return left
+
+    def _gpu_for(self, tensor: Tensor) -> FastfoodOnGpu | None:
+        """The kernels for a tensor that lies on a GPU."""
+        return self.on_gpu() if _on_gpu(tensor) and active() != "torch" else None
+
+    def _write_on_cpu(self, targets: Sequence[Target]) -> Sequence[Target]:
         taken = [None not in (_kind(base), _kind(out)) and _kind(z) == 0 for _, base, _, z, out in targets]
         found = self._open() if any(taken) else None  # a header may cost memory
         if found is None:
@@ -230,10 +275,18 @@ class Kernel:
     def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """z_gradient += R^T g; returns False, with nothing done, where it is torch's work."""
         self._check_size(g, segment)
+        if _on_gpu(z_gradient) and (gpu := self._gpu_for(g)) is not None:
+            self._check_length(z_gradient)
+            gpu.fold(g, segment, z_gradient)
+            return True
         return self._fold(g, segment, z_gradient, 0, 0, 0)
 
     def fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """The same for a matrix whose rows (k,), sorted, are `values` (k, width), the others zero."""
+        if self._gpu_for(values) is not None:  # the gradient as it would be if it were dense, for a moment
+            g = values.new_zeros(self.sizes[segment])
+            g.view(-1, values.shape[1])[rows] = values
+            return self.fold(g, segment, z_gradient)
         if rows.dtype != torch.int64 or not (rows.is_cpu and rows.is_contiguous()):
             return False
         return self._fold(values, segment, z_gradient, rows.data_ptr(), len(rows), values.shape[1])
@@ -280,6 +333,14 @@ class FastfoodKernel(Kernel):
     def __init__(self, seed: int, m: int, chunks: int, gaussian: bool, s: float, segments: Segments) -> None:
         super().__init__(s, m * chunks, segments)
         self.map = (seed, m, chunks, gaussian)
+        self._on_gpu: FastfoodOnGpu | None = None
+
+    def on_gpu(self) -> FastfoodOnGpu | None:
+        if self._on_gpu is None and _triton():
+            from d90.projections.kernels.gpu import FastfoodOnGpu
+
+            self._on_gpu = FastfoodOnGpu(*self.map, self.scale, (self.sizes, self.first, self.dither))
+        return self._on_gpu
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         return _Fastfood(*self.map, path, threads, 0, parallel, stream_bytes)

@@ -1,0 +1,112 @@
+"""The GPU's kernels against torch on the processor: on a GPU, or, with TRITON_INTERPRET=1, in Triton's interpreter (`make test-all`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+from d90.projections import build, kernels
+from d90.projections.base import Target
+from d90.projections.rounding import HALF_TYPES
+from tests.reference.table import CASES, IDS
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+DEVICE = "cpu" if INTERPRETED else "cuda"
+SEED = (5 << 32) + 0xF0000003
+
+needs_gpu = pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a GPU")
+needs_triton = pytest.mark.skipif(
+    not (INTERPRETED or torch.cuda.is_available()), reason="needs a GPU, or Triton and TRITON_INTERPRET=1"
+)
+
+
+def far(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative distance of whole vectors."""
+    a, b = a.cpu().double(), b.cpu().double()
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
+
+
+@needs_triton
+@pytest.mark.parametrize("entries", ["sign", "gaussian"])
+@pytest.mark.parametrize("d", [1, 2, 5, 50, 100, 1000, 3000])
+def test_fastfood_equals_torch(d: int, entries: str) -> None:
+    """Tensors smaller than a block, ragged, whole and of one number; weights in fp32 and half precision; d of one chunk and of several."""
+    from d90.projections.kernels.gpu import FastfoodOnGpu
+
+    sizes = (5000, 1, 0, 700, 1024, 9001 if d > 1000 else 2057, 9)
+    p = build(f"fastfood:{entries}", d, sizes, seed=SEED)
+    assert isinstance(p._kernel, kernels.FastfoodKernel)
+    gpu = FastfoodOnGpu(*p._kernel.map, p._kernel.scale, (p._kernel.sizes, p._kernel.first, p._kernel.dither))
+    z, other = (p.prepare(torch.randn(d)) for _ in range(2))
+    for dtype in (torch.float32, *HALF_TYPES):
+        bases = [torch.randn(n).to(dtype) for n in sizes]
+        zs = [z if n > 1000 else other for n in sizes]
+        wanted, outs = ([torch.full((n,), 7.0).to(dtype) for n in sizes] for _ in range(2))
+        outs = [out.to(DEVICE) for out in outs]
+        with kernels.forced("torch"):
+            p.write([Target(i, *rest) for i, rest in enumerate(zip(bases, [0.3] * 7, zs, wanted, strict=True))])
+        there = {id(one): one.to(DEVICE) for one in (z, other)}
+        gpu.write(
+            [Target(i, bases[i].to(DEVICE), 0.3, there[id(zs[i])], outs[i]) for i in range(len(sizes)) if sizes[i]]
+        )
+        assert far(torch.cat(outs), torch.cat(wanted)) < (1e-6 if dtype == torch.float32 else 1e-4)
+
+    g = torch.randn(p.D)
+    expected, found = p.new_z_gradient(), p.new_z_gradient(DEVICE)
+    for i, part in enumerate(g.split(sizes)):
+        with kernels.forced("torch"):
+            p.fold_segment(part, i, expected)
+        gpu.fold(part.to(DEVICE), i, found)
+    assert far(found, expected) < 1e-6
+
+
+@needs_gpu
+@pytest.mark.parametrize(("spec", "d", "sizes"), CASES, ids=IDS)
+def test_every_projection_is_the_same_on_the_gpu(spec: str, d: int, sizes: tuple[int, ...]) -> None:
+    p, q = (build(spec, d, sizes, seed=SEED) for _ in range(2))
+    theta, g = torch.randn(d), torch.randn(p.D)
+    assert far(q.forward(theta.cuda()), p.forward(theta)) < 2e-6
+    assert far(q.adjoint(g.cuda()), p.adjoint(g)) < 2e-6
+    assert q.checksum() == p.checksum()
+
+
+@needs_gpu
+@pytest.mark.parametrize("d", [100, 3000])
+def test_a_sparse_gradient_and_a_forced_torch_path_are_the_same(d: int) -> None:
+    p = build("fastfood", d, (700, 300 * 40), seed=SEED)
+    rows, values = torch.tensor([7, 3, 299, 7]), torch.randn(4, 40)
+    expected, found = p.new_z_gradient(), p.new_z_gradient("cuda")
+    p.fold_sparse(rows, values, (300, 40), 1, expected)
+    p.fold_sparse(rows.cuda(), values.cuda(), (300, 40), 1, found)
+    assert far(found, expected) < 1e-6
+    theta = torch.randn(d)
+    with kernels.forced("torch"):
+        on_torch = p.forward(theta.cuda())
+    assert far(p.forward(theta.cuda()), on_torch) < 1e-6
+
+
+@needs_gpu
+def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
+    """What is opened by its name moves there; the tune it writes opens on the processor."""
+    import d90
+    from d90.lab import Ask, Lab
+    from d90.methods import parse
+    from d90.progress import Progress
+    from d90.recipe import make_recipe
+    from d90.sweep.store import Store
+    from tests.test_training import FAST, blobs
+
+    spec = parse("full@d=20,structure=said")
+    run = d90.train("mlp:16-32-3", blobs(), spec, **FAST)
+    assert next(run.model.module.parameters()).is_cuda
+    assert run.score > run.outcome.zero_score + 0.2
+    run.release()
+    recipe = make_recipe("mlp:16-32-3", blobs(), spec, dict(FAST))
+    store = Store(f"{tmp_path}/d90.sqlite")
+    lab = Lab("mlp:16-32-3", blobs(), recipe, store, Progress(), None)
+    assert abs(lab.all([Ask(spec, recipe)])[0]["score"] - run.score) < 0.05
+    assert store.trials()[0].context["device"] == torch.cuda.get_device_name()
+    store.close()
