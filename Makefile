@@ -25,10 +25,12 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/pytest -m "not slow"
 
-# all of it: sweeps on Ray, sanitizers over every path of the C code, 10,000 mutated files, the older peft
+# all of it: sweeps on Ray, sanitizers over every path of the C code, 10,000 mutated files, the GPU's kernels (interpreted, and
+# compiled), the older peft
 test-all: lint
-	$(BIN)/pip install -q -c constraints.txt ray
+	$(BIN)/pip install -q -c constraints.txt ray triton
 	$(BIN)/pytest
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/projections/test_gpu.py
 	$(MAKE) older
 
 # the oldest peft and transformers that the metadata allows, laid over the tested versions of the rest

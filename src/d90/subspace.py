@@ -26,7 +26,7 @@ from d90.exchange import Exchange, mark_of, refuse_wrapped
 from d90.projections import Projection, build
 from d90.projections.base import exact
 from d90.tune import STEP_RULE, STRUCTURES
-from d90.weights import Weights
+from d90.weights import Folding, Weights
 
 __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
@@ -122,7 +122,7 @@ class Subspace:
         self._set_aside: dict[str, Tensor] | None = None  # the tune's extras while the base's are in place
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
         self._written: Tensor | None = self.theta.detach().clone()
-        self._folding: dict[int, tuple[Tensor, Tensor]] = {}  # of each backward pass: gradients in z-space, of lambdas
+        self._folding: dict[int, Folding] = {}  # of each backward pass
         self._handles: list[Any] = []
         self._made_sparse: list[nn.Embedding] = []
         self._inside = False
@@ -324,7 +324,9 @@ class Subspace:
             tensor.grad, tensor._d90_space = None, self  # type: ignore[attr-defined]
             self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
 
-        self._made_sparse = layout.lone_embeddings(self.model, self._tensors)
+        # on a GPU one dense gradient costs less than finding its rows
+        embeddings = layout.lone_embeddings(self.model, self._tensors)
+        self._made_sparse = [one for one in embeddings if not self.projection.folds_together(one.weight)]
         for embedding in self._made_sparse:
             embedding.sparse = True  # its gradient then has the batch's rows alone
 
@@ -376,7 +378,6 @@ class Subspace:
     def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.flush()
 
-    @exact
     def _fold(self, index: int, parameter: Tensor) -> None:
         """Fold one weight's gradient into z-space, free it, and see that theta.grad is made when this backward pass ends."""
         grad, parameter.grad = parameter.grad, None
@@ -384,25 +385,13 @@ class Subspace:
             return
         backward = torch._C._current_graph_task_id()  # one that failed must not be mixed with the next
         if backward not in self._folding:
-            lambdas = torch.zeros(self.m, dtype=torch.float64, device=self.theta.device)
-            self._folding[backward] = self.projection.new_z_gradient(self.theta.device), lambdas
+            self._folding[backward] = Folding(self._weights, self.m)
             torch.autograd.Variable._execution_engine.queue_callback(partial(self._finish_backward, backward))
-        z_gradient, lambda_gradient = self._folding[backward]
-        part = self.projection.new_z_gradient(self.theta.device)
-        if grad.is_sparse:
-            grad = grad.coalesce()
-            self.projection.fold_sparse(grad.indices()[0], grad.values(), grad.shape, index, part)
-        else:
-            self.projection.fold_segment(grad.reshape(-1), index, part)
-        weights = self._weights
-        if self.m:
-            # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>: no second pass over g
-            lambda_gradient[weights.layers[index]] += weights.units[index] * (part @ weights.z.double())
-        z_gradient.add_(part, alpha=weights.units[index] * weights.lambdas[weights.layers[index]])
+        self._folding[backward].add(index, grad)
 
     @exact
     def _finish_backward(self, backward: int) -> None:
-        z_gradient, lambda_gradient = self._folding.pop(backward)
+        z_gradient, lambda_gradient = self._folding.pop(backward).finish()
         gradient = torch.cat((self.projection.finish(z_gradient), LAMBDA_STEP * lambda_gradient.float()))
         self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
 

@@ -1,4 +1,4 @@
-"""The weights a Subspace moves: theta_0 (kept or not), what was last written over it, and how it is put back."""
+"""The weights a Subspace moves: theta_0 (kept or not), what was last written over it, how it is put back, and how gradients fold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from torch import Tensor
 
 from d90.errors import InputError, UnsupportedModelError
 from d90.projections import Projection
-from d90.projections.base import Target
+from d90.projections.base import exact
+from d90.projections.targets import Fold, Target
 
-__all__ = ["Weights"]
+__all__ = ["Folding", "Weights"]
+
+TOGETHER = 1 << 24  # numbers in the gradients that wait for one launch on a GPU: 64 MB in fp32
 
 
 class Weights:
@@ -129,6 +132,75 @@ class Weights:
         if self.theta_0 is not None:
             self.theta_0 = [base.to(self.device) for base in self.theta_0]
         self.z = self.z.to(self.device)
+
+
+class Folding:
+    """The gradients of one backward pass, folded into z-space as they come.
+
+    On the CPU each is folded and freed at once. On a GPU a launch costs more than a small gradient's fold does, so they wait until they
+    are `TOGETHER` numbers.
+
+    Args:
+        weights: whose gradients these are, at what was last written.
+        m: how many lambdas are trained; 0 for none.
+    """
+
+    def __init__(self, weights: Weights, m: int) -> None:
+        self._weights, self._m = weights, m
+        self._total = weights.projection.new_z_gradient(weights.device)
+        self._lambdas = torch.zeros(m, dtype=torch.float64, device=weights.device)
+        self._waiting: list[Fold] = []
+        self._size = 0
+        self._rows: Tensor | None = None  # sums of each layer, where gradients wait and lambdas are trained
+
+    def add(self, index: int, grad: Tensor) -> None:
+        """The gradient of tensor `index`."""
+        weights = self._weights
+        flat = grad if grad.is_sparse else grad.reshape(-1)
+        if grad.is_sparse or not weights.projection.folds_together(flat):
+            self._fold(index, flat)
+            return
+        layer, unit = weights.layers[index], weights.units[index]
+        row, factor = (layer, unit) if self._m else (0, unit * weights.lambdas[layer])
+        self._waiting.append(Fold(index, flat, factor, row))
+        self._size += grad.numel()
+        if self._size >= TOGETHER:
+            self._fold_waiting()
+
+    @exact
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """dL/dz (z_size,) and dL/dlambda (m,), fp64."""
+        self._fold_waiting()
+        if self._rows is not None:
+            # dL/dlambda_i = c sigma <g, (P theta)_t> = c sigma <P_t^T g, z>, summed over the layer: no second pass over g
+            self._lambdas += self._rows @ self._weights.z.double()
+            self._total += (
+                torch.tensor(self._weights.lambdas, dtype=torch.float64, device=self._total.device) @ self._rows
+            )
+        return self._total, self._lambdas
+
+    @exact
+    def _fold_waiting(self) -> None:
+        if self._waiting:
+            if self._m and self._rows is None:
+                self._rows = self._total.new_zeros(self._m, len(self._total))
+            self._weights.projection.fold_together(
+                self._waiting, self._total[None] if self._rows is None else self._rows
+            )
+        self._waiting, self._size = [], 0
+
+    @exact
+    def _fold(self, index: int, grad: Tensor) -> None:
+        weights, projection = self._weights, self._weights.projection
+        part = projection.new_z_gradient(self._total.device)
+        if grad.is_sparse:
+            grad = grad.coalesce()
+            projection.fold_sparse(grad.indices()[0], grad.values(), grad.shape, index, part)
+        else:
+            projection.fold_segment(grad, index, part)
+        if self._m:
+            self._lambdas[weights.layers[index]] += weights.units[index] * (part @ weights.z.double())
+        self._total.add_(part, alpha=weights.units[index] * weights.lambdas[weights.layers[index]])
 
 
 def _flat(tensor: Tensor) -> Tensor:

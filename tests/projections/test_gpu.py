@@ -8,9 +8,11 @@ import os
 import pytest
 import torch
 
-from d90.projections import build, kernels
-from d90.projections.base import Target
+from d90 import Subspace, weights
+from d90.projections import Projection, build, kernels
 from d90.projections.rounding import HALF_TYPES
+from d90.projections.targets import Fold, Target
+from tests.reference.models import loss_of, words, zoo
 from tests.reference.table import CASES, IDS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
@@ -59,8 +61,53 @@ def test_fastfood_equals_torch(d: int, entries: str) -> None:
     for i, part in enumerate(g.split(sizes)):
         with kernels.forced("torch"):
             p.fold_segment(part, i, expected)
-        gpu.fold(part.to(DEVICE), i, found)
+        gpu.fold([Fold(i, part.to(DEVICE), 1.0, 0)], found)
     assert far(found, expected) < 1e-6
+    together = torch.zeros(3, p.z_size, dtype=torch.float64, device=DEVICE)
+    gpu.fold([Fold(i, part.to(DEVICE), 0.5, i % 3) for i, part in enumerate(g.split(sizes))], together)
+    assert far(2 * together.sum(dim=0), expected) < 1e-6
+    assert far(2 * together[1], sum(one_of(p, g, i) for i in (1, 4))) < 1e-5
+
+
+def one_of(p: Projection, g: torch.Tensor, segment: int) -> torch.Tensor:
+    """One segment's part of the adjoint."""
+    found = p.new_z_gradient()
+    p.fold_segment(g.split(p.sizes)[segment], segment, found)
+    return found
+
+
+@needs_triton
+@pytest.mark.parametrize("waiting", [1, 1 << 24])
+@pytest.mark.parametrize(("structure", "layer"), [("did", "block"), ("said", "block"), ("said", "tensor")])
+def test_a_space_trains_the_same(structure: str, layer: str, waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps: loss, theta and its gradient, whether gradients wait for one another or not."""
+    monkeypatch.setattr(weights, "TOGETHER", waiting)
+
+    def trained(device: str) -> list[torch.Tensor]:
+        model = zoo().to(device)
+        space = Subspace(model, 24, structure, layer=layer, seed=3)
+        optimizer = torch.optim.Adam(space.parameters(), lr=0.02)
+        seen = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, words().to(device))
+            loss.backward()
+            assert space.theta.grad is not None
+            seen += [loss.detach(), space.theta.grad.clone(), space.theta.detach().clone()]
+            optimizer.step()
+        return seen
+
+    plain = trained("cpu")
+    launches = []
+    if INTERPRETED:
+        monkeypatch.setattr(kernels, "_on_gpu", lambda tensor: tensor.is_contiguous())
+    from d90.projections.kernels.gpu import FastfoodOnGpu
+
+    fold = FastfoodOnGpu.fold
+    monkeypatch.setattr(FastfoodOnGpu, "fold", lambda *given: launches.append(len(given[1])) or fold(*given))
+    for there, here in zip(trained(DEVICE), plain, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-5)
+    assert len(launches) == 3 if waiting > 1 else max(launches) == 1
 
 
 @needs_gpu
@@ -110,3 +157,30 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     assert abs(lab.all([Ask(spec, recipe)])[0]["score"] - run.score) < 0.05
     assert store.trials()[0].context["device"] == torch.cuda.get_device_name()
     store.close()
+
+
+@pytest.mark.skipif(INTERPRETED or importlib.util.find_spec("triton") is None, reason="needs Triton, not interpreted")
+@pytest.mark.parametrize("m", [1, 2, 64, 128, 1024])
+@pytest.mark.parametrize("gaussian", [False, True])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp16"])
+def test_the_kernels_compile_without_a_gpu(m: int, gaussian: bool, kind: str) -> None:
+    """For compute capability 9.0, down to the machine code."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from d90.projections.kernels import gpu
+
+    shape = {"N": gpu.TILE, "M": m, "LOG_M": m.bit_length() - 1, "GAUSSIAN": gaussian}
+    bits, smallest = HALF_TYPES.get({"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32), (0, 0))
+    common = {"places": "*i64", "k0": "i32", "k1": "i64", "chunks": "i32"}
+    write = {"factors": "*fp32", "tiles": "*i32", "zs": "*fp32", "like_base": f"*{kind}", "like_out": f"*{kind}"}
+    fold = {"factors": "*fp64", "programs": "*i32", "z_gradients": "*fp64", "like_g": f"*{kind}"}
+    for function, types, constants in (
+        (gpu._write, common | write, shape | {"SMALLEST": smallest, "BITS": bits}),
+        (gpu._fold, common | fold, shape),
+    ):
+        names = function.arg_names
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(function, types | dict.fromkeys(constants, "constexpr"), values)
+        assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

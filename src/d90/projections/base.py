@@ -18,7 +18,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import ClassVar, NamedTuple, ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from d90.errors import InputError
 from d90.projections.kernels import Kernel
 from d90.projections.philox import BLOCK
 from d90.projections.rounding import HALF_TYPES, round_dithered
+from d90.projections.targets import Fold, Target
 
-__all__ = ["CHUNK", "Projection", "Target", "even_blocks", "exact"]
+__all__ = ["CHUNK", "Fold", "Projection", "Target", "even_blocks", "exact"]
 
 CHUNK = 1 << 20  # rows worked on at a time; any multiple of BLOCK gives the same result
 
@@ -46,16 +47,6 @@ def exact(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
 
     return call
-
-
-class Target(NamedTuple):
-    """One tensor to write: out = base + factor R_segment z, all flat; `out` is fp32 or half precision, and may be `base`."""
-
-    segment: int
-    base: Tensor
-    factor: float
-    z: Tensor
-    out: Tensor
 
 
 def even_blocks(count: int, most: int = 16) -> Tensor:
@@ -158,6 +149,19 @@ class Projection(ABC):
             return
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
+
+    def folds_together(self, g: Tensor) -> bool:
+        """Whether gradients that lie where `g` does are better folded several at once: one launch on a GPU."""
+        return self._kernel is not None and self._kernel.gpu_for(g) is not None
+
+    def fold_together(self, folds: Sequence[Fold], z_gradients: Tensor) -> None:
+        """Fold gradients into the rows of `z_gradients` (rows, z_size), fp64."""
+        if self._kernel is not None:
+            folds = self._kernel.fold_together(folds, z_gradients)
+        for segment, g, factor, row in folds:
+            part = self.new_z_gradient(g.device)
+            self.fold_segment(g, segment, part)
+            z_gradients[row].add_(part, alpha=factor)
 
     def fold_sparse(self, rows: Tensor, values: Tensor, shape: Sequence[int], segment: int, z_gradient: Tensor) -> None:
         """The same for a matrix of `shape` whose gradient is zero but for `values` (k, width) in the k rows `rows`.

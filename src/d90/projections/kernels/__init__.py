@@ -23,9 +23,9 @@ from torch import Tensor
 
 from d90.errors import InputError
 from d90.projections.kernels.build import LIBRARY, source_crc
+from d90.projections.targets import Fold, Target
 
 if TYPE_CHECKING:
-    from d90.projections.base import Target
     from d90.projections.kernels.gpu import FastfoodOnGpu
 
 __all__ = ["PATHS", "DenseKernel", "FastfoodKernel", "Kernel", "OneHotKernel", "active", "available", "forced", "words"]
@@ -229,7 +229,7 @@ class Kernel:
         return self._write_on_gpu(self._write_on_cpu(targets))
 
     def _write_on_gpu(self, targets: Sequence[Target]) -> Sequence[Target]:
-        gpu = self._gpu_for(targets[0].out) if targets else None
+        gpu = self.gpu_for(targets[0].out) if targets else None
         if gpu is None:
             return targets
         left: list[Target] = []
@@ -247,7 +247,7 @@ class Kernel:
             gpu.write(group)
         return left
 
-    def _gpu_for(self, tensor: Tensor) -> FastfoodOnGpu | None:
+    def gpu_for(self, tensor: Tensor) -> FastfoodOnGpu | None:
         """The kernels for a tensor that lies on a GPU."""
         return self.on_gpu() if _on_gpu(tensor) and active() != "torch" else None
 
@@ -275,15 +275,31 @@ class Kernel:
     def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """z_gradient += R^T g; returns False, with nothing done, where it is torch's work."""
         self._check_size(g, segment)
-        if _on_gpu(z_gradient) and (gpu := self._gpu_for(g)) is not None:
+        if (gpu := self.gpu_for(g)) is not None and _on_gpu(z_gradient):
             self._check_length(z_gradient)
-            gpu.fold(g, segment, z_gradient)
+            gpu.fold([Fold(segment, g, 1.0, 0)], z_gradient)
             return True
         return self._fold(g, segment, z_gradient, 0, 0, 0)
 
+    def fold_together(self, folds: Sequence[Fold], z_gradients: Tensor) -> Sequence[Fold]:
+        """Fold the gradients that lie on a GPU, in a launch for each type; returns the others."""
+        left: list[Fold] = []
+        alike: dict[torch.dtype, list[Fold]] = {}
+        for fold in folds:
+            if self.gpu_for(fold.g) is None:
+                left.append(fold)
+            else:
+                self._check_size(fold.g, fold.segment)
+                alike.setdefault(fold.g.dtype, []).append(fold)
+        for group in alike.values():
+            gpu = self.gpu_for(group[0].g)
+            assert gpu is not None
+            gpu.fold(group, z_gradients)
+        return left
+
     def fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """The same for a matrix whose rows (k,), sorted, are `values` (k, width), the others zero."""
-        if self._gpu_for(values) is not None:  # the gradient as it would be if it were dense, for a moment
+        if self.gpu_for(values) is not None:  # the gradient as it would be if it were dense, for a moment
             g = values.new_zeros(self.sizes[segment])
             g.view(-1, values.shape[1])[rows] = values
             return self.fold(g, segment, z_gradient)

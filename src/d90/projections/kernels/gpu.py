@@ -1,4 +1,4 @@
-"""Fastfood on a GPU, in Triton: the C code's map, one launch for all tensors of a write, one for each gradient.
+"""Fastfood on a GPU, in Triton: the C code's map, one launch for all tensors of a write, one for the gradients of a fold.
 
 A program works on tiles of 1024 rows, whole blocks of m of them: draws their signs or Gaussians, transforms in registers, and reads and
 writes each weight once. Nothing of size D is held but the numbers of the tiles, 8 bytes for 1024 weights. Sums over tiles are
@@ -21,15 +21,15 @@ from triton.language.random import philox_impl
 
 from d90.projections.philox import STREAMS
 from d90.projections.rounding import HALF_TYPES
+from d90.projections.targets import Fold, Target
 
 if TYPE_CHECKING:
-    from d90.projections.base import Target
     from d90.projections.kernels import Segments
 
 __all__ = ["FastfoodOnGpu"]
 
 TILE = 1024
-PROGRAMS = 512  # of a fold: enough for the largest GPUs, few enough that their sums cost little
+RUN = 16  # tiles of a fold's program: enough programs for the largest GPUs, few enough that their sums cost little
 INNER, OUTER = tl.constexpr(STREAMS["fastfood.inner"]), tl.constexpr(STREAMS["fastfood.outer"])
 DITHER = tl.constexpr(STREAMS["dither"])
 UNIT, TURN = tl.constexpr(2.0**-24), tl.constexpr(2.0 * math.pi)
@@ -145,25 +145,29 @@ def _write(
     tl.store(out + row, value.to(like_out.dtype.element_ty), mask=row < size)
 
 
-@triton.jit(do_not_specialize=["first", "k0", "k1", "chunks", "tiles", "size"])
+@triton.jit(do_not_specialize=["k0", "k1", "chunks"])
 def _fold(
-    g, z_gradient, scale, size, tiles, first, k0, k1, chunks,
+    places, factors, programs, z_gradients, like_g, k0, k1, chunks,
     N: tl.constexpr, M: tl.constexpr, LOG_M: tl.constexpr, GAUSSIAN: tl.constexpr,
 ):  # fmt: skip
-    """z_gradient += scale D H S g over every num_programs-th tile, all of which read the same chunk of z."""
-    start = tl.program_id(0)
+    """z_gradients[row] += factor D H S g over tiles that read the same chunk of z. places (n, 4): g, size, first block, row."""
+    program = programs + 4 * tl.program_id(0)
+    target, tile, step, end = tl.load(program), tl.load(program + 1), tl.load(program + 2), tl.load(program + 3)
+    place = places + 4 * target
+    g = tl.load(place).to(tl.pointer_type(like_g.dtype.element_ty))
+    size, first = tl.load(place + 1), tl.load(place + 2)
     e = tl.arange(0, N)
+    at = (first + tile * (N // M) + e // M) % chunks * M + e % M
     total = tl.zeros((N,), tl.float64)
-    tile = start
-    while tile < tiles:
+    while tile < end:
         row = tile.to(tl.int64) * N + e
         block = first + tile * (N // M)
         x = tl.load(g + row, mask=row < size, other=0.0).to(tl.float32)
         x = _hadamard(_flip(x, block, OUTER, k0, k1, N, M), N, LOG_M)
         total += _inner(x, block, k0, k1, N, M, GAUSSIAN).to(tl.float64)
-        tile += tl.num_programs(0)
-    at = (first + start * (N // M) + e // M) % chunks * M + e % M
-    tl.atomic_add(z_gradient + at, total * scale, sem="relaxed")
+        tile += step
+    z = z_gradients + tl.load(place + 3) * chunks * M
+    tl.atomic_add(z + at, total * tl.load(factors + target), sem="relaxed")
 
 
 class FastfoodOnGpu:
@@ -178,6 +182,7 @@ class FastfoodOnGpu:
         self.sizes, self.first, self.dither = segments
         self._shape: dict[str, int] = {"N": TILE, "M": m, "LOG_M": m.bit_length() - 1, "GAUSSIAN": gaussian}
         self._known: tuple[Any, Tensor, Tensor] | None = None
+        self._divided: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def write(self, targets: Sequence[Target]) -> None:
         """Write all of them in one launch."""
@@ -192,16 +197,31 @@ class FastfoodOnGpu:
                 SMALLEST=smallest, BITS=bits, **self._shape,
             )  # fmt: skip
 
-    def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
-        """z_gradient += R^T g."""
-        tiles = -(-len(g) // TILE)
-        if not tiles:
+    def fold(self, folds: Sequence[Fold], z_gradients: Tensor) -> None:
+        """z_gradients[row] += factor R^T g for each, in one launch."""
+        device, like = z_gradients.device, folds[0].g
+        programs = self._programs(tuple(fold.segment for fold in folds), device)
+        if not len(programs):
             return
-        many = max(1, min(tiles, PROGRAMS) // self.chunks) * self.chunks
-        with _device_of(g):
-            _fold[(min(tiles, many),)](
-                g, z_gradient, self.s, len(g), tiles, self.first[segment], *self.keys, self.chunks, **self._shape
-            )
+        places = [(fold.g.data_ptr(), len(fold.g), self.first[fold.segment], fold.row) for fold in folds]
+        factors = torch.tensor([fold.factor * self.s for fold in folds], dtype=torch.float64, device=device)
+        with _device_of(like):
+            _fold[(len(programs),)](
+                torch.tensor(places, device=device), factors, programs, z_gradients, like, *self.keys, self.chunks, **self._shape
+            )  # fmt: skip
+
+    def _programs(self, segments: tuple[int, ...], device: torch.device) -> Tensor:
+        """(n, 4): which gradient, first tile, step, end. A training loop asks for the same few at every step."""
+        key = segments, device
+        if key not in self._divided:
+            found = []
+            for target, segment in enumerate(segments):
+                tiles = -(-self.sizes[segment] // TILE)
+                for residue in range(min(self.chunks, tiles)):
+                    for start in range(residue, tiles, RUN * self.chunks):
+                        found.append((target, start, self.chunks, min(start + RUN * self.chunks, tiles)))
+            self._divided[key] = torch.tensor(found, dtype=torch.int32).reshape(-1, 4).to(device)
+        return self._divided[key]
 
     def _places(self, targets: Sequence[Target], zs: list[int]) -> tuple[Tensor, Tensor]:
         """Where everything lies, on the device; a training loop asks for the same at every step."""
