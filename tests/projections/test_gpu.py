@@ -160,6 +160,7 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
 
 
 @pytest.mark.skipif(INTERPRETED or importlib.util.find_spec("triton") is None, reason="needs Triton, not interpreted")
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 @pytest.mark.parametrize("m", [1, 2, 64, 128, 1024])
 @pytest.mark.parametrize("gaussian", [False, True])
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "fp16"])
