@@ -3,10 +3,10 @@
     python benchmarks/scales.py MODEL TASK [--rule gain] [--seeds 0 1000] [--scales tensor ...] [--train-limit N] [--epochs E] ...
     python benchmarks/scales.py --table [--out FILE]
 
-For each scale (`d90.layout.tensor_scale`) and each first seed a search of its own. So that no scale loses by its rate, four rates are tried
-first, at the search's first d: the default and it times 1/16, 1/4 and 4; the best is taken where it beats the default by more
-than half a point. Lines are added to docs/results/scales.jsonl as they come, a finished one is not made again, and trials
-lie in a store (--store), so a search that was cut short goes on.
+For each scale (`d90.layout.tensor_scale`) and each first seed a search of its own. So that no scale loses by its rate, rates are tried
+first, at the search's first d: the default and it times 1/4 and 4, and on by factors of 4 while the best lies at an end; it is
+taken where it beats the default by more than half a point. Lines are added to docs/results/scales.jsonl as they come, a finished
+one is not made again, and trials lie in a store (--store), so a search that was cut short goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from d90.sweep.store import Store
 from d90.training import open_task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)
+FACTORS = (1 / 4, 1.0, 4.0)
+STEP, WIDEST = 4.0, 256.0
 NEAR = 0.005
 OPTIONS = ("epochs", "batch_size", "evaluations", "train_limit", "validation_limit", "max_length", "precision")
 
@@ -48,11 +49,18 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
     told = progress_for(False)
     spec = parse(asked["method"]).at(given.start)
     task = open_task(given.task, make_recipe(given.model, given.task, spec, options))
-    rate, pilot = default_lr(spec, task.is_text), {}
-    for factor in FACTORS:
+    rate = default_lr(spec, task.is_text)
+
+    def score(factor: float) -> float:
         recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
-        pilot[factor] = float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
-    best = max(FACTORS, key=lambda factor: pilot[factor])
+        return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
+
+    pilot = {factor: score(factor) for factor in FACTORS}
+    while (best := max(pilot, key=lambda factor: pilot[factor])) in (min(pilot), max(pilot)):
+        further = best / STEP if best == min(pilot) else best * STEP
+        if not 1 / WIDEST <= further <= WIDEST:
+            break
+        pilot[further] = score(further)
     if pilot[best] <= pilot[1.0] + NEAR:
         best = 1.0
     found = d90.measure(
@@ -63,7 +71,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         "status": found.status, "d90": found.d90, "interval": found.interval, "confirmed": found.confirmed,
         "baseline": found.baseline, "threshold": found.threshold, "chance": max(found.majority, found.zero),
         "spent": round(found.spent, 2), "trials": len(found.curve), "rate": best * rate, "factor": best,
-        "pilot": {f"{factor:g}": score for factor, score in pilot.items()},
+        "pilot": {f"{factor:g}": pilot[factor] for factor in sorted(pilot)},
     }  # fmt: skip
 
 

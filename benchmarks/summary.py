@@ -20,8 +20,8 @@ HEAD = """# Results
 Made by `python benchmarks/summary.py` from the stores in this folder. The command behind a figure stands in its page; all of them together:
 
 ```
-benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|again|spaces|mrpc|compare|gap|pretrain|trajectory|family|lowdata|analyze]
-# DATA holds mnist/ (idx files), sst2_sentences/, qqp/ and mrpc/ (jsonl.gz), wiki/ (txt.gz)
+benchmarks/studies.sh DATA [mnist|lenet|dense|sst2|twice|spaces|mrpc|compare|gap|pretrain|trajectory|family|lowdata|analyze]
+# DATA holds mnist/ (idx files), sst2_sentences/, qqp/, cola/ and mrpc/ (jsonl.gz), wiki/ (txt.gz)
 ```
 
 A measurement that was cut short goes on from its store. `*.jsonl` has a line for each trial with its recipe and its
@@ -42,11 +42,16 @@ minilm, 2 epochs. Full fine-tuning's own weights, bias terms, LoRA's matrices an
 each d90 is against the same target, 90 % of full fine-tuning's accuracy. The last three had a budget of four full
 fine-tunings, three trials and the baseline: their lower ends are open in all but name.
 """
+TWICE = """
+minilm, DID, in fp32: the same question with two sets of seeds, `benchmarks/studies.sh DATA twice`. Without a row here a search has not
+reached its end; the same command goes on. Seconds of trials on an H100 are of sixteen searches side by side on one.
+"""
 
 
 def main() -> None:
     parts = [HEAD]
-    for name, words in (("mnist", PUBLISHED), ("sst2_sentences", SENTENCES), ("mrpc", "")):
+    twice = [(path.stem, TWICE) for path in sorted(RESULTS.glob("twice_*.sqlite"))]
+    for name, words in (("mnist", PUBLISHED), ("sst2_sentences", SENTENCES), ("mrpc", ""), *twice):
         path = RESULTS / f"{name}.sqlite"
         if not path.exists():
             continue
