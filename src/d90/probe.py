@@ -54,7 +54,8 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     """
     module = data.model.module
     chosen = data.train.shuffled(recipe.batch_size, recipe.seed, 0)[0]
-    labels, precision = data.train.labels[chosen], precision_of(recipe, data)
+    device = next(module.parameters()).device
+    labels, precision = data.train.labels[chosen].to(device), precision_of(recipe, data)
     inputs = data.train.inputs(chosen)
 
     def forward() -> torch.Tensor:
@@ -88,18 +89,18 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
                 try:
                     step()
                     if turn == 0:
-                        peaks[i] = _peak(step)
-                    steps[i].append(_timed(step))
+                        peaks[i] = _peak(step, device)
+                    steps[i].append(_timed(step, device))
                     module.eval()
                     # merged, a model is the base's shape: what is timed for it is the base itself
                     with torch.no_grad():
-                        passes[i].append(_timed(forward) if not spec.method.merges else 0.0)
+                        passes[i].append(_timed(forward, device) if not spec.method.merges else 0.0)
                 finally:
                     leave()
             module.eval()
             with torch.no_grad():
                 forward()
-                base = _timed(forward)
+                base = _timed(forward, device)
             passes = [[*row[:-1], row[-1] or base] for row in passes]
             passes[0][-1] = base
     finally:
@@ -117,19 +118,22 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     ]
 
 
-def _timed(run: Callable[[], object]) -> float:
+def _timed(run: Callable[[], object], device: torch.device) -> float:
     """The least of a few: what the machine needs when nothing disturbs it."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     took = []
+    wait()
     for _ in range(STEPS):
         began = time.perf_counter()
         run()
+        wait()
         took.append(time.perf_counter() - began)
     return min(took)
 
 
-def _peak(run: Callable[[], object]) -> int:
+def _peak(run: Callable[[], object], device: torch.device) -> int:
     """Peak bytes allocated for tensors while `run` runs, above what was held before."""
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
