@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from d90 import layout
+from d90 import Subspace, layout
 from d90.errors import InputError
 from d90.projections import build
 from tests.reference.models import ZOO_LAYERS, Normed, zoo
@@ -188,3 +189,45 @@ def test_lone_embeddings() -> None:
     model = nn.ModuleList([lone, tied, out, frozen, *others, nn.EmbeddingBag(9, 4)])
     assert layout.lone_embeddings(model, list(layout.trainable(model).values())) == [lone]
     assert not layout.lone_embeddings(model, [out.weight])
+
+
+@pytest.mark.parametrize("scale", layout.SCALES)
+@pytest.mark.parametrize("d", [3, 40])
+def test_every_scale_moves_all_weights_together_as_far(scale: str, d: int) -> None:
+    """The mean of |Delta|^2 over theta, from P itself."""
+    moved = {}
+    for name in ("tensor", scale):
+        space = Subspace(zoo(), d, projection="dense", scale=name, seed=5)
+        p, starts = space.projection.dense().double(), (*space.projection.starts, space.D)
+        parts = [
+            (unit * p[low:high]).square().sum()
+            for unit, low, high in zip(space._weights.units, starts[:-1], starts[1:], strict=True)
+        ]
+        moved[name] = float(sum(parts))
+        space.release()
+    assert math.isclose(moved[scale], moved["tensor"], rel_tol=0.2)  # dense columns are units in expectation alone
+
+
+def test_step_rule_1_is_as_it_was() -> None:
+    """At scale tensor the rules agree; at the others rule 1 has no balance, and a file says which it was."""
+    for scale in layout.SCALES:
+        first, second = (Subspace(zoo(), 20, scale=scale, step_rule=rule) for rule in (1, 2))
+        k = layout.balance(scale, list(layout.trainable(zoo()).values()), 20)
+        assert [a * k for a in first._weights.units] == pytest.approx(second._weights.units, rel=1e-12)
+        assert (k == 1) == (scale == "tensor")
+        assert (first.header().step_rule, second.header().step_rule) == (1, 1 if scale == "tensor" else 2)
+    with pytest.raises(InputError, match="step_rule"):
+        Subspace(zoo(), 20, step_rule=3)
+
+
+@pytest.mark.parametrize("rule", [1, 2])
+def test_a_file_is_loaded_under_its_own_step_rule(rule: int, tmp_path: Path) -> None:
+    space = Subspace(zoo(), 20, scale="relative", step_rule=rule)
+    with torch.no_grad():
+        space.theta.normal_(0, 0.01)
+    space.flush()
+    space.save(tmp_path / "a.d90")
+    there = Subspace.load(tmp_path / "a.d90", zoo())
+    assert there.step_rule == rule
+    for here, again in zip(space.model.parameters(), there.model.parameters(), strict=True):
+        assert torch.equal(here, again)

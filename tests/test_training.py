@@ -12,9 +12,10 @@ import d90
 from d90.batches import Batches
 from d90.errors import InputError
 from d90.finished import open_tune
+from d90.methods import parse
 from d90.models import Model, load
 from d90.progress import Progress
-from d90.recipe import Recipe, best_device, bf16_is_fast, default_lr
+from d90.recipe import Recipe, best_device, bf16_is_fast, default_lr, make_recipe
 from d90.tasks import Split, Task
 from d90.training import _rate
 
@@ -137,6 +138,21 @@ def test_a_recipe_key_depends_on_recipe_data_and_base() -> None:
     keys |= {Recipe("m", "t", lr=1.0).key("data", "base"), Recipe("m", "t", seed=1).key("data", "base")}
     assert len(keys) == 5
     assert recipe.key("data", "base") == Recipe("m", "t").key("data", "base")
+
+
+def test_a_recipe_names_the_step_rule_only_where_it_says_something() -> None:
+    """So that keys of trials at scale tensor stay what they were."""
+    recipes = {
+        method: make_recipe("fc", "x", parse(method), {})
+        for method in ("full", "full@d=5", "full@d=5,scale=global", "lora@d=5,scale=relative")
+    }
+    assert [recipe.step_rule for recipe in recipes.values()] == [1, 1, 2, 2]
+    other = recipes["full@d=5,scale=global"]
+    assert other.of(parse("full")) == recipes["full"]
+    assert recipes["full"].of(parse("full@d=5,scale=global")) == other
+    old = make_recipe("fc", "x", parse("full@d=5,scale=global"), {"step_rule": 1})
+    assert old.step_rule == 1
+    assert old.key() != other.key()
 
 
 def test_a_pretrained_model_takes_smaller_rates_than_one_from_scratch() -> None:

@@ -265,7 +265,7 @@ def test_inspect_shows_what_the_file_is(tmp_path: Path) -> None:
         "layer": "block",
         "head": "outside",
         "seed": "7",
-        "step rule": "1",
+        "step rule": "2",  # scale relative
         "beside theta": "head:head.bias",
         "base": f"{header.base} (fingerprint)",
         "draws": f"{header.draws} (checksum of P)",

@@ -22,7 +22,7 @@ from d90 import layout
 from d90.analysis import bounds, coding
 from d90.certificate import parts
 from d90.errors import InputError
-from d90.methods import Full, Laid, Spec, lay, parse
+from d90.methods import Context, Full, Laid, Spec, lay, parse
 from d90.models import Model
 from d90.progress import Progress
 from d90.quantised import QuantisedSpace
@@ -219,7 +219,7 @@ def coded_tunes(
         laid: Laid | None = None
         try:
             if any(_key([*asked, count]) not in known for count in levels):
-                laid = lay(spec.at(d), data.model.module, trial.seed)
+                laid = lay(spec.at(d), data.model.module, trial.seed, Context(step_rule=trial.step_rule))
                 if given is None:
                     fit(data, spec.at(d), trial, progress=told, laid=laid)
                 assert isinstance(laid.trained, Subspace)
@@ -269,7 +269,7 @@ def decoded(data: Data, spec: Spec, recipe: Recipe, d: int, payload: str) -> Ite
     if not payload:
         yield
         return
-    laid = lay(spec.at(d), data.model.module, recipe.seed)
+    laid = lay(spec.at(d), data.model.module, recipe.seed, Context(step_rule=recipe.step_rule))
     try:
         assert isinstance(laid.trained, Subspace)
         _write(laid.trained, coding.decode(bytes.fromhex(payload), d).vector())

@@ -149,7 +149,7 @@ def compare(
     def entry(index: int) -> Entry:
         spec = specs[index]
         told.search_planned(f"{spec} ({index + 1} of {len(specs)})")
-        mine = replace(recipe, method=str(spec))
+        mine = recipe.of(spec)
         return _entry(lab, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
 
     entries = together(executor, [partial(entry, index) for index in range(len(specs))])

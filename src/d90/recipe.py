@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Recipe:
         precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the device has it.
         seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
         train_limit, validation_limit, max_length, columns: how the data was read.
-        step_rule: version of the subspace's unit of theta.
+        step_rule: version of the subspace's unit of theta; 1 where the rules agree (`step_rule_of`).
     """
 
     model: str
@@ -52,7 +52,7 @@ class Recipe:
     validation_limit: int | None = None
     max_length: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    step_rule: int = STEP_RULE
+    step_rule: int = 1
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -72,6 +72,10 @@ class Recipe:
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
 
+    def of(self, spec: Spec) -> Recipe:
+        """The same for another method, under the newest step rule."""
+        return replace(self, method=str(spec), step_rule=step_rule_of(spec))
+
     def steps(self, n: int) -> int:
         """Optimizer steps of a whole run on n training examples."""
         return max(1, round(-(-n // self.batch_size) * self.epochs))
@@ -82,10 +86,15 @@ class Recipe:
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def step_rule_of(spec: Spec) -> int:
+    """The newest step rule that says something new about a method: 1 for most, 2 for a subspace of scale global or relative."""
+    return 1 if spec.space is None or spec.space.scale == "tensor" else STEP_RULE
+
+
 def default_lr(spec: Spec, is_text: bool) -> float:
     """The learning rate a run takes when none is given.
 
-    A subspace under step rule 1: 5e-3 over a pretrained model, 5e-2 over a network trained from scratch. Weights
+    A subspace: 5e-3 over a pretrained model, 5e-2 over a network trained from scratch. Weights
     trained as they are: 1e-4 for most of a pretrained model, 1e-3 otherwise. Measured in `docs/decisions.md`.
     """
     if spec.space is not None:
@@ -150,6 +159,6 @@ def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[
     names: dict[str, Any] = {
         key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
     }
-    recipe = Recipe(**names, method=str(spec), **options)
+    recipe = Recipe(**names, method=str(spec), **({"step_rule": step_rule_of(spec)} | options))
     recipe.check()
     return recipe

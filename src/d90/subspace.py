@@ -25,18 +25,20 @@ from d90.errors import InputError, UnsupportedModelError, choose
 from d90.exchange import Exchange, mark_of, refuse_wrapped
 from d90.projections import Projection, build
 from d90.projections.base import exact
-from d90.tune import STEP_RULE, STRUCTURES
+from d90.tune import STEP_RULES, STRUCTURES
 from d90.weights import Folding, Weights
 
 __all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
 
-LAMBDA_STEP = 1.0  # step rule 1: lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
+STEP_RULE = STEP_RULES[-1]
+
+LAMBDA_STEP = 1.0  # lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
 
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 
 
 def step_factor(d: int) -> float:
-    """c, the unit of theta under step rule 1: 32 / sqrt(d).
+    """c, the unit of theta: 32 / sqrt(d).
 
     Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does
     not, and at d = 1024 theta has the papers' own unit.
@@ -56,6 +58,7 @@ class Subspace:
         layer: "block", "module" or "tensor": what a layer is, for "said".
         head: "inside", or "outside" to train the head's own parameters beside theta.
         seed: the seed of P.
+        step_rule: the version of theta's unit; 2 differs from 1 at the scales "global" and "relative" (`layout.balance`).
         keep_theta0: hold a copy of theta_0. Without it (fp32 only) there is no second copy of the model: each step adds
             P (theta_new - theta_old), and `release()` and `unmerge()` mean loading the base again.
 
@@ -79,12 +82,15 @@ class Subspace:
         layer: str = "block",
         head: str = "inside",
         seed: int = 0,
+        step_rule: int = STEP_RULE,
         keep_theta0: bool = True,
     ) -> None:
         if structure not in STRUCTURES:
             raise choose("structure", structure, STRUCTURES)
         if head not in layout.HEADS:
             raise choose("head", head, layout.HEADS)
+        if step_rule not in STEP_RULES:
+            raise choose("step_rule", str(step_rule), [str(rule) for rule in STEP_RULES])
         layout.check_supported(model)
         if getattr(model, "_d90_space", None) is not None:
             raise InputError("this model already has a Subspace; expected one at a time. Call release() on the first")
@@ -111,7 +117,10 @@ class Subspace:
         self.projection: Projection = build(projection, d - self.m, sizes, seed)
         self.D = self.projection.D
         coordinates = d - self.m
+        self.step_rule = 1 if scale == "tensor" else step_rule  # the rules agree there
         c = step_factor(coordinates)
+        if self.step_rule > 1:
+            c *= layout.balance(scale, self._tensors, coordinates)
         units = [c * layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
@@ -222,13 +231,13 @@ class Subspace:
 
     def header(self, recipe: str = "-") -> tune.Header:
         """The file's metadata line."""
-        return tune.Header(*self.options, STEP_RULE, self.base_fingerprint(), self.projection.checksum(), recipe)
+        return tune.Header(*self.options, self.base_fingerprint(), self.projection.checksum(), recipe)
 
     @property
-    def options(self) -> tuple[str, str, str, str, str, int]:
-        """structure, projection, scale, layer, head and seed, as the constructor takes them behind d."""
+    def options(self) -> tuple[str, str, str, str, str, int, int]:
+        """structure, projection, scale, layer, head, seed and step rule, as the constructor takes them behind d."""
         projection = f"{self.projection.name}:{self.projection.entries}"
-        return self.structure, projection, self.scale, self.layer, self.head, self.seed
+        return self.structure, projection, self.scale, self.layer, self.head, self.seed, self.step_rule
 
     def base_fingerprint(self) -> str:
         """Hash of theta_0, over every parameter of the model."""

@@ -211,7 +211,7 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
                 False,
             )
 
-    return Context(recipe.seed, losses, fine_tune)
+    return Context(recipe.seed, losses, fine_tune, step_rule=recipe.step_rule)
 
 
 def _loop(

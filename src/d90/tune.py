@@ -34,7 +34,7 @@ from d90.errors import InputError, choose
 __all__ = [
     "DTYPES",
     "FORMAT",
-    "STEP_RULE",
+    "STEP_RULES",
     "STRUCTURES",
     "About",
     "Header",
@@ -49,7 +49,10 @@ __all__ = [
 FORMAT = 2
 DTYPES = ("fp32", "bf16", "int8")
 STRUCTURES = ("did", "said")  # of subspaces; in a file also "direct"
-STEP_RULE = 1  # what theta's unit is: d90.subspace.step_factor, LAMBDA_STEP
+STEP_RULES = (
+    1,
+    2,
+)  # what theta's unit is: d90.subspace.step_factor, LAMBDA_STEP; from rule 2 on d90.layout.balance as well
 GROUP = 64  # numbers that share a scale in int8
 HEADER_LIMIT = 1 << 20  # bytes; ours take some 200 plus 100 for each tensor
 MOST_DIMENSIONS = 16
@@ -80,9 +83,9 @@ class Header:
     recipe: str = "-"
 
     @property
-    def options(self) -> tuple[str, str, str, str, str, int]:
+    def options(self) -> tuple[str, str, str, str, str, int, int]:
         """What `d90.Subspace` takes behind d, in its order."""
-        return self.structure, self.projection, self.scale, self.layer, self.head, self.seed
+        return self.structure, self.projection, self.scale, self.layer, self.head, self.seed, self.step_rule
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def theta_of(header: Header, tensors: dict[str, Tensor], path: object) -> Tensor
     Raises:
         InputError: not the tune of a subspace that this d90 knows.
     """
-    if header.structure not in STRUCTURES or "theta" not in tensors or header.step_rule != STEP_RULE:
+    if header.structure not in STRUCTURES or "theta" not in tensors or header.step_rule not in STEP_RULES:
         raise InputError(f"'{path}' is not the tune of a subspace that this d90 knows (structure '{header.structure}')")
     theta = tensors["theta"]
     if theta.dim() != 1 or theta.dtype != torch.float32:

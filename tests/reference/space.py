@@ -39,7 +39,9 @@ class SlowSpace:
         sizes = tuple(tensor.numel() for tensor in self.base)
         self.P = torch.from_numpy(matrix(projection, self.coordinates, sizes, seed)).float()
         c, self.lambda_step = rule[0](self.coordinates), rule[1]
-        self.factors = [c * sigma(scale, tensor, sum(sizes), self.coordinates) for tensor in self.base]
+        sigmas = [sigma(scale, tensor, sum(sizes), self.coordinates) for tensor in self.base]
+        c *= balance(sigmas, sizes, self.coordinates)
+        self.factors = [c * one for one in sigmas]
 
     def weights(self, theta: Tensor) -> dict[str, Tensor]:
         moved = self.P @ theta[: self.coordinates]
@@ -55,6 +57,12 @@ class SlowSpace:
     def loss(self, theta: Tensor, loss_of: Callable[..., Tensor], inputs: Tensor) -> Tensor:
         weights = self.weights(theta)
         return loss_of(lambda x: functional_call(self.model, weights, (x,), tie_weights=True), inputs)
+
+
+def balance(sigmas: Sequence[float], sizes: Sequence[int], d: int) -> float:
+    """Step rule 2: the mean square that a standard normal theta moves all weights by is that of unit columns inside each tensor."""
+    moved = sum(one**2 * n / sum(sizes) for one, n in zip(sigmas, sizes, strict=True))
+    return math.sqrt(sum(min(n, d) / d for n in sizes if n) / moved)
 
 
 def sigma(scale: str, base: Tensor, total: int, d: int) -> float:

@@ -33,6 +33,7 @@ from d90.commands.options import (
     PrecisionOpt,
     ReportOpt,
     SeedOpt,
+    StepRuleOpt,
     StoreOpt,
     TaskArg,
     TextOpt,
@@ -91,6 +92,7 @@ def measure(
     validation_limit: ValidationOpt = None,
     max_length: LengthOpt = None,
     precision: PrecisionOpt = "auto",
+    step_rule: StepRuleOpt = None,
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
@@ -150,6 +152,7 @@ def measure(
                 validation_limit=validation_limit,
                 max_length=max_length,
                 precision=precision,
+                step_rule=step_rule,
             ),
         )
     written = report.write_report(opened, page or store.with_suffix(".html"))

@@ -30,6 +30,10 @@ LimitOpt = Annotated[int | None, typer.Option("--train-limit", help="Train on th
 ValidationOpt = Annotated[int | None, typer.Option("--validation-limit", help="Evaluate on the first N examples.")]
 LengthOpt = Annotated[int | None, typer.Option("--max-length", help="Cut texts to N tokens.")]
 PrecisionOpt = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+StepRuleOpt = Annotated[
+    int | None,
+    typer.Option("--step-rule", help="Version of theta's unit; 1 repeats what d90 did at scales global and relative."),
+]
 ReportOpt = Annotated[
     str, typer.Option("--report-to", help="tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
 ]
@@ -92,6 +96,8 @@ def recipe_options(
 ) -> dict[str, Any]:
     """Fields of a Recipe; columns only where they were given."""
     columns = {"text": text, "label": label, "metric": metric, "kind": kind}
+    if recipe.get("step_rule", 0) is None:
+        del recipe["step_rule"]  # the method's own
     return {**recipe, "columns": {key: value for key, value in columns.items() if value is not None}}
 
 

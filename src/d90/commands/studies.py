@@ -27,6 +27,7 @@ from d90.commands.options import (
     OnOpt,
     PrecisionOpt,
     SeedOpt,
+    StepRuleOpt,
     StoreOpt,
     TaskArg,
     TextOpt,
@@ -84,6 +85,7 @@ def trajectory(
     validation_limit: ValidationOpt = None,
     max_length: LengthOpt = None,
     precision: PrecisionOpt = "auto",
+    step_rule: StepRuleOpt = None,
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: PageOpt = None,
     log: LogOpt = None,
@@ -122,6 +124,7 @@ def family(
     validation_limit: ValidationOpt = None,
     max_length: LengthOpt = None,
     precision: PrecisionOpt = "auto",
+    step_rule: StepRuleOpt = None,
     store: StoreOpt = Path("runs/d90.sqlite"),
     page: PageOpt = None,
     log: LogOpt = None,
@@ -207,6 +210,8 @@ def _series(kind: str, **given: Any) -> None:
     models, tasks, method = given.pop("models"), given.pop("tasks").split(), given.pop("method")
     columns = {key: given.pop(key) for key in ("text", "label", "metric")}
     given["columns"] = {key: value for key, value in columns.items() if value is not None}
+    if given["step_rule"] is None:
+        del given["step_rule"]  # the method's own
     place = [given.pop(key) for key in ("jobs", "on", "num_gpus", "address")]
     run, command = getattr(series, kind), shlex.join(["d90", *sys.argv[1:]])
     with where(*place) as executor:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError
 from d90.integrations.standins import Standins
-from d90.subspace import Subspace
+from d90.subspace import STEP_RULE, Subspace
 
 __all__ = ["SubspaceConfig", "SubspaceTuner", "from_tune", "to_tune"]
 
@@ -58,7 +58,7 @@ class SubspaceConfig(PeftConfig):
 
     Args:
         d: how many numbers are trained, lambdas included.
-        structure, projection, scale, layer, seed: as `d90.Subspace` takes them.
+        structure, projection, scale, layer, seed, step_rule: as `d90.Subspace` takes them.
         parameters: which parameters move: a pattern of their names (the whole name), or a list of names; None for all
             that require gradients when the adapter is made.
         modules_to_save: modules trained and stored as they are, beside theta: a head, as `head="outside"`. All adapters
@@ -72,6 +72,7 @@ class SubspaceConfig(PeftConfig):
     scale: str = "tensor"
     layer: str = "block"
     seed: int = 0
+    step_rule: int = STEP_RULE
     parameters: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     target_modules: list[str] | str | None = field(default=DUMMY_TARGET_MODULES)
@@ -158,7 +159,7 @@ class SubspaceTuner(BaseTuner):
         standins = Standins(self.model, [self._named[n] for n in chosen])
         with standins.alone():
             options = (config.structure, config.projection, config.scale, config.layer)
-            space = Subspace(self.model, config.d, *options, seed=config.seed)
+            space = Subspace(self.model, config.d, *options, seed=config.seed, step_rule=config.step_rule)
             space.disarm()
         draws = space.projection.checksum()
         if config.draws and config.draws != draws:
@@ -316,7 +317,7 @@ def from_tune(
         )
     head = sorted({name.removeprefix("head:").split(".")[0] for name in beside})
     fields: dict[str, Any] = dict(
-        zip(("structure", "projection", "scale", "layer", "_", "seed"), header.options, strict=True)
+        zip(("structure", "projection", "scale", "layer", "_", "seed", "step_rule"), header.options, strict=True)
     )
     del fields["_"]
     asked: dict[str, Any] = {"parameters": parameters, "modules_to_save": head or None, "draws": header.draws, **config}

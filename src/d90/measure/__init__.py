@@ -131,7 +131,7 @@ def measure(
     epochs = baseline_epochs or recipe.epochs
     base = None
     if isinstance(baseline, str):
-        base = replace(recipe, method=str(parse(baseline)), lr=baseline_lr, epochs=epochs)
+        base = replace(recipe.of(parse(baseline)), lr=baseline_lr, epochs=epochs)
     wanted = goal(rule, chance, fraction, within)
     bench = Bench(
         lab, spec, recipe, base,

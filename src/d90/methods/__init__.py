@@ -28,7 +28,7 @@ from d90.methods.preembed import PreEmbed
 from d90.methods.prelayer import PreLayer
 from d90.methods.sparse import PaFi, Sparse
 from d90.methods.top import TopLayers
-from d90.subspace import Subspace
+from d90.subspace import STEP_RULE, Subspace
 
 __all__ = [
     "METHODS",
@@ -78,12 +78,13 @@ class Space:
     head: str = "inside"
     seed: int | None = None
 
-    def lay(self, model: nn.Module, seed: int) -> Subspace:
+    def lay(self, model: nn.Module, seed: int, step_rule: int = STEP_RULE) -> Subspace:
         """Make the subspace over the model's trainable parameters."""
         if self.d is None:
             raise InputError("a subspace needs its dimension: expected d=... behind '@', as in full@d=1000")
         own = seed if self.seed is None else self.seed
-        return Subspace(model, self.d, self.structure, self.projection, self.scale, self.layer, self.head, own)
+        options = (self.structure, self.projection, self.scale, self.layer, self.head, own, step_rule)
+        return Subspace(model, self.d, *options)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d90 import layout
 from d90.errors import InputError, choose
+from d90.subspace import STEP_RULE
 
 __all__ = ["Applied", "Context", "Inserting", "Method", "task_head"]
 
@@ -24,12 +25,14 @@ class Context:
         losses: gives the training loss of up to n batches one by one, for masks that look at gradients.
         fine_tune: trains what has `requires_grad` in place, for masks that look at changes.
         stored: the tensors of a file that is being loaded; a mask that was found with data is taken from there.
+        step_rule: of a subspace over the method.
     """
 
     seed: int = 0
     losses: Callable[[int], Iterator[Tensor]] | None = None
     fine_tune: Callable[[], None] | None = None
     stored: Mapping[str, Tensor] | None = None
+    step_rule: int = STEP_RULE
 
 
 @dataclass

@@ -81,9 +81,14 @@ def lay(spec: Spec, model: nn.Module, seed: int = 0, context: Context | None = N
     Raises:
         InputError: the method does not fit the model; the model is then as it was.
     """
-    applied = spec.method.apply(model, replace(context or Context(), seed=seed))
+    context = replace(context or Context(), seed=seed)
+    applied = spec.method.apply(model, context)
     try:
-        trained = spec.space.lay(model, seed) if spec.space else Direct(model, applied.stored, applied.base)
+        trained = (
+            spec.space.lay(model, seed, context.step_rule)
+            if spec.space
+            else Direct(model, applied.stored, applied.base)
+        )
     except BaseException:
         applied.remove()
         raise
