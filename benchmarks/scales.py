@@ -22,7 +22,8 @@ from d90.console import progress_for
 from d90.lab import Lab
 from d90.layout import SCALES
 from d90.methods import parse
-from d90.recipe import default_lr, make_recipe
+from d90.recipe import default_lr, make_recipe, step_rule_of
+from d90.subspace import STEP_RULE
 from d90.sweep.store import Store
 from d90.training import open_task
 
@@ -39,7 +40,7 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
     method = f"full@structure={given.structure},scale={scale}"
     return {
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
-        "start": given.start, "budget": given.budget, **options,
+        "start": given.start, "budget": given.budget, "step_rule": step_rule_of(parse(method).at(1)), **options,
     }  # fmt: skip
 
 
@@ -76,13 +77,15 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """A line from before there were two step rules is of the first."""
+    return [{"step_rule": 1} | json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """A row a question (model, task, rule, sizes), a column a scale; each cell d90 and its interval, by seed."""
     questions: dict[str, dict[str, list[str]]] = {}
-    for line in found:
+    newest = [line for line in found if line["step_rule"] == (1 if line["scale"] == "tensor" else STEP_RULE)]
+    for line in newest:
         sizes = ", ".join(f"{name} {line[name]}" for name in ("train_limit", "epochs") if name in line)
         rule = line["rule"] or "default"
         question = f"{line['model']} | {line['task'].rsplit('/', 1)[-1]} ({sizes}) | {rule}"
