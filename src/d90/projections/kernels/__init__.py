@@ -182,7 +182,7 @@ def _kind(tensor: Tensor) -> int | None:
 
 def _on_gpu(tensor: Tensor) -> bool:
     """Whether the GPU's kernels can work on this tensor where it lies."""
-    return tensor.is_cuda and tensor.is_contiguous() and (tensor.dtype in _TYPES or tensor.dtype == torch.float64)
+    return tensor.is_cuda and tensor.is_contiguous() and tensor.dtype in _TYPES
 
 
 @lru_cache(maxsize=1)
@@ -275,7 +275,7 @@ class Kernel:
     def fold(self, g: Tensor, segment: int, z_gradient: Tensor) -> bool:
         """z_gradient += R^T g; returns False, with nothing done, where it is torch's work."""
         self._check_size(g, segment)
-        if (gpu := self.gpu_for(g)) is not None and _on_gpu(z_gradient):
+        if (gpu := self.gpu_for(g)) is not None:
             self._check_length(z_gradient)
             gpu.fold([Fold(segment, g, 1.0, 0)], z_gradient)
             return True
@@ -349,14 +349,14 @@ class FastfoodKernel(Kernel):
     def __init__(self, seed: int, m: int, chunks: int, gaussian: bool, s: float, segments: Segments) -> None:
         super().__init__(s, m * chunks, segments)
         self.map = (seed, m, chunks, gaussian)
-        self._on_gpu: FastfoodOnGpu | None = None
+        self._gpu: FastfoodOnGpu | None = None
 
     def on_gpu(self) -> FastfoodOnGpu | None:
-        if self._on_gpu is None and _triton():
+        if self._gpu is None and _triton():
             from d90.projections.kernels.gpu import FastfoodOnGpu
 
-            self._on_gpu = FastfoodOnGpu(*self.map, self.scale, (self.sizes, self.first, self.dither))
-        return self._on_gpu
+            self._gpu = FastfoodOnGpu(*self.map, self.scale, (self.sizes, self.first, self.dither))
+        return self._gpu
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         return _Fastfood(*self.map, path, threads, 0, parallel, stream_bytes)
