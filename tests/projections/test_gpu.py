@@ -136,10 +136,10 @@ def test_a_sparse_gradient_and_a_forced_torch_path_are_the_same(d: int) -> None:
 
 
 @needs_gpu
-def test_fp64_weights_stay_fp64(d: int = 100) -> None:
+def test_fp64_weights_stay_fp64() -> None:
     """They are torch's work."""
-    p = build("fastfood", d, (700, 40), seed=SEED)
-    z, base = p.prepare(torch.randn(d)), 1 + 1e-12 * torch.randn(700, dtype=torch.float64)
+    p = build("fastfood", 100, (700, 40), seed=SEED)
+    z, base = p.prepare(torch.randn(100)), 1 + 1e-12 * torch.randn(700, dtype=torch.float64)
     here, there = torch.zeros(700, dtype=torch.float64), torch.zeros(700, dtype=torch.float64, device="cuda")
     p.write([Target(0, base, 1e-9, z, here)])
     p.write([Target(0, base.cuda(), 1e-9, z.cuda(), there)])
