@@ -100,7 +100,8 @@ def test_the_stores_of_the_results_are_read(name: str) -> None:
     assert len(rows) == len(store.trials()) > 10
     for row in rows:
         space = parse(str(row["method"])).space
-        own = row["seed"] if space is None or space.seed is None else space.seed  # a trial with another seed of training names P's
+        # a trial with another seed of training names P's
+        own = row["seed"] if space is None or space.seed is None else space.seed
         assert row["p_seed"] == (None if row["d"] is None else own)
     assert {row["bound"] for row in rows} == {"exact", "at least"}
 
