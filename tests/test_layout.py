@@ -212,7 +212,9 @@ def test_step_rule_1_is_as_it_was() -> None:
     """At scale tensor the rules agree; at the others rule 1 has no balance, and a file says which it was."""
     for scale in layout.SCALES:
         first, second = (Subspace(zoo(), 20, scale=scale, step_rule=rule) for rule in (1, 2))
-        k = layout.balance(scale, list(layout.trainable(zoo()).values()), 20)
+        tensors = list(layout.trainable(zoo()).values())
+        sizes = [tensor.numel() for tensor in tensors]
+        k = layout.balance(scale, sizes, [layout.tensor_scale(scale, t, sum(sizes), 20) for t in tensors], 20)
         assert [a * k for a in first._weights.units] == pytest.approx(second._weights.units, rel=1e-12)
         assert (k == 1) == (scale == "tensor")
         assert (first.header().step_rule, second.header().step_rule) == (1, 1 if scale == "tensor" else 2)

@@ -148,11 +148,14 @@ def test_a_recipe_names_the_step_rule_only_where_it_says_something() -> None:
     }
     assert [recipe.step_rule for recipe in recipes.values()] == [1, 1, 2, 2]
     other = recipes["full@d=5,scale=global"]
-    assert other.of(parse("full")) == recipes["full"]
-    assert recipes["full"].of(parse("full@d=5,scale=global")) == other
+    for rule in (1, 2):
+        assert make_recipe("fc", "x", parse("full"), {"step_rule": rule}) == recipes["full"]
+    assert make_recipe("fc", "x", parse("full@d=5,scale=global"), {"step_rule": 2}) == other
     old = make_recipe("fc", "x", parse("full@d=5,scale=global"), {"step_rule": 1})
     assert old.step_rule == 1
     assert old.key() != other.key()
+    with pytest.raises(InputError, match="step_rule"):
+        make_recipe("fc", "x", parse("full"), {"step_rule": 3})
 
 
 def test_a_pretrained_model_takes_smaller_rates_than_one_from_scratch() -> None:
@@ -167,9 +170,8 @@ def test_a_saved_run_opens_again_and_scores_the_same(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = blobs()
-    run = d90.train(
-        load("mlp:16-32-3", 3), task, method, **FAST
-    )  # on the processor: a GPU's weights differ in the last bits
+    model = load("mlp:16-32-3", 3)  # loaded, it stays on the processor: a GPU's weights differ in the last bits
+    run = d90.train(model, task, method, **FAST)
     run.save(tmp_path / "x.d90")
     weights = {name: p.detach().clone() for name, p in run.model.module.named_parameters()}
     tuned = open_tune(tmp_path / "x.d90")

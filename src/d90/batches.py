@@ -12,7 +12,7 @@ from d90.models import Model, encode
 from d90.projections.philox import words
 from d90.tasks import ABSENT, Split
 
-__all__ = ["Batches", "outputs_of"]
+__all__ = ["Batches", "device_of", "outputs_of"]
 
 WINDOW = 64  # batches whose examples are sorted by length together
 
@@ -76,9 +76,14 @@ def _permutation(count: int, seed: int, block: int) -> Tensor:
     return torch.argsort(keys, stable=True)
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(module.parameters()).device
+
+
 def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor) -> Tensor:
     """The model's outputs (n, outputs) on one batch; of a language model each token's nats, -ln p(token | those before it)."""
-    device = next(module.parameters()).device
+    device = device_of(module)
     if isinstance(batch, Tensor):
         result: Any = module(batch.to(device))
     else:

@@ -149,7 +149,7 @@ def compare(
     def entry(index: int) -> Entry:
         spec = specs[index]
         told.search_planned(f"{spec} ({index + 1} of {len(specs)})")
-        mine = recipe.of(spec)
+        mine = make_recipe(model, task, spec, options)
         return _entry(lab, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
 
     entries = together(executor, [partial(entry, index) for index in range(len(specs))])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d90._version import __version__
+from d90.batches import device_of
 from d90.errors import InputError, RunFailed
 from d90.methods import Spec, parse
 from d90.models import Model
@@ -268,8 +269,8 @@ def _made(data: Data, ask: Ask, told: Progress) -> Made:
         stop_at=ask.stop_at, progress=told, test=ask.test, hopeless=ask.hopeless, best=best.append,
     )  # fmt: skip
     laid.release()
-    device = next(data.model.module.parameters()).device
-    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": _named(device)}
+    device = _named(device_of(data.model.module))
+    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": device}
     return Made(asdict(outcome), context, pack(best[-1].numpy()) if best else b"")
 
 

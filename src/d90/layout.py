@@ -154,7 +154,7 @@ def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
     return unit * 2.0 ** round(math.log2(norm) - 1e-4)
 
 
-def balance(scale: str, tensors: Sequence[Tensor], d: int) -> float:
+def balance(scale: str, sizes: Sequence[int], sigmas: Sequence[float], d: int) -> float:
     """What multiplies `tensor_scale` under step rule 2, so that one learning rate serves every scale; 1 for "tensor".
 
     k^2 = sum_t min(1, n_t / d) / sum_t sigma_t^2 n_t / D: a step of theta moves all weights together as far, in squares, as it
@@ -162,9 +162,7 @@ def balance(scale: str, tensors: Sequence[Tensor], d: int) -> float:
     """
     if scale == "tensor":
         return 1.0
-    sizes = [tensor.numel() for tensor in tensors]
     total = sum(sizes)
-    sigmas = [tensor_scale(scale, tensor, total, d) for tensor in tensors]
     moved = math.fsum(sigma * sigma * size / total for sigma, size in zip(sigmas, sizes, strict=True))
     return math.sqrt(math.fsum(min(1.0, size / d) for size in sizes) / moved)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from d90.batches import outputs_of
+from d90.batches import device_of, outputs_of
 from d90.methods import Full, Spec, lay
 from d90.recipe import Recipe
 from d90.training import Data, autocast, context, precision_of
@@ -54,7 +54,7 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     """
     module = data.model.module
     chosen = data.train.shuffled(recipe.batch_size, recipe.seed, 0)[0]
-    device = next(module.parameters()).device
+    device = device_of(module)
     labels, precision = data.train.labels[chosen].to(device), precision_of(recipe, data)
     inputs = data.train.inputs(chosen)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from d90.errors import InputError
+from d90.errors import InputError, choose
 from d90.methods import Spec
 from d90.models import Model
 from d90.subspace import STEP_RULE
 from d90.tasks import Task
+from d90.tune import STEP_RULES
 
 __all__ = ["Evaluation", "Outcome", "Recipe", "best_device", "bf16_is_fast", "default_lr", "make_recipe"]
 
@@ -71,10 +72,6 @@ class Recipe:
             raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
-
-    def of(self, spec: Spec) -> Recipe:
-        """The same for another method, under the newest step rule."""
-        return replace(self, method=str(spec), step_rule=step_rule_of(spec))
 
     def steps(self, n: int) -> int:
         """Optimizer steps of a whole run on n training examples."""
@@ -150,7 +147,10 @@ class Outcome:
 
 
 def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
-    """The recipe of a run from what the caller gave; unknown options are refused by name."""
+    """The recipe of a run from what the caller gave; unknown options are refused by name.
+
+    The step rule is the newest that says something about the method, or an older one that was asked for.
+    """
     unknown = options.keys() - Recipe.__dataclass_fields__.keys()
     if unknown:
         raise InputError(
@@ -159,6 +159,10 @@ def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[
     names: dict[str, Any] = {
         key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
     }
-    recipe = Recipe(**names, method=str(spec), **({"step_rule": step_rule_of(spec)} | options))
+    asked = options.get("step_rule")
+    if asked not in (None, *STEP_RULES):
+        raise choose("step_rule", str(asked), [str(rule) for rule in STEP_RULES])
+    rule = step_rule_of(spec)
+    recipe = Recipe(**names, method=str(spec), **(options | {"step_rule": min(rule, asked or rule)}))
     recipe.check()
     return recipe

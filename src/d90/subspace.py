@@ -118,10 +118,11 @@ class Subspace:
         self.D = self.projection.D
         coordinates = d - self.m
         self.step_rule = 1 if scale == "tensor" else step_rule  # the rules agree there
+        sigmas = [layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
         c = step_factor(coordinates)
         if self.step_rule > 1:
-            c *= layout.balance(scale, self._tensors, coordinates)
-        units = [c * layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
+            c *= layout.balance(scale, sizes, sigmas, coordinates)
+        units = [c * sigma for sigma in sigmas]
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
         self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0)

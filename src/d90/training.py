@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from d90._version import __version__
-from d90.batches import Batches, outputs_of
+from d90.batches import Batches, device_of, outputs_of
 from d90.errors import InputError
 from d90.methods import (
     Context,
@@ -415,16 +415,12 @@ def precision_of(recipe: Recipe, data: Data) -> str:
     """fp32 or bf16: "auto" takes bf16 for texts where the device has it."""
     if recipe.precision != "auto":
         return recipe.precision
-    return "bf16" if data.task.is_text and bf16_is_fast(_device(data.model.module)) else "fp32"
+    return "bf16" if data.task.is_text and bf16_is_fast(device_of(data.model.module).type) else "fp32"
 
 
 def autocast(module: nn.Module, precision: str) -> torch.autocast:
     """Where the model is, in the run's precision."""
-    return torch.autocast(_device(module), dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _device(module: nn.Module) -> str:
-    return next(module.parameters()).device.type
+    return torch.autocast(device_of(module).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager

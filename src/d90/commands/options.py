@@ -97,7 +97,7 @@ def recipe_options(
     """Fields of a Recipe; columns only where they were given."""
     columns = {"text": text, "label": label, "metric": metric, "kind": kind}
     if recipe.get("step_rule", 0) is None:
-        del recipe["step_rule"]  # the method's own
+        del recipe["step_rule"]  # left open, it is no part of what is asked
     return {**recipe, "columns": {key: value for key, value in columns.items() if value is not None}}
 
 

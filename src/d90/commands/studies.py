@@ -32,6 +32,7 @@ from d90.commands.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    recipe_options,
     told,
     where,
 )
@@ -208,10 +209,7 @@ def _series(kind: str, **given: Any) -> None:
 
     store, page = given["store"], given.pop("page")
     models, tasks, method = given.pop("models"), given.pop("tasks").split(), given.pop("method")
-    columns = {key: given.pop(key) for key in ("text", "label", "metric")}
-    given["columns"] = {key: value for key, value in columns.items() if value is not None}
-    if given["step_rule"] is None:
-        del given["step_rule"]  # the method's own
+    given = recipe_options(kind=None, **given)
     place = [given.pop(key) for key in ("jobs", "on", "num_gpus", "address")]
     run, command = getattr(series, kind), shlex.join(["d90", *sys.argv[1:]])
     with where(*place) as executor:

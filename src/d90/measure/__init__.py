@@ -131,7 +131,8 @@ def measure(
     epochs = baseline_epochs or recipe.epochs
     base = None
     if isinstance(baseline, str):
-        base = replace(recipe.of(parse(baseline)), lr=baseline_lr, epochs=epochs)
+        base = make_recipe(model, task, parse(baseline), options)
+        base = replace(base, lr=baseline_lr, epochs=epochs, columns=recipe.columns)
     wanted = goal(rule, chance, fraction, within)
     bench = Bench(
         lab, spec, recipe, base,

@@ -220,7 +220,7 @@ class Kernel:
         """What the C code reads in place of z."""
         return z
 
-    def on_gpu(self) -> FastfoodOnGpu | None:
+    def gpu_kernel(self) -> FastfoodOnGpu | None:
         """The same map on a GPU, where there is a kernel for it."""
         return None
 
@@ -249,7 +249,7 @@ class Kernel:
 
     def gpu_for(self, tensor: Tensor) -> FastfoodOnGpu | None:
         """The kernels for a tensor that lies on a GPU."""
-        return self.on_gpu() if _on_gpu(tensor) and active() != "torch" else None
+        return self.gpu_kernel() if _on_gpu(tensor) and active() != "torch" else None
 
     def _write_on_cpu(self, targets: Sequence[Target]) -> Sequence[Target]:
         taken = [None not in (_kind(base), _kind(out)) and _kind(z) == 0 for _, base, _, z, out in targets]
@@ -283,17 +283,18 @@ class Kernel:
 
     def fold_together(self, folds: Sequence[Fold], z_gradients: Tensor) -> Sequence[Fold]:
         """Fold the gradients that lie on a GPU, in a launch for each type; returns the others."""
+        gpu = self.gpu_for(folds[0].g) if folds else None
+        if gpu is None:
+            return folds
         left: list[Fold] = []
         alike: dict[torch.dtype, list[Fold]] = {}
         for fold in folds:
-            if self.gpu_for(fold.g) is None:
+            if not _on_gpu(fold.g):
                 left.append(fold)
             else:
                 self._check_size(fold.g, fold.segment)
                 alike.setdefault(fold.g.dtype, []).append(fold)
         for group in alike.values():
-            gpu = self.gpu_for(group[0].g)
-            assert gpu is not None
             gpu.fold(group, z_gradients)
         return left
 
@@ -351,7 +352,7 @@ class FastfoodKernel(Kernel):
         self.map = (seed, m, chunks, gaussian)
         self._gpu: FastfoodOnGpu | None = None
 
-    def on_gpu(self) -> FastfoodOnGpu | None:
+    def gpu_kernel(self) -> FastfoodOnGpu | None:
         if self._gpu is None and _triton():
             from d90.projections.kernels.gpu import FastfoodOnGpu
 

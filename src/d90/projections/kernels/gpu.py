@@ -178,7 +178,7 @@ class FastfoodOnGpu:
 
     def __init__(self, seed: int, m: int, chunks: int, gaussian: bool, s: float, segments: Segments) -> None:
         self.keys = seed & 0xFFFFFFFF, seed >> 32
-        self.m, self.chunks, self.s = m, chunks, s
+        self.chunks, self.s = chunks, s
         self.sizes, self.first, self.dither = segments
         self._shape: dict[str, int] = {"N": TILE, "M": m, "LOG_M": m.bit_length() - 1, "GAUSSIAN": gaussian}
         self._known: tuple[Any, Tensor, Tensor] | None = None
