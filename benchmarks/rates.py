@@ -20,6 +20,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grid import climb
+
 from d90.console import progress_for
 from d90.lab import Lab
 from d90.methods import parse
@@ -85,12 +87,8 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
             asked = replace(recipe, lr=None if factor == 1.0 and recipe.lr is None else rate * factor, seed=seed)
             return float(lab.trial(parse(asked.method), asked)["score"])
 
-        scores = {factor: score(factor) for factor in FACTORS}
-        while (best := max(scores, key=lambda f: scores[f])) in (min(scores), max(scores)):
-            further = best / 2 if best == min(scores) else best * 2
-            if not 1 / WIDEST <= further <= WIDEST:
-                break
-            scores[further] = score(further)
+        scores = climb(score, FACTORS, 2.0, WIDEST)
+        best = max(scores, key=lambda f: scores[f])
         if scores[best] - scores[1.0] > NEAR:
             for seed in range(1, SEEDS):
                 for factor in (1.0, best):

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from grid import climb
+
 import d90
 from d90.console import progress_for
 from d90.lab import Lab
@@ -29,7 +31,7 @@ from d90.training import open_task
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (1 / 4, 1.0, 4.0)
-STEP, WIDEST = 4.0, 256.0
+WIDEST = 256.0
 NEAR = 0.005
 OPTIONS = ("epochs", "batch_size", "evaluations", "train_limit", "validation_limit", "max_length", "precision")
 
@@ -56,12 +58,8 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
         return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
 
-    pilot = {factor: score(factor) for factor in FACTORS}
-    while (best := max(pilot, key=lambda factor: pilot[factor])) in (min(pilot), max(pilot)):
-        further = best / STEP if best == min(pilot) else best * STEP
-        if not 1 / WIDEST <= further <= WIDEST:
-            break
-        pilot[further] = score(further)
+    pilot = climb(score, FACTORS, 4.0, WIDEST)
+    best = max(pilot, key=lambda factor: pilot[factor])
     if pilot[best] <= pilot[1.0] + NEAR:
         best = 1.0
     found = d90.measure(

@@ -36,6 +36,7 @@ once() { # task, epochs, seed, further options: one of `twice`; several at once 
 }
 
 twice() { # d90 of four tasks, each with two sets of seeds; in fp32, so that a GPU and a processor answer one question
+    local seed
     for seed in 0 1000; do
         once sst2_sentences 2 $seed "$@"
         once mrpc 3 $seed "$@"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from grid import climb
 from torch import Tensor
 
 import d90
@@ -87,10 +89,8 @@ def with_sgd(data: str, kind: str, scale: str, store: Store) -> dict[str, Any]:
             return float(Lab("fc", task, recipe, store, progress_for(False), None).trial(spec, recipe)["score"])
 
     first = FIRST_RATES[kind]
-    scores = {rate: score(rate) for rate in (first / STEP, first, first * STEP)}
-    while (best := max(scores, key=lambda rate: scores[rate])) in (min(scores), max(scores)):
-        further = best / STEP if best == min(scores) else best * STEP
-        scores[further] = score(further)
+    scores = climb(score, (first / STEP, first, first * STEP), STEP, math.inf)
+    best = max(scores, key=lambda rate: scores[rate])
     several = [scores[best], *(score(best, seed) for seed in (1, 2))]
     return {
         "optimizer": "sgd", "gradient": kind, "scale": scale, "d": D, "rate": best, "scores": several,
