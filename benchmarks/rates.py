@@ -1,13 +1,13 @@
 """One learning rate for every d, projection and structure? The default beside the best of a grid, and what the default loses.
 
-    python benchmarks/rates.py DATA [sst2|mnist|small ...] [--model FOLDER] [--part I/N] [--table]
+    python benchmarks/rates.py DATA [sst2|short|mnist ...] [--part I/N] [--table]
         DATA holds sst2_sentences/ (jsonl.gz) and mnist/ (idx files)
 
-For each cell (task, structure, projection, d) runs at the default rate times 1/4, 1/2, 1, 2, 4, one seed; where the best of them lies at
-the grid's edge the grid goes on; where it beats the default by more than half a point both are repeated with two more seeds,
-for the best of five noisy scores is better than the default by chance alone. Fastfood at d = 100 ... 100,000, the other
-projections at one d. "sst2" is minilm on all of SST-2's sentences (some four hours), "mnist" the fully connected network
-on 10,000 images (half an hour), "small" a pretrained model of the caller's on 3,000 sentences.
+For each cell (task, structure, projection, d) runs at the default rate times 1/4, 1/2, 1, 2, 4 ("short": 1/2, 1, 2), one seed; where the
+best of them lies at the grid's edge the grid goes on; where it beats the default by more than half a point both are repeated with two
+more seeds, for the best of five noisy scores is better than the default by chance alone. Fastfood at d = 100 ... 100,000, the other
+projections at one d. "sst2" is minilm on all of SST-2's sentences (seven hours on one core), "short" on 2,000 of them (a quarter of
+that), "mnist" the fully connected network on 10,000 images (half an hour).
 Texts are trained in fp32, so that trials of a GPU and of a processor answer one question; with --part 1/4 ... 4/4 four processes share
 the cells. Trials lie in docs/results/rates.sqlite, a line each in rates.jsonl; the table in rates.md. Started again, it goes on.
 """
@@ -48,6 +48,7 @@ class Study:
     dims: tuple[int, ...]
     others: tuple[str, ...]  # projections tried at one d
     other_d: int
+    factors: tuple[float, ...] = FACTORS
 
     def cells(self) -> list[tuple[str, str, int]]:
         """(structure, projection, d)."""
@@ -55,17 +56,17 @@ class Study:
         return full + [("did", projection, self.other_d) for projection in self.others]
 
 
-def studies(data: str, model: str) -> dict[str, Study]:
+def studies(data: str) -> dict[str, Study]:
     """Dense over minilm's 22.7 million weights would draw 2e10 entries a step; it is tried where it can be."""
     text = {"epochs": 2, "evaluations": 6, "precision": "fp32"}
     images = {"epochs": 5, "batch_size": 128, "evaluations": 10, "train_limit": 10_000}
     sizes = (100, 1000, 10_000, 100_000)
     others = ("fastfood:gaussian", "sparse", "onehot")
-    sentences = f"{data}/sst2_sentences"
+    sst2 = Study("minilm", f"{data}/sst2_sentences", True, "tensor", text, sizes, others, 1000)
     return {
-        "sst2": Study("minilm", sentences, True, "tensor", text, sizes, others, 1000),
+        "sst2": sst2,
+        "short": replace(sst2, options=text | {"evaluations": 3, "train_limit": 2000}, factors=FACTORS[1:-1]),
         "mnist": Study("fc", f"idx:{data}/mnist", False, "tensor", images, sizes, (*others, "dense"), 1000),
-        "small": Study(model, sentences, True, "tensor", {**text, "train_limit": 3000}, sizes, others, 1000),
     }
 
 
@@ -87,7 +88,7 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
             asked = replace(recipe, lr=None if factor == 1.0 and recipe.lr is None else rate * factor, seed=seed)
             return float(lab.trial(parse(asked.method), asked)["score"])
 
-        scores = climb(score, FACTORS, 2.0, WIDEST)
+        scores = climb(score, study.factors, 2.0, WIDEST)
         best = max(scores, key=lambda f: scores[f])
         if scores[best] - scores[1.0] > NEAR:
             for seed in range(1, SEEDS):
@@ -98,7 +99,7 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
 def belongs(trial: Stored, study: Study) -> bool:
     """Whether a trial answers the study's question; the folder of the data is no part of it."""
     recipe = trial.recipe
-    same_model = recipe["model"] == study.model if study.model else recipe["model"] not in ("minilm", "fc")
+    same_model = recipe["model"] == study.model
     same_task = recipe["task"].rsplit("/", 1)[-1] == study.task.rsplit("/", 1)[-1]
     wanted = {"train_limit": None, "precision": "auto"} | study.options
     return same_model and same_task and all(recipe[name] == value for name, value in wanted.items())
@@ -129,7 +130,7 @@ def table(known: dict[str, Study]) -> str:
                 if trial.recipe["method"] == str(spec):
                     factor = round((trial.recipe["lr"] or rate) / rate, 6)
                     found.setdefault(factor, {})[trial.seed] = trial.score
-            if any(0 not in found.get(factor, {}) for factor in FACTORS):
+            if any(0 not in found.get(factor, {}) for factor in study.factors):
                 continue
             best = max(found, key=lambda f: found[f].get(0, 0.0))
             first = 100 * (found[best][0] - found[1.0][0])
@@ -155,15 +156,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("names", nargs="*", default=["sst2", "mnist"])
-    parser.add_argument("--model", default="", help="of the study 'small': a folder or a name")
     parser.add_argument("--part", default="1/1", help="I/N: every N-th cell, from the I-th")
     parser.add_argument("--table", action="store_true", help="write the table of what is stored, train nothing")
     asked = parser.parse_args()
-    known = studies(asked.data, asked.model)
+    known = studies(asked.data)
     if unknown := set(asked.names) - set(known):
         sys.exit(f"rates.py: unknown study {sorted(unknown)}, expected some of {sorted(known)}")
-    if "small" in asked.names and not asked.model and not asked.table:
-        sys.exit("rates.py: the study 'small' needs a pretrained model: --model FOLDER")
     if not asked.table:
         store = Store(RESULTS / "rates.sqlite")
         for name in asked.names:

@@ -43,6 +43,7 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
     return {
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
         "start": given.start, "budget": given.budget, "step_rule": step_rule_of(parse(method).at(1)), **options,
+        **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}),
     }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         best = 1.0
     found = d90.measure(
         given.model, given.task, asked["method"], rule=given.rule, start=given.start, budget=given.budget,
-        store=store, progress=told, **options, **({} if best == 1 else {"lr": best * rate}),
+        baseline_lr=given.baseline_lr, store=store, progress=told, **options, **({} if best == 1 else {"lr": best * rate}),
     )  # fmt: skip
     return {
         "status": found.status, "d90": found.d90, "interval": found.interval, "confirmed": found.confirmed,
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=1000)
     parser.add_argument("--budget", type=float, default=12.0)
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--baseline-lr", type=float, help="of full fine-tuning")
     parser.add_argument("--precision", choices=("fp32", "bf16"))
     parser.add_argument("--scales", nargs="+", choices=SCALES, default=list(SCALES))
     for name in ("--batch-size", "--evaluations", "--train-limit", "--validation-limit", "--max-length"):
