@@ -20,6 +20,8 @@ from d90.errors import InputError
 from d90.language import ALPHAS, LanguageCertificate, certify_language, check_language, smoothed_bits, subsample
 from d90.methods import lay, parse
 from d90.models import load as load_model
+from d90.report import page
+from d90.sweep.store import Store
 from d90.tasks import ABSENT, Split, Task, load
 from d90.training import predict
 from tests.reference.tiny import tiny_model, tiny_task
@@ -142,8 +144,29 @@ def test_a_language_model_trains_in_the_one_loop(folder: Path) -> None:
     assert tuned.evaluate().score == pytest.approx(run.score, abs=1e-6)
     with pytest.raises(InputError, match="is of a language model"):
         tuned.predict([("a b",)])
-    with pytest.raises(InputError, match="chance is the uniform guess"):
-        d90.measure(str(folder / "base"), text, store=folder / "m.sqlite")
+
+
+def test_d90_of_a_language_models_loss(folder: Path) -> None:
+    """The gain rule, from the untrained model or the uniform guess among the vocabulary, whichever is better."""
+    text, store = f"text:{folder / 'text'}", folder / "m.sqlite"
+    options: dict[str, Any] = {"epochs": 3, "lr": 0.05, "baseline_lr": 0.05, "precision": "fp32", "evaluations": 2}
+    found = d90.measure(
+        str(folder / "base"), text, "lora:r=2", baseline="lora:r=2", store=store, start=16, budget=4, **options
+    )
+    assert (found.rule, found.metric, found.majority) == ("gain", "loss", pytest.approx(-math.log(7)))
+    assert found.chance == max(found.zero, found.majority) < found.threshold < found.baseline < 0
+    assert all(point.score < 0 for point in found.curve)
+    text_of_page = page([study for _, _, study in Store(store).all_studies()])
+    assert "constant guess" in text_of_page
+    assert "majority class" not in text_of_page
+    compared = d90.compare(
+        str(folder / "base"), text, ["lora:r=2", "lora:r=2@d=16"], costs=False, store=store, epochs=1, evaluations=1
+    )
+    assert compared.chance == found.majority
+    with pytest.raises(InputError, match="expected vocabulary=V"):
+        load(text).chance()
+    with pytest.raises(InputError, match="expected one of accuracy"):
+        d90.measure(str(folder / "base"), text, within=1, store=store)
 
 
 def test_what_is_no_causal_model_is_refused(folder: Path, tmp_path: Path) -> None:

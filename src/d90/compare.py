@@ -162,7 +162,7 @@ def compare(
         task=recipe.task,
         metric=lab.task.metric,
         split="test" if test else "validation",
-        chance=lab.task.chance("test" if test else "validation"),
+        chance=lab.constant_score("test" if test else "validation"),
         seeds=seeds,
         entries=tuple(front(entries)),
         recipe={key: value for key, value in asdict(recipe).items() if key not in ("method", "seed", "lr")},

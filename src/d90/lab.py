@@ -97,9 +97,13 @@ class Lab:
         """The model with this seed's fresh weights."""
         return self.data(seed).model
 
-    def zero_score(self, spec: Spec) -> float:
+    def zero_score(self) -> float:
         """The untrained model's score on the validation split."""
         return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+
+    def constant_score(self, split: str = "validation") -> float:
+        """The score on one split of the best that looks at no input: `Task.chance`."""
+        return self.task.chance(split, self.model(self._recipe.seed).vocabulary)
 
     def trial(
         self,

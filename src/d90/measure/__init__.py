@@ -126,7 +126,7 @@ def measure(
         count = lab.data(recipe.seed).truncated
         told.note(f"{count} texts are longer than {lab.model(recipe.seed).max_length} tokens and were truncated")
 
-    zero, majority = lab.zero_score(spec.at(low)), opened.chance()
+    zero, majority = lab.zero_score(), lab.constant_score()
     chance = max(majority, zero)
     epochs = baseline_epochs or recipe.epochs
     base = None

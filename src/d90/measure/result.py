@@ -42,7 +42,8 @@ class Measurement:
             that failed, None).
         confirmed: whether d90 itself was trained to the end with as many seeds as were asked for.
         baseline: mean score of full fine-tuning over `baseline_scores`, a seed each.
-        majority, zero: the score of the most frequent class, and of the untrained model; chance is the larger.
+        majority, zero: the score of the most frequent class (of a constant guess where there are no classes), and of the untrained model;
+            chance is the larger.
         within: points of the margin rule.
         spent, spent_seconds: what the trials of this measurement cost, in steps and in seconds of a full fine-tuning.
         variance: P's share of the variance over seeds (`d90.search.variance.Shares`), where trials tell.
@@ -87,7 +88,7 @@ class Measurement:
 
     @property
     def chance(self) -> float:
-        """The better of the majority class and the untrained model."""
+        """The better of the constant guess and the untrained model."""
         return max(self.majority, self.zero)
 
     def __str__(self) -> str:

@@ -12,7 +12,18 @@ from typing import Any
 from d90.errors import InputError
 from d90.report.environment import environment
 from d90.report.figure import figure_svg, points
-from d90.report.words import Study, answer, baseline_name, headline, names, reached, spread, threshold_name, variance
+from d90.report.words import (
+    Study,
+    answer,
+    baseline_name,
+    constant_name,
+    headline,
+    names,
+    reached,
+    spread,
+    threshold_name,
+    variance,
+)
 from d90.sweep.store import Store, Stored
 
 __all__ = ["headline", "page", "write_report"]
@@ -61,6 +72,7 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
             "headline": headline(study),
             "svg": Markup(figure_svg([study], f"s{i}")),
             "chance": max(study["majority"], study["zero"]),
+            "constant_name": constant_name(study),
             "baseline_name": baseline_name(study),
             "threshold_name": threshold_name(study),
             "answer": answer(study),

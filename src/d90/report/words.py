@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from d90.search.rules import COUNTS
+
 __all__ = [
     "Study",
     "answer",
     "baseline_name",
     "chance_name",
+    "constant_name",
     "count",
     "headline",
     "names",
@@ -45,9 +48,14 @@ def seconds(time: float) -> str:
     return f"{time:,.1f} s" if time < 10 else f"{time:,.0f} s" if time < 600 else f"{time:,.0f} s ({time / 3600:.1f} h)"
 
 
+def constant_name(study: Study) -> str:
+    """What the answer that looks at no input is: a class, or where there are none a value or frequencies."""
+    return "majority class" if study["metric"] in COUNTS else "constant guess"
+
+
 def chance_name(study: Study) -> str:
     """Which of the two chance is."""
-    return "untrained model" if study["zero"] > study["majority"] else "majority class"
+    return "untrained model" if study["zero"] > study["majority"] else constant_name(study)
 
 
 def baseline_name(study: Study) -> str:

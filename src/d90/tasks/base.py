@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -182,16 +183,25 @@ class Task:
             return -self.loss(outputs, labels).item()
         return METRICS[self.metric](self.predictions(outputs), labels)
 
-    def chance(self, split: str = "validation") -> float:
+    def chance(self, split: str = "validation", vocabulary: int | None = None) -> float:
         """The score of always giving the training set's most frequent class (or its mean): needs no model.
 
-        For a loss, that of always giving the training set's frequencies of the classes.
+        For a loss, that of always giving the training set's frequencies of the classes; of documents the uniform guess among
+        the model's V tokens, -ln V.
+
+        Args:
+            split: whose labels count.
+            vocabulary: V, of a causal language model.
+
+        Raises:
+            InputError: documents without V.
         """
         if self.kind == "language":
-            raise InputError(
-                f"task '{self.name}' has documents, expected classes or values: chance is the uniform guess of a model's own "
-                "vocabulary. Use 'd90 train' or 'd90 certify'"
-            )
+            if vocabulary is None:
+                raise InputError(
+                    f"task '{self.name}' has documents, expected vocabulary=V: chance is the uniform guess among a model's V tokens"
+                )
+            return -math.log(vocabulary)
         labels = self.train.labels
         if self.metric == LOSS:
             rows = len(self.splits[split])
