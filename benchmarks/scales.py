@@ -59,7 +59,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
         return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
 
-    pilot = climb(score, FACTORS, 4.0, WIDEST)
+    pilot = climb(score, FACTORS, 4.0, WIDEST) if given.pilot else {1.0: score(1.0)}
     best = max(pilot, key=lambda factor: pilot[factor])
     if pilot[best] <= pilot[1.0] + NEAR:
         best = 1.0
@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="")
     parser.add_argument("--rule", choices=("paper", "gain"), help="by default the task's own")
     parser.add_argument("--structure", default="did")
+    parser.add_argument(
+        "--no-pilot", dest="pilot", action="store_false", help="the default rate, where it is known to be best"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--start", type=int, default=1000)
     parser.add_argument("--budget", type=float, default=12.0)
