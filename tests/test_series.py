@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,8 @@ def test_a_family_is_over_weights(home: Path) -> None:
     assert [cell.x for cell in found.cells] == sorted(cell.x for cell in found.cells)
     assert found.cells[0].x > 500
     assert series_page(asdict(found)) == series_page(asdict(found))
+    above = [replace(cell, status="unreachable", d90=None, interval=(128, None)) for cell in found.cells]
+    assert "above every d tried" in series_page(asdict(replace(found, cells=tuple(above)))), "an axis without a value"
 
 
 @pytest.mark.slow

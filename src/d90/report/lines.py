@@ -249,8 +249,10 @@ def _figure(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
         if yscale == "log":
-            axes.set_yscale("log")
             values = [value for line in lines for point in line.points for value in point[1:] if math.isfinite(value)]
+            if not values:  # every model is above every d tried: no value to take the axis from
+                axes.set_ylim(1.0, 10.0)
+            axes.set_yscale("log")
             few = not values or max(values) / min(values) < DECADES
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
             axes.yaxis.set_minor_formatter(NullFormatter())
