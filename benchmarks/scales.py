@@ -89,7 +89,13 @@ def table(found: list[dict[str, Any]]) -> str:
         rule = line["rule"] or "default"
         question = f"{line['model']} | {line['task'].rsplit('/', 1)[-1]} ({sizes}) | {rule}"
         ends = " ... ".join("open" if end is None else f"{end:,}" for end in line["interval"])
-        rate = f", {line['factor']:g} x the rate" if line["factor"] != 1 else ""
+        rate = (
+            f", {line['factor']:g} x the rate"
+            if line["factor"] != 1
+            else ", no other rate tried"
+            if len(line["pilot"]) == 1
+            else ""
+        )
         answer = f"{line['d90']:,}" if line["d90"] is not None else line["status"]
         questions.setdefault(question, {}).setdefault(line["scale"], []).append(f"{answer} ({ends}{rate})")
     rows = ["| model | task | rule | tensor | global | relative |", "|-|-|-|-|-|-|"]
