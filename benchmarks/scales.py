@@ -43,7 +43,7 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
     return {
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
         "start": given.start, "budget": given.budget, "step_rule": step_rule_of(parse(method).at(1)), **options,
-        **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}),
+        **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}), **({} if given.pilot else {"no_pilot": True}),
     }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def table(found: list[dict[str, Any]]) -> str:
             f", {line['factor']:g} x the rate"
             if line["factor"] != 1
             else ", no other rate tried"
-            if len(line["pilot"]) == 1
+            if "no_pilot" in line
             else ""
         )
         answer = f"{line['d90']:,}" if line["d90"] is not None else line["status"]

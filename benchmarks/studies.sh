@@ -31,7 +31,7 @@ both() { # task, epochs, further options: DID and SAID, the paper's rule and the
 }
 
 once() { # task, epochs, seed, further options: one of `twice`; several at once may share a store
-    "$d90" measure minilm "$data/$1" -m full --epochs "$2" --seed "$3" --start 1000 --precision fp32 --budget 10 "${@:4}" \
+    "$d90" measure minilm "$data/$1" -m full --epochs "$2" --seed "$3" --start 1000 --precision fp32 --budget 12 "${@:4}" \
         --store "$results/twice_$1.sqlite" --log "$results/twice_$1.jsonl" --page "$results/twice_$1.html"
 }
 
