@@ -65,7 +65,7 @@ def test_lowdata_compares_with_full() -> None:
         entries = [
             {"asked": key.replace("_", ":r="), "test": [], "validation": [value]} for key, value in scores.items()
         ]
-        return {"entries": entries}
+        return {"entries": entries, "metric": "accuracy"}
 
     study = {
         "counts": [100, 1000],
@@ -76,6 +76,12 @@ def test_lowdata_compares_with_full() -> None:
     }
     assert [verdict for _, verdict in lowdata_claims(study)] == ["holds", "holds", "does not hold", "does not hold"]
     assert lowdata_claims({"counts": [10], "comparisons": [at(bitfit=0.5)]}) == []
+    losses = {**at(full=-3.2, lora_8=-3.1), "metric": "loss"}
+    ((words, verdict),) = lowdata_claims({"counts": [10], "comparisons": [losses]})
+    assert (verdict, words) == (
+        "holds",
+        "n = 10: best lora:r=8 (3.1000), full 3.2000, LoRA 3.1000: LoRA is no worse than full",
+    )
 
 
 def row(role: str, *factors: tuple[int, float]) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def test_a_loss_and_a_correlation_take_the_gain_rule(tmp_path: Path) -> None:
     assert found.rule == "gain"
     assert found.baseline < 0
     assert found.chance < found.threshold < found.baseline
+    assert f"loss {-found.threshold:.4f} = 0.9 of the way from chance to {-found.baseline:.4f}" in str(found)
+    given = d90.measure("mlp:16-32-3", task, store=tmp_path / "s.sqlite", budget=6, baseline=-found.baseline, **SMALL)
+    assert (given.baseline, given.threshold) == (found.baseline, found.threshold), "a loss is given as a loss"
     with pytest.raises(InputError, match="expected rule 'gain'"):
         d90.measure("mlp:16-32-3", task, store=tmp_path / "s.sqlite", rule="paper", **SMALL)
     values = d90.measure("mlp:16-32-1", blobs(kind="regression"), store=tmp_path / "r.sqlite", budget=5, **SMALL)

@@ -77,7 +77,7 @@ def test_the_page_tells_the_answer_and_every_trial() -> None:
         "61.23 %",
         "63.21 %",
         "74.12 %",
-        "&ge; 82.34 %",
+        "≥ 82.34 %",
         "50.17 %",
         "diverged",
         "a note",
@@ -111,6 +111,26 @@ def test_numbers_are_of_the_metric() -> None:
     text = page([study(metric="matthews", threshold=0.45678)])
     assert "0.4568 matthews" in text
     assert "paper rule: 0.4568</text>" in text
+
+
+def test_a_loss_is_told_as_a_loss() -> None:
+    """Scores are minus the loss; a reader of "loss" sees the loss, and bounds turn round."""
+    told = study(
+        metric="loss", rule="gain", baseline=-3.0, baseline_scores=[-3.0], majority=-8.0, zero=-5.0, threshold=-3.2, coverage=0.9, confirmed=True,
+        curve=[point(100, -3.6), point(300, -3.1, "passed"), {**point(10, -4.5, "hopeless"), "below": True}],
+        band=[(100, -3.6, -3.7, -3.5), (300, -3.1, -3.2, -3.0)],
+        variance={"deviation": 0.05, "projection": 0.5, "interval": [0.1, 0.9], "trials": 8},
+    )  # fmt: skip
+    text = page([told])
+    assert "reaches 3.2000 loss, chance plus 90 % of what full fine-tuning (3.0000) gains over it" in headline(told)
+    assert "≤ 3.1000" in text
+    assert "d = 300, seed 0: at most 3.1000, passed" in text
+    assert "at most: stopped once it passed" in text
+    assert "given up: would have stayed above" in text
+    assert "constant guess 8.0000, untrained model 5.0000" in text
+    assert "standard deviation 0.0500" in text
+    assert not re.search(r"-[0-9]\.[0-9]{4}\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    assert "not below chance (5.0000, untrained model)" in headline({**told, "status": "trivial", "threshold": -5.5})
 
 
 def test_studies_of_one_task_share_a_figure() -> None:

@@ -175,6 +175,20 @@ def test_lowdata_counts_what_there_is(home: Path) -> None:
     assert f"n = {whole:,}" in page
 
 
+def test_few_examples_and_a_loss() -> None:
+    """Its values are positive on the page, and so is their standard deviation."""
+    entries = [
+        {"asked": asked, "stored": 9, "validation": [-3.0, -3.2], "test": [], "lr": 1.0} for asked in ("full", "bitfit")
+    ]
+    comparison = {"metric": "loss", "split": "validation", "seeds": 2, "chance": -5.0, "entries": entries}
+    study = {"model": "m", "task": "t", "counts": [8, 80], "comparisons": [comparison] * 2, "command": ""}
+    page = lowdata_page(study)
+    assert "3.1000 &plusmn; 0.1414" in page
+    assert "Chance 5.0000" in page
+    assert ">validation loss<" in page
+    assert "-3.1000" not in page
+
+
 def test_mistakes(home: Path) -> None:
     task = str(home / "t.jsonl")
     with pytest.raises(InputError, match="has no number in its name"):

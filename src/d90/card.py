@@ -7,6 +7,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
+from d90.tasks.metrics import displayed
 from d90.tune import About
 
 __all__ = ["base_on_hub", "card"]
@@ -45,7 +46,7 @@ def card(record: dict[str, Any], about: About, repo: str) -> str:
         dataset_name=data,
         dataset_split="validation",
         metric_type=task["metric"],
-        metric_value=round(float(outcome["score"]), 6),
+        metric_value=round(displayed(outcome["score"], task["metric"]), 6),
     )
     details = {
         "version": record["d90"],
@@ -53,7 +54,7 @@ def card(record: dict[str, Any], about: About, repo: str) -> str:
         "d": about.count,
         "task": data,
         "metric": task["metric"],
-        "score": round(float(outcome["score"]), 6),
+        "score": round(displayed(outcome["score"], task["metric"]), 6),
         "base_fingerprint": about.header.base,
     }
     metadata = ModelCardData(
@@ -66,6 +67,7 @@ def card(record: dict[str, Any], about: About, repo: str) -> str:
         eval_results=[result],
         d90=details,
     )
+    score, untrained = (displayed(outcome[key], task["metric"]) for key in ("score", "zero_score"))
     numbers = f"{about.count:,} numbers in {about.bytes:,} bytes ({about.dtype})"
     how = f"theta_0 + P theta, d = {about.count:,}" if space else "the tuned parameters themselves"
     rows = {
@@ -73,7 +75,7 @@ def card(record: dict[str, Any], about: About, repo: str) -> str:
         "task": f"`{data}`" + (f", labels {', '.join(map(str, task['labels']))}" if task["labels"] else ""),
         "method": f"`{recipe['method']}`: {how}",
         "stored": numbers,
-        f"{task['metric']}, validation": f"{outcome['score']:.4f} (untrained {outcome['zero_score']:.4f})",
+        f"{task['metric']}, validation": f"{score:.4f} (untrained {untrained:.4f})",
         "weights moved": f"{outcome['D']:,}",
         "base fingerprint": f"`{about.header.base}`",
         "d90": record["d90"],

@@ -28,6 +28,7 @@ from d90.recipe import Recipe
 from d90.sweep.executor import Executor, together
 from d90.sweep.store import Store, hashed
 from d90.tasks import load as load_task
+from d90.tasks.metrics import displayed
 
 __all__ = ["TARGETS", "Cell", "Series", "family", "step_of", "trajectory"]
 
@@ -45,6 +46,7 @@ class Cell:
         status, d90, interval: of the measurement; "failed" with `error` where there is none.
         score: full fine-tuning's own score on this model.
         threshold, chance: what was to be reached, and what needs no training.
+        metric: what these are scores of; "" where nothing was measured, or by a version that did not say.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Cell:
     threshold: float | None
     chance: float | None
     error: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def _series(
         """The model whose target counts for all, and its full score: the last, or where it cannot be trained the one before it."""
         for name in reversed(models):
             try:
-                return name, measured(name, task).baseline
+                found = measured(name, task)
+                return name, displayed(found.baseline, found.metric)
             except D90Error as error:
                 told.note(
                     f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
@@ -217,4 +221,5 @@ def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float
 
 
 def _cell(found: Measurement, model: str, task: str, x: int, target: str, own: float | None) -> Cell:
-    return Cell(model, task, x, target, found.status, found.d90, found.interval, own, found.threshold, found.chance)
+    scores = own, found.threshold, found.chance
+    return Cell(model, task, x, target, found.status, found.d90, found.interval, *scores, metric=found.metric)

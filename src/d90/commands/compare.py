@@ -120,21 +120,23 @@ def _show(result: Comparison) -> None:
     from rich.table import Table
 
     from d90.console import console
+    from d90.tasks.metrics import displayed
 
     table = Table(title=f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
     costs = any(entry.cost for entry in result.entries)
-    for name in ("", "method", "trained", "stored", "score", "lr", *(("step", "memory", "latency") if costs else ())):
+    for name in ("", "method", "trained", "stored", "mean", "lr", *(("step", "memory", "latency") if costs else ())):
         table.add_column(name, justify="left" if name in ("", "method") else "right", no_wrap=name != "method")
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
         spread = f" ± {entry.spread:.4f}" if len(entry.scores) > 1 else ""
         cost = entry.cost
         row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
-        row += [f"{entry.mean:.4f}{spread}", f"{entry.lr:g}"]
+        row += [f"{displayed(entry.mean, result.metric):.4f}{spread}", f"{entry.lr:g}"]
         if cost:
             row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
         table.add_row(*row)
     console.print(table)
     typer.echo(
-        f"* none stores less and scores higher; chance {result.chance:.4f}; step: over full fine-tuning's; "
+        f"* none stores less and does better; chance {displayed(result.chance, result.metric):.4f}; "
+        "step: over full fine-tuning's; "
         "latency: over the merged model's"
     )

@@ -19,6 +19,7 @@ CheckOpt = Annotated[bool, typer.Option(help="For lora: score tune and folder on
 def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: CheckOpt = True) -> None:
     """Write a tune as a folder that peft loads."""
     from d90.integrations.convert import convert as run
+    from d90.tasks.metrics import displayed
 
     found = run(tune, to, out, rank, check)
     size = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
@@ -35,4 +36,5 @@ def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: 
             + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
         )
     if found.before is not None and found.after is not None:
-        typer.echo(f"{found.metric} {found.before:.4f} with the tune, {found.after:.4f} with the folder (validation)")
+        before, after = displayed(found.before, found.metric), displayed(found.after, found.metric)
+        typer.echo(f"{found.metric} {before:.4f} with the tune, {after:.4f} with the folder (validation)")

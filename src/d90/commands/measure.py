@@ -75,7 +75,10 @@ def measure(
         bool, typer.Option("--test", help="Report test scores; a test split is made where there is none.")
     ] = False,
     baseline: Annotated[
-        str, typer.Option("--baseline", "--of", help="The method that counts as full, or a number.")
+        str,
+        typer.Option(
+            "--baseline", "--of", help="The method that counts as full, or a number: a score, of a loss the loss."
+        ),
     ] = "full",
     baseline_lr: Annotated[float | None, typer.Option(help="The baseline's learning rate.")] = None,
     baseline_epochs: Annotated[float | None, typer.Option(help="The baseline's epochs.")] = None,
@@ -191,16 +194,17 @@ def _show(result: Measurement) -> None:
     from rich.table import Table
 
     from d90.console import console
+    from d90.tasks.metrics import displayed, rises
 
     table = Table(title=f"{result.model} on {result.task}: {result.metric} against d")
-    for name in ("d", "P's seed", "seed", "score", "", "seconds"):
+    for name in ("d", "P's seed", "seed", result.metric, "", "seconds"):
         table.add_column(name, justify="right" if name else "left")
     for point in result.curve:
-        sign = ">= " if point.at_least else ""
+        sign = f"{'>=' if rises(result.metric) else '<='} " if point.at_least else ""
         value = result.threshold if result.rule != "margin" else -(result.within or 0.0) / 100
         reached = (point.score if point.lower is None else point.lower) >= value
         word = point.status if point.status in ("diverged", "hopeless") else "pass" if reached else "fail"
-        score = f"{sign}{point.score:.4f}"
+        score = f"{sign}{displayed(point.score, result.metric):.4f}"
         table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
     console.print(table)
     if result.variance:

@@ -38,14 +38,15 @@ def pull(
     """Fetch a tune and its recipe from the hub."""
     from d90.finished import read_record
     from d90.hub import pull as fetch
+    from d90.tasks.metrics import displayed
 
     path = fetch(repo, out, revision)
     record, _ = read_record(path)
     recipe, outcome = record["recipe"], record["outcome"]
     typer.echo(f"wrote {path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
-    typer.echo(
-        f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {record['task']['metric']} {outcome['score']:.4f}"
-    )
+    metric = record["task"]["metric"]
+    score = displayed(outcome["score"], metric)
+    typer.echo(f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {metric} {score:.4f}")
 
 
 def merge(tune: TuneArg, out: OutOpt) -> None:

@@ -164,6 +164,7 @@ def lowdata(
     """Methods against the number of training examples."""
     from d90.lowdata import lowdata as run
     from d90.report.lines import lowdata_page, write_page
+    from d90.tasks.metrics import displayed
 
     parts = [part.strip() for part in counts.split(",") if part.strip()]
     if not parts or not all(part == "all" or part.isdecimal() for part in parts):
@@ -195,7 +196,7 @@ def lowdata(
         )
     for i, entry in enumerate(result.comparisons[0].entries):
         scores = "  ".join(
-            f"n = {n:,}: {comparison.entries[i].mean:.4f}"
+            f"n = {n:,}: {displayed(comparison.entries[i].mean, comparison.metric):.4f}"
             for n, comparison in zip(result.counts, result.comparisons, strict=True)
         )
         typer.echo(f"{entry.asked:<30} {scores}")
@@ -223,12 +224,14 @@ def _show(result: Series) -> None:
     from rich.table import Table
 
     from d90.console import console
+    from d90.tasks.metrics import displayed
 
     table = Table(title=f"{result.kind}: {result.method}, {result.rule} rule")
     for name in ("model", "task", result.xlabel, "target", "full", "threshold", "d90", "interval"):
         table.add_column(name, justify="left" if name in ("model", "task") else "right", overflow="fold")
     for cell in result.cells:
-        full, threshold = ("" if value is None else f"{value:.4f}" for value in (cell.score, cell.threshold))
+        scores = (cell.score, cell.threshold)
+        full, threshold = ("" if value is None else f"{displayed(value, cell.metric):.4f}" for value in scores)
         answer = f"{cell.d90:,}" if cell.d90 is not None else cell.status
         ends = " to ".join("open" if end is None else f"{end:,}" for end in cell.interval) if any(cell.interval) else ""
         table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, ends)

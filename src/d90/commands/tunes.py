@@ -61,6 +61,7 @@ def train(
     """Fine-tune a model and write the tune."""
     from d90 import tune as files
     from d90.methods import parse
+    from d90.tasks.metrics import displayed
     from d90.trackers import tracked
     from d90.training import train as run
 
@@ -90,8 +91,10 @@ def train(
             f"the loss was not finite at step {outcome.steps}; nothing was saved. Lower --lr ({outcome.lr:g})"
         )
     result.save(out, dtype)
+    metric = result.task.metric
+    score, untrained = displayed(outcome.score, metric), displayed(outcome.zero_score, metric)
     typer.echo(
-        f"{result.task.metric} {outcome.score:.4f} (untrained {outcome.zero_score:.4f}), {outcome.trained:,} numbers trained of "
+        f"{metric} {score:.4f} (untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
     sizes = result.counts
@@ -143,11 +146,11 @@ def evaluate(
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
     from d90.finished import open_tune
+    from d90.tasks.metrics import LOSS
 
     scored = open_tune(tune).evaluate(task, split)
-    typer.echo(
-        f"{scored.metric} {scored.score:.4f}, loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}"
-    )
+    score = "" if scored.metric == LOSS else f"{scored.metric} {scored.score:.4f}, "
+    typer.echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
 
 
 def inspect(

@@ -29,6 +29,7 @@ from d90.search.variance import variance_shares
 from d90.sweep.executor import Executor
 from d90.sweep.store import Store, hashed
 from d90.tasks import Task
+from d90.tasks.metrics import displayed
 from d90.training import Data, context, open_task
 
 __all__ = ["RULES", "Measurement", "Point", "measure"]
@@ -80,7 +81,7 @@ def measure(
         resolution, budget: the search ends when the interval's ends are within this ratio, or when this many full fine-tunings
             are spent, the baseline's included.
         seeds: with how many seeds of P the answer is confirmed; under the margin rule, trials of the baseline as well.
-        baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0).
+        baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0; of a loss, the loss).
         baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
         command: the command line that asked, kept with the result.
         log: a file that gets one JSON line for each trial trained, as it ends.
@@ -138,7 +139,7 @@ def measure(
         lab, spec, recipe, base,
         steps=replace(recipe, epochs=epochs).steps(len(opened.train)),
         goal=wanted,
-        fixed=None if base else float(baseline),
+        fixed=None if base else displayed(float(baseline), opened.metric),
         stops=not full_curve,
         gives_up=hopeless,
         references=seeds if rule == "margin" else 0,
@@ -151,9 +152,8 @@ def measure(
     first = bench.full_score  # of the first trials alone: resumed, the search must go on with the same scale
     own, others = bench.stored()
     threshold = wanted.at(bench.full_score)
-    told.search_planned(
-        f"baseline {bench.full_score:.4f}, threshold {threshold:.4f} ({rule} rule), chance {chance:.4f}"
-    )
+    levels = (f"{displayed(value, opened.metric):.4f}" for value in (bench.full_score, threshold, chance))
+    told.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=rule))
 
     question = search.Question(
         goal=Goal(wanted.intercept, 0.0) if rule == "margin" else wanted,
@@ -180,7 +180,7 @@ def measure(
             bench.run(asked_for)
     status = found.status if found and threshold > chance else "trivial"
     d90 = found.d90 if found and status != "trivial" else None
-    scores = tuple(bench.full[seed]["score"] for seed in sorted(bench.full)) if base else (float(baseline),)
+    scores = tuple(bench.full[seed]["score"] for seed in sorted(bench.full)) if base else (bench.full_score,)
     tested = bench.test(d90) if test and d90 is not None else (None, None)
     trials = found.trials if found else ()
     seconds_full = [outcome["seconds"] for outcome in bench.full.values()]

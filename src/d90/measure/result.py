@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from d90.tasks.metrics import displayed
+
 __all__ = ["Measurement", "Point"]
 
 
@@ -99,13 +101,17 @@ class Measurement:
             "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
             "unreachable": f"d90 > {low}: no d tried reaches the threshold",
         }[self.status]
-        goal = (
-            f"within {self.within:g} points of {self.baseline_method}'s {self.baseline:.4f}"
-            if self.rule == "margin"
-            else f"{self.rule} rule: {self.metric} {self.threshold:.4f} = {self.fraction:g} of {self.baseline:.4f}"
+        baseline, threshold, chance, test, baseline_test = (
+            None if value is None else f"{displayed(value, self.metric):.4f}"
+            for value in (self.baseline, self.threshold, self.chance, self.test, self.baseline_test)
         )
-        test = "" if self.test is None else f"; test {self.metric} {self.test:.4f}, baseline's {self.baseline_test:.4f}"
+        goal = {
+            "paper": f"paper rule: {self.metric} {threshold} = {self.fraction:g} of {baseline}",
+            "gain": f"gain rule: {self.metric} {threshold} = {self.fraction:g} of the way from chance to {baseline}",
+            "margin": f"within {self.within or 0:g} points of {self.baseline_method}'s {baseline}",
+        }[self.rule]
+        tested = "" if test is None else f"; test {self.metric} {test}, baseline's {baseline_test}"
         return (
-            f"{found}  ({self.method}; {goal}, chance {self.chance:.4f}; D = {self.D:,}; {len(self.curve)} trials, "
-            f"{self.spent:.1f} full fine-tunings of steps{test})"
+            f"{found}  ({self.method}; {goal}, chance {chance}; D = {self.D:,}; {len(self.curve)} trials, "
+            f"{self.spent:.1f} full fine-tunings of steps{tested})"
         )

@@ -17,7 +17,8 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.pretrain import schedule
 from d90.recipes.schema import split
-from d90.report.words import SHARES
+from d90.report.words import axis, chance
+from d90.tasks.metrics import displayed
 
 __all__ = ["KINDS", "Figure", "Keys", "Kind", "canonical", "label"]
 
@@ -93,10 +94,11 @@ def _share(
     of: str, keys: Keys, metric: str, values: list[float], value: float | None = None, asked: str = ""
 ) -> Figure:
     """A score: the mean of several seeds, from the lowest to the highest."""
-    factor = 100.0 if metric in SHARES else 1.0
+    factor, label = axis(metric)
     mean = statistics.fmean(values) if value is None else value
-    low, high = (factor * min(values), factor * max(values)) if len(values) > 1 else (None, None)
-    return Figure(of, keys, factor * mean, low, high, "%" if metric in SHARES else "", asked=asked)
+    ends = sorted((factor * min(values), factor * max(values)))
+    low, high = ends if len(values) > 1 else (None, None)
+    return Figure(of, keys, factor * mean, low, high, "%" if "%" in label else "", asked=asked)
 
 
 # --- measure -------------------------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def _measure(body: Body, _: Body) -> Iterator[Figure]:
     metric = body["metric"]
     yield _share("baseline", {}, metric, body["baseline_scores"], body["baseline"])
     yield _share("threshold", {}, metric, [body["threshold"]])
-    yield _share("chance", {}, metric, [max(body["majority"], body["zero"])])
+    yield _share("chance", {}, metric, [chance(dict(body))])
     scores = defaultdict(list)
     for point in body["curve"]:
         scores[point["d"]].append(point["score"])
@@ -133,7 +135,7 @@ def _series(body: Body, _: Body) -> Iterator[Figure]:
         yield Figure("d90", keys, cell["d90"], low, high, word=cell["error"] or cell["status"])
         yield Figure("x", keys, cell["x"])
         if cell["score"] is not None:
-            yield Figure("full", keys, cell["score"])
+            yield Figure("full", keys, displayed(cell["score"], cell.get("metric", "")))
 
 
 # --- compare, lowdata ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from d90.report.words import (
     Study,
     answer,
     baseline_name,
+    chance,
     constant_name,
     headline,
     names,
@@ -25,6 +26,7 @@ from d90.report.words import (
     variance,
 )
 from d90.sweep.store import Store, Stored
+from d90.tasks.metrics import rises
 
 __all__ = ["headline", "page", "write_report"]
 
@@ -71,11 +73,12 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
             "short": told[id(study)],
             "headline": headline(study),
             "svg": Markup(figure_svg([study], f"s{i}")),
-            "chance": max(study["majority"], study["zero"]),
+            "chance": chance(study),
             "constant_name": constant_name(study),
             "baseline_name": baseline_name(study),
             "threshold_name": threshold_name(study),
             "answer": answer(study),
+            "sign": "≥" if rises(study["metric"]) else "≤",
             "spread": spread(study),
             "scatter": variance(study) if study.get("variance") else "",
             "trials": [{"p_seed": p["seed"], **p, "reached": reached(study, p)} for p in points(study)],

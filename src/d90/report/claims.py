@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from d90.tasks.metrics import displayed
+
 __all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_means", "series_claims"]
 
 Body = Mapping[str, Any]
@@ -88,20 +90,20 @@ def lowdata_claims(study: Body) -> list[Claim]:
     found = []
     for n, comparison in zip(study["counts"], study["comparisons"], strict=True):
         scores = {e["asked"]: statistics.fmean(e["test"] or e["validation"]) for e in comparison["entries"]}
+        told = {name: f"{displayed(value, comparison['metric']):.4f}" for name, value in scores.items()}
         if "full" not in scores:
             continue
-        full = scores["full"]
-        best = max(scores, key=lambda name: scores[name])
-        lora = [value for name, value in scores.items() if name.startswith("lora") and "@" not in name]
-        prefixes = [value for name, value in scores.items() if name.startswith(("preembed", "prelayer"))]
-        head = f"n = {n:,}: best {best} ({scores[best]:.4f}), full {full:.4f}"
-        if lora:
-            found.append((f"{head}, LoRA {max(lora):.4f}: LoRA is no worse than full", _verdict([max(lora) >= full])))
+        full, best = scores["full"], max(scores, key=scores.__getitem__)
+        loras = [name for name in scores if name.startswith("lora") and "@" not in name]
+        prefixes = [name for name in scores if name.startswith(("preembed", "prelayer"))]
+        head = f"n = {n:,}: best {best} ({told[best]}), full {told['full']}"
+        if loras:
+            lora = max(loras, key=scores.__getitem__)
+            words = f"{head}, LoRA {told[lora]}: LoRA is no worse than full"
+            found.append((words, _verdict([scores[lora] >= full])))
         if prefixes:
-            told = ", ".join(f"{value:.4f}" for value in prefixes)
-            found.append(
-                (f"n = {n:,}: prefixes {told}: they are worse than full", _verdict([v < full for v in prefixes]))
-            )
+            words = f"n = {n:,}: prefixes {', '.join(told[name] for name in prefixes)}: they are worse than full"
+            found.append((words, _verdict([scores[name] < full for name in prefixes])))
     return found
 
 

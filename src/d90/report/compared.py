@@ -11,7 +11,7 @@ from typing import Any
 from d90.errors import InputError
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
-from d90.report.words import SHARES, count, score
+from d90.report.words import axis, count, score
 from d90.sweep.store import Store
 
 __all__ = ["comparison_page", "write_comparisons"]
@@ -60,14 +60,13 @@ def _figure(study: dict[str, Any], prefix: str) -> str:
     from matplotlib.ticker import FuncFormatter
 
     rows = [_row(entry) for entry in sorted(study["entries"], key=lambda entry: entry["stored"])]
-    percent = study["metric"] in SHARES
     title = [f"{study['model']} on {study['task']}"]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xscale("log")
-        factor = 100 if percent else 1
+        factor, label = axis(study["metric"])
         for row in rows:
             if row["spread"]:
                 ends = [factor * (row["mean"] - row["spread"]), factor * (row["mean"] + row["spread"])]
@@ -92,10 +91,10 @@ def _figure(study: dict[str, Any], prefix: str) -> str:
             )  # fmt: skip
         axes.set_title("TITLE0", loc="left", fontsize=10)
         axes.set_xlabel("numbers stored (log scale)")
-        axes.set_ylabel(f"{study['split']} {study['metric']}{' (%)' if percent else ''}")
+        axes.set_ylabel(f"{study['split']} {label}")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.margins(x=0.12, y=0.15)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        axes.legend(frameon=False, loc="lower right" if factor > 0 else "upper right", fontsize=8)
         drawn = rendered(figure)
     told = {
         f"{name}-dots": [

@@ -12,23 +12,38 @@ from typing import Any
 
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 
-__all__ = ["Dot", "Level", "Mark", "Series", "draw"]
+__all__ = ["Dot", "Level", "Look", "Mark", "Series", "draw"]
 
-KINDS = {
-    "trial": "trial",
-    "bound": "at least: stopped once it passed",
-    "below": "given up: would have stayed below",
-    "diverged": "diverged",
-}
+KINDS = ("trial", "bound", "below", "diverged")
 WIDEST = 84  # letters in a row of a legend of two columns
 
 
 @dataclass(frozen=True)
+class Look:
+    """The vertical axis: its name, whether its values are percent, and whether better is lower, as of a loss."""
+
+    label: str
+    percent: bool = False
+    falls: bool = False
+
+    def named(self, kind: str) -> str:
+        """One of KINDS in the legend."""
+        least, below = ("most", "above") if self.falls else ("least", "below")
+        return {"bound": f"at {least}: stopped once it passed", "below": f"given up: would have stayed {below}"}.get(
+            kind, kind
+        )
+
+    def up(self, kind: str) -> bool:
+        """Whether what is known of a bound lies above its dot."""
+        return (kind == "bound") is not self.falls
+
+
+@dataclass(frozen=True)
 class Dot:
-    """One trial; `kind` is a key of KINDS, `told` what the pointer shows."""
+    """One trial; `kind` is one of KINDS, `value` stands on the axis, `told` is what the pointer shows."""
 
     d: int
-    score: float
+    value: float
     kind: str
     told: str
 
@@ -64,7 +79,7 @@ class Mark:
 
 
 def draw(
-    title: Sequence[str], ylabel: str, percent: bool, limits: tuple[int, int], series: Sequence[Series],
+    title: Sequence[str], look: Look, limits: tuple[int, int], series: Sequence[Series],
     levels: Sequence[Level], marks: Sequence[Mark], prefix: str,
 ) -> str:  # fmt: skip
     """The SVG. `limits` of d are used where there is no dot; `prefix` keeps the ids of a page's figures apart."""
@@ -73,7 +88,7 @@ def draw(
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     with matplotlib.style.context(["default", STYLE]):
-        handles, labels = _legend(series, levels, marks)
+        handles, labels = _legend(look, series, levels, marks)
         rows = -(-len(labels) // 2)
         columns = 2 if len(max(labels[:rows], key=len)) + len(max(labels[rows:], key=len)) <= WIDEST else 1
         rows = rows if columns == 2 else len(labels)
@@ -91,13 +106,13 @@ def draw(
         axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{d / 1e6:g} M" if d >= 1e6 else f"{d:,.0f}"))
-        values = [dot.score for one in series for dot in one.dots] + [level.value for level in levels]
+        values = [dot.value for one in series for dot in one.dots] + [level.value for level in levels]
         room = (max(values) - min(values) or 1) * 0.08
         axes.set_ylim(min(values) - room, max(values) + room)
-        if percent:
+        if look.percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
         axes.set_xlabel("d, numbers trained (log scale)")
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(look.label)
         axes.grid(alpha=0.12, color=INK, lw=0.8)
         for level in levels:
             axes.axhline(level.value, color=INK, lw=1.2, ls=level.dash, zorder=1.5)
@@ -105,7 +120,7 @@ def draw(
             if mark.low is not None:
                 axes.axvspan(mark.low, mark.high or mark.d, color=_colour(mark.series), alpha=0.15, lw=0)
             axes.axvline(mark.d, color=_colour(mark.series), lw=1.1, ls="-.", zorder=1.6)
-        hover = {key: text for i, one in enumerate(series) for key, text in _draw_series(axes, one, i).items()}
+        hover = {key: text for i, one in enumerate(series) for key, text in _draw_series(axes, look, one, i).items()}
         figure.legend(
             handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5
         )
@@ -113,7 +128,7 @@ def draw(
     return for_page(text, title, hover, prefix)
 
 
-def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:
+def _draw_series(axes: Any, look: Look, series: Series, index: int) -> dict[str, list[str]]:
     """Draw one method; returns what each group of dots tells the pointer."""
     colour = _colour(index)
     if series.band:
@@ -126,10 +141,10 @@ def _draw_series(axes: Any, series: Series, index: int) -> dict[str, list[str]]:
     for kind in KINDS:
         dots = [dot for dot in series.dots if dot.kind == kind]
         if dots:
-            xs, ys, gid = [dot.d for dot in dots], [dot.score for dot in dots], f"dots{index}{kind}"
+            xs, ys, gid = [dot.d for dot in dots], [dot.value for dot in dots], f"dots{index}{kind}"
             fill = colour if kind == "trial" else "none"
             axes.scatter(
-                xs, ys, marker=_marker(kind), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
+                xs, ys, marker=_marker(kind, look.up(kind)), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
                 linewidths=1.7 if kind in ("bound", "below") else 1.3, alpha=0.9, zorder=3, gid=gid,
             )  # fmt: skip
             hover[gid] = [dot.told for dot in dots]
@@ -144,13 +159,13 @@ _SIZE = {
 }  # in points; an arrow stands on its score and is half as tall
 
 
-def _marker(kind: str, centred: bool = False) -> Any:
+def _marker(kind: str, up: bool, centred: bool = False) -> Any:
     from matplotlib.path import Path
 
     if kind not in ("bound", "below"):
         return "o" if kind == "trial" else "X"
     low, high = (-0.5, 0.5) if centred else (0, 1)
-    way = 1 if kind == "bound" else -1
+    way = 1 if up else -1
     foot, stem = [(-0.3, way * low), (0.3, way * low)], [(0, way * low), (0, way * high)]
     head = [(-0.3, way * (high - 0.35)), (0, way * high), (0.3, way * (high - 0.35))]
     return Path([*foot, *stem, *head], [Path.MOVETO, Path.LINETO] * 2 + [Path.MOVETO, Path.LINETO, Path.LINETO])
@@ -164,7 +179,9 @@ def _dash(index: int) -> Any:
     return ("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(COLOURS) % 3]  # a seventh method is told by its dashes
 
 
-def _legend(series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark]) -> tuple[list[Any], list[str]]:
+def _legend(
+    look: Look, series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark]
+) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
     alone = len(series) == 1
@@ -178,14 +195,14 @@ def _legend(series: Sequence[Series], levels: Sequence[Level], marks: Sequence[M
         fill = colour if kind == "trial" else "none"
         size = _SIZE[kind] / (2.4 if kind in ("bound", "below") else 1)
         shape = {
-            "marker": _marker(kind, centred=True),
+            "marker": _marker(kind, look.up(kind), centred=True),
             "ms": size,
             "mfc": fill,
             "mec": colour,
             "mew": 1.3,
             "ls": "none",
         }
-        entries.append((Line2D([], [], **shape), KINDS[kind]))
+        entries.append((Line2D([], [], **shape), look.named(kind)))
     if alone and series[0].band:
         line = Line2D([], [], color=_colour(0), lw=1.4, alpha=0.8)
         entries.append((line, "monotone fit of the mean over seeds, with its band"))

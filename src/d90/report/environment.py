@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from d90.report.words import count, score, seconds
+from d90.report.words import count, difference, score, seconds
+from d90.tasks.metrics import displayed
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,5 +24,5 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters.update(count=count, score=score, seconds=seconds)
+    made.filters.update(count=count, difference=difference, score=score, seconds=seconds, displayed=displayed)
     return made

@@ -12,8 +12,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from d90.report.draw import Dot, Level, Mark, Series, draw
-from d90.report.words import SHARES, Study, baseline_name, chance_name, names, score, spread, threshold_name
+from d90.report.draw import Dot, Level, Look, Mark, Series, draw
+from d90.report.words import (
+    Study,
+    baseline_name,
+    chance,
+    chance_name,
+    names,
+    score,
+    spread,
+    threshold_name,
+)
+from d90.search.rules import SHARES
+from d90.tasks.metrics import displayed, rises
 
 __all__ = ["figure_svg", "points"]
 
@@ -52,11 +63,13 @@ def figure_svg(studies: Sequence[Study], prefix: str) -> str:
                 more = f", {spread(study)}" if study["status"] == "found" and "coverage" in study else more
             marks.append(Mark(study["d90"], low if alone else None, text + more, index[key], high))
     limits = (1, max(study["D"] for study in studies))
-    percent, metric = first["metric"] in SHARES, first["metric"]
-    return draw(title, f"validation {metric}", percent, limits, series, _levels(studies), marks, prefix)
+    metric = first["metric"]
+    look = Look(f"validation {metric}", percent=metric in SHARES, falls=not rises(metric))
+    return draw(title, look, limits, series, _levels(studies), marks, prefix)
 
 
 def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
+    metric = group[0]["metric"]
     once: dict[tuple[int, int, int], Point] = {}
     for study in group:
         for point in points(study):
@@ -70,14 +83,14 @@ def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
         below = "below" if point.get("below") else "trial"
         kind = "diverged" if point["status"] == "diverged" else "bound" if point["at_least"] else below
         if kind == "trial":
-            complete[point["d"]].append(point["score"])
-        sign = "at least " if point["at_least"] else ""
+            complete[point["d"]].append(displayed(point["score"], metric))
+        sign = f"at {'least' if rises(metric) else 'most'} " if point["at_least"] else ""
         told = (
             f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}{_of_p(point)}: {sign}"
-            f"{score(point['score'], group[0]['metric'])}, {point['status']}, {point['seconds']:.0f} s\n{_recipe(group[0])}"
+            f"{score(point['score'], metric)}, {point['status']}, {point['seconds']:.0f} s\n{_recipe(group[0])}"
         )
-        dots.append(Dot(point["d"], point["score"], kind, told))
-    band = group[0].get("band", ()) if alone else ()
+        dots.append(Dot(point["d"], displayed(point["score"], metric), kind, told))
+    band = [(d, *(displayed(value, metric) for value in values)) for d, *values in group[0].get("band", ()) if alone]
     return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)], band)
 
 
@@ -94,7 +107,7 @@ def _of_p(point: Point) -> str:
 
 def _levels(studies: Sequence[Study]) -> list[Level]:
     metric = studies[0]["metric"]
-    chances = [(max(study["majority"], study["zero"]), f"chance, {chance_name(study)}") for study in studies]
+    chances = [(chance(study), f"chance, {chance_name(study)}") for study in studies]
     kinds = (
         ("-", [(study["baseline"], baseline_name(study)) for study in studies], "baselines, see the table"),
         ("--", [(study["threshold"], threshold_name(study)) for study in studies], "thresholds, see the table"),
@@ -105,7 +118,7 @@ def _levels(studies: Sequence[Study]) -> list[Level]:
         once = sorted({(round(value, 12), name) for value, name in lines}, reverse=True)
         for i, (value, name) in enumerate(once):
             label = f"{name}: {score(value, metric)}" if len(once) <= MOST_LEVELS else many if i == 0 else ""
-            levels.append(Level(value, label, dash))
+            levels.append(Level(displayed(value, metric), label, dash))
     return levels
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
-from d90.report.words import SHARES, count, score
+from d90.report.words import axis, count, score
+from d90.tasks.metrics import displayed
 
 __all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
 
@@ -69,9 +70,10 @@ def series_page(study: dict[str, Any]) -> str:
                 dash = DASHES[target] if len(asked) > 1 else "-"
                 lines.append(Line(f"{_base(task)}{more}", points, i, dash, told, above))
         full = {
-            (float(c["x"]), c["score"], c["score"], c["score"])
+            (float(c["x"]), one, one, one)
             for c in study["cells"]
             if c["task"] == task and c["score"] is not None
+            for one in [displayed(c["score"], c.get("metric", ""))]
         }
         if full:
             scores.append(Line(_base(task), sorted(full), i))
@@ -83,7 +85,9 @@ def series_page(study: dict[str, Any]) -> str:
         figures.append(_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs))
     if scores:
         named = "Full fine-tuning of each"
-        figures.append(_figure(named, scores, study["xlabel"], "validation score", scale, "linear", "f", xs))
+        figures.append(
+            _figure(named, scores, study["xlabel"], f"validation {_metric(study)}", scale, "linear", "f", xs)
+        )
     lasts = {task: [c["model"] for c in study["cells"] if c["task"] == task][-1] for task in tasks}
     givers = study.get("givers", {})
     shared = os.path.commonprefix([cell["model"] for cell in study["cells"]])  # noqa: RUF071  (cut to whole parts next)
@@ -106,8 +110,15 @@ def series_page(study: dict[str, Any]) -> str:
     )
 
 
+def _metric(study: dict[str, Any]) -> str:
+    """What the models' scores are; of several metrics, and of an older study that does not say, a score."""
+    metrics = {cell.get("metric", "") for cell in study["cells"]} - {""}
+    return metrics.pop() if len(metrics) == 1 else "score"
+
+
 def _shown(cell: dict[str, Any], folder: str) -> dict[str, Any]:
     return {
+        "metric": "",
         **cell,
         "name": cell["model"].removeprefix(folder),
         "answer": answered(cell),
@@ -159,7 +170,7 @@ def lowdata_page(study: dict[str, Any]) -> str:
             spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
             cells.append({"mean": statistics.fmean(scores), "spread": spread, "lr": one["lr"]})
         rows.append({"asked": entry["asked"], "stored": entry["stored"], "cells": cells})
-    factor = 100 if metric in SHARES else 1
+    factor, label = axis(metric)
     lines = [
         Line(
             row["asked"],
@@ -167,7 +178,7 @@ def lowdata_page(study: dict[str, Any]) -> str:
                 # a little apart, so that no bar hides another
                 (
                     n * 1.03 ** (i - (len(rows) - 1) / 2),
-                    *(factor * (c["mean"] + side * c["spread"]) for side in (0, -1, 1)),
+                    *(factor * c["mean"] + side * abs(factor) * c["spread"] for side in (0, -1, 1)),
                 )
                 for n, c in zip(study["counts"], row["cells"], strict=True)
             ],
@@ -179,9 +190,17 @@ def lowdata_page(study: dict[str, Any]) -> str:
         )
         for i, row in enumerate(rows)
     ]
-    label = f"{first['split']} {metric}{' (%)' if factor == 100 else ''}"
     title = f"{study['model']} on {study['task']}"
-    figure = _figure(title, lines, "training examples (log scale)", label, "log", "linear", "l", study["counts"])
+    figure = _figure(
+        title,
+        lines,
+        "training examples (log scale)",
+        f"{first['split']} {label}",
+        "log",
+        "linear",
+        "l",
+        study["counts"],
+    )
     return (
         environment()
         .get_template("lowdata.html")

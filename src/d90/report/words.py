@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from d90.search.rules import COUNTS
+from d90.search.rules import COUNTS, SHARES
+from d90.tasks.metrics import displayed, rises
 
 __all__ = [
     "Study",
     "answer",
+    "axis",
     "baseline_name",
+    "chance",
     "chance_name",
     "constant_name",
     "count",
+    "difference",
     "headline",
     "names",
     "reached",
@@ -26,13 +30,27 @@ __all__ = [
 
 Study = dict[str, Any]  # a stored Measurement
 
-SHARES = ("accuracy", "f1")  # metrics that are read as percent
 USUAL = ("layer=block", "head=inside", "scale=tensor")  # left out of a method's short name
 
 
 def score(value: float, metric: str) -> str:
-    """A score in its metric: 0.8739 of accuracy is 87.39 %."""
+    """A score in its metric: 0.8739 of accuracy is 87.39 %, -3.2 of a loss is 3.2."""
+    return difference(displayed(value, metric), metric)
+
+
+def difference(value: float, metric: str) -> str:
+    """A distance between scores, as a standard deviation is one: like a score, without its sign."""
     return f"{100 * value:.2f} %" if metric in SHARES else f"{value:.4f}"
+
+
+def axis(metric: str) -> tuple[float, str]:
+    """What a score is multiplied by along an axis, and what the axis is called."""
+    return (100.0, f"{metric} (%)") if metric in SHARES else (displayed(1.0, metric), metric)
+
+
+def chance(study: Study) -> float:
+    """The better of the constant guess and the untrained model."""
+    return float(max(study["majority"], study["zero"]))
 
 
 def count(number: int) -> str:
@@ -113,7 +131,7 @@ def variance(study: Study) -> str:
     v = study["variance"]
     low, high = v["interval"]
     return (
-        f"standard deviation {score(v['deviation'], study['metric'])}; P's seed {100 * v['projection']:.0f} % of the variance "
+        f"standard deviation {difference(v['deviation'], study['metric'])}; P's seed {100 * v['projection']:.0f} % of the variance "
         f"({100 * low:.0f} to {100 * high:.0f} %), training's the rest, from {v['trials']} trials"
     )
 
@@ -141,14 +159,14 @@ def headline(study: Study) -> str:
         return f"d90 = {d:,} of {weights} weights: the smallest d found to reach {goal}{short}."
     if study["status"] == "floor":
         return f"d90 is at most {d:,} of {weights} weights: the lowest d possible here already reaches {goal}."
-    chance = f"{score(max(study['majority'], study['zero']), metric)}, {chance_name(study)}"
+    of_chance = f"{score(chance(study), metric)}, {chance_name(study)}"
     if study["status"] == "trivial":
         more = (
             f"{base} itself does no better."
-            if study["baseline"] <= max(study["majority"], study["zero"])
+            if study["baseline"] <= chance(study)
             else "every d would pass; the gain rule may tell more."
         )
-        return f"No d90: the threshold, {level} {metric}, is not above chance ({chance}): {more}"
+        return f"No d90: the threshold, {level} {metric}, is not {'above' if rises(metric) else 'below'} chance ({of_chance}): {more}"
     tried = "no d tried" if low is None else f"no d up to {low:,}, the highest tried,"
     return f"No d90 found: {tried} reaches {goal}."
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["CORRELATIONS", "LOSS", "METRICS"]
+__all__ = ["CORRELATIONS", "LOSS", "METRICS", "displayed", "rises"]
 
 LOSS = "loss"  # minus the mean loss of the outputs: cross-entropy, or the mean squared error
 CORRELATIONS = ("pearson", "spearman")  # of values, so for a regression
@@ -64,3 +64,13 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
+
+
+def displayed(score: float, metric: str) -> float:
+    """A score as a reader expects it under its metric's name, and back: a loss is minus its score."""
+    return 0.0 - score if metric == LOSS else score
+
+
+def rises(metric: str) -> bool:
+    """Whether more is better of what is displayed: of a score, not of a loss."""
+    return metric != LOSS
