@@ -117,6 +117,13 @@ def test_a_threshold_that_the_lowest_d_reaches_is_named() -> None:
     assert (found.status, found.d90) == ("floor", 7)
 
 
+def test_a_budget_spent_before_any_d_failed_leaves_an_upper_bound() -> None:
+    world = World(1e-3)
+    found = search(world, question(low=1, high=10_000, start=5000, budget=2))
+    assert (found.status, found.d90) == ("floor", min(asked.d for asked in world.asked if asked.d))
+    assert found.d90 > 1
+
+
 def test_values_asked_for_come_first() -> None:
     world = World(300)
     found = search(world, question(first=(100, 1000), high=10_000))

@@ -44,8 +44,9 @@ class Lines(Progress):
         self._say(f"{label}: {steps} steps")
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
+        # where the loss is the metric, both are one number
         whose = f"{self._labels.get(self._at, '')}, " if self._at else "  "  # with several under way, whose it is
-        self._say(f"{whose}step {step}: score {score:.4f}, loss {loss:.4f}")
+        self._say(f"{whose}step {step}: {'' if score == -loss else f'score {score:.4f}, '}loss {loss:.4f}")
 
     def trial_ended(self, label: str, message: str) -> None:
         self._say(f"{label}: {message}")
@@ -99,7 +100,7 @@ class Terminal(Progress):
             self._bars.update(self._trials[self._at], completed=step, state=state)
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
-        self._scores[self._at] = f"  score {score:.4f}"
+        self._scores[self._at] = f"  validation loss {loss:.4f}" if score == -loss else f"  score {score:.4f}"
         self.trial_step(step, loss)
 
     def trial_ended(self, label: str, message: str) -> None:

@@ -28,6 +28,7 @@ from d90.sweep.executor import Executor, Job
 from d90.sweep.packed import pack, unpack
 from d90.sweep.store import Store, Stored
 from d90.tasks import Task
+from d90.tasks.metrics import displayed, rises
 from d90.training import Data, evaluate, fit, open_model, open_task
 
 __all__ = ["Ask", "Lab", "Made", "check_sendable", "run_job", "versions"]
@@ -135,7 +136,7 @@ class Lab:
             self._keep(ask, made, study)
             fresh[place] = made.outcome
             self._told.trial_turned(number)
-            self._told.trial_ended(self._label(ask), _words(made.outcome))
+            self._told.trial_ended(self._label(ask), _words(made.outcome, self.task.metric))
 
         def told(index: int, number: int, name: str, what: list[Any]) -> None:
             self._told.trial_turned(number)
@@ -160,7 +161,9 @@ class Lab:
                 made = _made(self.data(ask.recipe.seed), ask, self._told)
                 self._keep(ask, made, self.study)
                 body = made.outcome
-            self._told.trial_ended(self._label(ask), _words(body) + (", stored" if stored is not None else ""))
+            self._told.trial_ended(
+                self._label(ask), _words(body, self.task.metric) + (", stored" if stored is not None else "")
+            )
         self.trials.append((ask.spec, ask.recipe, body))
         return body
 
@@ -283,12 +286,15 @@ def _named(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _words(outcome: dict[str, Any]) -> str:
+def _words(outcome: dict[str, Any], metric: str) -> str:
+    score = f"{displayed(outcome['score'], metric):.4f}"
     took = f" in {outcome['seconds']:.0f} s"
     if outcome["status"] == "diverged":
-        return f"diverged at step {outcome['steps']} (loss not finite), best before {outcome['score']:.4f}{took}"
-    sign = {"passed": "at least ", "hopeless": "given up at "}.get(outcome["status"], "")
-    return f"{sign}{outcome['score']:.4f}{took}"
+        return f"diverged at step {outcome['steps']} (loss not finite), best before {score}{took}"
+    sign = {"passed": f"at {'least' if rises(metric) else 'most'} ", "hopeless": "given up at "}.get(
+        outcome["status"], ""
+    )
+    return f"{sign}{score}{took}"
 
 
 def versions() -> dict[str, Any]:

@@ -173,11 +173,13 @@ def test_what_several_trials_tell_is_kept_apart(capsys: pytest.CaptureFixture[st
         told.trial_ended("trial 3", "0.5, stored")
         told.trial_turned(1)
         told.trial_scored(5, 0.25, 1.0)
+        told.trial_scored(6, -1.5, 1.5)
         told.trial_ended("trial 1", "0.25")
     assert list(bars._trials) == [2], "each takes its own bar away"
     bars.close()
     said = capsys.readouterr().err
-    assert "trial 1, step 5: score 0.2500" in said
+    assert "trial 1, step 5: score 0.2500, loss 1.0000" in said
+    assert "trial 1, step 6: loss 1.5000" in said, "where the loss is the metric it is told once"
 
 
 def test_impossible_numbers_of_trials_are_refused() -> None:

@@ -135,8 +135,5 @@ def _show(result: Comparison) -> None:
             row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
         table.add_row(*row)
     console.print(table)
-    typer.echo(
-        f"* none stores less and does better; chance {displayed(result.chance, result.metric):.4f}; "
-        "step: over full fine-tuning's; "
-        "latency: over the merged model's"
-    )
+    told = "; step: over full fine-tuning's; latency: over the merged model's" if costs else ""
+    typer.echo(f"* none stores less and does better; chance {displayed(result.chance, result.metric):.4f}{told}")

@@ -35,9 +35,8 @@ class Measurement:
     """The answer.
 
     Attributes:
-        status: "found"; "floor": the lowest d possible passes; "trivial": the threshold is not above chance, so no d
-            would mean anything;
-            "unreachable": no d tried reaches it.
+        status: "found"; "floor": no d tried fails (down to the lowest there is, or until the budget was spent); "trivial": the
+            threshold is not above chance, so no d would mean anything; "unreachable": no d tried reaches it.
         d90: where the mean score over seeds reaches the threshold, to the nearest d that is tried; None where the status is
             trivial or unreachable.
         interval: holds it with probability `coverage`; an end is None where it is open. Where nothing was found, (largest d
@@ -97,7 +96,7 @@ class Measurement:
         low, high = self.interval
         found = {
             "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {low} to {high if high else 'beyond'}",
-            "floor": f"d90 <= {self.d90}, the lowest d possible here",
+            "floor": f"d90 <= {self.d90}: no d tried falls short, and this is the smallest",
             "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
             "unreachable": f"d90 > {low}: no d tried reaches the threshold",
         }[self.status]

@@ -158,7 +158,7 @@ def headline(study: Study) -> str:
         short = "" if low is None else f"; d = {low:,} falls short"
         return f"d90 = {d:,} of {weights} weights: the smallest d found to reach {goal}{short}."
     if study["status"] == "floor":
-        return f"d90 is at most {d:,} of {weights} weights: the lowest d possible here already reaches {goal}."
+        return f"d90 is at most {d:,} of {weights} weights: the smallest d tried already reaches {goal}."
     of_chance = f"{score(chance(study), metric)}, {chance_name(study)}"
     if study["status"] == "trivial":
         more = (

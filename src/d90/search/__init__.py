@@ -80,7 +80,7 @@ class Asked:
 class Found:
     """The result of a search.
 
-    `status`: "found"; "floor": the lowest d passes, so d90 is at most that; "unreachable": the highest does not. `interval`
+    `status`: "found"; "floor": no d tried fails, so d90 is at most the smallest; "unreachable": none passes. `interval`
     holds d90 with probability `coverage`; an end is None where it is open. `spent` is in full fine-tunings.
     """
 
