@@ -116,7 +116,8 @@ def test_numbers_are_of_the_metric() -> None:
 def test_a_loss_is_told_as_a_loss() -> None:
     """Scores are minus the loss; a reader of "loss" sees the loss, and bounds turn round."""
     told = study(
-        metric="loss", rule="gain", baseline=-3.0, baseline_scores=[-3.0], majority=-8.0, zero=-5.0, threshold=-3.2, coverage=0.9, confirmed=True,
+        metric="loss", rule="gain", baseline=-3.0, baseline_scores=[-3.0], majority=-8.0, zero=-5.0, threshold=-3.2,
+        coverage=0.9, confirmed=True,
         curve=[point(100, -3.6), point(300, -3.1, "passed"), {**point(10, -4.5, "hopeless"), "below": True}],
         band=[(100, -3.6, -3.7, -3.5), (300, -3.1, -3.2, -3.0)],
         variance={"deviation": 0.05, "projection": 0.5, "interval": [0.1, 0.9], "trials": 8},
