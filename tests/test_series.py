@@ -133,6 +133,11 @@ def test_a_family_is_over_weights(home: Path) -> None:
     assert series_page(asdict(found)) == series_page(asdict(found))
     above = [replace(cell, status="unreachable", d90=None, interval=(128, None)) for cell in found.cells]
     assert "above every d tried" in series_page(asdict(replace(found, cells=tuple(above)))), "an axis without a value"
+    assert (found.rule, {cell.metric for cell in found.cells}) == ("paper", {"accuracy"})
+    losses = [replace(cell, metric="loss", score=-1.25, threshold=-1.5, chance=-2.5) for cell in found.cells]
+    page = series_page(asdict(replace(found, cells=tuple(losses))))
+    assert ">validation loss<" in page
+    assert "<td>1.5000</td>\n<td>1.2500</td>\n<td>2.5000</td>" in page, "a loss is shown as a loss"
 
 
 @pytest.mark.slow
@@ -197,6 +202,8 @@ def test_mistakes(home: Path) -> None:
         trajectory([str(home / "step-10")], [task])
     with pytest.raises(InputError, match="unknown target 'best'"):
         family([str(home / "wide")] * 2, [task], target="best")
+    with pytest.raises(InputError, match="got the paper rule for loss"):
+        family([str(home / "wide")] * 2, [task], rule="paper", columns={"metric": "loss"})
     with pytest.raises(InputError, match="unknown task"):
         family([str(home / "wide")] * 2, ["nosuch"])
     with pytest.raises(InputError, match="of at least 2"):

@@ -25,6 +25,7 @@ from d90.methods import Spec, parse
 from d90.models import load, parted
 from d90.progress import Progress
 from d90.recipe import Recipe
+from d90.search.rules import choose_rule
 from d90.sweep.executor import Executor, together
 from d90.sweep.store import Store, hashed
 from d90.tasks import load as load_task
@@ -149,11 +150,10 @@ def _series(
         raise InputError(f"got {len(models)} models and {len(tasks)} tasks, expected at least two models and one task")
     keep = store if isinstance(store, Store) else Store(store)
     spec = parse(method) if isinstance(method, str) else method
-    for task in tasks:
-        load_task(
-            task, **options.get("columns", {})
-        )  # what is wrong with a task is wrong for every model: before hours of work
-    rule = options.get("rule", "paper")
+    # what is wrong with a task is wrong for every model: before hours of work
+    metrics = [load_task(task, **options.get("columns", {})).metric for task in tasks]
+    share, within = options.get("fraction", 0.9), options.get("within")
+    rules = sorted({choose_rule(options.get("rule"), metric, share, within) for metric in metrics})
 
     def measured(model: str, task: str, baseline: float | None = None) -> Measurement:
         given = options if baseline is None else {**options, "baseline": baseline}
@@ -204,7 +204,7 @@ def _series(
         for c in cells
     ]
     definitions = {"target": target, "options": {key: str(value) for key, value in options.items()}, **versions()}
-    result = Series(kind, str(spec), rule, xlabel, tuple(cells), definitions, command, givers)
+    result = Series(kind, str(spec), " and ".join(rules), xlabel, tuple(cells), definitions, command, givers)
     asked = [kind, list(models), list(tasks), str(spec), target, definitions["options"]]
     keep.put_study(hashed(asked), kind, asdict(result))
     return result

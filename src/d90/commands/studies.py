@@ -47,7 +47,12 @@ ModelsArg = Annotated[
 ]
 TasksOpt = Annotated[str, typer.Option("--tasks", help="Tasks, separated by spaces.")]
 TargetOpt = Annotated[str, typer.Option(help="last: one target for all models; own: each model's; both.")]
-RuleOpt = Annotated[str, typer.Option(help="paper: 90 % of the score; gain: 90 % of the way from chance.")]
+RuleOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="paper: 90 % of the score; gain: 90 % of the way from chance. By default paper, and gain for a correlation or a loss."
+    ),
+]
 FractionOpt = Annotated[float, typer.Option(help="The share to reach, 0.9 for d90.")]
 StartOpt = Annotated[int, typer.Option(help="The d each search starts at.")]
 LowOpt = Annotated[int | None, typer.Option(help="Smallest d to try.")]
@@ -65,7 +70,7 @@ def trajectory(
     tasks: TasksOpt = "docstrings",
     method: MethodOpt = "full",
     target: TargetOpt = "last",
-    rule: RuleOpt = "paper",
+    rule: RuleOpt = None,
     fraction: FractionOpt = 0.9,
     start: StartOpt = 256,
     low: LowOpt = None,
@@ -104,7 +109,7 @@ def family(
     tasks: TasksOpt = "docstrings",
     method: MethodOpt = "full",
     target: TargetOpt = "own",
-    rule: RuleOpt = "paper",
+    rule: RuleOpt = None,
     fraction: FractionOpt = 0.9,
     start: StartOpt = 256,
     low: LowOpt = None,
