@@ -43,7 +43,8 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
     return {
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
         "start": given.start, "budget": given.budget, "step_rule": step_rule_of(parse(method).at(1)), **options,
-        **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}), **({} if given.pilot else {"no_pilot": True}),
+        **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}),
+        "rates": "tried" if given.pilot else "default",
     }  # fmt: skip
 
 
@@ -76,8 +77,12 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """A line from before there were two step rules is of the first."""
-    return [{"step_rule": 1} | json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """A line from before there were two step rules is of the first; one that says nothing of rates tried them."""
+    return (
+        [{"step_rule": 1, "rates": "tried"} | json.loads(line) for line in path.read_text().splitlines()]
+        if path.exists()
+        else []
+    )
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -93,7 +98,7 @@ def table(found: list[dict[str, Any]]) -> str:
             f", {line['factor']:g} x the rate"
             if line["factor"] != 1
             else ", no other rate tried"
-            if "no_pilot" in line
+            if line["rates"] == "default"
             else ""
         )
         answer = f"{line['d90']:,}" if line["d90"] is not None else line["status"]
