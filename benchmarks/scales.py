@@ -44,7 +44,7 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
         "model": given.model, "task": given.task, "method": method, "scale": scale, "rule": given.rule, "seed": seed,
         "start": given.start, "budget": given.budget, "step_rule": step_rule_of(parse(method).at(1)), **options,
         **({"baseline_lr": given.baseline_lr} if given.baseline_lr else {}),
-        "rates": "tried" if given.pilot else "default",
+        "rates": f"{given.factor:g}" if given.factor else "tried",
     }  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
         return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
 
-    pilot = climb(score, FACTORS, 4.0, WIDEST) if given.pilot else {1.0: score(1.0)}
+    pilot = {given.factor: score(given.factor)} if given.factor else climb(score, FACTORS, 4.0, WIDEST)
     best = max(pilot, key=lambda factor: pilot[factor])
-    if pilot[best] <= pilot[1.0] + NEAR:
+    if not given.factor and pilot[best] <= pilot[1.0] + NEAR:
         best = 1.0
     found = d90.measure(
         given.model, given.task, asked["method"], rule=given.rule, start=given.start, budget=given.budget,
@@ -94,13 +94,8 @@ def table(found: list[dict[str, Any]]) -> str:
         rule = line["rule"] or "default"
         question = f"{line['model']} | {line['task'].rsplit('/', 1)[-1]} ({sizes}) | {rule}"
         ends = " ... ".join("open" if end is None else f"{end:,}" for end in line["interval"])
-        rate = (
-            f", {line['factor']:g} x the rate"
-            if line["factor"] != 1
-            else ", no other rate tried"
-            if line["rates"] == "default"
-            else ""
-        )
+        rate = f", {line['factor']:g} x the rate" if line["factor"] != 1 else ""
+        rate += "" if line["rates"] == "tried" else ", no other rate tried"
         answer = f"{line['d90']:,}" if line["d90"] is not None else line["status"]
         questions.setdefault(question, {}).setdefault(line["scale"], []).append(f"{answer} ({ends}{rate})")
     rows = ["| model | task | rule | tensor | global | relative |", "|-|-|-|-|-|-|"]
@@ -115,9 +110,7 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="")
     parser.add_argument("--rule", choices=("paper", "gain"), help="by default the task's own")
     parser.add_argument("--structure", default="did")
-    parser.add_argument(
-        "--no-pilot", dest="pilot", action="store_false", help="the default rate, where it is known to be best"
-    )
+    parser.add_argument("--factor", type=float, help="try no rates: the default times this")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--start", type=int, default=1000)
     parser.add_argument("--budget", type=float, default=12.0)

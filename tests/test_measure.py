@@ -82,6 +82,17 @@ def test_an_unreachable_threshold_is_named(tmp_path: Path) -> None:
     assert "d90 > 20" in str(found)
 
 
+def test_training_that_failed_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts as failed is tested in tests/test_search.py; here, that a measurement says so wherever it is read."""
+    monkeypatch.setattr("d90.search.failed", lambda trial, *_: trial if trial.d == 600 else None)
+    found = d90.measure("mlp:16-32-3", blobs(), store=tmp_path / "s.sqlite", dims=(16, 600), budget=1, **SMALL)
+    (note,) = found.definitions["notes"]
+    assert note.startswith("d = 600: far below a smaller d, so training failed there")
+    fell = replace(found, status="unreachable", interval=(600, None))
+    assert fell.passed
+    assert "no d90: d = 600 falls short" in str(fell)
+
+
 def test_seeds_and_said(tmp_path: Path) -> None:
     method = "full@structure=said,layer=tensor"
     options = {**SMALL, "resolution": 3.0, "epochs": 6}

@@ -64,7 +64,12 @@ def trial(id: int, method: str, d: int | None, score: float, seed: int = 0) -> S
 
 
 TRIVIAL = {"status": "trivial", "d90": None, "interval": [None, None], "threshold": 0.4, "curve": []}
-UNREACHABLE = {"status": "unreachable", "d90": None, "interval": [4000, None], "curve": [point(4000, 0.7)]}
+UNREACHABLE: dict[str, Any] = {
+    "status": "unreachable",
+    "d90": None,
+    "interval": [4000, None],
+    "curve": [point(4000, 0.7)],
+}
 
 
 def test_the_page_tells_the_answer_and_every_trial() -> None:
@@ -159,6 +164,7 @@ def test_studies_are_told_apart() -> None:
         (TRIVIAL, "not above chance"),
         ({**TRIVIAL, "baseline": 0.45}, "itself does no better"),
         (UNREACHABLE, "no d up to 4,000"),
+        ({**UNREACHABLE, "curve": [*UNREACHABLE["curve"], point(900, 0.82)]}, "d = 900 reached 81.00 %"),
         ({"status": "floor", "d90": 2, "interval": [None, 2]}, "at most 2"),
     ],
 )

@@ -10,6 +10,7 @@ import itertools
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy
 import pytest
 
 from d90.errors import InputError
-from d90.search import Asked, Question, Trial, round_d, search
+from d90.search import Asked, Question, Trial, failed, round_d, search
 from d90.search.hopeless import hopeless
 from d90.search.posterior import fitted, grid
 from d90.search.rules import Goal
@@ -110,6 +111,26 @@ def test_an_unreachable_threshold_is_named() -> None:
     found = search(world, question(high=4000))
     assert (found.status, found.d90, found.interval) == ("unreachable", None, (4000, None))
     assert sum(asked.d == 4000 for asked in world.asked) == 2, "the highest d is tried with two seeds"
+
+
+def test_training_that_failed_is_told() -> None:
+    """Scores that fall by more than half of the gain as d rises are no curve."""
+    world, told = World(750), list[str]()
+
+    def evaluate(asked: Asked) -> Trial:
+        trial = world(asked)
+        return replace(trial, low=0.2, high=0.2) if asked.d and asked.d > 2000 else trial
+
+    search(evaluate, question(first=(1000, 4000)), told=told.append)
+    (warning, *_) = [line for line in told if "its training failed" in line]
+    assert warning.startswith("d = 4,000 fell far below d = 1,000")
+
+    scores = {d: Trial(d, 0, 0, score, score) for d, score in ((10, 0.5), (100, 0.7), (1000, 0.62), (5000, 0.55))}
+    trials = [Trial(None, 0, 0, 0.9, 0.9), *scores.values()]
+    assert failed(scores[5000], trials, 0.28, 0.01) is scores[100]
+    assert failed(scores[1000], trials, 0.28, 0.01) is None
+    assert failed(scores[5000], trials, 0.28, 0.02) is None, "noise may explain it"
+    assert all(failed(trial, trials, 0.28, 0.01) is None for trial in (trials[0], scores[10], scores[100]))
 
 
 def test_a_threshold_that_the_lowest_d_reaches_is_named() -> None:

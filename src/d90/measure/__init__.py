@@ -184,6 +184,15 @@ def measure(
     tested = bench.test(d90) if test and d90 is not None else (None, None)
     trials = found.trials if found else ()
     seconds_full = [outcome["seconds"] for outcome in bench.full.values()]
+    wrong = sorted({t.d for t in trials if t.d and search.failed(t, trials, question.scale, question.noise)})
+    notes = [*opened.notes, *(_power(bench, opened, within) if within is not None else ())]
+    if wrong:
+        listed = ", ".join(f"{d:,}" for d in wrong)
+        notes.append(
+            f"d = {listed}: far below a smaller d, so training failed there, most often by too high a learning rate; the "
+            "answer is not to be trusted before it is measured again with a lower --lr"
+        )
+        told.note(notes[-1])
     shares = variance_shares(trials) if rule != "margin" else None
     band: tuple[tuple[float, float, float, float], ...] = ()
     if found and found.posterior is not None and rule != "margin":
@@ -214,7 +223,7 @@ def measure(
             "seeds": sorted({t.p for t in trials} | {t.t for t in trials}),
             "resolution": resolution,
             "budget": budget,
-            "notes": [*opened.notes, *(_power(bench, opened, within) if within is not None else ())],
+            "notes": notes,
             "truncated": lab.data(recipe.seed).truncated,
             "task": opened.fingerprint,
             "base": lab.model(recipe.seed).fingerprint,

@@ -92,13 +92,21 @@ class Measurement:
         """The better of the constant guess and the untrained model."""
         return max(self.majority, self.zero)
 
+    @property
+    def passed(self) -> list[int]:
+        """The d of every trial that reached the threshold by itself."""
+        bound = -(self.within or 0.0) / 100
+        return [p.d for p in self.curve if (p.score >= self.threshold if p.lower is None else p.lower >= bound)]
+
     def __str__(self) -> str:
         low, high = self.interval
         found = {
             "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {low} to {high if high else 'beyond'}",
             "floor": f"d90 <= {self.d90}: no d tried falls short, and this is the smallest",
             "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
-            "unreachable": f"d90 > {low}: no d tried reaches the threshold",
+            "unreachable": f"d90 > {low}: no d tried reaches the threshold"
+            if not self.passed
+            else f"no d90: d = {low} falls short, though d = {max(self.passed)} passed once; the scores do not rise with d",
         }[self.status]
         baseline, threshold, chance, test, baseline_test = (
             None if value is None else f"{displayed(value, self.metric):.4f}"

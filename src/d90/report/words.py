@@ -167,6 +167,11 @@ def headline(study: Study) -> str:
             else "every d would pass; the gain rule may tell more."
         )
         return f"No d90: the threshold, {level} {metric}, is not {'above' if rises(metric) else 'below'} chance ({of_chance}): {more}"
+    passed = sorted({point["d"] for point in study["curve"] if reached(study, point)})
+    if passed:
+        once = ", ".join(f"{d:,}" for d in passed)
+        short = "" if low is None else f", {low:,} the largest"
+        return f"No d90 found: d = {once} reached {goal}, but a larger d fell short{short}."
     tried = "no d tried" if low is None else f"no d up to {low:,}, the highest tried,"
     return f"No d90 found: {tried} reaches {goal}."
 

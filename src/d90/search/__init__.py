@@ -18,10 +18,11 @@ from functools import partial
 import numpy
 
 from d90.errors import InputError
+from d90.search.failure import failed
 from d90.search.posterior import Posterior, Trial, fitted, grid, round_d
 from d90.search.rules import Goal
 
-__all__ = ["Asked", "Found", "Question", "Trial", "round_d", "search"]
+__all__ = ["Asked", "Found", "Question", "Trial", "failed", "round_d", "search"]
 
 COVERAGE = 0.9
 NEAR = 0.95  # of the best worth: a d that was tried before is preferred to a new one
@@ -136,7 +137,11 @@ def search(
         coming = _coming(asked, trials, q)
         if len(coming) > 1:
             ahead(coming)
-        mine.append(evaluate(asked))
+        made = evaluate(asked)
+        above = failed(made, [*known, *mine], q.scale, q.noise)
+        if above is not None:
+            told(f"d = {made.d:,} fell far below d = {above.d:,}: its training failed; a lower learning rate may help")
+        mine.append(made)
 
 
 def _level(trials: Sequence[Trial], q: Question) -> float:
