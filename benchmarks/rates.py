@@ -20,7 +20,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grid import climb
+from grid import best_of, climb
 
 from d90.console import progress_for
 from d90.lab import Lab
@@ -89,7 +89,7 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
             return float(lab.trial(parse(asked.method), asked)["score"])
 
         scores = climb(score, study.factors, 2.0, WIDEST)
-        best = max(scores, key=lambda f: scores[f])
+        best = best_of(scores)
         if scores[best] - scores[1.0] > NEAR:
             for seed in range(1, SEEDS):
                 for factor in (1.0, best):
@@ -132,7 +132,7 @@ def table(known: dict[str, Study]) -> str:
                     found.setdefault(factor, {})[trial.seed] = trial.score
             if any(0 not in found.get(factor, {}) for factor in study.factors):
                 continue
-            best = max(found, key=lambda f: found[f].get(0, 0.0))
+            best = best_of({factor: seeds.get(0, 0.0) for factor, seeds in found.items()})
             first = 100 * (found[best][0] - found[1.0][0])
             fresh = sorted((found[1.0].keys() & found[best].keys()) - {0}) if best != 1.0 else []
             differences = [100 * (found[best][seed] - found[1.0][seed]) for seed in fresh]

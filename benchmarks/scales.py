@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grid import climb
+from grid import best_of, climb
 
 import d90
 from d90.console import progress_for
@@ -61,7 +61,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
 
     pilot = {given.factor: score(given.factor)} if given.factor else climb(score, FACTORS, 4.0, WIDEST)
-    best = max(pilot, key=lambda factor: pilot[factor])
+    best = best_of(pilot)
     if not given.factor and pilot[best] <= pilot[1.0] + NEAR:
         best = 1.0
     found = d90.measure(
