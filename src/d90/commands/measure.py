@@ -201,9 +201,7 @@ def _show(result: Measurement) -> None:
         table.add_column(name, justify="right" if name else "left")
     for point in result.curve:
         sign = f"{'>=' if rises(result.metric) else '<='} " if point.at_least else ""
-        value = result.threshold if result.rule != "margin" else -(result.within or 0.0) / 100
-        reached = (point.score if point.lower is None else point.lower) >= value
-        word = point.status if point.status in ("diverged", "hopeless") else "pass" if reached else "fail"
+        word = point.status if point.status in ("diverged", "hopeless") else "pass" if result.reached(point) else "fail"
         score = f"{sign}{displayed(point.score, result.metric):.4f}"
         table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
     console.print(table)

@@ -95,8 +95,11 @@ class Measurement:
     @property
     def passed(self) -> list[int]:
         """The d of every trial that reached the threshold by itself."""
-        bound = -(self.within or 0.0) / 100
-        return [p.d for p in self.curve if (p.score >= self.threshold if p.lower is None else p.lower >= bound)]
+        return [point.d for point in self.curve if self.reached(point)]
+
+    def reached(self, point: Point) -> bool:
+        """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did."""
+        return point.score >= self.threshold if point.lower is None else point.lower >= -(self.within or 0.0) / 100
 
     def __str__(self) -> str:
         low, high = self.interval
