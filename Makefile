@@ -44,7 +44,7 @@ no-compiler: $(INSTALLED)
 	rm -rf build
 	CC=/nonexistent $(BIN)/pip install -q --no-deps --upgrade --target build/plain .
 	PYTHONPATH=build/plain $(BIN)/python -c "from d90.projections import kernels as k; assert 'build/plain' in k.__file__ and k.active() == 'torch', k"
-	PYTHONPATH=build/plain $(BIN)/pytest tests/projections/test_contract.py tests/test_weights.py -m "not slow"
+	PYTHONPATH=build/plain $(BIN)/pytest tests/projections/test_contract.py tests/subspace/test_weights.py -m "not slow"
 
 # the engine's figures beside its floors, on this machine: benchmarks/*.json
 bench: $(INSTALLED)

@@ -25,7 +25,8 @@ import torch
 from machine import beside, processor
 
 import d90
-from d90 import models, tune
+from d90.models import loading as models
+from d90.subspace import file as tune_file
 
 CASES = {"DID d = 1,000": (1000, "did"), "SAID d = 1,000": (1000, "said"), "DID d = 16,000": (16000, "did")}
 
@@ -48,7 +49,7 @@ def written(model: torch.nn.Module, folder: Path, d: int, structure: str, count:
     generator = torch.Generator().manual_seed(0)
     for i in range(count):
         theta = 0.01 * torch.randn(d, generator=generator)
-        tune.write(folder / f"t{i:04}.d90", header, {"theta": theta})
+        tune_file.write(folder / f"t{i:04}.d90", header, {"theta": theta})
 
 
 def switches(model: torch.nn.Module, d: int, structure: str, rounds: int) -> dict[str, Any]:

@@ -20,10 +20,11 @@ import torch
 from machine import beside, processor
 
 import d90
-from d90 import tasks, tune
-from d90.batches import Batches
-from d90.finished import open_tune, read_record
-from d90.training import predict
+from d90 import tasks
+from d90.subspace import file as tune_file
+from d90.training.batches import Batches
+from d90.training.loading import open_tune, read_record
+from d90.training.loop import predict
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -32,16 +33,16 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     task = tasks.load(
         recipe["task"], limit=recipe["train_limit"], validation_limit=recipe["validation_limit"], **recipe["columns"]
     )
-    header, tensors = tune.read(path)
+    header, tensors = tune_file.read(path)
     theta, rows = tensors["theta"], []
     exact: torch.Tensor | None = None
-    for dtype in tune.DTYPES:
+    for dtype in tune_file.DTYPES:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "task.d90"
-            tune.write(copy, header, tensors, dtype)
+            tune_file.write(copy, header, tensors, dtype)
             shutil.copyfile(path.with_suffix(".json"), copy.with_suffix(".json"))
             tuned = open_tune(copy)
-            size, stored = copy.stat().st_size, tune.read(copy)[1]["theta"]
+            size, stored = copy.stat().st_size, tune_file.read(copy)[1]["theta"]
         batches = Batches(tuned.model, task.validation)
         outputs = predict(tuned.model, batches, precision)
         exact = outputs if exact is None else exact

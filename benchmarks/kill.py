@@ -27,8 +27,8 @@ import torch
 
 import d90
 from d90.errors import StoreError
-from d90.sweep.store import Store, Stored
 from d90.tasks import Task, load
+from d90.trials.store import Store, Stored
 
 SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4}
 SEARCH = {"start": 100, "resolution": 1.02}

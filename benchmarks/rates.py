@@ -22,12 +22,12 @@ from pathlib import Path
 
 from grid import best_of, climb
 
-from d90.console import progress_for
-from d90.lab import Lab
 from d90.methods import parse
-from d90.recipe import Recipe, default_lr, make_recipe
-from d90.sweep.store import Store, Stored
-from d90.training import open_task
+from d90.training.console import progress_for
+from d90.training.loop import open_task
+from d90.training.recipe import Recipe, default_lr, make_recipe
+from d90.trials.runner import TrialRunner
+from d90.trials.store import Store, Stored
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -80,13 +80,15 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
         spec = parse(method(study, structure, projection, d))
         recipe = make_recipe(study.model, study.task, spec, dict(study.options))
         task = open_task(study.task, recipe)
-        lab = Lab(study.model, task, recipe, store, progress_for(False), log)
+        runner = TrialRunner(study.model, task, recipe, store, progress_for(False), log)
         rate = default_lr(spec, study.text)
 
-        def score(factor: float, seed: int = 0, lab: Lab = lab, recipe: Recipe = recipe, rate: float = rate) -> float:
+        def score(
+            factor: float, seed: int = 0, runner: TrialRunner = runner, recipe: Recipe = recipe, rate: float = rate
+        ) -> float:
             # the default as the default: its trials are those of the other studies
             asked = replace(recipe, lr=None if factor == 1.0 and recipe.lr is None else rate * factor, seed=seed)
-            return float(lab.trial(parse(asked.method), asked)["score"])
+            return float(runner.trial(parse(asked.method), asked)["score"])
 
         scores = climb(score, study.factors, 2.0, WIDEST)
         best = best_of(scores)
@@ -144,10 +146,10 @@ def table(known: dict[str, Study]) -> str:
             numbers = f"{found[1.0][0]:.4f} | {best:g} | {found[best][0]:.4f} | {first:.1f} | {regret:.1f}{spread}"
             rows.append(f"| {name} | {structure} | {projection} | {d:,} | {rate:g} | {numbers} |")
     if regrets:
-        told = f"; the others: {', '.join(above)}" if above else ""
+        shown = f"; the others: {', '.join(above)}" if above else ""
         rows.append(
             f"\n{len(regrets) - len(above)} of {len(regrets)} cells lose at most one point, the median cell "
-            f"{statistics.median(regrets):.2f}{told}."
+            f"{statistics.median(regrets):.2f}{shown}."
         )
     return "\n".join(rows) + "\n"
 

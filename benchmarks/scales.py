@@ -3,7 +3,7 @@
     python benchmarks/scales.py MODEL TASK [--rule gain] [--seeds 0 1000] [--scales tensor ...] [--train-limit N] [--epochs E] ...
     python benchmarks/scales.py --table [--out FILE]
 
-For each scale (`d90.layout.tensor_scale`) and each first seed a search of its own. So that no scale loses by its rate, rates are tried
+For each scale (`layout.tensor_scale`) and each first seed a search of its own. So that no scale loses by its rate, rates are tried
 first, at the search's first d: the default and it times 1/4 and 4, and on by factors of 4 while the best lies at an end; it is
 taken where it beats the default by more than half a point. Lines are added to docs/results/scales.jsonl as they come, a finished
 one is not made again, and trials lie in a store (--store), so a search that was cut short goes on.
@@ -20,14 +20,14 @@ from typing import Any
 from grid import best_of, climb
 
 import d90
-from d90.console import progress_for
-from d90.lab import Lab
-from d90.layout import SCALES
 from d90.methods import parse
-from d90.recipe import default_lr, make_recipe, step_rule_of
-from d90.subspace import STEP_RULE
-from d90.sweep.store import Store
-from d90.training import open_task
+from d90.subspace.layout import SCALES
+from d90.subspace.subspace import STEP_RULE
+from d90.training.console import progress_for
+from d90.training.loop import open_task
+from d90.training.recipe import default_lr, make_recipe, step_rule_of
+from d90.trials.runner import TrialRunner
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (1 / 4, 1.0, 4.0)
@@ -51,14 +51,14 @@ def asked_for(given: argparse.Namespace, scale: str, seed: int) -> dict[str, Any
 def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> dict[str, Any]:
     """The rate, and one search with it."""
     options: dict[str, Any] = {name: asked[name] for name in (*OPTIONS, "seed") if name in asked}
-    told = progress_for(False)
+    progress = progress_for(False)
     spec = parse(asked["method"]).at(given.start)
     task = open_task(given.task, make_recipe(given.model, given.task, spec, options))
     rate = default_lr(spec, task.is_text)
 
     def score(factor: float) -> float:
         recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
-        return float(Lab(given.model, task, recipe, store, told, None).trial(spec, recipe)["score"])
+        return float(TrialRunner(given.model, task, recipe, store, progress, None).trial(spec, recipe)["score"])
 
     pilot = {given.factor: score(given.factor)} if given.factor else climb(score, FACTORS, 4.0, WIDEST)
     best = best_of(pilot)
@@ -66,7 +66,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         best = 1.0
     found = d90.measure(
         given.model, given.task, asked["method"], rule=given.rule, start=given.start, budget=given.budget,
-        baseline_lr=given.baseline_lr, store=store, progress=told, **options, **({} if best == 1 else {"lr": best * rate}),
+        baseline_lr=given.baseline_lr, store=store, progress=progress, **options, **({} if best == 1 else {"lr": best * rate}),
     )  # fmt: skip
     return {
         "status": found.status, "d90": found.d90, "interval": found.interval, "confirmed": found.confirmed,

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy
 from scipy import optimize
 
-from d90.search import Asked, Question, Trial, round_d, search
-from d90.search.hopeless import hopeless
+from d90.search import Asked, SearchProblem, Trial, round_d, search
+from d90.search.pruning import hopeless
 from d90.search.rules import goal
 
 PROGRESS = (0.25, 0.80, 0.93, 0.96, 0.99, 1.0)  # of the way to the final score, at each of six evaluations
@@ -115,8 +115,8 @@ def ours(world: World, gives_up: bool = True, start: int = 16384) -> dict[str, f
             scores.append(trial.low)
         return trial
 
-    question = Question(world.goal, LOW, HIGH, world.full - world.chance, EXPECTED, start=start)
-    found = search(evaluate, question)
+    problem = SearchProblem(world.goal, LOW, HIGH, world.full - world.chance, EXPECTED, start=start)
+    found = search(evaluate, problem)
     low, high = found.interval
     inside = found.status == "found" and (low or 0) <= world.d90 <= (high or math.inf)
     return {

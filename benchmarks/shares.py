@@ -24,7 +24,7 @@ import torch
 from machine import beside, processor
 
 import d90
-from d90 import training
+from d90.training import loop as training
 
 SPENT: dict[str, float] = defaultdict(float)
 OPEN: list[float] = []  # what the timers inside the running one have taken

@@ -12,7 +12,7 @@ from typing import Any
 
 from summary_studies import study_tables
 
-from d90.sweep.store import Store
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEAD = """# Results
@@ -72,11 +72,11 @@ def main() -> None:
             numbers = f"{full} | {s['threshold']:.4f} | {chance:.4f} | **{answer}** | {ends}"
             seed = min(s["definitions"]["seeds"])
             if "coverage" in s:
-                told, cost = "yes" if s["confirmed"] else "no", f"{s['spent']:.1f}"
+                shown, cost = "yes" if s["confirmed"] else "no", f"{s['spent']:.1f}"
             else:  # of a version that bisected: what stands for the interval is the bracket, whose ends were trained
-                told, cost = "bracket", ""
+                shown, cost = "bracket", ""
             model = f"{s['model']}, " if several else ""
-            parts.append(f"| {model}`{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {told} | {cost} |")
+            parts.append(f"| {model}`{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {shown} | {cost} |")
         parts.append(
             "\nEvery trial (score: best of the evaluations on the validation split; >= where it stopped once it passed):\n"
         )

@@ -12,11 +12,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from d90.generalization import generalization
-from d90.report.analysed import TABLE7, means_by_role
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
-from d90.report.lines import answered, interval
-from d90.sweep.store import Store
+from d90.report.series import answered, interval
+from d90.report.weight_change import TABLE7, means_by_role
+from d90.studies.generalization import generalization
+from d90.trials.store import Store
 
 __all__ = ["analyses", "lowdata", "series", "study_tables"]
 
@@ -74,8 +74,8 @@ def series(folder: Path, kind: str) -> list[str]:
         for task, target in rows:
             found = [cells[task, target, model] for _, model in models]
             threshold = next((f" {c['threshold']:.4f}" for c in reversed(found) if c["threshold"] is not None), "")
-            told = [f"**{answered(c)}**{interval(c)}" if c["d90"] is not None else answered(c) for c in found]
-            parts.append(_row([_base(task), f"the last one's,{threshold}" if target == "last" else "its own", *told]))
+            shown = [f"**{answered(c)}**{interval(c)}" if c["d90"] is not None else answered(c) for c in found]
+            parts.append(_row([_base(task), f"the last one's,{threshold}" if target == "last" else "its own", *shown]))
         for task in dict.fromkeys(task for task, _ in rows):
             own = {c["model"]: c["score"] for c in study["cells"] if c["task"] == task and c["score"] is not None}
             if own:
@@ -104,8 +104,8 @@ def lowdata(folder: Path) -> list[str]:
         for index, entry in enumerate(first["entries"]):
             scores = [c["entries"][index]["test"] or c["entries"][index]["validation"] for c in study["comparisons"]]
             spreads = [f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "" for values in scores]
-            told = [f"{statistics.fmean(values):.4f}{spread}" for values, spread in zip(scores, spreads, strict=True)]
-            parts.append(_row([f"`{entry['asked']}`", f"{entry['stored']:,}", *told]))
+            shown = [f"{statistics.fmean(values):.4f}{spread}" for values, spread in zip(scores, spreads, strict=True)]
+            parts.append(_row([f"`{entry['asked']}`", f"{entry['stored']:,}", *shown]))
         parts += _said("lowdata", lowdata_claims(study))
     return parts
 
@@ -146,8 +146,8 @@ def _of_tune(name: str, rows: list[dict[str, Any]]) -> list[str]:
     for means in means_by_role(rows):
         rank = f"{means['effective_rank']:.1f} of {means['full_rank']}"
         for one in means["against"]:
-            told = [f"{one[key]:.3g}" for key in TABLE7]
-            parts.append(_row([f"`{name}`", means["role"], rank, one["r"], *told]))
+            shown = [f"{one[key]:.3g}" for key in TABLE7]
+            parts.append(_row([f"`{name}`", means["role"], rank, one["r"], *shown]))
     return parts
 
 

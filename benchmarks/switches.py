@@ -22,8 +22,9 @@ import torch
 from machine import beside, processor
 from torch import Tensor
 
-from d90 import models, tasks
-from d90.batches import Batches, outputs_of
+from d90 import tasks
+from d90.models import loading as models
+from d90.training.batches import Batches, outputs_of
 
 EXAMPLES, BATCH = 768, 32
 

@@ -3,7 +3,7 @@
     python benchmarks/units.py DATA MODEL        DATA holds mnist/ and sst2_sentences/, MODEL is a model pretrained here
 
 Trials lie in docs/results/units.sqlite; what is there is not trained again, the rest is. The factors are those of rule 1, under
-which rule 2's rate is k times the default (`d90.layout.balance`): the same training under Adam, but for its epsilon. For the
+which rule 2's rate is k times the default (`d90.subspace.layout.balance`): the same training under Adam, but for its epsilon. For the
 fully connected network both rules were trained.
 """
 
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d90.console import progress_for
-from d90.lab import Lab
 from d90.methods import parse
-from d90.recipe import default_lr, make_recipe
-from d90.sweep.store import Store
-from d90.training import open_task
+from d90.training.console import progress_for
+from d90.training.loop import open_task
+from d90.training.recipe import default_lr, make_recipe
+from d90.trials.runner import TrialRunner
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0)
@@ -72,7 +72,9 @@ def main() -> None:
                 options = asked.options | {"step_rule": rule} | lr
                 recipe = make_recipe(asked.model, asked.task, spec, options)
                 task = task or open_task(asked.task, recipe)
-                found = Lab(asked.model, task, recipe, store, progress_for(False), None).trial(spec, recipe)["score"]
+                found = TrialRunner(asked.model, task, recipe, store, progress_for(False), None).trial(spec, recipe)[
+                    "score"
+                ]
                 shown.append(f"{rate / usual:.3g}: {found:.3f}")
             print(f"| {asked.model} | {asked.task} | {asked.d:,} | {scale} | {rule} | {', '.join(shown)} |")
     store.close()

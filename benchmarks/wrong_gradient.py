@@ -28,12 +28,12 @@ from grid import climb
 from torch import Tensor
 
 import d90
-from d90.console import progress_for
-from d90.lab import Lab
 from d90.methods import parse
-from d90.recipe import make_recipe
-from d90.sweep.store import Store
-from d90.training import open_task
+from d90.training.console import progress_for
+from d90.training.loop import open_task
+from d90.training.recipe import make_recipe
+from d90.trials.runner import TrialRunner
+from d90.trials.store import Store
 
 SIZES: dict[str, Any] = {"epochs": 5, "batch_size": 128, "evaluations": 10, "train_limit": 10_000}
 SCALES = ("tensor", "global")
@@ -45,18 +45,18 @@ STEP = 4.0
 @contextlib.contextmanager
 def gradient(kind: str) -> Iterator[None]:
     """Subspaces that are armed meanwhile get the right gradient or the wrong one."""
-    arm = d90.Subspace.arm
+    enable = d90.Subspace.enable
 
-    def armed(space: d90.Subspace) -> None:
+    def enabled(space: d90.Subspace) -> None:
         if not space._handles:
             for tensor in space._tensors:
                 length = 1 << (tensor.numel() - 1).bit_length()
                 space._handles.append(tensor.register_hook(lambda grad, length=length: grad / length))
             handles, space._handles = space._handles, []
-            arm(space)
+            enable(space)
             space._handles += handles
 
-    with mock.patch.object(d90.Subspace, "arm", armed) if kind == "wrong" else contextlib.nullcontext():
+    with mock.patch.object(d90.Subspace, "arm", enabled) if kind == "wrong" else contextlib.nullcontext():
         yield
 
 
@@ -86,7 +86,7 @@ def with_sgd(data: str, kind: str, scale: str, store: Store) -> dict[str, Any]:
     def score(rate: float, seed: int = 0) -> float:
         recipe = make_recipe("fc", name, spec, SIZES | {"lr": rate, "seed": seed})
         with gradient(kind), mock.patch.object(torch.optim, "Adam", sgd):
-            return float(Lab("fc", task, recipe, store, progress_for(False), None).trial(spec, recipe)["score"])
+            return float(TrialRunner("fc", task, recipe, store, progress_for(False), None).trial(spec, recipe)["score"])
 
     first = FIRST_RATES[kind]
     scores = climb(score, (first / STEP, first, first * STEP), STEP, math.inf)

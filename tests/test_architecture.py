@@ -9,35 +9,33 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "d90"
-FLOORS = (  # the lowest first; rooms on one floor do not know each other
+FLOORS = (  # the lowest first; packages on one floor do not know each other
     ("errors", "_version"),
     ("projections", "analysis"),
-    ("tune", "layout", "weights", "exchange", "initial", "progress", "search"),
-    ("subspace", "tasks", "sweep", "models", "console", "trackers"),
-    ("card", "methods", "batches", "bank", "quantised", "certificate"),
-    ("recipe",),
-    ("training", "pretrain"),
-    ("lab", "probe", "coded"),
-    ("measure", "compare", "finished", "latency"),
-    ("series", "lowdata", "hub", "merged", "generalization"),
-    ("certify", "language", "analyze"),
+    ("search",),
+    ("subspace", "tasks"),
+    ("models",),
+    ("methods",),
+    ("training",),
+    ("trials",),
     ("integrations",),
+    ("certificates",),
+    ("studies",),
     ("report",),
-    ("recipes",),
+    ("reproduce",),
     ("__init__",),
-    ("commands",),
     ("cli",),
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def room_of(file: Path) -> str:
+def package_of(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
 def imported(file: Path) -> Iterator[str]:
-    """The rooms a file imports, late imports and those for types alone included."""
+    """The packages a file imports, late imports and those for types alone included."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "d90":
             yield from (alias.name if alias.name in FLOOR else "__init__" for alias in node.names)
@@ -52,10 +50,10 @@ def imported(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_imports_run_downward(file: Path) -> None:
-    room = room_of(file)
-    assert room in FLOOR, f"give '{room}' a floor in FLOORS"
-    above = {other for other in imported(file) if other != room and FLOOR.get(other, 99) >= FLOOR[room]}
-    assert not above, f"{room} imports {above}, which lie on its floor, above it, or on none"
+    package = package_of(file)
+    assert package in FLOOR, f"give '{package}' a floor in FLOORS"
+    above = {other for other in imported(file) if other != package and FLOOR.get(other, 99) >= FLOOR[package]}
+    assert not above, f"{package} imports {above}, which lie on its floor, above it, or on none"
 
 
 def test_projections_need_torch_and_numpy_alone() -> None:
@@ -76,4 +74,4 @@ def test_projections_need_torch_and_numpy_alone() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_a_file_is_read_in_one_sitting(file: Path) -> None:
     lines = len(file.read_text().splitlines())
-    assert lines <= 440, f"{file.name} has {lines} lines: past about 400 it is usually two rooms"
+    assert lines <= 440, f"{file.name} has {lines} lines: past about 400 it is usually two files"

@@ -21,7 +21,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_commands_exist() -> None:
-    from d90.cli import app
+    from d90.cli.main import app
 
     known = {command.callback.__name__ for command in app.registered_commands}
     shown = set(re.findall(r"^d90 (\w+)", README, flags=re.MULTILINE))
@@ -33,5 +33,5 @@ def test_the_tree_is_the_tree() -> None:
     tree = README.partition("src/d90/\n")[2].partition("tests/ ")[0]
     named = set(re.findall(r"(\w+\.py|\w+/)", tree)) - {"kernels/"}
     there = {f"{p.name}/" if p.is_dir() else p.name for p in (ROOT / "src" / "d90").iterdir() if p.name[0] not in "_"}
-    rooms = {name for name in there if name.endswith((".py", "/"))} - {"errors.py"}
-    assert rooms == named, "the README's tree is not the source's"
+    packages = {name for name in there if name.endswith((".py", "/"))} - {"errors.py"}
+    assert packages == named, "the README's tree is not the source's"

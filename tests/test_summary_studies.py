@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from d90.sweep.store import Store
+from d90.trials.store import Store
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "summary_studies.py"
 

@@ -12,15 +12,15 @@ from d90._version import __version__
 
 if TYPE_CHECKING:
     from d90 import analysis, methods, projections, tasks
-    from d90.bank import Bank
-    from d90.certify import Certificate, certify
-    from d90.compare import Comparison, compare
+    from d90.certificates.classification import Certificate, certify
+    from d90.certificates.language import LanguageCertificate, certify_language
     from d90.integrations.peft import SubspaceConfig
-    from d90.language import LanguageCertificate, certify_language
-    from d90.measure import Measurement, measure
-    from d90.recipe import Recipe
-    from d90.subspace import Subspace
-    from d90.training import Run, train
+    from d90.studies.compare import Comparison, compare
+    from d90.studies.measure import Measurement, measure
+    from d90.subspace.bank import Bank
+    from d90.subspace.subspace import Subspace
+    from d90.training.loop import Run, train
+    from d90.training.recipe import Recipe
 
 __all__ = [
     "Bank",
@@ -44,21 +44,21 @@ __all__ = [
     "train",
 ]
 
-_ROOMS = {
-    "Bank": "bank",
-    "Certificate": "certify",
-    "Comparison": "compare",
-    "LanguageCertificate": "language",
-    "Measurement": "measure",
-    "Recipe": "recipe",
-    "Run": "training",
-    "Subspace": "subspace",
+_MODULES = {
+    "Bank": "subspace.bank",
+    "Certificate": "certificates.classification",
+    "Comparison": "studies.compare",
+    "LanguageCertificate": "certificates.language",
+    "Measurement": "studies.measure",
+    "Recipe": "training.recipe",
+    "Run": "training.loop",
+    "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
-    "certify": "certify",
-    "certify_language": "language",
-    "compare": "compare",
-    "measure": "measure",
-    "train": "training",
+    "certify": "certificates.classification",
+    "certify_language": "certificates.language",
+    "compare": "studies.compare",
+    "measure": "studies.measure",
+    "train": "training.loop",
 }
 _PACKAGES = ("analysis", "methods", "projections", "tasks")
 
@@ -69,14 +69,14 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> object:
         if name in _PACKAGES:
             return import_module(f"d90.{name}")
-        if name not in _ROOMS:
+        if name not in _MODULES:
             raise AttributeError(f"module 'd90' has no attribute '{name}'")
-        value = getattr(import_module(f"d90.{_ROOMS[name]}"), name)
+        value = getattr(import_module(f"d90.{_MODULES[name]}"), name)
         super().__setattr__(name, value)
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _ROOMS and isinstance(value, ModuleType)):  # the import system binds each submodule here
+        if not (name in _MODULES and isinstance(value, ModuleType)):  # the import system binds each submodule here
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:

@@ -23,7 +23,7 @@ class RunFailed(Exception):
     """A run or the machine failed (disk full, every trial diverged). The command line exits with status 1."""
 
 
-def choose(what: str, got: object, known: object, hint: str = "") -> InputError:
+def unknown_name(what: str, got: object, known: object, hint: str = "") -> InputError:
     """Build the error for a name outside a closed list, with the nearest known name as a guess."""
     import difflib
 

@@ -15,28 +15,28 @@ from transformers.utils import logging
 
 import d90
 from d90.errors import InputError
-from d90.finished import open_tune
 from d90.integrations.convert import convert
 from d90.integrations.lora import Exported, to_lora
-from d90.methods import lay, parse
+from d90.methods import apply, parse
+from d90.training.loading import open_tune
+from tests.cli.test_main import run
 from tests.methods.table import bert, gpt2, llama, loss_of, outputs_of
 from tests.reference.tokenizer import save_tokenizer
-from tests.test_cli import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
 def tune_of(method: str, make: Callable[[], nn.Module], path: Path, steps: int = 4) -> torch.Tensor:
     """Train with a method, save, and return the outputs."""
-    laid = lay(parse(method), make(), seed=3)
-    optimizer = torch.optim.Adam(laid.trained.parameters(), lr=0.05)
-    laid.model.train()
+    applied_method = apply(parse(method), make(), seed=3)
+    optimizer = torch.optim.Adam(applied_method.trained.parameters(), lr=0.05)
+    applied_method.model.train()
     for _ in range(steps):
-        loss_of(laid.model).backward()
+        loss_of(applied_method.model).backward()
         optimizer.step()
         optimizer.zero_grad()
-    laid.save(path)
-    return outputs_of(laid.model)
+    applied_method.save(path)
+    return outputs_of(applied_method.model)
 
 
 def folder_of(method: str, make: Callable[[], nn.Module], home: Path, rank: int | None = None) -> Exported:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
-from d90.initial import draw
 from d90.methods import Adapter, Context, counts, parse
+from d90.models.fresh import draw
 from tests.methods.table import INPUTS, MASK, bert, checkpoint_layers, gpt2, llama, loss_of, outputs_of
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d90 import tune
 from d90.errors import InputError
-from d90.methods import METHODS, Applied, Direct, Laid, counts, lay, load, parse, put_back, snapshot
-from d90.subspace import STRUCTURES, Subspace
+from d90.methods import METHODS, Applied, AppliedMethod, Direct, apply, counts, load, parse, restore, snapshot
+from d90.subspace import file as tune_file
+from d90.subspace.subspace import STRUCTURES, Subspace
 from tests.methods.table import APPLY, MODELS, ROWS, SPACES, Row, bert, context, loss_of, outputs_of, plain
 
 ids = [f"{row.method}-{row.model}" for row in ROWS]
@@ -34,17 +34,17 @@ def shape_of(model: nn.Module) -> Iterator[Any]:
         yield name, parameter.requires_grad, parameter.grad is None, parameter._post_accumulate_grad_hooks or None
 
 
-def train(laid: Laid, steps: int = 12) -> list[float]:
-    optimizer = torch.optim.Adam(list(laid.trained.parameters()), lr=0.01)
+def train(applied_method: AppliedMethod, steps: int = 12) -> list[float]:
+    optimizer = torch.optim.Adam(list(applied_method.trained.parameters()), lr=0.01)
     losses = []
-    laid.model.eval()  # no dropout; BatchNorm's statistics move in the test that is about them
+    applied_method.model.eval()  # no dropout; BatchNorm's statistics move in the test that is about them
     for _ in range(steps):
-        loss = loss_of(laid.model)
+        loss = loss_of(applied_method.model)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    laid.trained.flush()
+    applied_method.trained.flush()
     return losses
 
 
@@ -98,17 +98,17 @@ def test_what_the_user_froze_stays_frozen(name: str) -> None:
 def test_a_method_from_start_to_release(row: Row, space: str, tmp_path: Path) -> None:
     module, spec = MODELS[row.model](), parse(row.method + space)
     untouched, outputs, before = values(module), outputs_of(module), list(shape_of(module))
-    laid = lay(spec, module, 3, context(module))
+    applied_method = apply(spec, module, 3, context(module))
     method = spec.method
     start = outputs_of(module)
     assert torch.equal(start, outputs) == method.starts_at_base
-    numbers = counts(spec, laid.applied)
+    numbers = counts(spec, applied_method.applied)
     moving = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert numbers.moved == sum(p.numel() for p in moving.values())
-    assert numbers.trained == sum(p.numel() for p in laid.trained.parameters())
+    assert numbers.trained == sum(p.numel() for p in applied_method.trained.parameters())
 
     begin = {name: p.detach().clone() for name, p in module.named_parameters()}
-    losses = train(laid)
+    losses = train(applied_method)
     assert losses[-1] < losses[0]
     tuned = outputs_of(module)
     assert not torch.equal(tuned, start)
@@ -116,14 +116,14 @@ def test_a_method_from_start_to_release(row: Row, space: str, tmp_path: Path) ->
     assert all(torch.equal(begin[name], p) for name, p in now.items() if name not in moving)
     assert sum(not torch.equal(begin[name], now[name]) for name in moving) > 0.9 * len(moving)
 
-    laid.save(tmp_path / "t.d90", "r")
-    header, tensors = tune.read(tmp_path / "t.d90")
+    applied_method.save(tmp_path / "t.d90", "r")
+    header, tensors = tune_file.read(tmp_path / "t.d90")
     mask = [name for name in tensors if name.endswith(".indices")]  # what a mask found with data costs besides
     counted = [name for name in tensors if not name.startswith("buffer:")] + mask
     assert sum(tensors[name].numel() for name in counted) == numbers.stored
     assert header.structure in (("direct",) if not space else STRUCTURES)
-    if isinstance(laid.trained, Subspace):
-        assert next(iter(laid.trained.parameters())).numel() == 18
+    if isinstance(applied_method.trained, Subspace):
+        assert next(iter(applied_method.trained.parameters())).numel() == 18
 
     fresh = MODELS[row.model]()
     fresh_before = list(shape_of(fresh))
@@ -133,7 +133,7 @@ def test_a_method_from_start_to_release(row: Row, space: str, tmp_path: Path) ->
     assert list(shape_of(fresh)) == fresh_before
     assert all(torch.equal(untouched[name], tensor) for name, tensor in fresh.state_dict().items())
 
-    assert laid.release() is module
+    assert applied_method.release() is module
     assert list(shape_of(module)) == before
     assert list(module.state_dict()) == list(untouched)
     assert all(torch.equal(untouched[name], tensor) for name, tensor in module.state_dict().items())
@@ -145,20 +145,20 @@ def test_a_merge_leaves_a_plain_model_with_the_same_outputs(row: Row, space: str
     module, spec = MODELS[row.model](), parse(row.method + space)
     untouched = values(module)
     before = [line[:2] for line in shape_of(module)]
-    laid = lay(spec, module, 3, context(module))
-    train(laid, 4)
+    applied_method = apply(spec, module, 3, context(module))
+    train(applied_method, 4)
     tuned = outputs_of(module)
     if not spec.method.merges:
         with pytest.raises(InputError, match=r"cannot be merged: it adds .*Keep the tune beside the model"):
-            laid.merge()
+            applied_method.merge()
         assert torch.equal(outputs_of(module), tuned)
         return
-    assert laid.merge() is module
+    assert applied_method.merge() is module
     torch.testing.assert_close(outputs_of(module), tuned, rtol=1e-5, atol=1e-5)
     assert [line[:2] for line in shape_of(module)] == before
     changed = [name for name, tensor in module.state_dict().items() if not torch.equal(untouched[name], tensor)]
     assert changed
-    assert counts(spec, laid.applied).added == 0
+    assert counts(spec, applied_method.applied).added == 0
 
 
 def test_direct_gives_back_gradients_and_running_statistics() -> None:
@@ -184,7 +184,7 @@ def test_direct_gives_back_gradients_and_running_statistics() -> None:
 @pytest.mark.parametrize("space", ["", "@d=20", "@d=20,head=outside"])
 def test_a_snapshot_can_be_put_back(space: str) -> None:
     module = plain()
-    trained = lay(parse("full" + space), module, 3).trained
+    trained = apply(parse("full" + space), module, 3).trained
 
     def step(lr: float) -> None:
         module.train()
@@ -198,14 +198,14 @@ def test_a_snapshot_can_be_put_back(space: str) -> None:
     best, saved = values(module), snapshot(trained)
     step(0.5)
     assert not torch.equal(values(module)["classifier.weight"], best["classifier.weight"])
-    put_back(trained, saved)
+    restore(trained, saved)
     assert all(torch.equal(best[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_direct_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     module = plain()
     direct = Direct(module)
-    train(Laid(parse("full"), Applied.of(module), direct), 2)
+    train(AppliedMethod(parse("full"), Applied.of(module), direct), 2)
     direct.save(tmp_path / "t.d90")
     space = Subspace(plain(), 9)
     space.save(tmp_path / "s.d90")

@@ -71,7 +71,7 @@ def test_a_subspace_without_its_dimension_is_refused_when_it_is_laid() -> None:
     space = parse("full@structure=said").space
     assert space is not None
     with pytest.raises(InputError, match=r"needs its dimension: expected d=.*full@d=1000"):
-        space.lay(plain(), 0)
+        space.apply(plain(), 0)
 
 
 def test_the_run_gives_the_seed_unless_the_method_names_one() -> None:
@@ -79,7 +79,7 @@ def test_the_run_gives_the_seed_unless_the_method_names_one() -> None:
     for text in ("full@d=9", "full@d=9,seed=0"):
         space = parse(text).space
         assert space is not None
-        seeds.append(space.lay(plain(), 77).seed)
+        seeds.append(space.apply(plain(), 77).seed)
     assert seeds == [77, 0]
 
 

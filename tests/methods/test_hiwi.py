@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from d90 import tune
 from d90.errors import InputError
-from d90.initial import draw
-from d90.methods import counts, lay, load, parse
+from d90.methods import apply, counts, load, parse
+from d90.models.fresh import draw
+from d90.subspace import file as tune_file
 from tests.methods.table import bert, gpt2
 from tests.methods.test_lora import roberta
 
@@ -23,7 +23,7 @@ def test_the_weight_is_the_equation(on: str, f: str) -> None:
     for make, name in ((bert, "bert.encoder.layer.1.output.dense"), (gpt2, "transformer.h.1.mlp.c_proj")):
         model = make()
         theta = model.get_parameter(f"{name}.{on}").detach().clone()
-        laid = lay(parse(f"hiwi:on={on},r=3,nonlinearity={f}"), model, 11)
+        applied_method = apply(parse(f"hiwi:on={on},r=3,nonlinearity={f}"), model, 11)
         module = model.get_submodule(name)
         adapter = module.parametrizations[on][0]  # type: ignore[index,union-attr]
         down = draw(f"hiwi.down:{name}.{on}", torch.Size((theta.shape[-1], 3)), 11) / theta.shape[-1] ** 0.5
@@ -34,7 +34,7 @@ def test_the_weight_is_the_equation(on: str, f: str) -> None:
         g = {"relu": functional.relu, "gelu": functional.gelu, "tanh": torch.tanh, "none": lambda x: x}[f]
         expected = theta + g(theta @ down) @ adapter.up
         torch.testing.assert_close(getattr(module, on), expected)
-        laid.merge()
+        applied_method.merge()
         torch.testing.assert_close(module.get_parameter(on), nn.Parameter(expected.detach()))
 
 
@@ -51,12 +51,12 @@ def test_storage_is_the_biases_whatever_is_trained() -> None:
 def test_a_file_is_plain_weights_and_needs_no_hiwi(tmp_path: Path) -> None:
     model = bert()
     spec = parse("hiwi:r=4")
-    laid = lay(spec, model, 2)
+    applied_method = apply(spec, model, 2)
     with torch.no_grad():
-        for parameter in laid.trained.parameters():
+        for parameter in applied_method.trained.parameters():
             parameter.add_(0.1)
-    laid.save(tmp_path / "t.d90")
-    names = set(tune.read(tmp_path / "t.d90")[1])
+    applied_method.save(tmp_path / "t.d90")
+    names = set(tune_file.read(tmp_path / "t.d90")[1])
     assert names == {
         f"bert.encoder.layer.{i}.{part}.dense.bias" for i in (0, 1) for part in ("intermediate", "output")
     } | {
@@ -67,7 +67,7 @@ def test_a_file_is_plain_weights_and_needs_no_hiwi(tmp_path: Path) -> None:
     load(spec, tmp_path / "t.d90", fresh, 99)
     assert not hasattr(fresh.bert.encoder.layer[0].output.dense, "parametrizations")
     for name in names:
-        assert torch.equal(tune.read(tmp_path / "t.d90")[1][name], fresh.get_parameter(name))
+        assert torch.equal(tune_file.read(tmp_path / "t.d90")[1][name], fresh.get_parameter(name))
     other = bert()
     with torch.no_grad():
         other.bert.pooler.dense.weight.add_(1)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from d90.errors import InputError
-from d90.initial import draw
-from d90.methods import Applied, Context, LoRA, Peft, counts, lay, parse
+from d90.methods import Applied, Context, LoRA, Peft, apply, counts, parse
+from d90.models.fresh import draw
 from tests.methods.table import bert, gpt2, llama, loss_of
 
 
@@ -65,7 +65,7 @@ def test_the_merged_weight_is_w_plus_alpha_over_r_b_a(transposed: bool) -> None:
     model = gpt2() if transposed else bert()
     spec = parse("lora:r=3,alpha=12,targets=" + ("qkv" if transposed else "v"))
     before = weights(model)
-    laid = lay(spec, model, 7)
+    applied_method = apply(spec, model, 7)
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):
@@ -77,7 +77,7 @@ def test_the_merged_weight_is_w_plus_alpha_over_r_b_a(transposed: bool) -> None:
                 b.normal_()
             factors[name] = (a.detach().clone(), b.detach().clone())
     assert len(factors) == 2
-    laid.merge()
+    applied_method.merge()
     for name, (a, b) in factors.items():
         delta = 4 * (b @ a)
         expected = before[f"{name}.weight"] + (delta.T if transposed else delta)
@@ -106,16 +106,16 @@ def test_the_papers_start_is_gaussian_and_the_codes_is_uniform() -> None:
 def test_b_at_zero_leaves_a_subspace_a_gradient(scale: str, structure: str) -> None:
     model = bert()
     model.eval()
-    laid = lay(parse(f"lora:r=2@d=40,structure={structure},scale={scale}"), model)
+    applied_method = apply(parse(f"lora:r=2@d=40,structure={structure},scale={scale}"), model)
     loss_of(model).backward()
-    theta = next(iter(laid.trained.parameters()))
+    theta = next(iter(applied_method.trained.parameters()))
     assert theta.grad is not None
     assert theta.grad[:30].count_nonzero() == 30
     spread = {name for name, p in model.named_parameters() if "lora_B" in name}
     assert spread
     with torch.no_grad():
         theta.add_(0.1)
-    laid.trained.flush()
+    applied_method.trained.flush()
     assert all(model.get_parameter(name).any() for name in spread)
 
 
@@ -161,10 +161,10 @@ def test_peft_says_in_its_words_what_it_cannot_do() -> None:
 def test_a_type_that_changes_the_base_gives_it_back() -> None:
     model = bert()
     before = weights(model)
-    laid = lay(parse("peft:type=lora,r=2,init_lora_weights=pissa"), model)
+    applied_method = apply(parse("peft:type=lora,r=2,init_lora_weights=pissa"), model)
     assert not torch.equal(
         before["bert.encoder.layer.0.attention.self.query.weight"],
         model.get_parameter("bert.encoder.layer.0.attention.self.query.base_layer.weight"),
     )
-    laid.release()
+    applied_method.release()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

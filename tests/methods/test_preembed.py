@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
-from d90.initial import draw
 from d90.methods import Context, counts, parse
+from d90.models.fresh import draw
 from tests.methods.table import INPUTS, LABELS, MASK, VOCABULARY, bert, checkpoint_layers, gpt2, llama, loss_of
 from tests.methods.test_adapter import SIZES, on_meta
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from d90.initial import draw
-from d90.methods import Context, counts, lay, parse
+from d90.methods import Context, apply, counts, parse
+from d90.models.fresh import draw
 from tests.methods.table import INPUTS, MASK, bert, checkpoint_layers, gpt2, llama, loss_of
 from tests.methods.test_adapter import on_meta
 from tests.methods.test_preembed import INFIX, LENGTHS, PREFIX, both, decoder, padded, spread
@@ -125,15 +125,15 @@ def test_every_vector_has_a_gradient_and_checkpointing_the_same(make: Any, space
     grads = []
     for checkpointing in (False, True):
         model: Any = make()
-        laid = lay(parse(METHOD + space), model, 3)
+        applied_method = apply(parse(METHOD + space), model, 3)
         model.train()
         if checkpointing:
             checkpoint_layers(model)
         torch.manual_seed(0)  # dropout
         loss_of(model).backward()
         loss_of(model).backward()
-        grads.append([p.grad.clone() for p in laid.trained.parameters() if p.grad is not None])
-        assert len(grads[-1]) == len(list(laid.trained.parameters()))
+        grads.append([p.grad.clone() for p in applied_method.trained.parameters() if p.grad is not None])
+        assert len(grads[-1]) == len(list(applied_method.trained.parameters()))
         if not space:
             moved = torch.stack([vectors.grad.abs().sum(1) > 0 for vectors in vectors_of(model)])
             if make is llama:  # nothing follows the infix of a classifier: what is below the last layer is replaced
@@ -155,8 +155,8 @@ def test_names_stay_inside_their_blocks_and_weights_come_from_our_own_stream() -
 
 
 def test_a_layer_scale_of_said_for_each_block() -> None:
-    laid = lay(parse("prelayer:prefix=2@d=20,structure=said"), llama(), 3)
-    assert laid.trained.m == 4  # type: ignore[attr-defined]  # three blocks and the head
+    applied_method = apply(parse("prelayer:prefix=2@d=20,structure=said"), llama(), 3)
+    assert applied_method.trained.m == 4  # type: ignore[attr-defined]  # three blocks and the head
 
 
 def test_a_deep_copy_is_its_own() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d90 import tune
 from d90.errors import InputError
-from d90.methods import Applied, Context, Sparse, counts, lay, load, parse
+from d90.methods import Applied, Context, Sparse, apply, counts, load, parse
 from d90.methods.masks import eligible, scores, smallest
+from d90.subspace import file as tune_file
 from tests.methods.table import bert, context, gpt2, llama, loss_of, plain
 
 
@@ -153,13 +153,13 @@ def test_gradients_are_those_of_the_whole_at_the_mask() -> None:
 
 def test_tied_weights_stay_tied() -> None:
     model = gpt2()
-    laid = lay(parse("sparse:fraction=1.0"), model)
+    applied_method = apply(parse("sparse:fraction=1.0"), model)
     assert len([n for n, _ in model.named_parameters() if "wte" in n and n.endswith("values")]) == 1
     with torch.no_grad():
-        for p in laid.trained.parameters():
+        for p in applied_method.trained.parameters():
             p.add_(0.5)
     assert torch.equal(model.transformer.wte.weight, model.lm_head.weight)
-    laid.merge()
+    applied_method.merge()
     assert model.transformer.wte.weight is model.lm_head.weight
     torch.testing.assert_close(model.lm_head.weight, gpt2().lm_head.weight + 0.5)
 
@@ -169,21 +169,21 @@ def test_a_file_holds_indices_only_where_data_chose_them(space: str, tmp_path: P
     for mask, wanted in (("magnitude", 0), ("random", 0), ("fisher", 60), ("change", 60)):
         model = plain()
         spec = parse(f"sparse:mask={mask},k=60{space}")
-        laid = lay(spec, model, 1, context(model))
-        laid.save(tmp_path / "t.d90")
-        tensors = tune.read(tmp_path / "t.d90")[1]
+        applied_method = apply(spec, model, 1, context(model))
+        applied_method.save(tmp_path / "t.d90")
+        tensors = tune_file.read(tmp_path / "t.d90")[1]
         places = {name: t for name, t in tensors.items() if name.endswith("indices")}
         assert sum(t.numel() for t in places.values()) == wanted
         head = 33
-        assert counts(spec, laid.applied).stored == (20 if space else 60 + head) + wanted
+        assert counts(spec, applied_method.applied).stored == (20 if space else 60 + head) + wanted
         again = plain()
         load(spec, tmp_path / "t.d90", again, 1)
         assert {n: p.tolist() for n, p in taken(again).items()} == {n: p.tolist() for n, p in taken(model).items()}
         if wanted:
             name = next(iter(places))
-            header = tune.read(tmp_path / "t.d90")[0]
+            header = tune_file.read(tmp_path / "t.d90")[0]
             for wrong in (places[name].flip(0), places[name] + 10**6):
-                tune.write(tmp_path / "w.d90", header, tensors | {name: wrong})
+                tune_file.write(tmp_path / "w.d90", header, tensors | {name: wrong})
                 with pytest.raises(InputError, match="is no list of places in it"):
                     load(spec, tmp_path / "w.d90", plain(), 1)
 

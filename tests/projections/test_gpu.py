@@ -8,10 +8,11 @@ import os
 import pytest
 import torch
 
-from d90 import Subspace, weights
+from d90 import Subspace
 from d90.projections import Projection, build, kernels
 from d90.projections.rounding import HALF_TYPES
 from d90.projections.targets import Fold, Target
+from d90.subspace import weights
 from tests.reference.models import loss_of, words, zoo
 from tests.reference.table import CASES, IDS
 
@@ -150,12 +151,12 @@ def test_fp64_weights_stay_fp64() -> None:
 def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     """What is opened by its name moves there; the tune it writes opens on the processor."""
     import d90
-    from d90.lab import Ask, Lab
     from d90.methods import parse
-    from d90.progress import Progress
-    from d90.recipe import make_recipe
-    from d90.sweep.store import Store
-    from tests.test_training import FAST, blobs
+    from d90.training.progress import Progress
+    from d90.training.recipe import make_recipe
+    from d90.trials.runner import TrialRequest, TrialRunner
+    from d90.trials.store import Store
+    from tests.training.test_loop import FAST, blobs
 
     spec = parse("full@d=20,structure=said")
     run = d90.train("mlp:16-32-3", blobs(), spec, **FAST)
@@ -164,8 +165,8 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     run.release()
     recipe = make_recipe("mlp:16-32-3", blobs(), spec, dict(FAST))
     store = Store(f"{tmp_path}/d90.sqlite")
-    lab = Lab("mlp:16-32-3", blobs(), recipe, store, Progress(), None)
-    assert abs(lab.all([Ask(spec, recipe)])[0]["score"] - run.score) < 0.05
+    runner = TrialRunner("mlp:16-32-3", blobs(), recipe, store, Progress(), None)
+    assert abs(runner.all([TrialRequest(spec, recipe)])[0]["score"] - run.score) < 0.05
     assert store.trials()[0].context["device"] == torch.cuda.get_device_name()
     store.close()
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 
 __all__ = [
     "binomial_lower",
@@ -320,7 +320,7 @@ def bits_per_token(
         InputError: a mean outside the range, m outside 1 ... n, or an unknown form; "bernstein" of fewer than all documents.
     """
     if form not in ("kl", "hoeffding", "bernstein"):
-        raise choose("form", form, ("kl", "hoeffding", "bernstein"))
+        raise unknown_name("form", form, ("kl", "hoeffding", "bernstein"))
     low, high = smoothed_range(alpha, vocabulary)
     _counts(0, documents)
     share, m = delta, documents if evaluated is None else evaluated

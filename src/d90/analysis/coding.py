@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 
 __all__ = ["Coded", "Quantised", "decode", "encode", "kmeans", "omega_bits", "uniform"]
 
 KINDS = ("grid", "bf16", "fp16")
 MODELS = ("adaptive", "static")
-MOST_LEVELS = 1 << 12
-MOST_SYMBOLS = 1 << 20
+MAX_LEVELS = 1 << 12
+MAX_SYMBOLS = 1 << 20
 _CHECK = 4  # bytes of CRC-32
 _PRECISION = 48  # bits of the coder's registers; frequencies stay below 2^(48 - 2)
 _FULL, _HALF, _QUARTER = (1 << _PRECISION) - 1, 1 << (_PRECISION - 1), 1 << (_PRECISION - 2)
@@ -106,9 +106,9 @@ def uniform(vector: Tensor, step: float) -> Quantised:
     if not step > 0.0:
         raise InputError(f"got a grid step of {step}, expected a positive finite float32 number")
     scaled = np.rint(x / step)
-    if not np.abs(scaled).max() < 2.0**52 or scaled.max() - scaled.min() >= MOST_LEVELS:
+    if not np.abs(scaled).max() < 2.0**52 or scaled.max() - scaled.min() >= MAX_LEVELS:
         raise InputError(
-            f"a step of {step:g} needs more than {MOST_LEVELS} levels: take a larger one, or clip the vector"
+            f"a step of {step:g} needs more than {MAX_LEVELS} levels: take a larger one, or clip the vector"
         )
     first = int(scaled.min())
     values = _grid(step, first, int(scaled.max()) - first + 1)
@@ -128,9 +128,9 @@ def kmeans(vector: Tensor, levels: int, kind: Literal["bf16", "fp16"] = "bf16", 
     """
     x = _finite(vector)
     if kind not in KINDS[1:]:
-        raise choose("codebook", kind, KINDS[1:])
-    if not 1 <= levels <= MOST_LEVELS:
-        raise InputError(f"got {levels} levels, expected 1 ... {MOST_LEVELS}")
+        raise unknown_name("codebook", kind, KINDS[1:])
+    if not 1 <= levels <= MAX_LEVELS:
+        raise InputError(f"got {levels} levels, expected 1 ... {MAX_LEVELS}")
     centres = np.unique(np.quantile(x, (np.arange(levels) + 0.5) / levels))
     for _ in range(rounds):
         nearest = _nearest(x, centres)
@@ -157,7 +157,7 @@ def encode(quantised: Quantised, model: Literal["adaptive", "static", "best"] = 
     if model == "best":
         return min((encode(quantised, "adaptive"), encode(quantised, "static")), key=lambda coded: coded.bits)
     if model not in MODELS:
-        raise choose("model", model, (*MODELS, "best"))
+        raise unknown_name("model", model, (*MODELS, "best"))
     symbols = _checked(quantised)
     writer = _Writer()
     for number in (KINDS.index(quantised.kind) + 1, len(symbols), len(quantised.values)):
@@ -181,7 +181,7 @@ def encode(quantised: Quantised, model: Literal["adaptive", "static", "best"] = 
     return Coded(payload, header, codebook, len(writer.bits) - header - codebook, model)
 
 
-def decode(payload: bytes, most: int = MOST_SYMBOLS) -> Quantised:
+def decode(payload: bytes, most: int = MAX_SYMBOLS) -> Quantised:
     """Read what `encode` wrote: the same symbols, and the same values bit for bit.
 
     Args:
@@ -195,8 +195,8 @@ def decode(payload: bytes, most: int = MOST_SYMBOLS) -> Quantised:
         raise _damaged(f"the checksum of its {len(payload)} bytes does not match")
     reader = _Reader(body)
     kind, d, size = reader.omega(), reader.omega(), reader.omega()
-    if kind > len(KINDS) or d > min(most, MOST_SYMBOLS) or size > MOST_LEVELS:
-        raise _damaged(f"it claims kind {kind}, {d} symbols (at most {most}) and {size} levels (at most {MOST_LEVELS})")
+    if kind > len(KINDS) or d > min(most, MAX_SYMBOLS) or size > MAX_LEVELS:
+        raise _damaged(f"it claims kind {kind}, {d} symbols (at most {most}) and {size} levels (at most {MAX_LEVELS})")
     model, step, first = MODELS[reader.read(1)], 0.0, 0
     if kind == 1:
         step = struct.unpack(">f", reader.read(32).to_bytes(4, "big"))[0]
@@ -239,23 +239,21 @@ def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def _finite(vector: Tensor) -> np.ndarray:
     x = vector.detach().double().cpu().numpy()
-    if x.ndim != 1 or not 1 <= x.size <= MOST_SYMBOLS or not np.isfinite(x).all():
-        raise InputError(f"got a vector of shape {x.shape}, expected (d,), 1 <= d <= {MOST_SYMBOLS}, of finite numbers")
+    if x.ndim != 1 or not 1 <= x.size <= MAX_SYMBOLS or not np.isfinite(x).all():
+        raise InputError(f"got a vector of shape {x.shape}, expected (d,), 1 <= d <= {MAX_SYMBOLS}, of finite numbers")
     return x
 
 
 def _checked(quantised: Quantised) -> list[int]:
     symbols, values = quantised.symbols, quantised.values
     if quantised.kind not in KINDS:
-        raise choose("kind of codebook", quantised.kind, KINDS)
+        raise unknown_name("kind of codebook", quantised.kind, KINDS)
     if symbols.ndim != 1 or values.ndim != 1 or symbols.dtype != torch.int64 or values.dtype != torch.float32:
         raise InputError(
             "expected symbols (d,) of int64 and values (L,) of float32: take them from `uniform` or `kmeans`"
         )
-    if not (1 <= len(symbols) <= MOST_SYMBOLS and 1 <= len(values) <= MOST_LEVELS):
-        raise InputError(
-            f"got {len(symbols)} symbols of {len(values)} levels, at most {MOST_SYMBOLS} and {MOST_LEVELS}"
-        )
+    if not (1 <= len(symbols) <= MAX_SYMBOLS and 1 <= len(values) <= MAX_LEVELS):
+        raise InputError(f"got {len(symbols)} symbols of {len(values)} levels, at most {MAX_SYMBOLS} and {MAX_LEVELS}")
     if int(symbols.min()) < 0 or int(symbols.max()) >= len(values):
         raise InputError(f"got symbols {int(symbols.min())} ... {int(symbols.max())} for {len(values)} levels")
     grid = quantised.kind == "grid"

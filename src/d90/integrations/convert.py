@@ -10,15 +10,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from d90 import layout, tune
-from d90.batches import Batches
-from d90.errors import InputError, choose
-from d90.finished import read_record
+from d90.errors import InputError, unknown_name
 from d90.methods import Context, Spec
-from d90.models import Model
-from d90.models import load as load_model
+from d90.models.loading import Model
+from d90.models.loading import load as load_model
+from d90.subspace import file as tune_file
+from d90.subspace import layout
 from d90.tasks import load as load_task
-from d90.training import predict
+from d90.training.batches import Batches
+from d90.training.loading import read_record
+from d90.training.loop import predict
 
 __all__ = ["FORMS", "Converted", "convert"]
 
@@ -63,10 +64,10 @@ def convert(
         check: for "lora", score tune and folder on the task's validation split.
 
     Raises:
-        InputError: an unknown form, a folder that is a file, a tune the form cannot hold, as `d90.finished.read_record`.
+        InputError: an unknown form, a folder that is a file, a tune the form cannot hold, as `d90.training.loading.read_record`.
     """
     if to not in FORMS:
-        raise choose("form to convert to", to, FORMS)
+        raise unknown_name("form to convert to", to, FORMS)
     if Path(folder).is_file():
         raise InputError(f"got '{folder}', a file, expected a folder to write into. Name another")
     record, spec = read_record(path)
@@ -103,7 +104,7 @@ def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: in
         InputError: the method puts parameters of its own in.
     """
     plain = {name for name, _ in module.named_parameters()}
-    applied = spec.method.apply(module, Context(seed, stored=tune.read(path)[1]))
+    applied = spec.method.apply(module, Context(seed, stored=tune_file.read(path)[1]))
     moved = list(layout.trainable(module))
     applied.remove()
     added = [name for name in moved if name not in plain]

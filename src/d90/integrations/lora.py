@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from d90 import layout, tune
 from d90.errors import InputError
 from d90.methods import LoRA, Space, Spec, load, parse
 from d90.methods.base import task_head
+from d90.subspace import file as tune_file
+from d90.subspace import layout
 
 __all__ = ["Exported", "to_lora"]
 
@@ -81,7 +82,7 @@ def to_lora(
         InputError: no rank where one is needed, or one that does not fit; a method that does not merge; as `d90.methods.load`.
     """
     spec = parse(method) if isinstance(method, str) else method
-    if spec.space is None and tune.about(path).header.structure != "direct":
+    if spec.space is None and tune_file.about(path).header.structure != "direct":
         spec = replace(spec, space=Space())
     own = isinstance(spec.method, LoRA)
     if own and rank not in (None, spec.method.values["r"]):
@@ -94,19 +95,19 @@ def to_lora(
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes = [(module, module.training) for module in model.modules()]
     base = {name: p.detach().clone() for name, p in model.named_parameters()}
-    laid = load(spec, path, model, seed)
+    applied_method = load(spec, path, model, seed)
     try:
         tuned = probe(model) if probe else None
         found = _trained(model) if own else {}
         if not own:
-            laid.merge()
+            applied_method.merge()
         named = dict(model.named_parameters())
         changed = {name: named[name].detach().clone() for name in base if name in named}
     except BaseException:
-        laid.release()
+        applied_method.release()
         raise
     if own:
-        laid.release()
+        applied_method.release()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(base[name])

@@ -28,10 +28,11 @@ from peft.utils import register_peft_method
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
-from d90 import layout, tune
 from d90.errors import InputError, UnsupportedModelError
-from d90.integrations.standins import Standins
-from d90.subspace import STEP_RULE, Subspace
+from d90.integrations.parameter_twins import ParameterTwins
+from d90.subspace import file as tune_file
+from d90.subspace import layout
+from d90.subspace.subspace import STEP_RULE, Subspace
 
 __all__ = ["SubspaceConfig", "SubspaceTuner", "from_tune", "to_tune"]
 
@@ -134,7 +135,7 @@ class SubspaceTuner(BaseTuner):
         self._movable = list(layout.trainable(model))
         self._theta_0: dict[str, Tensor] = {}
         self._spaces: dict[str, Subspace] = {}
-        self._standins: dict[str, Standins] = {}
+        self._standins: dict[str, ParameterTwins] = {}
         self._laid: str | None = None
         self.base_fingerprint = layout.fingerprint(self._named.items())
         self.head = set(layout.head_tensors(model, self._movable)) if any(True for _ in model.children()) else set()
@@ -156,11 +157,11 @@ class SubspaceTuner(BaseTuner):
                 f"adapter '{name}' was trained on another base model: fingerprint {config.base}, this model has {base}. Load the "
                 "base it was trained on, with the same seed for weights that come from no checkpoint (a new head)"
             )
-        standins = Standins(self.model, [self._named[n] for n in chosen])
-        with standins.alone():
+        twins = ParameterTwins(self.model, [self._named[n] for n in chosen])
+        with twins.alone():
             options = (config.structure, config.projection, config.scale, config.layer)
             space = Subspace(self.model, config.d, *options, seed=config.seed, step_rule=config.step_rule)
-            space.disarm()
+            space.disable()
         draws = space.projection.checksum()
         if config.draws and config.draws != draws:
             raise InputError(
@@ -172,7 +173,7 @@ class SubspaceTuner(BaseTuner):
                 self._theta_0[n] = self._named[n].detach().clone(memory_format=torch.contiguous_format)
         space.share_theta_0(self._theta_0)
         config.base, config.draws = base, draws
-        self._spaces[name], self._standins[name] = space, standins
+        self._spaces[name], self._standins[name] = space, twins
         self.d90_bias[name] = space.theta
 
     def saved(self, config: SubspaceConfig) -> set[str]:
@@ -227,10 +228,10 @@ class SubspaceTuner(BaseTuner):
             self._take_off()
         if active not in self._spaces or self._laid is not None:
             return
-        space, standins = self.space(active), self._standins[active]
-        with standins.alone():
-            space.arm()
-        standins.on(lambda: self.space(active).theta)
+        space, twins = self.space(active), self._standins[active]
+        with twins.alone():
+            space.enable()
+        twins.on(lambda: self.space(active).theta)
         self._laid = active
 
     def _take_off(self) -> None:
@@ -304,11 +305,11 @@ def from_tune(
     Raises:
         InputError: an unsound file, another base, running statistics, a tune over parameters that a method put in.
     """
-    header, tensors = tune.read(path)
-    theta = tune.theta_of(header, tensors, path)
+    header, tensors = tune_file.read(path)
+    theta = tune_file.theta_of(header, tensors, path)
     if getattr(model, "_d90_space", None) is not None or isinstance(model, PeftModel):
         raise InputError("got a model that carries a tune, expected the plain base. Call release() or unload() on it")
-    tune.same_base(header, layout.fingerprint(model.named_parameters()), path)
+    tune_file.same_base(header, layout.fingerprint(model.named_parameters()), path)
     beside = {name: tensor for name, tensor in tensors.items() if name != "theta"}
     held = [name for name in beside if not name.startswith("head:")]
     if held:
@@ -350,7 +351,7 @@ def to_tune(model: PeftModel, path: str | os.PathLike[str], adapter_name: str = 
     header = replace(
         space.header(), head="outside" if saved else "inside", base=tuner.base_fingerprint, draws=config.draws
     )
-    tune.write(path, header, {"theta": space.theta, **head}, dtype)
+    tune_file.write(path, header, {"theta": space.theta, **head}, dtype)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

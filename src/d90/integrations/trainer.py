@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d90 import layout
 from d90.errors import InputError
-from d90.exchange import mark_of, refuse_wrapped
-from d90.subspace import Subspace
+from d90.subspace import layout
+from d90.subspace.distributed import digest, refuse_wrapped
+from d90.subspace.subspace import Subspace
 
 __all__ = ["SubspaceModel"]
 
@@ -53,7 +53,7 @@ class SubspaceModel(nn.Module):
         if heads:
             self.head = nn.ModuleDict(heads)
         settings = repr((space.d, space.header()))
-        self._mark = torch.tensor([int(mark_of(settings, ())[:15], 16)])
+        self._mark = torch.tensor([int(digest(settings, ())[:15], 16)])
         # the Trainer reads columns, labels and the kind of task off a class: off its forward's signature and its name
         kind = type(space.model)
 

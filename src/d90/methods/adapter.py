@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d90.errors import InputError, choose
-from d90.initial import draw
-from d90.methods import roles
+from d90.errors import InputError, unknown_name
+from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
+from d90.models.fresh import draw
 
 __all__ = ["Adapter", "Bottleneck"]
 
@@ -58,7 +58,7 @@ class Adapter(Inserting):
         super().__init__(**given)
         kind, r, reduction, nonlinearity = self.values.values()
         if kind not in KINDS:
-            raise choose("kind of adapter", kind, KINDS)
+            raise unknown_name("kind of adapter", kind, KINDS)
         if r is not None and reduction is not None:
             raise InputError(f"adapter: got r={r} and reduction={reduction}, expected one: r is d / reduction")
         if r is None and reduction is None:
@@ -68,7 +68,7 @@ class Adapter(Inserting):
                 raise InputError(f"adapter: got {key}={value}, expected a whole number of at least 1")
         nonlinearity = nonlinearity or KINDS[kind][2]
         if nonlinearity not in NONLINEARITIES:
-            raise choose("nonlinearity of adapter", nonlinearity, NONLINEARITIES)
+            raise unknown_name("nonlinearity of adapter", nonlinearity, NONLINEARITIES)
         size = {"r": r} if r is not None else {"reduction": reduction}
         self.values = {"kind": kind, **size, "nonlinearity": nonlinearity}  # what `str` writes, `parse` reads
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from d90 import layout
-from d90.errors import InputError, choose
-from d90.subspace import STEP_RULE
+from d90.errors import InputError, unknown_name
+from d90.subspace import layout
+from d90.subspace.subspace import STEP_RULE
 
 __all__ = ["Applied", "Context", "Inserting", "Method", "task_head"]
 
@@ -124,7 +124,7 @@ class Method(ABC):
     def __init__(self, **given: Any) -> None:
         for key in given:
             if key not in self.options:
-                raise choose(f"option of method '{self.name}'", key, self.options or ["(it takes none)"])
+                raise unknown_name(f"option of method '{self.name}'", key, self.options or ["(it takes none)"])
         self.values = {key: given.get(key, default) for key, (_, default) in self.options.items()}
 
     @abstractmethod

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d90 import layout, tune
 from d90.errors import InputError
+from d90.subspace import file as tune_file
+from d90.subspace import layout
 
 __all__ = ["Direct", "Trainable"]
 
@@ -91,8 +92,8 @@ class Direct:
         Raises:
             InputError: a dtype other than "fp32": only theta of a subspace is rounded.
         """
-        tune.check_dtype(dtype, subspace=False)
-        tune.write(path, tune.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._held())
+        tune_file.check_dtype(dtype, subspace=False)
+        tune_file.write(path, tune_file.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._held())
 
     @torch.no_grad()
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -101,7 +102,7 @@ class Direct:
         Raises:
             InputError: another base model, or other tensors than this method trains.
         """
-        header, tensors = tune.read(path)
+        header, tensors = tune_file.read(path)
         places = self._places()
         if header.structure != "direct" or places.keys() != tensors.keys():
             raise InputError(f"'{path}' does not hold the {len(places)} tensors that this method trains on this model")
@@ -144,7 +145,7 @@ def snapshot(trained: Trainable) -> Sequence[Tensor]:
 
 
 @torch.no_grad()
-def put_back(trained: Trainable, saved: Sequence[Tensor]) -> None:
+def restore(trained: Trainable, saved: Sequence[Tensor]) -> None:
     """Undo what happened since `snapshot`."""
     held = [*trained.parameters(), *(b for _, b in layout.running_statistics(trained.model))]
     for tensor, old in zip(held, saved, strict=True):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from d90 import layout
-from d90.errors import InputError, choose
-from d90.initial import draw
-from d90.methods import roles
+from d90.errors import InputError, unknown_name
+from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.structure import structure
+from d90.methods.module_state import structure
+from d90.models.fresh import draw
+from d90.subspace import layout
 
 __all__ = ["HiWi"]
 
@@ -52,9 +52,9 @@ class HiWi(Inserting):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         if self.values["on"] not in ON:
-            raise choose("on of hiwi", self.values["on"], ON)
+            raise unknown_name("on of hiwi", self.values["on"], ON)
         if self.values["nonlinearity"] not in NONLINEARITIES:
-            raise choose("nonlinearity of hiwi", self.values["nonlinearity"], NONLINEARITIES)
+            raise unknown_name("nonlinearity of hiwi", self.values["nonlinearity"], NONLINEARITIES)
         if self.values["r"] < 1:
             raise InputError(f"hiwi: got r={self.values['r']}, expected a width of at least 1")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from d90.errors import InputError, choose
-from d90.initial import draw
-from d90.methods import roles
+from d90.errors import InputError, unknown_name
+from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.peft import inject
+from d90.models.fresh import draw
 
 __all__ = ["LoRA"]
 
@@ -25,7 +25,7 @@ INITS = ("code", "paper")
 
 
 class LoRA(Inserting):
-    """`r` the rank; `alpha`, r where it is not given; `targets` as `d90.methods.roles` reads them."""
+    """`r` the rank; `alpha`, r where it is not given; `targets` as `d90.methods.targets` reads them."""
 
     name = "lora"
     summary = "a change of rank r of the target matrices, and the head"
@@ -34,7 +34,7 @@ class LoRA(Inserting):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         if self.values["init"] not in INITS:
-            raise choose("init of lora", self.values["init"], INITS)
+            raise unknown_name("init of lora", self.values["init"], INITS)
         if self.values["r"] < 1:
             raise InputError(f"lora: got r={self.values['r']}, expected a rank of at least 1")
         if self.values["alpha"] is None:

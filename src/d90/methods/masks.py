@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from d90 import layout
 from d90.errors import InputError
-from d90.initial import draw
 from d90.methods.base import Applied, Context
+from d90.models.fresh import draw
+from d90.subspace import layout
 
 __all__ = ["MASKS", "NEEDS_DATA", "eligible", "scores", "smallest"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from d90.errors import InputError, choose
-from d90.methods import roles
+from d90.errors import InputError, unknown_name
+from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting, Method
-from d90.methods.structure import plain, structure
+from d90.methods.module_state import plain, structure
 
 __all__ = ["Peft", "inject"]
 
@@ -24,7 +24,7 @@ ADAPTER = "default"  # peft's name of the one adapter
 
 
 class Peft(Inserting):
-    """Made from a `peft` config, or from its type and fields as words; `targets` as `d90.methods.roles` reads them."""
+    """Made from a `peft` config, or from its type and fields as words; `targets` as `d90.methods.targets` reads them."""
 
     name = "peft"
     summary = "any method of peft that changes layers: type=, its options, targets="
@@ -39,12 +39,12 @@ class Peft(Inserting):
         super().__init__(**{key: given.pop(key) for key in self.options if key in given})
         kind = self.values["type"] = str(self.values["type"]).upper()
         if kind not in PeftType.__members__ or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
-            raise choose("type of peft", kind, sorted(map(str, PeftType.__members__)))
+            raise unknown_name("type of peft", kind, sorted(map(str, PeftType.__members__)))
         self._kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]]
         fields = {f.name: f for f in dataclasses.fields(self._kind)}
         for key, value in given.items():
             if key not in fields:
-                raise choose(f"option of peft:type={kind}", key, fields)
+                raise unknown_name(f"option of peft:type={kind}", key, fields)
             self.values[key] = _read(value) if isinstance(value, str) else value
         if self._kind(**self._own()).is_prompt_learning:
             raise InputError(

@@ -2,7 +2,7 @@
 
     E(x) = [p_1 ... p_{l_p}, E(x_1) ... E(x_n), i_1 ... i_{l_i}]        d_model (l_p + l_i) numbers
 
-Where they stand, and what becomes of masks, positions, labels and caches: `d90.methods.lengthen`.
+Where they stand, and what becomes of masks, positions, labels and caches: `d90.methods.prompt`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.lengthen import Vectors, check_sizes, lengthen, std_of, transformer_under
+from d90.methods.prompt import Vectors, check_sizes, lengthen, std_of, transformer_under
 
 __all__ = ["PreEmbed"]
 

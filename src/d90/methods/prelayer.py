@@ -5,7 +5,7 @@
 The paper replaces the activations after each layer. Here those in front of each of the L layers are replaced, the
 embeddings' included: as many numbers, and none is without a gradient, as those after the last layer would be.
 It is not peft's prefix tuning, which trains keys and values. In a decoder that classifies nothing follows the infix, and
-its vectors below the last layer are without effect: give such a model a prefix. Where the positions stand: `d90.methods.lengthen`.
+its vectors below the last layer are without effect: give such a model a prefix. Where the positions stand: `d90.methods.prompt`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d90.methods import roles
+from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.lengthen import Longer, Vectors, check_sizes, lengthen, std_of, transformer_under
+from d90.methods.prompt import Longer, Vectors, check_sizes, lengthen, std_of, transformer_under
 
 __all__ = ["PreLayer"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.masks import MASKS, NEEDS_DATA, eligible, scores, smallest
-from d90.methods.structure import holders, structure
+from d90.methods.module_state import holders, structure
 
 __all__ = ["PaFi", "Sparse"]
 
@@ -42,9 +42,9 @@ class Sparse(Inserting):
         super().__init__(**given)
         own = self.values
         if own["mask"] not in MASKS:
-            raise choose("mask of sparse", own["mask"], MASKS)
+            raise unknown_name("mask of sparse", own["mask"], MASKS)
         if own["per"] not in PER:
-            raise choose("per of sparse", own["per"], PER)
+            raise unknown_name("per of sparse", own["per"], PER)
         if own["k"] is not None and own["fraction"] is not None:
             raise InputError(f"sparse: got k={own['k']} and fraction={own['fraction']}, expected one of the two")
         if own["k"] is None and own["fraction"] is None:
@@ -128,7 +128,7 @@ class PaFi(Sparse):
         """A `Sparse`, after the keys were checked."""
         for key in given:
             if key not in cls.options:
-                raise choose("option of method 'pafi'", key, cls.options)
+                raise unknown_name("option of method 'pafi'", key, cls.options)
         return Sparse(mask="magnitude", **given)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from d90.errors import InputError
-from d90.layout import layer_of
 from d90.methods.base import Applied, Context, Method
+from d90.subspace.layout import layer_of
 
 __all__ = ["TopLayers"]
 

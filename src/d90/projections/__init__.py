@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from d90.errors import choose
+from d90.errors import unknown_name
 from d90.projections.base import Projection
 from d90.projections.dense import Dense
 from d90.projections.fastfood import Fastfood
@@ -24,5 +24,5 @@ def build(spec: str, d: int, sizes: int | Sequence[int], seed: int = 0) -> Proje
     """
     name, _, entries = spec.partition(":")
     if name not in PROJECTIONS:
-        raise choose("projection", name, PROJECTIONS)
+        raise unknown_name("projection", name, PROJECTIONS)
     return PROJECTIONS[name](d, sizes, seed, entries or None)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d90.tasks.metrics import displayed
+from d90.tasks.metrics import to_display
 
 __all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_means", "series_claims"]
 
@@ -90,19 +90,19 @@ def lowdata_claims(study: Body) -> list[Claim]:
     found = []
     for n, comparison in zip(study["counts"], study["comparisons"], strict=True):
         scores = {e["asked"]: statistics.fmean(e["test"] or e["validation"]) for e in comparison["entries"]}
-        told = {name: f"{displayed(value, comparison['metric']):.4f}" for name, value in scores.items()}
+        shown = {name: f"{to_display(value, comparison['metric']):.4f}" for name, value in scores.items()}
         if "full" not in scores:
             continue
         full, best = scores["full"], max(scores, key=scores.__getitem__)
         loras = [name for name in scores if name.startswith("lora") and "@" not in name]
         prefixes = [name for name in scores if name.startswith(("preembed", "prelayer"))]
-        head = f"n = {n:,}: best {best} ({told[best]}), full {told['full']}"
+        head = f"n = {n:,}: best {best} ({shown[best]}), full {shown['full']}"
         if loras:
             lora = max(loras, key=scores.__getitem__)
-            words = f"{head}, LoRA {told[lora]}: LoRA is no worse than full"
+            words = f"{head}, LoRA {shown[lora]}: LoRA is no worse than full"
             found.append((words, _verdict([scores[lora] >= full])))
         if prefixes:
-            words = f"n = {n:,}: prefixes {', '.join(told[name] for name in prefixes)}: they are worse than full"
+            words = f"n = {n:,}: prefixes {', '.join(shown[name] for name in prefixes)}: they are worse than full"
             found.append((words, _verdict([scores[name] < full for name in prefixes])))
     return found
 

@@ -45,7 +45,7 @@ class Dot:
     d: int
     value: float
     kind: str
-    told: str
+    progress: str
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _draw_series(axes: Any, look: Look, series: Series, index: int) -> dict[str,
                 xs, ys, marker=_marker(kind, look.up(kind)), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
                 linewidths=1.7 if kind in ("bound", "below") else 1.3, alpha=0.9, zorder=3, gid=gid,
             )  # fmt: skip
-            hover[gid] = [dot.told for dot in dots]
+            hover[gid] = [dot.progress for dot in dots]
     return hover
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from d90.report.words import count, difference, score, seconds
-from d90.tasks.metrics import displayed
+from d90.tasks.metrics import to_display
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,5 +24,5 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters.update(count=count, difference=difference, score=score, seconds=seconds, displayed=displayed)
+    made.filters.update(count=count, difference=difference, score=score, seconds=seconds, to_display=to_display)
     return made

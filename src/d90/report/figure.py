@@ -24,13 +24,13 @@ from d90.report.words import (
     threshold_name,
 )
 from d90.search.rules import SHARES
-from d90.tasks.metrics import displayed, rises
+from d90.tasks.metrics import rises, to_display
 
 __all__ = ["figure_svg", "points"]
 
 Point = dict[str, Any]  # a stored d90.measure.Point
 RECIPE = ("lr", "epochs", "batch_size", "precision", "train_limit")  # told of a trial when pointed at
-MOST_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in the summary table
+MAX_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in the summary table
 
 
 def points(study: Study) -> list[Point]:
@@ -83,22 +83,22 @@ def _series(group: Sequence[Study], name: str, alone: bool) -> Series:
         below = "below" if point.get("below") else "trial"
         kind = "diverged" if point["status"] == "diverged" else "bound" if point["at_least"] else below
         if kind == "trial":
-            complete[point["d"]].append(displayed(point["score"], metric))
+            complete[point["d"]].append(to_display(point["score"], metric))
         sign = f"at {'least' if rises(metric) else 'most'} " if point["at_least"] else ""
-        told = (
+        shown = (
             f"{'' if alone else name + ', '}d = {point['d']:,}, seed {point['seed']}{_of_p(point)}: {sign}"
             f"{score(point['score'], metric)}, {point['status']}, {point['seconds']:.0f} s\n{_recipe(group[0])}"
         )
-        dots.append(Dot(point["d"], displayed(point["score"], metric), kind, told))
-    band = [(d, *(displayed(value, metric) for value in values)) for d, *values in group[0].get("band", ()) if alone]
+        dots.append(Dot(point["d"], to_display(point["score"], metric), kind, shown))
+    band = [(d, *(to_display(value, metric) for value in values)) for d, *values in group[0].get("band", ()) if alone]
     return Series(name, dots, [(d, sum(complete[d]) / len(complete[d])) for d in sorted(complete)], band)
 
 
 def _recipe(study: Study) -> str:
     """What the trials have in common, in a line: what moves, and the parts of the recipe that decide a run."""
-    told = {key: study["recipe"].get(key) for key in RECIPE}
-    told["lr"] = told["lr"] or "default"
-    return ", ".join([study["method"], *(f"{key} {value}" for key, value in told.items() if value is not None)])
+    shown = {key: study["recipe"].get(key) for key in RECIPE}
+    shown["lr"] = shown["lr"] or "default"
+    return ", ".join([study["method"], *(f"{key} {value}" for key, value in shown.items() if value is not None)])
 
 
 def _of_p(point: Point) -> str:
@@ -117,8 +117,8 @@ def _levels(studies: Sequence[Study]) -> list[Level]:
     for dash, lines, many in kinds:
         once = sorted({(round(value, 12), name) for value, name in lines}, reverse=True)
         for i, (value, name) in enumerate(once):
-            label = f"{name}: {score(value, metric)}" if len(once) <= MOST_LEVELS else many if i == 0 else ""
-            levels.append(Level(displayed(value, metric), label, dash))
+            label = f"{name}: {score(value, metric)}" if len(once) <= MAX_LEVELS else many if i == 0 else ""
+            levels.append(Level(to_display(value, metric), label, dash))
     return levels
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d90.search.rules import COUNTS, SHARES
-from d90.tasks.metrics import displayed, rises
+from d90.tasks.metrics import rises, to_display
 
 __all__ = [
     "Study",
@@ -35,7 +35,7 @@ USUAL = ("layer=block", "head=inside", "scale=tensor")  # left out of a method's
 
 def score(value: float, metric: str) -> str:
     """A score in its metric: 0.8739 of accuracy is 87.39 %, -3.2 of a loss is 3.2."""
-    return difference(displayed(value, metric), metric)
+    return difference(to_display(value, metric), metric)
 
 
 def difference(value: float, metric: str) -> str:
@@ -45,7 +45,7 @@ def difference(value: float, metric: str) -> str:
 
 def axis(metric: str) -> tuple[float, str]:
     """What a score is multiplied by along an axis, and what the axis is called."""
-    return (100.0, f"{metric} (%)") if metric in SHARES else (displayed(1.0, metric), metric)
+    return (100.0, f"{metric} (%)") if metric in SHARES else (to_display(1.0, metric), metric)
 
 
 def chance(study: Study) -> float:
@@ -103,8 +103,8 @@ def spread(study: Study) -> str:
     if study["status"] == "found" and "coverage" in study:
         share = f"{100 * study['coverage']:g} % interval"
         return f"{share} {low:,} to {high:,}" if high is not None else f"{share} from {low:,}, no upper end"
-    told = f"d = {low:,} falls short" if low is not None else "no d fell short"
-    return told + (f", d = {high:,} reaches it" if high else ", no d reached it")
+    shown = f"d = {low:,} falls short" if low is not None else "no d fell short"
+    return shown + (f", d = {high:,} reaches it" if high else ", no d reached it")
 
 
 def answer(study: Study) -> str:
@@ -179,7 +179,7 @@ def headline(study: Study) -> str:
 def names(studies: Sequence[Study]) -> list[str]:
     """What tells each study from its neighbours: its method, less what is usual; rule and baseline where they differ;
     then whatever of the recipe does."""
-    told = [[_method(study["method"])] for study in studies]
+    shown = [[_method(study["method"])] for study in studies]
     for key, show in (
         ("rule", lambda s: f"{s['rule']} rule"),
         ("fraction", lambda s: f"{100 * s['fraction']:g} %"),
@@ -187,14 +187,14 @@ def names(studies: Sequence[Study]) -> list[str]:
         ("baseline_method", lambda s: f"against {baseline_name(s)}"),
     ):
         if len({study.get(key) for study in studies}) > 1:
-            for parts, study in zip(told, studies, strict=True):
+            for parts, study in zip(shown, studies, strict=True):
                 parts.append(show(study))
     for field in sorted({field for study in studies for field in study["recipe"]}):
         values = [str(study["recipe"].get(field)) for study in studies]
         if len(set(values)) > 1:
-            for parts, value in zip(told, values, strict=True):
+            for parts, value in zip(shown, values, strict=True):
                 parts.append(f"{field} {value}")
-    joined = [", ".join(parts) for parts in told]
+    joined = [", ".join(parts) for parts in shown]
     return [name if joined.count(name) == 1 else f"{name} (no. {i})" for i, name in enumerate(joined, 1)]
 
 

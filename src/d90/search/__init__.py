@@ -22,7 +22,7 @@ from d90.search.failure import failed
 from d90.search.posterior import Posterior, Trial, fitted, grid, round_d
 from d90.search.rules import Goal
 
-__all__ = ["Asked", "Found", "Question", "Trial", "failed", "round_d", "search"]
+__all__ = ["Asked", "Found", "SearchProblem", "Trial", "failed", "round_d", "search"]
 
 COVERAGE = 0.9
 NEAR = 0.95  # of the best worth: a d that was tried before is preferred to a new one
@@ -33,7 +33,7 @@ CALM = 4.0  # the step where nothing suggests one
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchProblem:
     """What is searched.
 
     Attributes:
@@ -98,11 +98,11 @@ class Found:
 
 def search(
     evaluate: Callable[[Asked], Trial],
-    question: Question,
+    problem: SearchProblem,
     own: Sequence[Trial] = (),
     known: Sequence[Trial] = (),
-    told: Callable[[str], None] = lambda message: None,
-    ahead: Callable[[Sequence[Asked]], None] = lambda coming: None,
+    progress: Callable[[str], None] = lambda message: None,
+    prefetch: Callable[[Sequence[Asked]], None] = lambda coming: None,
 ) -> Found:
     """Find d90.
 
@@ -117,7 +117,7 @@ def search(
     Raises:
         InputError: an empty range, or a value outside it.
     """
-    q = question
+    q = problem
     if not 1 <= q.low <= q.high:
         raise InputError(
             f"got a range of d from {q.low} to {q.high}, expected 1 <= low <= high; the model may be too small for it"
@@ -133,23 +133,25 @@ def search(
         asked = _next(trials, spent, fit, q)
         if asked is None:
             return _found(trials, spent, fit, q)
-        told(asked.why)
+        progress(asked.why)
         coming = _coming(asked, trials, q)
         if len(coming) > 1:
-            ahead(coming)
+            prefetch(coming)
         made = evaluate(asked)
         above = failed(made, [*known, *mine], q.scale, q.noise)
         if above is not None:
-            told(f"d = {made.d:,} fell far below d = {above.d:,}: its training failed; a lower learning rate may help")
+            progress(
+                f"d = {made.d:,} fell far below d = {above.d:,}: its training failed; a lower learning rate may help"
+            )
         mine.append(made)
 
 
-def _level(trials: Sequence[Trial], q: Question) -> float:
+def _level(trials: Sequence[Trial], q: SearchProblem) -> float:
     scores = [trial.low for trial in trials if trial.d is None]
     return q.goal.at(q.full if q.full is not None else math.fsum(scores) / max(1, len(scores)))
 
 
-def _fit(trials: Sequence[Trial], q: Question) -> Posterior | None:
+def _fit(trials: Sequence[Trial], q: SearchProblem) -> Posterior | None:
     if all(trial.d is None for trial in trials):
         return None
     kept = [t for t in trials if t.d is not None] if q.full is not None else trials
@@ -157,7 +159,7 @@ def _fit(trials: Sequence[Trial], q: Question) -> Posterior | None:
     return fitted(kept, goal, q.low, q.high, q.scale, q.noise)
 
 
-def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Question) -> Asked | None:
+def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: SearchProblem) -> Asked | None:
     """The next trial, or None where it is enough."""
     fresh = _fresh(trials, q)
     if q.full is None and all(trial.d is not None for trial in trials):
@@ -185,18 +187,18 @@ def _next(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Quest
     from_, to = fit.quantile(REGION[0]), min(fit.quantile(REGION[1]), q.high)
     inside = (fit.ds >= max(q.low, from_ / 1.1)) & (fit.ds <= to * 1.1)
     worths = numpy.where(inside & (fit.ds >= q.low) & (fit.ds <= q.high), worths, 0.0)
-    told = f"{low:,.0f} ... {high:,.0f}"
+    shown = f"{low:,.0f} ... {high:,.0f}"
     if q.full is None and q.repeat_full and of_full > worths.max():
         seed = next(s for s in range(q.seed, q.seed + len(trials) + 1) if all(t.d or t.t != s for t in trials))
-        return Asked(None, seed, seed, True, f"{told}: full fine-tuning again, seed {seed}")
+        return Asked(None, seed, seed, True, f"{shown}: full fine-tuning again, seed {seed}")
     count = {d: sum(t.d == d for t in trials) for d in {trial.d for trial in _inside(trials)}}
     best = [int(d) for d, w in zip(fit.ds, worths, strict=True) if w >= NEAR * worths.max()]
     d = max(best, key=lambda d: (count.get(d, 0), worths[int(numpy.searchsorted(fit.ds, d))]))
     unsure = UNSURE[0] < fit.passes(d) < UNSURE[1]
-    return Asked(d, fresh, fresh, unsure, f"{told}: d = {d:,}, seed {fresh}")
+    return Asked(d, fresh, fresh, unsure, f"{shown}: d = {d:,}, seed {fresh}")
 
 
-def _coming(asked: Asked, trials: Sequence[Trial], q: Question) -> list[Asked]:
+def _coming(asked: Asked, trials: Sequence[Trial], q: SearchProblem) -> list[Asked]:
     """What is asked for from here whatever comes of it: the values of `first`, or, if the answer stays, what confirms it."""
     for rest in (_wanted, partial(_confirming, d=asked.d)):
         found, made = list[Asked](), list(trials)
@@ -208,17 +210,17 @@ def _coming(asked: Asked, trials: Sequence[Trial], q: Question) -> list[Asked]:
     return [asked]
 
 
-def _confirming(trials: Sequence[Trial], q: Question, d: int | None) -> Asked | None:
+def _confirming(trials: Sequence[Trial], q: SearchProblem, d: int | None) -> Asked | None:
     """The next trial that confirms d."""
     return next(iter(_confirm(trials, d, _fresh(trials, q), q)), None) if d is not None else None
 
 
-def _fresh(trials: Sequence[Trial], q: Question) -> int:
+def _fresh(trials: Sequence[Trial], q: SearchProblem) -> int:
     """The first seed that no trial in a subspace has."""
     return next(s for s in range(q.seed, q.seed + len(trials) + 1) if all(s not in (t.p, t.t) for t in _inside(trials)))
 
 
-def _wanted(trials: Sequence[Trial], q: Question) -> Asked | None:
+def _wanted(trials: Sequence[Trial], q: SearchProblem) -> Asked | None:
     """The first value of `first` that was not tried."""
     tried, fresh = {trial.d for trial in _inside(trials)}, _fresh(trials, q)
     return next((Asked(d, fresh, fresh, False, f"d = {d}, asked for") for d in q.first if d not in tried), None)
@@ -233,7 +235,7 @@ def _fails(trial: Trial, level: float) -> bool:
     return trial.low < level and trial.high <= level
 
 
-def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tuple[int | None, str] | None:
+def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: SearchProblem) -> tuple[int | None, str] | None:
     """The next d of the bracket; d is None where an end of the range decides; None once there is a bracket."""
     level = _level(trials, q)
     inside = _inside(trials)
@@ -259,7 +261,7 @@ def _bracket(trials: Sequence[Trial], fit: Posterior | None, q: Question) -> tup
     return d, f"bracket downwards: d = {d:,}"
 
 
-def _beyond(trials: Sequence[Trial], low: float, high: float, q: Question) -> int | None:
+def _beyond(trials: Sequence[Trial], low: float, high: float, q: SearchProblem) -> int | None:
     """A d outside those tried where the interval reaches far beyond them: how steep the curve is cannot be told from its middle."""
     tried = [t.d for t in _inside(trials) if t.d is not None]
     if min(tried) > STEP[0] * max(low, q.low):
@@ -269,7 +271,7 @@ def _beyond(trials: Sequence[Trial], low: float, high: float, q: Question) -> in
     return None
 
 
-def _answer(fit: Posterior, q: Question) -> int | None:
+def _answer(fit: Posterior, q: SearchProblem) -> int | None:
     """The value of d nearest to the median of the crossing."""
     middle = fit.quantile(0.5)
     if not q.low <= middle <= q.high:
@@ -277,7 +279,7 @@ def _answer(fit: Posterior, q: Question) -> int | None:
     return min(grid(q.low, q.high), key=lambda d: abs(math.log(d / middle)))
 
 
-def _confirm(trials: Sequence[Trial], d: int, fresh: int, q: Question) -> list[Asked]:
+def _confirm(trials: Sequence[Trial], d: int, fresh: int, q: SearchProblem) -> list[Asked]:
     """The trials the answer lacks: `seeds` seeds of P, one of them with two of training, all run to their end."""
     whole = sorted(trial.p for trial in trials if trial.d == d and trial.exact)
     lacking = [fresh] * max(0, q.seeds - len(set(whole)))
@@ -286,7 +288,7 @@ def _confirm(trials: Sequence[Trial], d: int, fresh: int, q: Question) -> list[A
     return [Asked(d, p, fresh, True, f"confirm d = {d:,}: P's seed {p}, training's {fresh}") for p in lacking]
 
 
-def _found(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: Question) -> Found:
+def _found(trials: Sequence[Trial], spent: float, fit: Posterior | None, q: SearchProblem) -> Found:
     level = _level(trials, q)
     if fit is None:
         return Found("unreachable", None, (None, None), COVERAGE, tuple(trials), spent, level, None, False)

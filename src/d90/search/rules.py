@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 
 __all__ = ["RULES", "Goal", "choose_rule", "goal"]
 
@@ -43,7 +43,7 @@ def choose_rule(rule: str | None, metric: str, fraction: float, within: float | 
     if rule is None:
         rule = "margin" if within is not None else "paper" if metric in SHARES else "gain"
     if rule not in RULES:
-        raise choose("rule", rule, RULES)
+        raise unknown_name("rule", rule, RULES)
     if not 0 < fraction <= 1:
         raise InputError(f"got fraction={fraction}, expected a share of the baseline, 0 < fraction <= 1")
     if rule == "margin":

@@ -11,13 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 from d90.projections.philox import words
 from d90.tasks.metrics import CORRELATIONS, LOSS, METRICS
 
-__all__ = ["ABSENT", "MOST_HELD", "Split", "Task"]
+__all__ = ["ABSENT", "MAX_HELD", "Split", "Task"]
 
-MOST_HELD = 2000  # examples in a split that is made
+MAX_HELD = 2000  # examples in a split that is made
 ABSENT = -1.0  # among a document's nats, which are >= 0: there is no token
 
 
@@ -46,7 +46,7 @@ class Split:
         Args:
             block: which of the stream's bits: 0 draws a validation split, 1 a test split.
         """
-        count = min(MOST_HELD, max(1, len(self) // 10))
+        count = min(MAX_HELD, max(1, len(self) // 10))
         keys = words(0, "split", torch.full((1,), block, dtype=torch.int64), -(-len(self) // 4))[0, : len(self)]
         held = torch.zeros(len(self), dtype=torch.bool)
         held[torch.argsort(keys, stable=True)[:count]] = True
@@ -86,7 +86,7 @@ class Task:
             if len(split) == 0:
                 raise InputError(f"task '{self.name}': its {part} split is empty; expected at least one example")
         if self.metric not in (*METRICS, LOSS):
-            raise choose("metric", self.metric, (*METRICS, LOSS))
+            raise unknown_name("metric", self.metric, (*METRICS, LOSS))
         if self.metric != LOSS and (self.kind == "regression") != (self.metric in CORRELATIONS):
             wanted = [name for name in METRICS if (name in CORRELATIONS) == (self.kind == "regression")]
             wanted.append(LOSS)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from d90.errors import InputError, choose
+from d90.errors import InputError, unknown_name
 from d90.tasks.base import Task
 from d90.tasks.files import PARTS, Columns, Row, find_split, from_rows
 
@@ -41,7 +41,7 @@ def load_glue(name: str, metric: str | None) -> Task:
     """
     subset = name.removeprefix("glue/")
     if subset not in GLUE:
-        raise choose("GLUE task", subset, GLUE)
+        raise unknown_name("GLUE task", subset, GLUE)
     text, own_metric, validation = GLUE[subset]
     kind = "regression" if subset == "stsb" else "classification"
     local = _mirror("glue", subset)

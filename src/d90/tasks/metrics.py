@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["CORRELATIONS", "LOSS", "METRICS", "displayed", "rises"]
+__all__ = ["CORRELATIONS", "LOSS", "METRICS", "rises", "to_display"]
 
 LOSS = "loss"  # minus the mean loss of the outputs: cross-entropy, or the mean squared error
 CORRELATIONS = ("pearson", "spearman")  # of values, so for a regression
@@ -66,7 +66,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 }
 
 
-def displayed(score: float, metric: str) -> float:
+def to_display(score: float, metric: str) -> float:
     """A score as a reader expects it under its metric's name, and back: a loss is minus its score."""
     return 0.0 - score if metric == LOSS else score
 

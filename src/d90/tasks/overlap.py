@@ -45,7 +45,7 @@ class Overlap:
     @property
     def lines(self) -> list[str]:
         """What was found, a line each; nothing where nothing was."""
-        told = (
+        shown = (
             (self.copies, "repeat another: likely copies, not independent draws"),
             (self.near, "repeat another but for case, spaces or punctuation"),
             (self.swapped, "repeat another with its two texts in the other order"),
@@ -55,7 +55,7 @@ class Overlap:
             ),
             (self.inside, "are phrases of another: one source, not independent draws"),
         )
-        return [f"{count:,} of {self.n:,} examples {words}" for count, words in told if count]
+        return [f"{count:,} of {self.n:,} examples {words}" for count, words in shown if count]
 
 
 def overlap(split: Split) -> Overlap:

@@ -1,0 +1,92 @@
+"""A subspace whose d numbers take few values, trained so that they do: both the numbers and the values learn.
+
+    theta = v[nearest(w)]            w (d,) latent, v (L,) values rounded to bf16
+    dL/dw = dL/dtheta                straight through (Bengio, Leonard, Courville 2013)
+    dL/dv_l = sum of dL/dtheta over the coordinates that take v_l
+
+Lotfi et al. 2022, section 4.2, train theta's levels in the same way before they are coded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from d90.analysis.coding import Quantised, kmeans
+from d90.subspace.subspace import Subspace
+
+__all__ = ["QuantisedSpace"]
+
+_AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
+
+
+class QuantisedSpace:
+    """Trains like the `Subspace` under it; `quantised()` is what is coded.
+
+    Args:
+        space: laid over its model; its theta is written from here.
+        levels: how many values theta may take at most, at first those of k-means on the theta it has.
+    """
+
+    def __init__(self, space: Subspace, levels: int) -> None:
+        found = kmeans(space.theta.detach().cpu(), levels)
+        self.space, self.model = space, space.model
+        self.latent = nn.Parameter(space.theta.detach().clone())
+        self.values = nn.Parameter(found.values.to(space.theta.device))
+        self.flush()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """w, then v."""
+        yield self.latent
+        yield self.values
+
+    def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
+        """Before a step theta's gradient becomes that of w and v; after it theta follows them."""
+        optimizer.register_step_pre_hook(self._hand_over)
+        optimizer.register_step_post_hook(self._follow)
+        return optimizer
+
+    def quantised(self) -> Quantised:
+        """theta as symbols and the values that are used."""
+        values, symbols = self._nearest()
+        used, numbers = torch.unique(values[symbols], return_inverse=True)
+        return Quantised("bf16", numbers.cpu(), used.cpu())
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Write theta, and through it the weights."""
+        values, symbols = self._nearest()
+        self.space.theta.copy_(values[symbols])
+        self.space.flush()
+
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
+        """Write the subspace's file."""
+        self.flush()
+        self.space.save(path, recipe, dtype)
+
+    def release(self) -> nn.Module:
+        """Give the model back untouched."""
+        return self.space.release()
+
+    def _nearest(self) -> tuple[Tensor, Tensor]:
+        values = self.values.detach().to(torch.bfloat16).float()
+        return values, (self.latent.detach()[:, None] - values).abs().argmin(dim=1)
+
+    @torch.no_grad()
+    def _hand_over(self, *_: Any) -> None:
+        gradient = self.space.theta.grad
+        if gradient is None:
+            return
+        self.space.theta.grad = None
+        self.latent.grad = gradient
+        self.values.grad = torch.zeros_like(self.values).index_add_(0, self._nearest()[1], gradient)
+
+    @torch.no_grad()
+    def _follow(self, *_: Any) -> None:
+        values, symbols = self._nearest()
+        self.space.theta.copy_(values[symbols])

@@ -1,0 +1,172 @@
+"""`d90 certify`: a guarantee on the true error, or a language model's bits per token, from the training examples alone."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d90.cli.options import (
+    BatchOpt,
+    EpochsOpt,
+    KindOpt,
+    LabelOpt,
+    LengthOpt,
+    LimitOpt,
+    LrOpt,
+    PrecisionOpt,
+    SeedOpt,
+    StoreOpt,
+    TextOpt,
+    make_progress,
+    recipe_options,
+)
+from d90.errors import InputError
+
+if TYPE_CHECKING:
+    from d90.certificates.classification import Certificate
+    from d90.certificates.language import LanguageCertificate
+
+
+def certify(
+    model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
+    task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="What moves, with a subspace; full@structure=did, for documents lora:r=4@structure=did.",
+        ),
+    ] = None,
+    dims: Annotated[
+        str,
+        typer.Option(
+            help="Values of d to try, joined by commas; the method's own, or 100,200,400, for documents 50,100."
+        ),
+    ] = "",
+    levels: Annotated[str, typer.Option(help="Numbers of values theta may take, to try; 3,5,9, for documents 3.")] = "",
+    prior: Annotated[float, typer.Option(help="Share of the examples that trains the starting point.")] = 0.0,
+    delta: Annotated[float, typer.Option(help="1 - confidence.")] = 0.05,
+    tried: Annotated[
+        int | None,
+        typer.Option(
+            help="From how many seeds, structures, projections, priors this one was chosen; 1 if the store shows none."
+        ),
+    ] = None,
+    prior_epochs: Annotated[float, typer.Option(help="Passes that train the starting point.")] = 3,
+    quantise_epochs: Annotated[float, typer.Option(help="Passes with few values.")] = 2,
+    evaluated: Annotated[
+        int | None, typer.Option(help="Documents alone: evaluate so many of those that count; all by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The certificate to write.")] = Path("runs/certificate.json"),
+    check: Annotated[Path | None, typer.Option(help="Check this certificate against its data instead.")] = None,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    kind: KindOpt = None,
+    lr: LrOpt = None,
+    epochs: EpochsOpt = 3,
+    batch_size: BatchOpt = 32,
+    seed: SeedOpt = 0,
+    train_limit: LimitOpt = None,
+    max_length: LengthOpt = None,
+    precision: PrecisionOpt = "auto",
+    store: StoreOpt = Path("runs/d90.sqlite"),
+) -> None:
+    """Bound the true error: description length of a tune, its training error, and what a hold-out would have given.
+
+    For a causal language model and documents (text:PATH, lines:PATH) the bound is on bits per token.
+    """
+    if check is not None:
+        _check(check)
+        return
+    tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
+    asked: dict[str, Any] = {
+        "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs, "quantise_epochs": quantise_epochs,
+        "store": store, "progress": make_progress(), "command": shlex.join(["d90", *sys.argv[1:]]),
+    }  # fmt: skip
+    asked |= {"method": method} if method else {}
+    asked |= {name: _whole(text, f"--{name}") for name, text in (("dims", dims), ("levels", levels)) if text}
+    if evaluated is not None and not documents:
+        raise InputError(
+            "got --evaluated for labelled examples, expected documents (text:PATH, lines:PATH); leave it out"
+        )
+    if not tune:
+        asked |= recipe_options(
+            text, label, None, kind, lr=lr, epochs=epochs, batch_size=batch_size, evaluations=1, seed=seed, train_limit=train_limit,
+            max_length=max_length, precision=precision,
+        )  # fmt: skip
+    result: Certificate | LanguageCertificate
+    if documents:
+        from d90.certificates.language import certify_language
+
+        result = certify_language(model, str(task), evaluated=evaluated, **asked)
+    else:
+        from d90.certificates.classification import certify as run
+
+        result = run(model, task if task or tune else "docstrings", **asked)
+    result.save(out)
+    _show(result)
+    typer.echo(f"certificate: {out}")
+
+
+def _check(path: Path) -> None:
+    try:
+        documents = "vocabulary" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        documents = False  # the check itself says what is wrong
+    if documents:
+        from d90.certificates.language import check_language
+
+        _show(check_language(path))
+    else:
+        from d90.certificates.classification import check
+
+        _show(check(path))
+    found = "bits per token" if documents else "errors"
+    typer.echo(f"'{path}' holds: its message decodes to the same {found} and the same bound")
+
+
+def _whole(text: str, option: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(f"got {option} {text}, expected whole numbers joined by commas, as in 100,200")
+    return [int(part) for part in parts]
+
+
+def _show(result: Certificate | LanguageCertificate) -> None:
+    from rich.table import Table
+
+    from d90.certificates.certificate import Certificate
+    from d90.training.console import console
+
+    if isinstance(result, Certificate):
+        what, unit = "training error", "examples"
+        rows = [
+            (one.d, one.levels, f"{one.errors / result.n:.2%}", one.bits, f"{one.bound:.2%}")
+            for one in result.candidates
+        ]
+        usual = f"majority class {result.majority:.2%}"
+        closer = ", ".join(f"{name} {value:.2%}" for name, value in result.tighter.items())
+    else:
+        what, unit = "bits per token", "documents"
+        rows = [(one.d, one.levels, f"{one.mean:.3f}", one.bits, f"{one.bound:.3f}") for one in result.candidates]
+        usual = f"uniform guess {result.uniform:.3f}"
+        closer = ", ".join(f"{name} {value:.3f}" for name, value in result.tighter.items())
+    table = Table(title=f"{result.model} on {result.task}: {result.n:,} {unit} count")
+    for name in ("d", "levels", what, "bits", f"bound, {1 - result.delta:.0%}"):
+        table.add_column(name, justify="right")
+    for one, (d, count, mean, bits, bound) in zip(result.candidates, rows, strict=True):
+        mark = " *" if one == result.best else ""
+        table.add_row(*(str(number) if d else "-" for number in (d, count)), mean, f"{bits:.0f}", f"{bound}{mark}")
+    console.print(table)
+    typer.echo(f"\n{result}")
+    typer.echo("bits: " + ", ".join(f"{name} {bits:g}" for name, bits in result.parts.items() if bits))
+    better = "the certificate" if result.bound < result.holdout else "the hold-out"
+    typer.echo(f"{better} is the smaller bound; {usual}")
+    typer.echo("the bound with " + closer)
+    typer.echo("it rests on: " + "; ".join(result.assumptions))

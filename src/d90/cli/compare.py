@@ -1,0 +1,139 @@
+"""`d90 compare`: methods side by side, as a table and a page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d90.cli.options import (
+    AddressOpt,
+    BatchOpt,
+    EpochsOpt,
+    EvaluationsOpt,
+    GpusOpt,
+    JobsOpt,
+    KindOpt,
+    LabelOpt,
+    LengthOpt,
+    LimitOpt,
+    LrOpt,
+    MetricOpt,
+    ModelArg,
+    OnOpt,
+    PrecisionOpt,
+    SeedOpt,
+    StoreOpt,
+    TaskArg,
+    TextOpt,
+    ValidationOpt,
+    make_progress,
+    open_executor,
+    recipe_options,
+)
+from d90.errors import InputError
+
+if TYPE_CHECKING:
+    from d90.studies.compare import Comparison
+
+
+def compare(
+    model: ModelArg = "minilm",
+    task: TaskArg = "docstrings",
+    methods: Annotated[str, typer.Option("--methods", help="Methods, separated by spaces.")] = "full bitfit lora:r=8",
+    seeds: Annotated[int, typer.Option(help="Trials of each method at its best learning rate.")] = 1,
+    rates: Annotated[str, typer.Option(help="Factors of each method's default rate to try.")] = "0.333,1,3",
+    costs: Annotated[bool, typer.Option(help="Measure time, memory and latency as well.")] = True,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
+    kind: KindOpt = None,
+    lr: LrOpt = None,
+    epochs: EpochsOpt = 3,
+    batch_size: BatchOpt = 32,
+    evaluations: EvaluationsOpt = 6,
+    seed: SeedOpt = 0,
+    train_limit: LimitOpt = None,
+    validation_limit: ValidationOpt = None,
+    max_length: LengthOpt = None,
+    precision: PrecisionOpt = "auto",
+    store: StoreOpt = Path("runs/d90.sqlite"),
+    page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
+    jobs: JobsOpt = None,
+    on: OnOpt = "here",
+    num_gpus: GpusOpt = 0.0,
+    address: AddressOpt = None,
+) -> None:
+    """Compare methods: numbers trained and stored, score with its spread, time, memory, latency."""
+    from d90.report.compare import write_comparisons
+    from d90.studies.compare import compare as run
+    from d90.trials.store import Store
+
+    opened = Store(store)
+    options = recipe_options(
+        text,
+        label,
+        metric,
+        kind,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        evaluations=evaluations,
+        seed=seed,
+        train_limit=train_limit,
+        validation_limit=validation_limit,
+        max_length=max_length,
+        precision=precision,
+    )
+    with open_executor(jobs, on, num_gpus, address) as executor:
+        result = run(
+            model,
+            task,
+            methods.split(),
+            seeds=seeds,
+            rates=_factors(rates),
+            store=opened,
+            costs=costs,
+            progress=make_progress(),
+            command=shlex.join(["d90", *sys.argv[1:]]),
+            log=log,
+            executor=executor,
+            **options,
+        )
+    written = write_comparisons(opened, page or store.with_suffix(".compare.html"))
+    _show(result)
+    typer.echo(f"page: {written}")
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"got --rates {text}, expected numbers joined by commas, as in 0.3,1,3") from None
+
+
+def _show(result: Comparison) -> None:
+    from rich.table import Table
+
+    from d90.tasks.metrics import to_display
+    from d90.training.console import console
+
+    table = Table(title=f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
+    costs = any(entry.cost for entry in result.entries)
+    for name in ("", "method", "trained", "stored", "mean", "lr", *(("step", "memory", "latency") if costs else ())):
+        table.add_column(name, justify="left" if name in ("", "method") else "right", no_wrap=name != "method")
+    for entry in sorted(result.entries, key=lambda entry: entry.stored):
+        spread = f" ± {entry.spread:.4f}" if len(entry.scores) > 1 else ""
+        cost = entry.cost
+        row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
+        row += [f"{to_display(entry.mean, result.metric):.4f}{spread}", f"{entry.lr:g}"]
+        if cost:
+            row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
+        table.add_row(*row)
+    console.print(table)
+    note = "; step: over full fine-tuning's; latency: over the merged model's" if costs else ""
+    typer.echo(f"* none stores less and does better; chance {to_display(result.chance, result.metric):.4f}{note}")

@@ -1,0 +1,56 @@
+"""`d90 gap`: d90 against evaluation accuracy and against the relative generalization gap, from stores of measurements."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d90.cli.options import make_progress
+
+
+def gap(
+    stores: Annotated[list[Path], typer.Argument(help="Stores of measurements, trajectories or families.")],
+    method: Annotated[
+        str,
+        typer.Option("--method", "-m", help="Only methods whose stored name begins so, as full@structure=did."),
+    ] = "",
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Train each tune at d90 whose training accuracy is in no store, and keep it there."
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("runs/gap.html"),
+) -> None:
+    """d90 against evaluation accuracy and against the relative generalization gap, over every measurement in the stores."""
+    from rich.table import Table
+
+    from d90.report.generalization import gaps_page
+    from d90.report.series import write_page
+    from d90.studies.generalization import LEVELS, generalization
+    from d90.training.console import console
+
+    rows = generalization(stores, method=method, train=train, progress=make_progress())
+    table = Table(title="d90 and generalization")
+    for name in ("model", "task", "rule", "d90", "full", "train", "evaluation", "gap", "capacity"):
+        table.add_column(name, justify="left" if name in ("model", "task") else "right")
+    for row in rows:
+        numbers = (row.baseline, row.train, row.evaluation, row.gap, row.capacity)
+        table.add_row(
+            row.model,
+            row.task,
+            row.rule,
+            f"{row.d90:,}",
+            *("-" if number is None else f"{number:.4f}" for number in numbers),
+        )
+    console.print(table)
+    lacking = sum(row.train is None for row in rows)
+    if lacking and not train:
+        typer.echo(f"{lacking} of {len(rows)} have no training accuracy yet: --train trains each of their tunes once")
+    page = gaps_page([asdict(row) for row in rows], LEVELS, shlex.join(["d90", *sys.argv[1:]]))
+    typer.echo(f"page: {write_page(page, out)}")

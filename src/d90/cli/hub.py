@@ -1,0 +1,58 @@
+"""`d90 push | pull | merge`: a tune on the hub, and a tune as an ordinary model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TuneArg = Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")]
+RepoArg = Annotated[str, typer.Argument(help="OWNER/NAME on the hub, or a local folder such as ./shelf.")]
+OutOpt = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
+
+
+def push(
+    tune: TuneArg,
+    repo: RepoArg,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Send a tune, its recipe and a model card to the hub."""
+    from d90.integrations.hub import CARD, RECIPE, TUNE
+    from d90.integrations.hub import push as send
+    from d90.integrations.model_card import base_on_hub
+    from d90.training.loading import read_record
+
+    open_executor = send(tune, repo, private)
+    typer.echo(f"{open_executor}: {TUNE} ({tune.stat().st_size:,} bytes), {RECIPE}, {CARD}")
+    model = read_record(tune)[0]["recipe"]["model"]
+    if base_on_hub(model) is None:
+        typer.echo(f"note: the recipe names the base model '{model}'; whoever pulls the tune needs it by that name")
+
+
+def pull(
+    repo: RepoArg,
+    out: OutOpt,
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+) -> None:
+    """Fetch a tune and its recipe from the hub."""
+    from d90.integrations.hub import pull as fetch
+    from d90.tasks.metrics import to_display
+    from d90.training.loading import read_record
+
+    path = fetch(repo, out, revision)
+    record, _ = read_record(path)
+    recipe, outcome = record["recipe"], record["outcome"]
+    typer.echo(f"wrote {path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
+    metric = record["task"]["metric"]
+    score = to_display(outcome["score"], metric)
+    typer.echo(f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {metric} {score:.4f}")
+
+
+def merge(tune: TuneArg, out: OutOpt) -> None:
+    """Write the tuned model as an ordinary folder: config, tokenizer, safetensors."""
+    from d90.integrations.merge import merge as write
+
+    folder = write(tune, out)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    typer.echo(f"wrote {folder} ({size:,} bytes): AutoModelForSequenceClassification.from_pretrained('{folder}')")

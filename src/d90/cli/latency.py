@@ -1,0 +1,98 @@
+"""`d90 latency`: what adapters and prefixes add to a forward pass, beside merged LoRA."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d90.cli.options import ModelArg, SeedOpt, make_progress
+from d90.errors import InputError
+
+if TYPE_CHECKING:
+    from d90.studies.latency import Latency
+
+
+def latency(
+    model: ModelArg = "minilm",
+    shape: Annotated[str | None, typer.Option(help="gpt2-medium, bert-base, ...: random weights, no network.")] = None,
+    pairs: Annotated[str, typer.Option(help="BATCHxTOKENS, joined by commas.")] = "32x512,16x256,1x128,1x64",
+    r: Annotated[str, typer.Option("--r", help="Widths of the adapters, joined by commas.")] = "64",
+    prefix: Annotated[int, typer.Option(help="Positions of PreEmbed and PreLayer.")] = 16,
+    methods: Annotated[str | None, typer.Option(help="Methods, separated by spaces, in place of the usual.")] = None,
+    rounds: Annotated[int, typer.Option(help="Passes of each method at each size, at least.")] = 7,
+    seconds: Annotated[float, typer.Option(help="Go on with rounds at each size for so long.")] = 20,
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    seed: SeedOpt = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The figures, as JSON.")] = Path("runs/latency.json"),
+) -> None:
+    """Time forward passes with each method on the model, as table 1 of the LoRA paper."""
+    from d90.studies.latency import latency as run
+    from d90.studies.latency import usual_methods
+
+    result = run(
+        model,
+        methods.split()
+        if methods is not None
+        else usual_methods([int(part) for part in _parts(r, "--r", "16,64")], prefix),
+        shape=shape,
+        pairs=_pairs(pairs),
+        rounds=rounds,
+        seconds=seconds,
+        dtype=dtype,
+        threads=threads,
+        seed=seed,
+        progress=make_progress(),
+        command=shlex.join(["d90", *sys.argv[1:]]),
+    )
+    result.save(out)
+    _show(result)
+    typer.echo(f"figures: {out}")
+
+
+def _pairs(text: str) -> list[tuple[int, int]]:
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        batch, _, length = part.partition("x")
+        if not batch.isdecimal() or not length.isdecimal():
+            raise InputError(f"got '{part}' among --pairs, expected BATCHxTOKENS joined by commas, as in 1x128,16x256")
+        pairs.append((int(batch), int(length)))
+    return pairs
+
+
+def _parts(text: str, option: str, example: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(f"got {option} {text}, expected whole numbers joined by commas, as in {example}")
+    return parts
+
+
+def _show(result: Latency) -> None:
+    from rich.table import Table
+
+    from d90.training.console import console
+
+    title = f"{result.model}, {result.weights:,} weights: what is added to a forward pass"
+    table = Table(title=title, caption="medians and quartiles over rounds in which every model runs once")
+    table.add_column("method", overflow="fold")
+    sizes = [list(rows) for _, rows in itertools.groupby(result.rows, lambda row: (row.batch, row.length))]
+    for rows in sizes:
+        table.add_column(f"{rows[0].batch} x {rows[0].length}", justify="right")
+    for row in zip(*sizes, strict=True):
+        if row[0].method == "base":
+            table.add_row("full, or merged", *(f"{cell.milliseconds:,.1f} ms" for cell in row), end_section=True)
+        else:
+            name = f"{row[0].asked}{', merged' if row[0].merged else ''}"
+            table.add_row(
+                name,
+                *(f"{100 * c.added:+.1f} %\n({100 * c.low:+.1f} ... {100 * c.high:+.1f})" for c in row),
+            )
+    console.print(table)
+    rounds = ", ".join(str(rows[0].rounds) for rows in sizes)
+    machine = f"{result.definitions['processor']}, {result.definitions['threads']} threads, {result.dtype}"
+    typer.echo(f"{machine}; rounds: {rounds}")

@@ -1,0 +1,107 @@
+"""The command line: gathers the commands, and turns what goes wrong into one line and an exit status.
+
+Exit status 0 on success; 2 for what the user got wrong, in one line; 1 for a failed run or machine; 130 when
+interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from d90._version import __version__
+from d90.cli import (
+    certify,
+    compare,
+    convert,
+    export,
+    generalization,
+    hub,
+    latency,
+    lists,
+    measure,
+    pretrain,
+    reproduce,
+    series,
+    tunes,
+    weight_change,
+)
+from d90.errors import D90Error, RunFailed
+
+__all__ = ["app", "main"]
+
+# the usage error of the click that typer brings or uses: its own copy since 0.2x, the package before
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    help="How few parameters a fine-tune really needs: measure it, train in exactly that many, store it in under a kilobyte.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+COMMANDS = (
+    *(
+        measure.measure,
+        tunes.train,
+        tunes.predict,
+        tunes.evaluate,
+        compare.compare,
+        certify.certify,
+        weight_change.analyze,
+        latency.latency,
+        measure.report,
+        generalization.gap,
+        export.export,
+    ),
+    *(pretrain.pretrain, series.trajectory, series.family, series.lowdata, reproduce.run),
+    *(hub.push, hub.pull, hub.merge, convert.convert),
+    *(tunes.inspect, lists.tasks, lists.methods),
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"d90 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command; an error is one line on standard error."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except D90Error as error:
+        _fail(str(error), 2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except _UsageError as error:
+        _fail(f"{error.format_message()} Run 'd90 --help', or 'd90 COMMAND --help'.", 2)
+    except RunFailed as error:
+        _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; finished trials are stored, and the same command goes on from them", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'while writing'}; trials stored before are safe", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"d90: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,116 @@
+"""What the commands share: arguments and options, the fields of a recipe, and how they talk."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from d90.training.progress import Progress
+    from d90.trials.executor import Executor
+
+ModelArg = Annotated[str, typer.Argument(help="minilm, fc, lenet, mlp:WIDTHS, a hub name or a local folder.")]
+TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or folder, idx:FOLDER, or a hub dataset.")]
+MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].")]
+TextOpt = Annotated[str | None, typer.Option("--text", help="Text column, or two joined by a comma.")]
+LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
+MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
+KindOpt = Annotated[str | None, typer.Option("--kind", help="classification or regression; guessed by default.")]
+LrOpt = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate; the method's default if not given.")]
+EpochsOpt = Annotated[float, typer.Option("--epochs", help="Passes over the training split.")]
+BatchOpt = Annotated[int, typer.Option("--batch-size", help="Examples in a batch.")]
+EvaluationsOpt = Annotated[int, typer.Option("--evaluations", help="Evaluations in a run.")]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Seed of fresh weights, order, dropout and P.")]
+LimitOpt = Annotated[int | None, typer.Option("--train-limit", help="Train on the first N examples.")]
+ValidationOpt = Annotated[int | None, typer.Option("--validation-limit", help="Evaluate on the first N examples.")]
+LengthOpt = Annotated[int | None, typer.Option("--max-length", help="Cut texts to N tokens.")]
+PrecisionOpt = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+StepRuleOpt = Annotated[
+    int | None,
+    typer.Option("--step-rule", help="Version of theta's unit; 1 repeats what d90 did at scales global and relative."),
+]
+ReportOpt = Annotated[
+    str, typer.Option("--report-to", help="tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
+]
+LogsOpt = Annotated[str, typer.Option("--logs", help="Where TensorBoard's files go.")]
+StoreOpt = Annotated[Path, typer.Option("--store", help="The SQLite file trials are kept in.")]
+
+JobsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", help="Trials at once, a process each; on a cluster as many as it has room for, if not given."
+    ),
+]
+OnOpt = Annotated[str, typer.Option("--on", help="Where trials run: here, or ray for a Ray cluster (d90[ray]).")]
+GpusOpt = Annotated[float, typer.Option("--num-gpus", help="With --on ray: GPUs, or a share of one, for each trial.")]
+AddressOpt = Annotated[
+    str | None, typer.Option("--address", help="With --on ray: the cluster's, as auto or HOST:6379.")
+]
+
+
+def check_executor(on: str, num_gpus: float, address: str | None) -> None:
+    """Refuse what `where` cannot give.
+
+    Raises:
+        InputError: an unknown place, or options of Ray's without it.
+    """
+    from d90.errors import InputError, unknown_name
+
+    if on not in ("here", "ray"):
+        raise unknown_name("place --on", on, ("here", "ray"))
+    if on == "here" and (num_gpus or address):
+        raise InputError("got --num-gpus or --address without --on ray, expected them with it")
+
+
+@contextmanager
+def open_executor(jobs: int | None, on: str, num_gpus: float, address: str | None) -> Iterator[Executor | None]:
+    """The executor that was asked for; None: trials run in this process.
+
+    Raises:
+        InputError: as `check_where`.
+    """
+    check_executor(on, num_gpus, address)
+    executor: Executor | None = None
+    if on == "ray":
+        from d90.trials.ray import Cluster
+
+        executor = Cluster(jobs, num_gpus, address=address)
+    elif jobs is not None:
+        from d90.trials.local import Local
+
+        executor = Local(jobs)
+    try:
+        yield executor
+    finally:
+        if executor is not None:
+            executor.close()
+
+
+def recipe_options(
+    text: str | None, label: str | None, metric: str | None, kind: str | None, **recipe: Any
+) -> dict[str, Any]:
+    """Fields of a Recipe; columns only where they were given."""
+    columns = {"text": text, "label": label, "metric": metric, "kind": kind}
+    if recipe.get("step_rule", 0) is None:
+        del recipe["step_rule"]  # left open, it is no part of what is asked
+    return {**recipe, "columns": {key: value for key, value in columns.items() if value is not None}}
+
+
+def make_progress() -> Progress:
+    """Bars on a terminal, plain lines otherwise."""
+    from d90.training.console import progress_for
+
+    return progress_for(sys.stdout.isatty())
+
+
+def two_columns(title: str, rows: dict[str, str]) -> None:
+    """Print names and what they mean."""
+    width = max(map(len, rows))
+    typer.echo(f"{title}:")
+    for name, meaning in rows.items():
+        typer.echo(f"  {name:<{width}}  {meaning}")

@@ -1,0 +1,179 @@
+"""`d90 train | predict | evaluate | inspect`: one tune, made, used and looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d90.cli.options import (
+    BatchOpt,
+    EpochsOpt,
+    EvaluationsOpt,
+    KindOpt,
+    LabelOpt,
+    LengthOpt,
+    LimitOpt,
+    LogsOpt,
+    LrOpt,
+    MethodOpt,
+    MetricOpt,
+    ModelArg,
+    PrecisionOpt,
+    ReportOpt,
+    SeedOpt,
+    TaskArg,
+    TextOpt,
+    ValidationOpt,
+    make_progress,
+    recipe_options,
+    two_columns,
+)
+from d90.errors import InputError, RunFailed
+
+
+def train(
+    model: ModelArg = "minilm",
+    task: TaskArg = "docstrings",
+    method: MethodOpt = "full",
+    d: Annotated[int | None, typer.Option("--d", "-d", help="Train in a subspace of this many numbers.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The tune to write; its recipe goes beside it.")] = Path(
+        "runs/task.d90"
+    ),
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
+    kind: KindOpt = None,
+    lr: LrOpt = None,
+    epochs: EpochsOpt = 3,
+    batch_size: BatchOpt = 32,
+    evaluations: EvaluationsOpt = 6,
+    seed: SeedOpt = 0,
+    train_limit: LimitOpt = None,
+    validation_limit: ValidationOpt = None,
+    max_length: LengthOpt = None,
+    precision: PrecisionOpt = "auto",
+    dtype: Annotated[str, typer.Option(help="What theta is stored in: fp32, bf16 or int8.")] = "fp32",
+    report_to: ReportOpt = "",
+    logs: LogsOpt = "runs/logs",
+) -> None:
+    """Fine-tune a model and write the tune."""
+    from d90.methods import parse
+    from d90.subspace import file as files
+    from d90.tasks.metrics import to_display
+    from d90.training.loop import train as run
+    from d90.training.trackers import tracked
+
+    if out.suffix == ".json":
+        raise InputError(f"got --out {out}, expected another ending such as .d90: the recipe takes the .json beside it")
+    options = recipe_options(
+        text,
+        label,
+        metric,
+        kind,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        evaluations=evaluations,
+        seed=seed,
+        train_limit=train_limit,
+        validation_limit=validation_limit,
+        max_length=max_length,
+        precision=precision,
+    )
+    files.check_dtype(dtype, subspace=d is not None or parse(method).space is not None)
+    with tracked(make_progress(), report_to, logs) as progress:
+        result = run(model, task, method, d, progress=progress, **options)
+    outcome = result.outcome
+    if outcome.status == "diverged":
+        raise RunFailed(
+            f"the loss was not finite at step {outcome.steps}; nothing was saved. Lower --lr ({outcome.lr:g})"
+        )
+    result.save(out, dtype)
+    metric = result.task.metric
+    score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
+    typer.echo(
+        f"{metric} {score:.4f} (untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
+        f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
+    )
+    sizes = result.counts
+    added = f"{sizes.added:,} weights ({sizes.adds})" if sizes.added else "nothing: it merges into the weights"
+    typer.echo(
+        f"stored {sizes.stored:,} numbers, {sizes.head:,} of the moved weights are the head's; at inference it adds {added}"
+    )
+    typer.echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
+
+
+def predict(
+    tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; for pairs, two at a time.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A text file with an example a line (pairs: a tab between).")
+    ] = None,
+) -> None:
+    """Predict with a finished tune: a line for each text, label and probability first."""
+    from d90.training.loading import open_tune
+
+    if bool(texts) == bool(file):
+        raise InputError("expected either texts or --file, and one of them")
+    tuned = open_tune(tune)
+    width = max(1, tuned.record["task"]["texts"])
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise InputError(f"no such file: '{file}'") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"'{file}': broken UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        examples = [tuple(line.split("\t")) if width > 1 else (line,) for line in lines if line.strip()]
+        if not examples:
+            raise InputError(f"'{file}': empty, expected an example a line")
+    else:
+        given = texts or []
+        if len(given) % width:
+            raise InputError(f"got {len(given)} texts, expected them two at a time: this tune was trained on pairs")
+        examples = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
+    for (answer, value), example in zip(tuned.predict(examples), examples, strict=True):
+        shown = f"{answer}\t{value:.4f}" if tuned.labels else answer
+        typer.echo(f"{shown}\t" + "\t".join(example))
+
+
+def evaluate(
+    tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
+    task: Annotated[str | None, typer.Option(help="Another task with the same labels.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+) -> None:
+    """Score a finished tune on a split of its task, or of another."""
+    from d90.tasks.metrics import LOSS
+    from d90.training.loading import open_tune
+
+    scored = open_tune(tune).evaluate(task, split)
+    score = "" if scored.metric == LOSS else f"{scored.metric} {scored.score:.4f}, "
+    typer.echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
+
+
+def inspect(
+    tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train' or space.save().")],
+) -> None:
+    """Show what a tune's file is; reads the file alone, and checks all of it."""
+    from d90.subspace import file as files
+
+    header, tensors = files.read(tune)
+    about = files.about(tune)
+    rows = {"method": "parameters trained as they are" if header.structure == "direct" else "a subspace"}
+    rows["d"] = f"{about.count:,}"
+    if header.structure != "direct":
+        rows |= {"structure": header.structure, "projection": header.projection, "scale": header.scale}
+        rows |= {
+            "layer": header.layer,
+            "head": header.head,
+            "seed": str(header.seed),
+            "step rule": str(header.step_rule),
+        }
+        beside = sorted(name for name in tensors if name != "theta")
+        rows |= {"beside theta": ", ".join(beside)} if beside else {}
+    rows |= {"base": f"{header.base} (fingerprint)", "draws": f"{header.draws} (checksum of P)"}
+    rows |= {"recipe": f"{header.recipe} (hash)", "dtype": about.dtype, "bytes": f"{about.bytes:,}"}
+    rows["format"] = f"{about.format}" if about.format > 1 else "1 (without a checksum of the file)"
+    two_columns(str(tune), rows)

@@ -1,1 +1,0 @@
-"""The commands: each parses, calls one public function, and prints. `d90.cli` gathers them."""

@@ -1,0 +1,204 @@
+"""A tune on the Hugging Face hub: `push` sends it with its recipe and a card, `pull` brings it back.
+
+Three files travel, under these names: task.d90 (safetensors), task.json (the recipe), README.md (the card). What is read
+back are the first two; their sizes are checked before anything is fetched, and both are checked as any tune is before
+they are put in place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from d90.errors import InputError
+from d90.integrations.model_card import card
+from d90.subspace import file as tune_file
+from d90.training.loading import read_record
+
+__all__ = ["CARD", "LIMITS", "RECIPE", "TUNE", "pull", "push"]
+
+TUNE, RECIPE, CARD = "task.d90", "task.json", "README.md"
+LIMITS = {TUNE: 4 << 30, RECIPE: 1 << 20}  # bytes that are read back at most
+
+
+def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
+    """Send a tune, its recipe and a card to `repo`, which is made where there is none.
+
+    Args:
+        path: a tune with its recipe beside it, as `Run.save` writes them.
+        repo: "owner/name" on the hub, or a local folder ("./shelf/french", an absolute path) that gets the same files.
+        private: whether a new repository is private.
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        InputError: an unsound tune or recipe, a name that is none, no token, no network, or what the hub refused.
+    """
+    source = Path(path)
+    record, _ = read_record(source)
+    about = tune_file.about(source)
+    text = card(record, about, repo)
+    if _is_folder(repo):
+        folder = Path(repo).expanduser()
+        _refuse_taken(folder, "another folder to push to")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CARD).write_text(text, encoding="utf-8")
+        shutil.copyfile(source.with_suffix(".json"), folder / RECIPE)
+        shutil.copyfile(source, folder / TUNE)
+        return str(folder)
+    _check_name(repo)
+    from huggingface_hub import CommitOperationAdd, get_token
+
+    if get_token() is None:
+        raise InputError(
+            f"no token for the hub, expected one that may write to '{repo}'. Run 'hf auth login', or set HF_TOKEN; or push to a "
+            "local folder, as in ./shelf"
+        )
+    files: dict[str, str | bytes] = {
+        TUNE: str(source),
+        RECIPE: str(source.with_suffix(".json")),
+        CARD: text.encode(),
+    }
+    with _one_line(repo, "sent"):
+        api = _api()
+        url = api.create_repo(repo, private=private or None, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repo, operations, commit_message=f"d90 tune: {record['recipe']['method']}")
+    return str(url)
+
+
+def pull(repo: str, out: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Fetch a tune and its recipe into the folder `out`.
+
+    Args:
+        repo: "owner/name" on the hub, or a local folder that `push` wrote.
+        out: made where it is none; nothing is left in it when something is wrong.
+        revision: a branch, tag or commit of the hub's; the newest by default.
+
+    Returns:
+        The tune's path, for `d90.training.loading.open_tune`.
+
+    Raises:
+        InputError: no such repository or no tune in it, files larger than `LIMITS`, an unsound tune or recipe, no network, or
+            a tune in `out` already.
+    """
+    folder = Path(out)
+    _refuse_taken(folder, "another --out")
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".d90-pull-", dir=parent) as held:
+        if _is_folder(repo):
+            _copy(Path(repo).expanduser(), Path(held))
+        else:
+            _check_name(repo)
+            _download(repo, Path(held), revision)
+        try:
+            read_record(Path(held) / TUNE)
+        except RecursionError:
+            raise InputError(f"'{repo}': {RECIPE} is not the recipe of a tune; expected what 'd90 push' sent") from None
+        folder.mkdir(exist_ok=True)
+        for name in LIMITS:
+            (Path(held) / name).replace(folder / name)
+    return folder / TUNE
+
+
+def _is_folder(repo: str) -> bool:
+    return repo.startswith((".", "~")) or os.path.isabs(repo)
+
+
+def _check_name(repo: str) -> None:
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo, re.ASCII):
+        raise InputError(
+            f"got '{repo}', expected OWNER/NAME on the hub, or a local folder that begins with ./ or / as in ./shelf"
+        )
+
+
+def _refuse_taken(folder: Path, other: str) -> None:
+    taken = next((name for name in LIMITS if (folder / name).exists()), None)
+    if taken is not None:
+        raise InputError(f"'{folder / taken}' is there already, expected none: nothing is overwritten. Choose {other}")
+
+
+def _check_size(where: str, name: str, size: int | None) -> None:
+    if size is None or size > LIMITS[name]:
+        got = "no size" if size is None else f"{size:,} bytes"
+        raise InputError(
+            f"'{where}': {name} has {got}, expected at most {LIMITS[name]:,} bytes. Likely cause: no tune of d90's; nothing "
+            "was fetched"
+        )
+
+
+def _missing(where: str, name: str) -> InputError:
+    return InputError(f"'{where}' holds no {name}, expected {' and '.join(LIMITS)} as 'd90 push' sends them")
+
+
+def _copy(source: Path, held: Path) -> None:
+    for name in LIMITS:
+        if not (source / name).is_file():
+            raise _missing(str(source), name)
+        _check_size(str(source), name, (source / name).stat().st_size)
+        shutil.copyfile(source / name, held / name)
+
+
+def _download(repo: str, held: Path, revision: str | None) -> None:
+    with _one_line(repo, "fetched"):
+        api = _api()
+        info = api.model_info(repo, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        for name in LIMITS:
+            if name not in sizes:
+                raise _missing(repo, name)
+            _check_size(repo, name, sizes[name])
+        for name in LIMITS:
+            fetched = api.hf_hub_download(repo, name, revision=info.sha, local_dir=held)
+            if os.path.getsize(fetched) != sizes[name]:
+                raise InputError(f"'{repo}': {name} has another size than the hub said; fetch it again")
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    from d90._version import __version__
+
+    # the variable as it is now: the library reads it once, when it is imported
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    return HfApi(endpoint=endpoint, library_name="d90", library_version=__version__)
+
+
+@contextmanager
+def _one_line(repo: str, done: str) -> Iterator[None]:
+    """Turn what the hub's client raises into an error of ours."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    transport: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the client uses
+    try:
+        yield
+    except InputError:
+        raise
+    except OfflineModeIsEnabled:
+        raise InputError(
+            f"'{repo}' was not {done}: the hub's client is offline (HF_HUB_OFFLINE). Unset it, or use a local folder, as in ./shelf"
+        ) from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        cause = _CAUSES.get(status, "The hub refused it; try again later")
+        raise InputError(f"'{repo}' was not {done}: the hub answered {status}. {cause}") from None
+    except (transport, OSError, ValueError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"'{repo}' was not {done}: {first[:200]}. Check the network and HF_ENDPOINT, or use a local folder, as in ./shelf"
+        ) from None
+
+
+_CAUSES = {
+    401: "Check the name and the token: 'hf auth login', or HF_TOKEN; a private repository looks like a missing one",
+    403: "The token may not do this: make one with write access to that owner",
+    404: "No such repository or revision; check the name",
+}

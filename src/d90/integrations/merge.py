@@ -1,0 +1,72 @@
+"""A tune written out as an ordinary model: config, tokenizer and safetensors, with nothing of d90 left in it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from d90.errors import InputError
+from d90.methods import load
+from d90.models.loading import load as load_model
+from d90.training.loading import read_record
+
+__all__ = ["merge"]
+
+
+def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Write theta_0 + Delta as a model folder that `AutoModelForSequenceClassification.from_pretrained(out)` loads.
+
+    The weights are the base's in shape and type, the classes have the task's names, and the tokenizer cuts texts where the
+    tune's training did. The folder appears whole or not at all.
+
+    Args:
+        path: a tune with its recipe beside it.
+        out: a folder that is not there yet, or is empty.
+
+    Raises:
+        InputError: an unsound tune, another base model, a method that adds modules, an image network, or a folder that
+            holds something.
+    """
+    record, spec = read_record(path)
+    folder = Path(out)
+    if not spec.method.merges:
+        raise spec.method.no_merge()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"'{folder}' holds something already, expected a new or empty folder; choose another --out")
+    recipe, about = record["recipe"], record["task"]
+    labels = list(about["labels"])
+    if not about["texts"]:
+        raise InputError(
+            f"'{path}' is the tune of '{recipe['model']}', expected one of a Hugging Face model: an image network has no "
+            "config to write. Use the tune with 'd90 evaluate'"
+        )
+    model = load_model(recipe["model"], len(labels) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    module: Any = load(spec, path, model.module, recipe["seed"]).merge()
+    _describe(module, labels)
+    tokenizer = model.tokenizer
+    assert tokenizer is not None  # a task of texts
+    if model.max_length:
+        tokenizer.model_max_length = model.max_length
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".d90-merge-", dir=parent) as held:
+        whole = Path(held) / "model"
+        module.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if folder.exists():
+            folder.rmdir()  # empty: looked at above
+        whole.replace(folder)
+    return folder
+
+
+def _describe(module: nn.Module, labels: list[str]) -> None:
+    """The config as the merged model needs it: the classes' names, and no path of this machine."""
+    config: Any = module.config
+    if labels:
+        config.id2label = dict(enumerate(map(str, labels)))
+        config.label2id = {str(label): i for i, label in enumerate(labels)}
+    config._name_or_path = ""

@@ -1,0 +1,313 @@
+"""Pages of studies that are lines: d90 along a pretraining run or a family, scores against the number of examples."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d90.report.claims import lowdata_claims, series_claims
+from d90.report.environment import environment
+from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
+from d90.report.words import axis, count, score
+from d90.tasks.metrics import to_display
+
+__all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
+
+NARROW = 38  # letters of a label, of which two fit beside one another
+DECADES = 200  # a range below it gets three ticks a decade
+OPEN = 1.6  # an open interval's arrow reaches so many times as far as its point
+DASHES = {"last": "-", "own": "--"}
+TARGETS = {"last": "the last model's target", "own": "its own target"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line.
+
+    Attributes:
+        points: (x, y, low, high), the last two the ends of a bar, both y for none; an infinite high end is open, an arrow.
+        told: what the pointer shows of each.
+        above: where there is no y because nothing is large enough: an arrow at the top.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float, float, float]]
+    colour: int
+    dash: str = "-"
+    shown: Sequence[str] = ()
+    above: Sequence[float] = ()
+
+
+def write_page(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page to its file."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    return target
+
+
+def series_page(study: dict[str, Any]) -> str:
+    """The page of a trajectory or a family, `asdict(Series)`."""
+    from markupsafe import Markup
+
+    tasks = list(dict.fromkeys(cell["task"] for cell in study["cells"]))
+    asked = list(dict.fromkeys(cell["target"] for cell in study["cells"]))
+    lines, scores = [], []
+    for i, task in enumerate(tasks):
+        for target in asked:
+            cells = [c for c in study["cells"] if (c["task"], c["target"]) == (task, target) and c["d90"] is not None]
+            cells.sort(key=lambda cell: int(cell["x"]))
+            above = [float(c["x"]) for c in study["cells"] if _unreached(c, task, target)]
+            if cells or above:
+                more = f", {TARGETS[target]}" if len(asked) > 1 else ""
+                points = [(float(c["x"]), float(c["d90"]), *_ends(c)) for c in cells]
+                shown = [f"{c['model']}, {TARGETS[c['target']]}: {answered(c)}{interval(c)}" for c in cells]
+                dash = DASHES[target] if len(asked) > 1 else "-"
+                lines.append(Line(f"{_base(task)}{more}", points, i, dash, shown, above))
+        full = {
+            (float(c["x"]), one, one, one)
+            for c in study["cells"]
+            if c["task"] == task and c["score"] is not None
+            for one in [to_display(c["score"], c.get("metric", ""))]
+        }
+        if full:
+            scores.append(Line(_base(task), sorted(full), i))
+    title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study["kind"]]
+    xs = sorted({int(cell["x"]) for cell in study["cells"] if cell["status"] != "failed"})
+    scale = "log" if study["kind"] == "family" else _scale(xs)
+    figures = []
+    if lines:
+        figures.append(_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs))
+    if scores:
+        named = "Full fine-tuning of each"
+        figures.append(
+            _figure(named, scores, study["xlabel"], f"validation {_metric(study)}", scale, "linear", "f", xs)
+        )
+    lasts = {task: [c["model"] for c in study["cells"] if c["task"] == task][-1] for task in tasks}
+    givers = study.get("givers", {})
+    shared = os.path.commonprefix([cell["model"] for cell in study["cells"]])  # noqa: RUF071  (cut to whole parts next)
+    folder = shared.rpartition("/")[0]
+    folder = f"{folder}/" if folder else ""
+    return (
+        environment()
+        .get_template("series.html")
+        .render(
+            **study,
+            tables=[(task, [_shown(c, folder) for c in study["cells"] if c["task"] == task]) for task in tasks],
+            folder=folder,
+            title=title,
+            figures=[Markup(figure) for figure in figures],
+            targets=TARGETS,
+            others={_base(task): (giver, lasts[task]) for task, giver in givers.items() if giver != lasts[task]},
+            both=len(asked) > 1,
+            claims=series_claims(study),
+        )
+    )
+
+
+def _metric(study: dict[str, Any]) -> str:
+    """What the models' scores are; of several metrics, and of an older study that does not say, a score."""
+    metrics = {cell.get("metric", "") for cell in study["cells"]} - {""}
+    return metrics.pop() if len(metrics) == 1 else "score"
+
+
+def _shown(cell: dict[str, Any], folder: str) -> dict[str, Any]:
+    return {
+        "metric": "",
+        **cell,
+        "name": cell["model"].removeprefix(folder),
+        "answer": answered(cell),
+        "ends": interval(cell).removeprefix(", "),
+    }
+
+
+def answered(cell: dict[str, Any]) -> str:
+    """A cell's d90, or why there is none."""
+    if cell["d90"] is not None:
+        return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
+    return {"unreachable": "none reaches it", "trivial": "target at chance"}.get(cell["status"], str(cell["status"]))
+
+
+def interval(cell: dict[str, Any]) -> str:
+    """Its interval in words, with a comma before it; nothing where there is none."""
+    low, high = cell["interval"]
+    if low is None and high is None:
+        return ""
+    return f", {'...' if low is None else f'{low:,}'} to {'...' if high is None else f'{high:,}'}"
+
+
+def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
+    return (cell["task"], cell["target"], cell["status"]) == (task, target, "unreachable")
+
+
+def _ends(cell: dict[str, Any]) -> tuple[float, float]:
+    low, high = cell["interval"]
+    return float(cell["d90"] if low is None else low), math.inf if high is None else float(high)
+
+
+def _scale(xs: Sequence[int]) -> str:
+    """Checkpoints at doubled steps want a logarithm, with room for step 0; those at equal distances do not."""
+    return "symlog" if xs and sorted(xs)[len(xs) // 2] < max(xs) / 4 else "linear"
+
+
+def lowdata_page(study: dict[str, Any]) -> str:
+    """The page of a low-data study, `asdict(LowData)`."""
+    from markupsafe import Markup
+
+    first = study["comparisons"][0]
+    metric = first["metric"]
+    rows = []
+    for i, entry in enumerate(first["entries"]):
+        cells = []
+        for comparison in study["comparisons"]:
+            one = comparison["entries"][i]
+            scores = one["test"] or one["validation"]
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            cells.append({"mean": statistics.fmean(scores), "spread": spread, "lr": one["lr"]})
+        rows.append({"asked": entry["asked"], "stored": entry["stored"], "cells": cells})
+    factor, label = axis(metric)
+    lines = [
+        Line(
+            row["asked"],
+            [
+                # a little apart, so that no bar hides another
+                (
+                    n * 1.03 ** (i - (len(rows) - 1) / 2),
+                    *(factor * c["mean"] + side * abs(factor) * c["spread"] for side in (0, -1, 1)),
+                )
+                for n, c in zip(study["counts"], row["cells"], strict=True)
+            ],
+            i,
+            shown=[
+                f"{row['asked']}, n = {n:,}: {score(c['mean'], metric)}"
+                for n, c in zip(study["counts"], row["cells"], strict=True)
+            ],
+        )
+        for i, row in enumerate(rows)
+    ]
+    title = f"{study['model']} on {study['task']}"
+    figure = _figure(
+        title,
+        lines,
+        "training examples (log scale)",
+        f"{first['split']} {label}",
+        "log",
+        "linear",
+        "l",
+        study["counts"],
+    )
+    return (
+        environment()
+        .get_template("lowdata.html")
+        .render(
+            **study,
+            metric=metric,
+            split=first["split"],
+            seeds=first["seeds"],
+            chance=first["chance"],
+            rows=rows,
+            claims=lowdata_claims(study),
+            svg=Markup(figure),
+        )
+    )
+
+
+def _figure(
+    title: str, lines: Sequence[Line], xlabel: str, ylabel: str, xscale: str, yscale: str, prefix: str, ticks: Sequence[int]
+) -> str:  # fmt: skip
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    with matplotlib.style.context(["default", STYLE]):
+        columns = 2 if max(len(line.label) for line in lines) <= NARROW else 1
+        rows = -(-len(lines) // columns)
+        figure = Figure(figsize=(6.4, 3.7 + 0.19 * rows), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.12, color=INK, lw=0.8)
+        hover: dict[str, list[str]] = {}
+        for i, line in enumerate(lines):
+            colour = COLOURS[line.colour % len(COLOURS)]
+            if not line.points:
+                continue
+            xs, ys, lows, highs = zip(*line.points, strict=True)
+            axes.plot(
+                xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label), marker="o", markersize=5
+            )
+            if lows != highs:
+                look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
+                bars = [
+                    [y - low for y, low in zip(ys, lows, strict=True)],
+                    [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],
+                ]
+                axes.errorbar(xs, ys, yerr=bars, **look)
+                for x, y in ((x, y) for x, y, _, high in line.points if math.isinf(high)):
+                    axes.errorbar([x], [y], yerr=[[0.0], [(OPEN - 1) * y]], lolims=True, **look)
+            axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
+            hover[f"{prefix}{i}-dots"] = list(line.shown) or [
+                f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
+            ]
+        arrows = [(x, line.colour) for line in lines for x in line.above]
+        for n, (x, which) in enumerate(arrows):
+            axes.plot(
+                [x], [1.0], "^", transform=axes.get_xaxis_transform(), clip_on=False, fillstyle="none", markersize=7,
+                color=COLOURS[which % len(COLOURS)], label="" if n else "above every d tried",
+            )  # fmt: skip
+        positive = [x for x in ticks if x > 0]
+        if xscale == "symlog":
+            axes.set_xscale("symlog", linthresh=min(positive), linscale=0.6)
+        elif xscale == "log" and len(positive) == len(ticks):
+            axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_apart(ticks, xscale)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
+        if yscale == "log":
+            values = [value for line in lines for point in line.points for value in point[1:] if math.isfinite(value)]
+            if not values:  # every model is above every d tried: no value to take the axis from
+                axes.set_ylim(1.0, 10.0)
+            axes.set_yscale("log")
+            few = not values or max(values) / min(values) < DECADES
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
+        axes.set_title("TITLE0", loc="left", fontsize=10)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.margins(0.06)
+        figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5)
+        text = rendered(figure)
+    import html
+
+    shown = for_page(text, [title], hover, prefix)
+    for i, line in enumerate(lines):
+        shown = shown.replace(f">{_stand_in(i, line.label)}<", f">{html.escape(line.label)}<")
+    return shown
+
+
+def _apart(ticks: Sequence[int], scale: str) -> list[int]:
+    """Of the values that were measured those whose labels do not meet, the largest always among them."""
+    least = min((x for x in ticks if x > 0), default=1)
+
+    def at(x: int) -> float:
+        return float(x) if scale == "linear" else math.log(max(x, least / 4))
+
+    chosen: list[int] = []
+    for x in sorted(set(ticks), reverse=True):
+        if not chosen or at(chosen[-1]) - at(x) >= (at(max(ticks)) - at(min(ticks))) / 10:
+            chosen.append(x)
+    return chosen
+
+
+def _stand_in(index: int, label: str) -> str:
+    """Takes a label's room in the layout; the label itself may be any text, and mathematics to matplotlib."""
+    return f"L{index:03d}" + "n" * (len(label) - 4)
+
+
+def _base(task: str) -> str:
+    return os.path.basename(task.rstrip("/")) or task

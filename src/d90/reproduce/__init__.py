@@ -1,0 +1,32 @@
+"""Recipes: a YAML file for each table or figure of the papers, its studies, and the published figures beside ours.
+
+reading    the file, checked whole before anything runs
+schema     a command's options, from its function
+figures    what each command gives
+resolve    what models and tasks are on this machine
+running    every study as the command it names
+"""
+
+from __future__ import annotations
+
+from d90.reproduce.figures import KINDS
+from d90.reproduce.plan import Plan, Published, Study
+from d90.reproduce.reading import folder_of, read
+from d90.reproduce.resolve import names, resolve
+from d90.reproduce.running import Row, run
+from d90.reproduce.schema import Command, command_of
+
+__all__ = [
+    "KINDS",
+    "Command",
+    "Plan",
+    "Published",
+    "Row",
+    "Study",
+    "command_of",
+    "folder_of",
+    "names",
+    "read",
+    "resolve",
+    "run",
+]

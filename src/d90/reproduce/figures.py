@@ -1,0 +1,277 @@
+"""Which figures a study gives: their names, what tells several apart, and how they are read from a command's stored result.
+
+A row of `KINDS` for each command a recipe may name. Shares are figures in percent, as the papers print them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from d90.analysis import relative_gap
+from d90.errors import InputError
+from d90.methods import parse
+from d90.report.words import axis, chance
+from d90.reproduce.schema import split
+from d90.studies.pretrain import schedule
+from d90.tasks.metrics import to_display
+
+__all__ = ["KINDS", "Figure", "Keys", "Kind", "canonical", "label"]
+
+Keys = Mapping[str, str]
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of ours.
+
+    Attributes:
+        of: its name.
+        keys: which of several.
+        value: None where there is none, and `word` says why.
+        low, high: d90's interval; the lowest and the highest seed; quartiles of a latency. None where open or unknown.
+        unit: "%", "ms" or "".
+    """
+
+    of: str
+    keys: Keys
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    word: str = ""
+    asked: str = ""  # a method as the recipe has it
+
+    @property
+    def label(self) -> str:
+        """Its name and keys, as the table shows them."""
+        return label(self.of, {**self.keys, **({"method": self.asked} if self.asked else {})})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a command gives.
+
+    Attributes:
+        of: the names of its figures, the main one first.
+        keys: the keys of each of its main figures, known before it runs.
+        free: names of further keys, whose values are known once it has run.
+        read: figures from its stored result and its arguments.
+        where: "store", or the parameter that names the file or folder it writes.
+    """
+
+    of: tuple[str, ...]
+    keys: Callable[[Body], list[dict[str, str]]]
+    read: Callable[[Body, Body], Iterator[Figure]]
+    where: str = "store"
+    free: tuple[str, ...] = ()
+
+
+def label(of: str, keys: Keys) -> str:
+    """A figure's name and keys: short ones with the key's name, as n = 100."""
+    shown = [f"{key} = {value}" if key in ("n", "d", "r", "step") else value for key, value in keys.items()]
+    return ", ".join([of, *shown] if of else shown)
+
+
+def canonical(key: str, value: str) -> str:
+    """A key's value in one form: methods as their canonical text."""
+    return str(parse(value)) if key == "method" and value != "base" else value
+
+
+def _methods(arguments: Body, name: str = "methods") -> list[str]:
+    texts = split("methods", arguments[name])
+    if not texts:
+        raise InputError(f"got no {name}, expected at least one, as in: full lora:r=8")
+    return [str(parse(text)) for text in texts]
+
+
+def _share(
+    of: str, keys: Keys, metric: str, values: list[float], value: float | None = None, asked: str = ""
+) -> Figure:
+    """A score: the mean of several seeds, from the lowest to the highest."""
+    factor, label = axis(metric)
+    mean = statistics.fmean(values) if value is None else value
+    ends = sorted((factor * min(values), factor * max(values)))
+    low, high = ends if len(values) > 1 else (None, None)
+    return Figure(of, keys, factor * mean, low, high, "%" if "%" in label else "", asked=asked)
+
+
+# --- measure -------------------------------------------------------------------------------------------------------
+
+
+def _measure(body: Body, _: Body) -> Iterator[Figure]:
+    low, high = body["interval"]
+    yield Figure("d90", {}, body["d90"], low, high, word=body["status"])
+    yield Figure("D", {}, body["D"])
+    metric = body["metric"]
+    yield _share("baseline", {}, metric, body["baseline_scores"], body["baseline"])
+    yield _share("threshold", {}, metric, [body["threshold"]])
+    yield _share("chance", {}, metric, [chance(dict(body))])
+    scores = defaultdict(list)
+    for point in body["curve"]:
+        scores[point["d"]].append(point["score"])
+    for d, values in scores.items():
+        yield _share("score", {"d": str(d)}, metric, values)
+
+
+# --- trajectory, family --------------------------------------------------------------------------------------------
+
+
+def _series_keys(arguments: Body) -> list[dict[str, str]]:
+    targets = ("last", "own") if arguments["target"] == "both" else (arguments["target"],)
+    product = itertools.product(split("tasks", arguments["tasks"]), arguments["models"], targets)
+    return [{"model": model, "task": task, "target": target} for task, model, target in product]
+
+
+def _series(body: Body, _: Body) -> Iterator[Figure]:
+    for cell in body["cells"]:
+        keys = {key: cell[key] for key in ("model", "task", "target")}
+        low, high = cell["interval"]
+        yield Figure("d90", keys, cell["d90"], low, high, word=cell["error"] or cell["status"])
+        yield Figure("x", keys, cell["x"])
+        if cell["score"] is not None:
+            yield Figure("full", keys, to_display(cell["score"], cell.get("metric", "")))
+
+
+# --- compare, lowdata ----------------------------------------------------------------------------------------------
+
+
+def _compare_keys(arguments: Body) -> list[dict[str, str]]:
+    return [{"method": method} for method in _methods(arguments)]
+
+
+def _compare(body: Body, _: Body) -> Iterator[Figure]:
+    for entry in body["entries"]:
+        keys = {"method": entry["method"]}
+        yield _share("score", keys, body["metric"], entry["test"] or entry["validation"], asked=entry["asked"])
+        for name in ("trained", "stored", "head", "added", "lr"):
+            yield Figure(name, keys, entry[name], asked=entry["asked"])
+        yield Figure("without head", keys, entry["stored"] - entry["head"], asked=entry["asked"])
+
+
+def _lowdata_keys(arguments: Body) -> list[dict[str, str]]:
+    product = itertools.product(_methods(arguments), split("counts", arguments["counts"]))
+    return [{"method": method, "n": n} for method, n in product]
+
+
+def _lowdata(body: Body, arguments: Body) -> Iterator[Figure]:
+    found = dict(zip(body["counts"], body["comparisons"], strict=True))
+    whole = max(found)
+    for n in split("counts", arguments["counts"]):
+        comparison = found[whole if n == "all" else min(int(n), whole)]
+        for entry in comparison["entries"]:
+            values = entry["test"] or entry["validation"]
+            keys = {"method": entry["method"], "n": n}
+            yield _share("score", keys, comparison["metric"], values, asked=entry["asked"])
+
+
+# --- latency -------------------------------------------------------------------------------------------------------
+
+
+def _latency_keys(arguments: Body) -> list[dict[str, str]]:
+    from d90.studies.latency import usual_methods
+
+    asked = arguments["methods"]
+    usual = [
+        str(parse(text)) for text in usual_methods([int(r) for r in split("r", arguments["r"])], arguments["prefix"])
+    ]
+    methods = ["base", *(usual if asked is None else _methods(arguments))]
+    return [{"method": method, "size": size} for method in methods for size in split("pairs", arguments["pairs"])]
+
+
+def _latency(body: Body, _: Body) -> Iterator[Figure]:
+    for row in sorted(body["rows"], key=lambda row: row["method"] != "base"):
+        keys = {"method": row["method"], "size": f"{row['batch']}x{row['length']}"}
+        if row["method"] != "base":
+            yield Figure(
+                "added", keys, 100 * row["added"], 100 * row["low"], 100 * row["high"], "%", asked=row["asked"]
+            )
+        yield Figure("ms", keys, row["milliseconds"], unit="ms", asked=row["asked"])
+
+
+# --- certify, analyze, train, pretrain -----------------------------------------------------------------------------
+
+
+def _certify(body: Body, _: Body) -> Iterator[Figure]:
+    train, test = body["errors"] / body["n"], body["test_error"]
+    yield Figure("bound", {}, 100 * body["bound"], unit="%")
+    shares = {"training error": train, "test error": test, "holdout": body["holdout"], "majority": body["majority"]}
+    for name, value in shares.items():
+        yield Figure(name, {}, 100 * value, unit="%")
+    yield Figure("bits", {}, body["bits"])
+    yield Figure("d", {}, body["best"]["d"])
+    gap = relative_gap(1 - train, 1 - test) if test > 0 else None
+    yield Figure("gap", {}, gap, word="not defined: no test error")
+
+
+def _analyze(body: Body, _: Body) -> Iterator[Figure]:
+    groups = defaultdict(list)
+    for row in body["rows"]:
+        for one in row["against"]:
+            groups[str(one["r"])].append(one)
+    for r, ones in groups.items():
+        for name in ("factor", "delta", "weight", "own", "top", "random"):
+            yield Figure(name, {"r": r}, statistics.fmean(one[name] for one in ones))
+    sides = defaultdict(list)
+    for like in body["likeness"]:
+        sides[like["side"]].append(like)
+    for side, likes in sides.items():
+        means = {
+            "phi": [like["phi"][-1][-1] for like in likes],
+            "phi of random": [like["null"][-1][-1] for like in likes],
+            "phi(1, 1)": [like["phi"][0][0] for like in likes],
+            "projection distance": [like["distances"][-1][1] for like in likes],
+            "geodesic distance": [like["distances"][-1][2] for like in likes],
+        }
+        for name, values in means.items():
+            yield Figure(name, {"side": side}, statistics.fmean(values))
+
+
+def _ranks(arguments: Body) -> list[dict[str, str]]:
+    return [{"r": r} for r in split("ranks", arguments["ranks"])]
+
+
+def _train(body: Body, _: Body) -> Iterator[Figure]:
+    outcome = body["outcome"]
+    yield _share("score", {}, body["task"]["metric"], [outcome["score"]])
+    yield Figure("trained", {}, outcome["trained"])
+
+
+def _pretrain_keys(arguments: Body) -> list[dict[str, str]]:
+    return [{"step": str(step)} for step in schedule(arguments["steps"], arguments["checkpoints"])]
+
+
+def _pretrain(body: Body, _: Body) -> Iterator[Figure]:
+    for step, loss in body["losses"]:
+        yield Figure("masked loss", {"step": str(step)}, loss, word="" if loss is not None else "no validation text")
+
+
+def _single(arguments: Body) -> list[dict[str, str]]:
+    return [{}]
+
+
+_MEASURE = ("d90", "D", "baseline", "threshold", "chance", "score")
+_CERTIFY = ("bound", "training error", "test error", "gap", "holdout", "majority", "bits", "d")
+_ANALYZE = (
+    *("factor", "delta", "weight", "own", "top", "random"),
+    *("phi", "phi of random", "phi(1, 1)", "projection distance", "geodesic distance"),
+)
+_COMPARE = ("score", "trained", "stored", "without head", "head", "added", "lr")
+
+KINDS: dict[str, Kind] = {
+    "measure": Kind(_MEASURE, _single, _measure, free=("d",)),
+    "trajectory": Kind(("d90", "x", "full"), _series_keys, _series),
+    "family": Kind(("d90", "x", "full"), _series_keys, _series),
+    "compare": Kind(_COMPARE, _compare_keys, _compare),
+    "lowdata": Kind(("score",), _lowdata_keys, _lowdata),
+    "latency": Kind(("added", "ms"), _latency_keys, _latency, "out"),
+    "certify": Kind(_CERTIFY, _single, _certify, "out"),
+    "analyze": Kind(_ANALYZE, _ranks, _analyze, "out", free=("side",)),
+    "train": Kind(("score", "trained"), _single, _train, "out"),
+    "pretrain": Kind(("masked loss",), _pretrain_keys, _pretrain, "out"),
+}

@@ -1,0 +1,312 @@
+"""A recipe's file -> Plan: strict, so that what is wrong is said in one line before anything is trained."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from d90.errors import D90Error, InputError, unknown_name
+from d90.methods import parse
+from d90.reproduce.figures import KINDS, canonical
+from d90.reproduce.plan import Plan, Published, Study, slug
+from d90.reproduce.resolve import makes
+from d90.reproduce.schema import Command
+from d90.search.rules import RULES
+from d90.studies.pretrain import Pretraining
+from d90.studies.series import TARGETS
+from d90.training.recipe import make_recipe
+
+__all__ = ["folder_of", "read"]
+
+TOP = ("title", "paper", "differs", "variables", "defaults", "studies")
+STUDY = ("name", "command", "options", "published")
+PUBLISHED = ("value", "source", "of")
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+RUN = ("epochs", "batch_size", "evaluations", "lr", "precision", "seed")  # of a Recipe, checked with its own check
+
+
+def read(
+    path: str | os.PathLike[str],
+    commands: Mapping[str, Command],
+    values: Mapping[str, str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """Read and check a recipe.
+
+    Args:
+        path: a YAML file; nothing in it is ever executed.
+        commands: by name.
+        values: of the recipe's variables.
+        folder: where its store, pages and figures go; `folder_of(path)` by default.
+
+    Raises:
+        InputError: what is wrong in which study, what was expected, what to do.
+    """
+    source, target = Path(path), Path(folder) if folder is not None else folder_of(path)
+    progress = _mapping(_load(source), f"'{source}'", TOP, ("title", "studies"))
+    where = f"'{source}'"
+    known = _variables(progress.get("variables", {}), dict(values or {}), where) | {"out": str(target)}
+    defaults = progress.get("defaults", {})
+    if not isinstance(defaults, dict) or not all(isinstance(key, str) for key in defaults):
+        raise InputError(f"{where}: got defaults: {defaults!r}, expected options by name, as in epochs: 3")
+    for name in defaults:
+        if not any(command.takes(name) for command in commands.values()):
+            every = {option.names[0] for command in commands.values() for option in command.options}
+            raise unknown_name(f"option '{name}' among the defaults of", str(source), sorted(every))
+    listed = progress["studies"]
+    if not isinstance(listed, list) or not listed:
+        raise InputError(
+            f"{where}: got studies: {listed!r}, expected a list of studies, each with a command and options"
+        )
+    studies: list[Study] = []
+    for number, item in enumerate(listed, 1):
+        made = [path for study in studies for path in makes(study)]
+        study = _study(item, number, where, commands, defaults, known, target, made)
+        twin = next((other for other in studies if other.name == study.name or other.line == study.line), None)
+        if twin is not None:
+            what = "name" if twin.name == study.name else "command and options"
+            raise InputError(
+                f"{where}: study {number} has the {what} of '{twin.name}', expected each once; rename it, or change its options"
+            )
+        studies.append(study)
+    differs = progress.get("differs", [])
+    return Plan(
+        source,
+        _text(progress["title"], f"{where}: title"),
+        _text(progress.get("paper", ""), f"{where}: paper"),
+        tuple(_text(line, f"{where}: differs") for line in (differs if isinstance(differs, list) else [differs])),
+        tuple(studies),
+        target,
+    )
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """runs/NAME, and runs/small/NAME for recipes/small/NAME.yaml, so that a twin does not write over the other's pages."""
+    whole = Path(path).absolute().with_suffix("")
+    parts = whole.parts
+    below = parts[len(parts) - parts[::-1].index("recipes") :] if "recipes" in parts else (whole.name,)
+    return Path("runs", *below)
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> Any:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"no such recipe: '{path}'; expected a YAML file, as recipes/aghajanyan-table1.yaml") from None
+    except IsADirectoryError:
+        raise InputError(f"'{path}' is a folder, expected a YAML file; name one inside it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}': broken UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    try:
+        _once(yaml.compose(text, Loader=yaml.SafeLoader), path, set())
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(
+            f"'{path}'{line}: no YAML: {problem}. Likely cause: indentation, or an unquoted ':' or '@'"
+        ) from None
+    except RecursionError:
+        raise InputError(f"'{path}': nested too deeply, expected a recipe: a title and a list of studies") from None
+
+
+def _once(node: Any, path: Path, seen: set[int]) -> None:
+    """Refuse a key that stands twice: YAML keeps the last, and an option would be lost without a word."""
+    if id(node) in seen or not isinstance(getattr(node, "value", None), list):
+        return
+    seen.add(id(node))
+    pairs = [part for part in node.value if isinstance(part, tuple)]
+    names = [key.value for key, _ in pairs if isinstance(key.value, str)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        line = node.start_mark.line + 1
+        raise InputError(f"'{path}', line {line}: got '{twice}' twice, expected each key once; remove one")
+    for part in [value for _, value in pairs] or node.value:
+        _once(part, path, seen)
+
+
+def _mapping(item: Any, where: str, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: got {type(item).__name__}, expected keys {', '.join(known)}")
+    unknown = next((key for key in item if key not in known), None)
+    if unknown is not None:
+        raise unknown_name("key", unknown, known, f"In {where}.")
+    missing = next((key for key in needed if item.get(key) is None), None)
+    if missing is not None:
+        raise InputError(
+            f"{where}: got no '{missing}', expected it beside {', '.join(map(str, item)) or 'nothing'}; add it"
+        )
+    return item
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: got {value!r}, expected a text; put it in quotes")
+    return value
+
+
+# --- variables -----------------------------------------------------------------------------------------------------
+
+
+def _variables(declared: Any, values: dict[str, str], where: str) -> dict[str, str]:
+    """Declared as `name: what it is`, or `name: {about: what it is, default: value}`."""
+    if not isinstance(declared, dict):
+        raise InputError(
+            f"{where}: got variables: {declared!r}, expected names with what they are, as in data: a folder"
+        )
+    unknown = next((name for name in values if name not in declared), None)
+    if unknown is not None:
+        if not declared:
+            raise InputError(f"got --set {unknown}=..., but {where} has no variables; leave it out")
+        raise unknown_name("variable", unknown, declared, f"{where} has no other.")
+    found = {}
+    for name, about in declared.items():
+        if name == "out":
+            raise InputError(f"{where}: got a variable 'out', which is the run's own folder; rename it")
+        default = None
+        if isinstance(about, dict):
+            inner = _mapping(about, f"{where}, variable '{name}'", ("about", "default"), ("about",))
+            default, about = inner.get("default"), inner["about"]
+        about = _text(about, f"{where}, variable '{name}'")
+        if name not in values and default is None:
+            raise InputError(f"{where} needs {name}: {about}. Got none; give it with --set {name}=...")
+        found[str(name)] = values.get(name, str(default))
+        if not found[name].strip():
+            raise InputError(f"got --set {name}= with nothing behind it, expected {about}")
+    return found
+
+
+def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
+    if isinstance(value, list):
+        return [_filled(part, known, where) for part in value]
+    if not isinstance(value, str):
+        return value
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in known:
+            raise unknown_name("variable", match[1], known, f"In {where}; declare it under variables.")
+        return known[match[1]]
+
+    return VARIABLE.sub(fill, value)
+
+
+# --- studies -------------------------------------------------------------------------------------------------------
+
+
+def _study(
+    item: Any, number: int, where: str, commands: Mapping[str, Command], defaults: Mapping[str, Any],
+    known: Mapping[str, str], folder: Path, made: Sequence[str],
+) -> Study:  # fmt: skip
+    name = f"study {number}"
+    if isinstance(item, dict) and isinstance(item.get("name"), str):
+        name = f"study {number}, '{item['name']}'"
+    progress = _mapping(item, f"{where}, {name}", STUDY, ("name", "command"))
+    shown = _text(progress["name"], f"{where}, {name}: name")
+    try:
+        if progress["command"] not in commands:
+            raise unknown_name("command", progress["command"], commands)
+        command = commands[progress["command"]]
+        options = progress.get("options") or {}
+        if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+            raise InputError(f"got options: {options!r}, expected options by name, as in epochs: 3")
+        given = {key: value for key, value in defaults.items() if command.takes(key)}
+        own = {command.option(key).name for key in options}
+        given = {key: value for key, value in given.items() if command.option(key).name not in own} | options
+        arguments = command.arguments({key: _filled(value, known, name) for key, value in given.items()})
+        _placed(command, arguments, shown, folder)
+        if "models" in arguments:
+            arguments["models"] = [found for text in arguments["models"] for found in _globbed(text, made)]
+        _check(command, arguments)
+        study = Study(shown, command, arguments, ())
+        published = progress.get("published") or []
+        if not isinstance(published, list):
+            raise InputError(f"got published: {published!r}, expected a list of figures with value and source")
+        return replace(study, published=tuple(_published(entry, study) for entry in published))
+    except D90Error as error:
+        raise InputError(f"{where}, {name}: {error}") from None
+
+
+def _placed(command: Command, arguments: dict[str, Any], name: str, folder: Path) -> None:
+    """Everything a study writes goes into the recipe's folder, where the recipe does not say otherwise."""
+    defaults = {option.name: option.default for option in command.options}
+    places = {"store": folder / "d90.sqlite"}
+    if command.name in ("trajectory", "family", "lowdata"):
+        places["page"] = folder / f"{slug(name)}.html"
+    endings = {"analyze": ".html", "train": ".d90", "pretrain": ""}
+    places["out"] = folder / f"{slug(name)}{endings.get(command.name, '.json')}"
+    for key, place in places.items():
+        if key in arguments and arguments[key] == defaults[key]:
+            arguments[key] = place
+
+
+def _globbed(text: str, made: Sequence[str]) -> list[str]:
+    """Folders by a pattern, in the order of the numbers in their names; those that an earlier study will make count as there."""
+    if not any(letter in text for letter in "*?["):
+        return [text]
+    import fnmatch
+    import glob
+
+    found = fnmatch.filter(made, text) or glob.glob(text)
+    if not found:
+        raise InputError(f"got '{text}', which no folder fits; expected checkpoints, as in run/step-*")
+    return sorted(found, key=lambda name: ([int(part) for part in re.findall(r"\d+", name)], name))
+
+
+def _check(command: Command, arguments: Mapping[str, Any]) -> None:
+    """What the functions below would refuse, when the studies before have been trained."""
+    KINDS[command.name].keys(arguments)
+    spec = parse(arguments.get("method") or "full")  # certify leaves it open
+    if arguments.get("rule") is not None and arguments["rule"] not in RULES:
+        raise unknown_name("rule", arguments["rule"], RULES)
+    if "target" in arguments and arguments["target"] not in TARGETS:
+        raise unknown_name("target", arguments["target"], TARGETS)
+    run = {name: arguments[name] for name in RUN if name in arguments}
+    if command.name == "pretrain":
+        fields = {key: value for key, value in arguments.items() if key in Pretraining.__dataclass_fields__}
+        Pretraining(**fields).check()
+    if command.name != "latency":
+        make_recipe("model", "task", spec, run)
+    if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:
+        raise InputError(f"got {len(arguments['models'])} models, expected at least two")
+    for name in ("seeds", "resolution", "budget", "tried", "start"):
+        if arguments.get(name) is not None and not arguments[name] >= 1:
+            raise InputError(f"got {name}: {arguments[name]}, expected at least 1")
+    for name in ("train_limit", "validation_limit", "max_length", "low", "high", "d"):
+        if arguments.get(name) is not None and arguments[name] < 1:
+            raise InputError(f"got {name.replace('_', '-')}: {arguments[name]}, expected at least 1")
+
+
+def _published(entry: Any, study: Study) -> Published:
+    kind = KINDS[study.command.name]
+    expected = kind.keys(study.arguments)
+    names = (*dict.fromkeys(key for keys in expected for key in keys), *kind.free)
+    progress = _mapping(entry, "published", (*PUBLISHED, *names), ("value", "source"))
+    value, source = progress["value"], _text(progress["source"], "published: source")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"got published value: {value!r}, expected a number as the paper prints it, or a statement")
+    of = progress.get("of", "")
+    if of and of not in kind.of:
+        raise unknown_name(f"figure of {study.command.name}", of, kind.of)
+    keys = {key: canonical(key, str(progress[key])) for key in names if key in progress}
+    if isinstance(value, str) and not of and not keys:
+        return Published(value, source)  # of the study as a whole
+    if any(key in kind.free for key in keys):
+        return Published(value, source, of, keys)
+    fits = [one for one in expected if keys.items() <= one.items()]
+    if len(fits) != 1:
+        shown = ", ".join(f"{key}: {value}" for key, value in keys.items()) or "no key"
+        raise InputError(
+            f"published {value}: got {shown}, which fits {len(fits)} of the study's {len(expected)} figures, expected one; "
+            f"name it by {', '.join(names) or 'nothing'}, with values the study's options have"
+        )
+    return Published(value, source, of, keys)

@@ -1,0 +1,196 @@
+"""Plan -> rows: every study is the command it names, run as it is; ours and the published figure side by side.
+
+Nothing is trained here. A command keeps its trials in the store and its result under the command line that asked for it,
+where it is read back: the same recipe, run again, trains nothing. A tune and a latency are taken from the file they wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from d90._version import __version__
+from d90.errors import D90Error, InputError
+from d90.methods import parse
+from d90.reproduce.figures import KINDS, Figure, label
+from d90.reproduce.plan import Plan, Published, Study
+from d90.studies.pretrain import losses
+from d90.subspace import file as tune_file
+from d90.training.loop import open_model, open_task
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe, make_recipe
+from d90.trials.store import Store
+
+__all__ = ["Row", "rows_of", "run"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a figure of ours, a published one, or both; numbers in `unit`."""
+
+    study: str
+    figure: str
+    ours: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    word: str = ""
+    published: float | str | None = None
+    source: str = ""
+
+
+def run(
+    plan: Plan, progress: Progress | None = None, where: Mapping[str, Any] | None = None
+) -> tuple[list[Row], list[str]]:
+    """Run every study, and write summary.json into the recipe's folder after each.
+
+    A study that fails is a row that says why, and the others go on.
+
+    Args:
+        where: options that say where trials run (jobs, on, num_gpus, address), for each command that has them. They decide no
+            result and stand in no command line: a recipe begun here goes on elsewhere.
+
+    Returns:
+        The rows, and a line for each study that failed.
+
+    Raises:
+        RunFailed: the machine failed (disk full); finished trials are stored.
+    """
+    progress = progress or Progress()
+    rows: list[Row] = []
+    failed: list[str] = []
+    for number, study in enumerate(plan.studies, 1):
+        progress.note(f"study {number} of {len(plan.studies)}: {study.name}")
+        try:
+            rows += rows_of(study, _result(study, progress, where or {}))
+        except D90Error as error:
+            failed.append(f"'{study.name}': {error}")
+            rows.append(Row(study.name, "", None, None, None, "", "failed"))
+        _write(plan, rows, failed, number)
+    return rows, failed
+
+
+def rows_of(study: Study, body: Mapping[str, Any]) -> list[Row]:
+    """Every main figure of a study and every published one, each published figure beside ours."""
+    kind = KINDS[study.command.name]
+    figures = list(kind.read(body, study.arguments))
+    shown = [figure for figure in figures if figure.of == kind.of[0]]
+    left = list(study.published)
+    asked = {id(one): _find(figures, one, kind.of[0]) for one in left}
+    shown += [figure for figure in asked.values() if figure is not None and figure not in shown]
+    rows = []
+    for figure in shown:
+        beside: list[Published | None] = [one for one in left if asked[id(one)] is figure]
+        rows += [_row(study, figure, one) for one in beside or [None]]
+    for one in left:
+        if asked[id(one)] is None:
+            word = "none" if one.of or one.keys else ""
+            rows.append(Row(study.name, label(one.of, one.keys), None, None, None, "", word, one.value, one.source))
+    return rows
+
+
+def _find(figures: list[Figure], one: Published, main: str) -> Figure | None:
+    if isinstance(one.value, str) and not one.of and not one.keys:
+        return None  # a statement on the whole study
+    of = one.of or main
+    return next((figure for figure in figures if figure.of == of and one.keys.items() <= figure.keys.items()), None)
+
+
+def _row(study: Study, figure: Figure, one: Published | None) -> Row:
+    value = None if figure.value is None or not math.isfinite(figure.value) else figure.value
+    word = figure.word if value is None else ""
+    published, source = (one.value, one.source) if one else (None, "")
+    return Row(study.name, figure.label, value, figure.low, figure.high, figure.unit, word, published, source)
+
+
+# --- one study -----------------------------------------------------------------------------------------------------
+
+
+def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the command, unless what it wrote is there, and read its result."""
+    given, name = study.arguments, study.command.name
+    line = shlex.join(["d90", *study.line])
+    if name == "train" and _trained(given):
+        progress.note(f"{given['out']} is there, of the same recipe")
+    elif name == "latency" and _timed(given["out"], line):
+        progress.note(f"{given['out']} is there, of the same command; remove it to measure again")
+    else:
+        with _as_if(study.line):
+            study.command.function(**{**given, **{key: value for key, value in elsewhere.items() if key in given}})
+    where = KINDS[name].where
+    if name == "pretrain":
+        return {"losses": losses(given["out"])}
+    if where != "store":
+        body: dict[str, Any] = json.loads(Path(given[where]).with_suffix(".json").read_text(encoding="utf-8"))
+        return body
+    store = Store(given["store"], write=False)
+    try:
+        return next(body for body in reversed(store.studies(name)) if body.get("command") == line)
+    finally:
+        store.close()
+
+
+@contextlib.contextmanager
+def _as_if(line: list[str]) -> Iterator[None]:
+    """Commands keep the command line that asked; a study's own, so that its pages say how to do it alone."""
+    before = sys.argv
+    sys.argv = ["d90", *line]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _trained(given: Mapping[str, Any]) -> bool:
+    """Whether the tune is there, of this very recipe, data and base."""
+    out = Path(given["out"])
+    if not out.exists() or not out.with_suffix(".json").exists():
+        return False
+    spec = parse(given["method"])
+    spec = spec if given["d"] is None else spec.at(given["d"])
+    fields = {key: value for key, value in given.items() if key in Recipe.__dataclass_fields__}
+    columns = {key: given[key] for key in ("text", "label", "metric", "kind") if given[key] is not None}
+    options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
+    recipe = make_recipe(given["model"], given["task"], spec, {**options, "columns": columns})
+    task = open_task(given["task"], recipe)
+    key = recipe.key(task.fingerprint, open_model(given["model"], task, recipe).fingerprint)
+    try:
+        return tune_file.read(out)[0].recipe == key[:16]
+    except InputError:
+        return False  # damaged: trained again
+
+
+def _timed(out: Path, line: str) -> bool:
+    try:
+        return bool(json.loads(out.read_text(encoding="utf-8"))["command"] == line)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(plan: Plan, rows: list[Row], failed: list[str], done: int) -> None:
+    """The summary so far, whole or not at all."""
+    target = plan.folder / "summary.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    body = {
+        "d90": __version__,
+        "recipe": str(plan.path),
+        "sha256": hashlib.sha256(plan.path.read_bytes()).hexdigest(),
+        "title": plan.title,
+        "paper": plan.paper,
+        "differs": list(plan.differs),
+        "studies": [{"name": study.name, "command": shlex.join(["d90", *study.line])} for study in plan.studies],
+        "done": done,
+        "failed": failed,
+        "rows": [asdict(row) for row in rows],
+    }
+    part = target.with_suffix(".json.part")
+    part.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    part.replace(target)

@@ -1,0 +1,210 @@
+"""The options of a command, read from its function: a recipe names them as the command line does, and nothing stands twice."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from d90.errors import InputError, unknown_name
+
+__all__ = ["Command", "Option", "command_of", "split"]
+
+# options that hold several values in one text, and what stands between the values; a recipe may give a list
+JOINED = {"methods": " ", "tasks": " ", "targets": "", "text": ","}
+JOINED |= dict.fromkeys(("dims", "levels", "ranks", "r", "counts", "rates", "pairs"), ",")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path", list: "a list"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option or argument of a command.
+
+    Attributes:
+        name: of the function's parameter.
+        names: on the command line, without dashes; the first is the one that is shown.
+        kind: int, float, bool, str, Path, or list for a list of texts.
+        default: None where nothing need be given, `inspect.Parameter.empty` where something must.
+        positional: an argument, given without its name.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    kind: type
+    default: Any
+    positional: bool
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command by its function: `options` in the order of its parameters."""
+
+    name: str
+    function: Callable[..., None]
+    options: tuple[Option, ...]
+
+    def option(self, name: str) -> Option:
+        """The option of this name.
+
+        Raises:
+            InputError: there is none; which there are.
+        """
+        found = next((option for option in self.options if name in option.names), None)
+        if found is None:
+            raise unknown_name(f"option of {self.name}", name, [option.names[0] for option in self.options])
+        return found
+
+    def takes(self, name: str) -> bool:
+        """Whether it has an option of this name."""
+        return any(name in option.names for option in self.options)
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What its function takes: every parameter, what was not given at its default.
+
+        Raises:
+            InputError: an unknown option, a value of the wrong type, an argument that is missing, an option given twice.
+        """
+        given: dict[str, Any] = {}
+        for name, value in options.items():
+            option = self.option(name)
+            if option.name in given:
+                raise InputError(f"got {' and '.join(option.names)}, which are one option; expected one of them")
+            given[option.name] = _typed(option, name, value)
+        for option in self.options:
+            if option.name not in given and option.default is inspect.Parameter.empty:
+                raise InputError(
+                    f"got no {option.names[0]}, expected one: {self.name} needs it. Add it to the study's options"
+                )
+        return {option.name: given.get(option.name, option.default) for option in self.options}
+
+    def line(self, arguments: Mapping[str, Any]) -> list[str]:
+        """The command line, without 'd90', that does the same."""
+        positional = [option for option in self.options if option.positional]
+        while positional and arguments[positional[-1].name] == positional[-1].default:
+            positional.pop()
+        words = [self.name]
+        for option in positional:
+            value = arguments[option.name]
+            words += value if option.kind is list else [str(value)]
+        for option in self.options:
+            value = arguments[option.name]
+            if option.positional or value == option.default:
+                continue
+            flag = f"--{option.names[0]}"
+            if option.kind is bool:
+                words.append(flag if value else f"--no-{option.names[0]}")
+            else:
+                words += [flag, str(value)]
+        return words
+
+
+def command_of(function: Callable[..., None]) -> Command:
+    """Read a command's options from its function, as typer does."""
+    hints = get_type_hints(function, include_extras=True)
+    options = []
+    for parameter in inspect.signature(function).parameters.values():
+        kind, *marks = get_args(hints[parameter.name])
+        declared = next(mark for mark in marks if isinstance(mark, typer.models.ParameterInfo))
+        # typer takes an Annotated option's first name for its default
+        texts = (declared.default, *(declared.param_decls or ()))
+        long = tuple(text[2:] for text in texts if isinstance(text, str) and text.startswith("--"))
+        optional = get_origin(kind) in (Union, types.UnionType)
+        bare = next(part for part in get_args(kind) if part is not type(None)) if optional else kind
+        options.append(
+            Option(
+                parameter.name,
+                long or (parameter.name.replace("_", "-"),),
+                get_origin(bare) or bare,
+                parameter.default,
+                isinstance(declared, typer.models.ArgumentInfo),
+                optional,
+            )
+        )
+    return Command(function.__name__, function, tuple(options))
+
+
+def split(name: str, text: str) -> list[str]:
+    """The values that one text of a joined option holds."""
+    return [part.strip() for part in text.split(JOINED[name].strip() or None) if part.strip()]
+
+
+def _typed(option: Option, name: str, value: Any) -> Any:
+    """A value as its function takes it."""
+    if value is None and option.optional:
+        return None
+    if option.kind is list:
+        return _texts(name, value)
+    if option.kind in (str, Path):
+        if isinstance(value, list) and option.name in JOINED:
+            value = JOINED[option.name].join(_texts(name, value))
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise _wrong(option, name, value)
+        text = str(value)
+        _check_joined(option.name, name, text)
+        return Path(text) if option.kind is Path else text
+    if option.kind is bool:
+        if not isinstance(value, bool):
+            raise _wrong(option, name, value)
+        return value
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _wrong(option, name, value)
+    try:
+        # YAML reads 1e-3 as a text, and a variable is one
+        number = float(value) if option.kind is float else int(value) if isinstance(value, str) else value
+    except ValueError:
+        raise _wrong(option, name, value) from None
+    if not math.isfinite(number) or (option.kind is int and not isinstance(number, int)):
+        raise _wrong(option, name, value)
+    return number
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    if isinstance(value, str):
+        return shlex.split(value)
+    if not isinstance(value, list) or not all(
+        isinstance(part, str | int | float) and not isinstance(part, bool) for part in value
+    ):
+        raise InputError(f"got {name}: {_shown(value)}, expected a text, or a list of texts or numbers")
+    return [str(part) for part in value]
+
+
+def _check_joined(parameter: str, name: str, text: str) -> None:
+    """Refuse, before anything is trained, what the command would refuse when its turn comes."""
+    forms = {"dims": "100,1000", "levels": "3,5,9", "ranks": "1,4,8", "r": "16,64", "counts": "100,1000,all"}
+    forms |= {"rates": "0.3,1,3", "pairs": "16x256,1x128"}
+    if parameter not in forms:
+        return
+
+    def fits(part: str) -> bool:
+        if parameter == "rates":
+            try:
+                return 0 < float(part) < math.inf
+            except ValueError:
+                return False
+        if parameter == "pairs":
+            batch, _, length = part.partition("x")
+            return batch.isdecimal() and length.isdecimal()
+        return part.isdecimal() or (parameter == "counts" and part == "all")
+
+    parts = split(parameter, text)
+    wrong = next((part for part in parts if not fits(part)), None)
+    if wrong is not None or (not parts and parameter != "dims"):
+        raise InputError(f"got {name}: {text}, expected values joined by commas, as in {forms[parameter]}")
+
+
+def _wrong(option: Option, name: str, value: Any) -> InputError:
+    listed = " or a list" if option.name in JOINED and option.kind is str else ""
+    return InputError(f"got {name}: {_shown(value)}, expected {WORDS[option.kind]}{listed}")
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

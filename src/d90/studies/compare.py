@@ -1,0 +1,252 @@
+"""compare(model, task, methods) -> Comparison: methods side by side, each at its own best learning rate.
+
+For each method the rates of a small grid around its default are tried with the first seed; the best on the validation split
+is kept, and a best one at the grid's edge widens the grid. The other seeds then train at that rate. The test split, where
+the task has one, is only reported. Every trial is in the store as it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from d90.errors import InputError
+from d90.methods import Spec, counts, parse
+from d90.models.loading import Model
+from d90.studies.cost import Cost, probe
+from d90.tasks import Task
+from d90.training.loop import Data, context, open_task
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe, default_lr, make_recipe
+from d90.trials.executor import Executor, together
+from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
+from d90.trials.store import Store, digest
+
+__all__ = ["Comparison", "Entry", "compare"]
+
+GRID = (1 / 3, 1.0, 3.0)  # of the method's default rate
+WIDEST = 2  # how often a best rate at the edge widens the grid
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    Attributes:
+        method: its canonical text; `asked` as it was given.
+        lr: the best rate; `rates`, each rate tried with its validation score, lowest first.
+        validation, test: scores, one a seed; test is empty where the task has no such split.
+        moved, trained, head, stored, added, adds: as `d90.methods.Counts`.
+        seconds: of all its trials.
+        cost: time and memory, None where they were not probed.
+        front: whether no other method stores as few numbers or fewer and scores higher.
+    """
+
+    method: str
+    asked: str
+    lr: float
+    rates: tuple[tuple[float, float], ...]
+    validation: tuple[float, ...]
+    test: tuple[float, ...]
+    moved: int
+    trained: int
+    head: int
+    stored: int
+    added: int
+    adds: str
+    seconds: float
+    cost: Cost | None = None
+    front: bool = False
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """What is reported: test where there is one, validation otherwise."""
+        return self.test or self.validation
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The entries in the order they were asked for, and what decides them."""
+
+    model: str
+    task: str
+    metric: str
+    split: str
+    chance: float
+    seeds: int
+    entries: tuple[Entry, ...]
+    recipe: dict[str, Any]
+    definitions: dict[str, Any]
+    command: str = ""
+
+
+def compare(
+    model: str | Model,
+    task: str | Task,
+    methods: Sequence[str | Spec],
+    *,
+    seeds: int = 1,
+    rates: Sequence[float] = GRID,
+    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
+    costs: bool = True,
+    progress: Progress | None = None,
+    command: str = "",
+    log: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> Comparison:
+    """Train every method and put them side by side.
+
+    Args:
+        model, task: as for `d90.train`.
+        methods: in the grammar of `d90.methods`; all are put on the model once before the first is trained.
+        seeds: trials of each method at its best rate, from the recipe's seed on.
+        rates: factors of each method's default rate.
+        store: where trials are kept; a stored trial is not repeated.
+        costs: measure step time, memory and latency as well (`d90.studies.cost`).
+        progress: is told what happens.
+        command: recorded.
+        log: append a JSON line for each trial as it ends.
+        executor: where trials run, if not here, as for `measure`.
+        options: fields of `Recipe`; an `lr` switches the tuning off.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+    """
+    progress = progress or Progress()
+    if not methods:
+        raise InputError("got no methods, expected at least one, as in --methods 'full lora:r=8 bitfit'")
+    if seeds < 1:
+        raise InputError(f"got seeds={seeds}, expected at least 1")
+    if not rates or min(rates) <= 0:
+        raise InputError(f"got rates={tuple(rates)}, expected positive factors such as 0.3, 1, 3")
+    specs = [parse(method) if isinstance(method, str) else method for method in methods]
+    twice = next((str(spec) for i, spec in enumerate(specs) if str(spec) in map(str, specs[:i])), None)
+    if twice is not None:
+        raise InputError(f"got '{twice}' twice among the methods, expected each once")
+    check_sendable(executor, model, task)
+    recipe = make_recipe(model, task, specs[0], options)
+    keep = store if isinstance(store, Store) else Store(store)
+    runner = TrialRunner(model, open_task(task, recipe), recipe, keep, progress, log, executor)
+    numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
+    test = "test" in runner.task.splits
+    progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
+
+    def entry(index: int) -> Entry:
+        spec = specs[index]
+        progress.search_planned(f"{spec} ({index + 1} of {len(specs)})")
+        mine = make_recipe(model, task, spec, options)
+        return _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
+
+    entries = together(executor, [partial(entry, index) for index in range(len(specs))])
+    if costs:
+        progress.search_planned("time and memory of a step")
+        measured = probe(runner.data(recipe.seed), specs, recipe)
+        entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
+    result = Comparison(
+        model=recipe.model,
+        task=recipe.task,
+        metric=runner.task.metric,
+        split="test" if test else "validation",
+        chance=runner.constant_score("test" if test else "validation"),
+        seeds=seeds,
+        entries=tuple(front(entries)),
+        recipe={key: value for key, value in asdict(recipe).items() if key not in ("method", "seed", "lr")},
+        definitions={
+            "rates": [round(rate, 6) for rate in rates],
+            "seeds": list(range(recipe.seed, recipe.seed + seeds)),
+            "task": runner.task.fingerprint,
+            "base": runner.model(recipe.seed).fingerprint,
+            "notes": list(runner.task.notes),
+            **versions(),
+        },
+        command=command,
+    )
+    asked_for = [list(map(str, specs)), recipe.model, recipe.task, seeds, list(rates), recipe.seed, result.recipe]
+    runner.store.put_study(digest(asked_for), "compare", asdict(result))
+    runner.note(digest(asked_for))
+    progress.search_ended(f"compared {len(specs)} methods")
+    return result
+
+
+def front(entries: Sequence[Entry]) -> list[Entry]:
+    """Mark the Pareto front: the entries that none with as few stored numbers or fewer beats."""
+    return [
+        replace(
+            entry,
+            front=not any(
+                other.stored <= entry.stored
+                and other.mean >= entry.mean
+                and (other.stored, -other.mean) != (entry.stored, -entry.mean)
+                for other in entries
+            ),
+        )
+        for entry in entries
+    ]
+
+
+def _entry(
+    runner: TrialRunner,
+    spec: Spec,
+    asked: str,
+    sizes: dict[str, Any],
+    recipe: Recipe,
+    seeds: int,
+    rates: Sequence[float],
+    test: bool,
+) -> Entry:
+    seconds = 0.0
+    tried: dict[float, dict[str, Any]] = {}
+
+    def run(lrs: Sequence[float], seeds: Sequence[int]) -> list[dict[str, Any]]:
+        nonlocal seconds
+        asks = [TrialRequest(spec, replace(recipe, lr=lr, seed=seed), test=test) for lr in lrs for seed in seeds]
+        bodies = runner.all(asks)
+        seconds += sum(body["seconds"] for body in bodies)
+        return bodies
+
+    usual = default_lr(spec, runner.task.is_text)
+    grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
+    tried.update(zip(grid, run(grid, [recipe.seed]), strict=True))
+    best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
+    for _ in range(WIDEST if len(grid) > 1 else 0):
+        ratio = grid[1] / grid[0]
+        if best not in (min(tried), max(tried)):
+            break
+        lr = float(f"{best * ratio if best == max(tried) else best / ratio:.2g}")
+        (tried[lr],) = run([lr], [recipe.seed])
+        best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
+    bodies = [tried[best], *run([best], range(recipe.seed + 1, recipe.seed + seeds))]
+    return Entry(
+        method=str(spec),
+        asked=asked,
+        lr=best,
+        rates=tuple((lr, tried[lr]["score"]) for lr in sorted(tried)),
+        validation=tuple(body["score"] for body in bodies),
+        test=tuple(body["test"] for body in bodies) if test else (),
+        seconds=seconds,
+        **sizes,
+    )
+
+
+def _counts(data: Data, spec: Spec, recipe: Recipe) -> dict[str, Any]:
+    """Put a method on the model and take it off again: what it costs in numbers, and whether it fits at all."""
+    applied = spec.method.apply(data.model.module, context(data, recipe))
+    try:
+        return asdict(counts(spec, applied))
+    finally:
+        applied.remove()

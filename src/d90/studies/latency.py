@@ -1,0 +1,250 @@
+"""latency(model) -> Latency: what a method adds to the time of a forward pass, as table 1 of Hu et al. 2021 has it.
+
+Every method is put on a copy of the model that shares its weights; one that merges is merged. A round is one pass of
+each, the bare model included, in an order drawn afresh; what a method adds is taken inside the round, and medians with
+quartiles over the rounds are reported, so that a machine whose speed drifts does not decide. The row of a merged method
+is the measure of what is noise: its model has the base's modules, and nothing to add.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d90.errors import InputError, unknown_name
+from d90.methods import Context, Spec, parse
+from d90.models.loading import load, positions
+from d90.training.progress import Progress
+from d90.trials.runner import versions
+
+__all__ = ["PAIRS", "SHAPES", "Latency", "Row", "latency", "usual_methods"]
+
+PAIRS = ((32, 512), (16, 256), (1, 128), (1, 64))  # batch, tokens; the first three are the paper's
+
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "gpt2": ("gpt2", {}),
+    "gpt2-medium": ("gpt2", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
+    "gpt2-large": ("gpt2", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),
+    "bert-base": ("bert", {}),
+    "bert-large": (
+        "bert",
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "roberta-base": ("roberta", {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}),
+    "roberta-large": (
+        "roberta",
+        {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "hidden_size": 1024}
+        | {"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one size of input; the bare model's row is called "base".
+
+    Attributes:
+        method: its canonical text; `asked` as it was given; `merged`, whether its model was merged.
+        batch, length: examples and tokens.
+        milliseconds: median of a forward pass.
+        added: median of what it adds to the bare model's pass of the same round, as a share; `low` and `high`, quartiles.
+        rounds: how many.
+    """
+
+    method: str
+    asked: str
+    merged: bool
+    batch: int
+    length: int
+    milliseconds: float
+    added: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The rows, size after size, and what they were measured on."""
+
+    model: str
+    weights: int
+    dtype: str
+    rows: tuple[Row, ...]
+    definitions: dict[str, Any]
+    command: str = ""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as JSON."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def usual_methods(ranks: Sequence[int] = (64,), prefix: int = 16) -> list[str]:
+    """The paper's rows: LoRA, which is merged, AdapterL and AdapterH at each width, and PreEmbed and PreLayer."""
+    adapters = [f"adapter:kind={kind},r={r}" for kind in ("lin", "houlsby") for r in ranks]
+    return ["lora:r=8,targets=all", *adapters, f"preembed:prefix={prefix}", f"prelayer:prefix={prefix}"]
+
+
+def latency(
+    model: str = "minilm",
+    methods: Sequence[str | Spec] | None = None,
+    *,
+    shape: str | None = None,
+    pairs: Sequence[tuple[int, int]] = PAIRS,
+    rounds: int = 7,
+    seconds: float = 20.0,
+    dtype: str = "fp32",
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Latency:
+    """Time forward passes of a text model with each method on it, beside the bare model.
+
+    Args:
+        model: as for `d90.train`; a sequence classifier is made of it.
+        methods: in the grammar of `d90.methods`, without subspaces; `usual_methods()` where none are given. An untrained
+            method takes the time of a trained one.
+        shape: an architecture of `SHAPES` with weights drawn at random, in the model's place; needs no network.
+        pairs: (batch, tokens).
+        rounds: of each pair at least; more while `seconds` have not gone by.
+        dtype: of weights and passes, "fp32" or "bf16".
+        threads: of torch; as they are by default.
+        seed: of weights, tokens and orders.
+        progress: is told what happens.
+        command: recorded.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+    """
+    progress = progress or Progress()
+    _check(pairs, rounds, seconds, dtype, threads)
+    given = methods or usual_methods()
+    specs = [parse(method) if isinstance(method, str) else method for method in given]
+    under = next((spec for spec in specs if spec.space is not None), None)
+    if under is not None:
+        raise InputError(f"got '{under}', expected a method without '@': a subspace adds nothing to a forward pass")
+    module = (_shaped(shape, seed) if shape is not None else _loaded(model, seed)).to(DTYPES[dtype]).eval()
+    module.config.use_cache = False  # nothing is generated
+    longest = positions(module.config)[0]
+    far = next((length for _, length in pairs if longest is not None and length > longest), None)
+    if far is not None:
+        raise InputError(
+            f"got {far} tokens, expected at most {longest}, the positions of the model; give shorter --pairs"
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        progress.search_started(
+            f"{len(specs)} methods beside the bare model, {sum(p.numel() for p in module.parameters()):,} weights"
+        )
+        models = {"base": module, **{str(spec): _with(spec, module, seed) for spec in specs}}
+        asked = {"base": "base", **{str(spec): str(text) for spec, text in zip(specs, given, strict=True)}}
+        merged = {str(spec) for spec in specs if spec.method.merges}
+        with torch.inference_mode():
+            for _, length in pairs:  # a warm-up that also refuses what cannot run, before anything is measured
+                for one in models.values():
+                    one(input_ids=_tokens(module, 1, length, seed))
+            rows = []
+            for batch, length in pairs:
+                progress.search_planned(f"{batch} x {length} tokens")
+                passes = _rounds(models, _tokens(module, batch, length, seed), rounds, seconds, seed)
+                rows += [_row(name, asked[name], name in merged, batch, length, passes) for name in models]
+        found = {**versions(), "processor": _processor(), "attention": module.config._attn_implementation}
+    finally:
+        torch.set_num_threads(before)
+    progress.search_ended(f"{len(pairs)} sizes measured")
+    weights = sum(p.numel() for p in module.parameters())
+    name = f"{shape} (shapes, random weights)" if shape is not None else model
+    return Latency(name, weights, dtype, tuple(rows), found, command)
+
+
+def _check(pairs: Sequence[tuple[int, int]], rounds: int, seconds: float, dtype: str, threads: int | None) -> None:
+    if not pairs or min(min(pair) for pair in pairs) < 1:
+        raise InputError(f"got pairs={list(pairs)}, expected (batch, tokens) of at least 1 each, as 1x128,16x256")
+    if rounds < 2 or not 0 <= seconds < float("inf"):
+        raise InputError(
+            f"got rounds={rounds} and seconds={seconds}, expected at least 2 rounds, and seconds of 0 or more"
+        )
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    if threads is not None and threads < 1:
+        raise InputError(f"got threads={threads}, expected at least 1")
+
+
+def _loaded(name: str, seed: int) -> Any:
+    if name in ("fc", "lenet") or name.startswith("mlp:"):
+        raise InputError(f"model '{name}' takes images, expected a text model such as minilm, or --shape gpt2-medium")
+    return load(name, 2, seed=seed).module
+
+
+def _shaped(shape: str, seed: int) -> Any:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    if shape not in SHAPES:
+        raise unknown_name("shape", shape, SHAPES)
+    kind, sizes = SHAPES[shape]
+    config = AutoConfig.for_model(kind, **sizes)
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # a decoder's classifier asks for it
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+def _with(spec: Spec, module: nn.Module, seed: int) -> nn.Module:
+    """A copy of the model that shares its weights, with the method on it, merged where it merges."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    own = copy.deepcopy(module, shared)
+    applied = spec.method.apply(own, Context(seed))
+    return (applied.merge() if spec.method.merges else own).eval()
+
+
+def _tokens(module: Any, batch: int, length: int, seed: int) -> Tensor:
+    drawn = torch.Generator().manual_seed(seed)
+    return torch.randint(3, module.config.vocab_size, (batch, length), generator=drawn)
+
+
+def _rounds(
+    models: dict[str, nn.Module], tokens: Tensor, rounds: int, seconds: float, seed: int
+) -> dict[str, list[float]]:
+    """Seconds of each model's pass, round after round."""
+    passes: dict[str, list[float]] = {name: [] for name in models}
+    orders, end = random.Random(seed), time.perf_counter() + seconds
+    while len(passes["base"]) < rounds or time.perf_counter() < end:
+        for name in orders.sample(list(models), len(models)):
+            began = time.perf_counter()
+            models[name](input_ids=tokens)
+            passes[name].append(time.perf_counter() - began)
+    return passes
+
+
+def _row(name: str, asked: str, merged: bool, batch: int, length: int, passes: dict[str, list[float]]) -> Row:
+    added = [own / base - 1 for own, base in zip(passes[name], passes["base"], strict=True)]
+    low, middle, high = statistics.quantiles(added, n=4, method="inclusive")
+    return Row(
+        name, asked, merged, batch, length, 1000 * statistics.median(passes[name]), middle, low, high, len(added)
+    )
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

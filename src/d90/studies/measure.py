@@ -1,0 +1,303 @@
+"""measure(model, task) -> Measurement: full fine-tuning, the threshold, and the smallest d that reaches it, with an interval.
+
+The rules are in `d90.search.rules`, the search in `d90.search`. d90 is where the mean score over seeds, of P and of training, on
+this validation split reaches the threshold of the mean full score; the interval says how well that is known.
+
+Every trial is in the store as it ends; asked again, or after a kill, a measurement repeats none of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from d90 import search
+from d90.analysis.paired import compare_paired, examples_needed
+from d90.errors import InputError
+from d90.methods import Spec, parse
+from d90.models.loading import Model
+from d90.search.rules import RULES, Goal, choose_rule, goal
+from d90.search.variance import variance_shares
+from d90.studies.measurement import Measurement, Point
+from d90.studies.measurement_trials import MeasurementTrials
+from d90.subspace import layout
+from d90.tasks import Task
+from d90.tasks.metrics import to_display
+from d90.training.loop import Data, context, open_task
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe, make_recipe
+from d90.trials.executor import Executor
+from d90.trials.runner import TrialRunner, check_sendable, versions
+from d90.trials.store import Store, digest
+
+__all__ = ["RULES", "Measurement", "Point", "measure"]
+
+
+def measure(
+    model: str | Model,
+    task: str | Task,
+    method: str | Spec = "full",
+    *,
+    rule: str | None = None,
+    fraction: float = 0.9,
+    within: float | None = None,
+    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
+    full_curve: bool = False,
+    prune: bool = True,
+    test: bool = False,
+    dims: Sequence[int] = (),
+    low: int | None = None,
+    high: int | None = None,
+    start: int = 16384,
+    resolution: float = 1.25,
+    budget: float = 12.0,
+    seeds: int = 2,
+    baseline: str | float = "full",
+    baseline_lr: float | None = None,
+    baseline_epochs: float | None = None,
+    command: str = "",
+    log: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> Measurement:
+    """Measure d90 of `method`'s space for `model` on `task`.
+
+    Args:
+        model, task: as for `d90.train`.
+        method: what moves and, behind "@", the kind of subspace (without d): "full@structure=said".
+        rule, fraction, within: how the threshold is made (`d90.search.rules`); by default the paper's rule, the gain rule for
+            a correlation or a loss, the margin rule where `within` is given, in points.
+        store: path of the SQLite store, or an open one.
+        full_curve: train every trial to its end instead of stopping it once it passes or is hopeless.
+        hopeless: give trials up whose learning curve says that they will fail.
+        test: report scores on the test split, at d90 and of the baseline; where the task has none, one is made from training
+            examples, which are then not trained on.
+        dims: values of d to try besides, for a curve.
+        low, high: the range of d; by default what the method allows.
+        start: the first d.
+        resolution, budget: the search ends when the interval's ends are within this ratio, or when this many full fine-tunings
+            are spent, the baseline's included.
+        seeds: with how many seeds of P the answer is confirmed; under the margin rule, trials of the baseline as well.
+        baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0; of a loss, the loss).
+        baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
+        command: the command line that asked, kept with the result.
+        log: a file that gets one JSON line for each trial trained, as it ends.
+        progress: is told what happens.
+        executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.cluster.Cluster`.
+        options: fields of `Recipe` for every trial.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+        StoreError, RunFailed: the store cannot be used.
+    """
+    progress = progress or Progress()
+    for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget)):
+        if not value >= 1:
+            raise InputError(f"got {name}={value}, expected at least 1")
+    check_sendable(executor, model, task)
+    spec = parse(method) if isinstance(method, str) else method
+    recipe = make_recipe(model, task, spec, options)
+    opened = open_task(task, recipe)
+    if test and "test" not in opened.splits:
+        recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
+        opened = open_task(task, recipe)
+    rule = choose_rule(rule, opened.metric, fraction, within)
+    if rule == "margin" and not isinstance(baseline, str):
+        raise InputError(
+            f"got baseline={baseline} for the margin rule, expected a method: examples are compared one by one"
+        )
+    runner = TrialRunner(
+        model, opened, recipe, store if isinstance(store, Store) else Store(store), progress, log, executor
+    )
+    least, most, m, definition = _limits(runner.data(recipe.seed), spec, recipe)
+    low, high = max(least, low or least), min(most, high or most)
+    for d in dims:
+        if not low <= d <= high:
+            raise InputError(
+                f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({m} lambdas, D={most})"
+            )
+    kept_recipe = {key: value for key, value in asdict(recipe).items() if key not in ("method", "seed")}
+    asked: list[Any] = [
+        str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, kept_recipe, recipe.seed,
+    ]  # fmt: skip
+    runner.study = digest([*asked, within] if within is not None else asked)
+    progress.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
+    if runner.data(recipe.seed).truncated:
+        count = runner.data(recipe.seed).truncated
+        progress.note(f"{count} texts are longer than {runner.model(recipe.seed).max_length} tokens and were truncated")
+
+    zero, majority = runner.zero_score(), runner.constant_score()
+    chance = max(majority, zero)
+    epochs = baseline_epochs or recipe.epochs
+    base = None
+    if isinstance(baseline, str):
+        base = make_recipe(model, task, parse(baseline), options)
+        base = replace(base, lr=baseline_lr, epochs=epochs, columns=recipe.columns)
+    wanted = goal(rule, chance, fraction, within)
+    measurement_trials = MeasurementTrials(
+        runner, spec, recipe, base,
+        steps=replace(recipe, epochs=epochs).steps(len(opened.train)),
+        goal=wanted,
+        fixed=None if base else to_display(float(baseline), opened.metric),
+        stops=not full_curve,
+        gives_up=prune,
+        references=seeds if rule == "margin" else 0,
+        noise=_noise(opened),
+    )  # fmt: skip
+    references = range(recipe.seed, recipe.seed + (seeds if rule == "margin" else 1)) if base else ()
+    measurement_trials.begin()
+    if references:
+        measurement_trials.run_full(references)
+    first = (
+        measurement_trials.full_score
+    )  # of the first trials alone: resumed, the search must go on with the same scale
+    own, others = measurement_trials.stored()
+    threshold = wanted.at(measurement_trials.full_score)
+    levels = (f"{to_display(value, opened.metric):.4f}" for value in (measurement_trials.full_score, threshold, chance))
+    progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=rule))
+
+    problem = search.SearchProblem(
+        goal=Goal(wanted.intercept, 0.0) if rule == "margin" else wanted,
+        low=low,
+        high=high,
+        scale=max(first - chance, 1e-3),
+        noise=measurement_trials.noise,
+        full=0.0 if rule == "margin" else measurement_trials.fixed,
+        start=start,
+        first=dims,
+        seed=recipe.seed,
+        seeds=1 if spec.space and spec.space.seed is not None else seeds,
+        resolution=resolution,
+        budget=budget,
+    )
+    found = None
+    if threshold > chance:
+        found = search.search(
+            measurement_trials.run, problem, own, others, progress.search_planned, measurement_trials.prefetch
+        )
+        threshold = wanted.at(measurement_trials.full_score)
+    else:
+        coming = [search.Asked(d, recipe.seed, recipe.seed, True, "") for d in dims]
+        measurement_trials.prefetch(coming)
+        for asked_for in coming:
+            measurement_trials.run(asked_for)
+    status = found.status if found and threshold > chance else "trivial"
+    d90 = found.d90 if found and status != "trivial" else None
+    scores = (
+        tuple(measurement_trials.full[seed]["score"] for seed in sorted(measurement_trials.full))
+        if base
+        else (measurement_trials.full_score,)
+    )
+    tested = measurement_trials.test(d90) if test and d90 is not None else (None, None)
+    trials = found.trials if found else ()
+    seconds_full = [outcome["seconds"] for outcome in measurement_trials.full.values()]
+    wrong = sorted({t.d for t in trials if t.d and search.failed(t, trials, problem.scale, problem.noise)})
+    notes = [*opened.notes, *(_power(measurement_trials, opened, within) if within is not None else ())]
+    if wrong:
+        listed = ", ".join(f"{d:,}" for d in wrong)
+        notes.append(
+            f"d = {listed}: far below a smaller d, so training failed there, most often by too high a learning rate; the "
+            "answer is not to be trusted before it is measured again with a lower --lr"
+        )
+        progress.note(notes[-1])
+    shares = variance_shares(trials) if rule != "margin" else None
+    band: tuple[tuple[float, float, float, float], ...] = ()
+    if found and found.posterior is not None and rule != "margin":
+        columns = (found.posterior.ds, *found.posterior.band(found.coverage))
+        band = tuple((float(d), float(mean), float(a), float(b)) for d, mean, a, b in zip(*columns, strict=True))
+    result = Measurement(
+        model=recipe.model,
+        task=recipe.task,
+        method=str(spec),
+        metric=opened.metric,
+        rule=rule,
+        fraction=fraction,
+        status=status,
+        d90=d90,
+        interval=found.interval if found and status != "trivial" else (None, None),
+        D=most,
+        lambdas=m,
+        baseline=measurement_trials.full_score,
+        baseline_scores=scores,
+        baseline_method=baseline if isinstance(baseline, str) else "a given number",
+        majority=majority,
+        zero=zero,
+        threshold=threshold,
+        curve=measurement_trials.points,
+        recipe=kept_recipe,
+        definitions={
+            "layer": definition,
+            "seeds": sorted({t.p for t in trials} | {t.t for t in trials}),
+            "resolution": resolution,
+            "budget": budget,
+            "notes": notes,
+            "truncated": runner.data(recipe.seed).truncated,
+            "task": opened.fingerprint,
+            "base": runner.model(recipe.seed).fingerprint,
+            **versions(),
+        },
+        seconds=measurement_trials.seconds,
+        command=command,
+        coverage=found.coverage if found else search.COVERAGE,
+        confirmed=bool(found and found.confirmed),
+        within=within,
+        spent=found.spent if found else 0.0,
+        spent_seconds=measurement_trials.seconds * len(seconds_full) / math.fsum(seconds_full)
+        if seconds_full
+        else None,
+        variance=asdict(shares) if shares else None,
+        band=band,
+        test=tested[0],
+        baseline_test=tested[1],
+    )
+    runner.store.put_study(runner.study, "measure", asdict(result))
+    progress.search_ended(str(result))
+    return result
+
+
+def _noise(task: Task) -> float:
+    """The standard deviation of a score over seeds that is expected: half of what drawing the examples anew would give."""
+    return 0.5 * math.sqrt(0.15 * 0.85 / len(task.validation))
+
+
+def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> list[str]:
+    """How many examples the margin rule would need, in a line: too few, and no d can pass."""
+    if len(measurement_trials.full) < 2 or measurement_trials.base is None:
+        return []
+    first, second = (
+        measurement_trials.runner.predictions(replace(measurement_trials.base, seed=seed))
+        for seed in sorted(measurement_trials.full)[:2]
+    )
+    pair = compare_paired(task.metric, first, second, task.validation.labels.numpy())
+    need = examples_needed(pair.discordant, within / 100, deviation=pair.deviation)
+    return [
+        f"two trials of the baseline differ on {pair.discordant:.1%} of the {pair.n} validation examples; a tune as good passes "
+        f"within {within:g} points four times of five where there are {need:,}"
+    ]
+
+
+def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]:
+    """(lowest d, D, number of lambdas, definition of a layer) of a method's space on a model."""
+    space = spec.at(1).space
+    if space is None:
+        raise InputError("a measurement needs a subspace; expected a method with '@'")
+    model = data.model
+    applied = spec.method.apply(model.module, context(data, recipe))
+    try:
+        layout.check_supported(model.module)
+        named = layout.trainable(model.module)
+        names = list(named)
+        if space.head == "outside":
+            outside = set(layout.head_tensors(model.module, names))
+            names = [name for name in names if name not in outside]
+        if space.structure != "said":
+            return 1, sum(named[name].numel() for name in names), 0, "none (did)"
+        layers, definition = layout.layer_of(model.module, names, space.layer)
+        m = len(set(layers))
+        return m + 1, sum(named[name].numel() for name in names), m, definition
+    finally:
+        applied.remove()

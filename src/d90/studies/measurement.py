@@ -1,0 +1,127 @@
+"""What a measurement gives: the answer with everything needed to judge and repeat it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from d90.tasks.metrics import to_display
+
+__all__ = ["Measurement", "Point"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial on the accuracy-against-d curve.
+
+    `at_least` marks a trial that stopped once it passed, `below` one that was given up: its score is known to lie below the
+    threshold. `seed` is training's, `p_seed` P's. `lower` is the bound on the difference from the reference, under the margin
+    rule.
+    """
+
+    d: int
+    seed: int
+    score: float
+    at_least: bool
+    status: str
+    seconds: float
+    p_seed: int
+    below: bool = False
+    lower: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The answer.
+
+    Attributes:
+        status: "found"; "floor": no d tried fails (down to the lowest there is, or until the budget was spent); "trivial": the
+            threshold is not above chance, so no d would mean anything; "unreachable": no d tried reaches it.
+        d90: where the mean score over seeds reaches the threshold, to the nearest d that is tried; None where the status is
+            trivial or unreachable.
+        interval: holds it with probability `coverage`; an end is None where it is open. Where nothing was found, (largest d
+            that failed, None).
+        confirmed: whether d90 itself was trained to the end with as many seeds as were asked for.
+        baseline: mean score of full fine-tuning over `baseline_scores`, a seed each.
+        majority, zero: the score of the most frequent class (of a constant guess where there are no classes), and of the untrained model;
+            chance is the larger.
+        within: points of the margin rule.
+        spent, spent_seconds: what the trials of this measurement cost, in steps and in seconds of a full fine-tuning.
+        variance: P's share of the variance over seeds (`d90.search.variance.Shares`), where trials tell.
+        band: (d, mean, low, high) of the fitted curve and its pointwise band.
+        test, baseline_test: scores on the test split, at d90 and of the baseline, where they were asked for.
+        curve: the trials behind the answer.
+        recipe: of every trial but for d, lr and seed.
+        definitions: what was counted as a layer, the scale, the rule, the versions.
+    """
+
+    model: str
+    task: str
+    method: str
+    metric: str
+    rule: str
+    fraction: float
+    status: str
+    d90: int | None
+    interval: tuple[int | None, int | None]
+    D: int
+    lambdas: int
+    baseline: float
+    baseline_scores: tuple[float, ...]
+    baseline_method: str
+    majority: float
+    zero: float
+    threshold: float
+    curve: tuple[Point, ...]
+    recipe: dict[str, Any]
+    definitions: dict[str, Any]
+    seconds: float
+    command: str = ""
+    coverage: float = 0.9
+    confirmed: bool = False
+    within: float | None = None
+    spent: float = 0.0
+    spent_seconds: float | None = None
+    variance: dict[str, Any] | None = None
+    band: tuple[tuple[float, float, float, float], ...] = ()
+    test: float | None = None
+    baseline_test: float | None = None
+
+    @property
+    def chance(self) -> float:
+        """The better of the constant guess and the untrained model."""
+        return max(self.majority, self.zero)
+
+    @property
+    def passed(self) -> list[int]:
+        """The d of every trial that reached the threshold by itself."""
+        return [point.d for point in self.curve if self.reached(point)]
+
+    def reached(self, point: Point) -> bool:
+        """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did."""
+        return point.score >= self.threshold if point.lower is None else point.lower >= -(self.within or 0.0) / 100
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        found = {
+            "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {low} to {high if high else 'beyond'}",
+            "floor": f"d90 <= {self.d90}: no d tried falls short, and this is the smallest",
+            "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
+            "unreachable": f"d90 > {low}: no d tried reaches the threshold"
+            if not self.passed
+            else f"no d90: d = {low} falls short, though d = {max(self.passed)} passed once; the scores do not rise with d",
+        }[self.status]
+        baseline, threshold, chance, test, baseline_test = (
+            None if value is None else f"{to_display(value, self.metric):.4f}"
+            for value in (self.baseline, self.threshold, self.chance, self.test, self.baseline_test)
+        )
+        goal = {
+            "paper": f"paper rule: {self.metric} {threshold} = {self.fraction:g} of {baseline}",
+            "gain": f"gain rule: {self.metric} {threshold} = {self.fraction:g} of the way from chance to {baseline}",
+            "margin": f"within {self.within or 0:g} points of {self.baseline_method}'s {baseline}",
+        }[self.rule]
+        tested = "" if test is None else f"; test {self.metric} {test}, baseline's {baseline_test}"
+        return (
+            f"{found}  ({self.method}; {goal}, chance {chance}; D = {self.D:,}; {len(self.curve)} trials, "
+            f"{self.spent:.1f} full fine-tunings of steps{tested})"
+        )

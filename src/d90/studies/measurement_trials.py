@@ -1,0 +1,215 @@
+"""Between the search, which knows no model, and the lab: trials asked for become recipes, stored outcomes become trials."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy
+
+from d90.analysis.paired import compare_paired
+from d90.errors import InputError
+from d90.methods import Spec, parse
+from d90.search import Asked, Trial
+from d90.search.pruning import Pruner
+from d90.search.rules import Goal
+from d90.studies.measurement import Point
+from d90.training.recipe import Recipe
+from d90.trials.runner import TrialRequest, TrialRunner
+from d90.trials.store import Stored
+
+__all__ = ["MeasurementTrials"]
+
+Outcome = dict[str, Any]
+
+
+class MeasurementTrials:
+    """Makes the trials of one measurement.
+
+    Args:
+        lab: trains, and keeps the trials.
+        spec, recipe: of the trials, without d.
+        base: recipe of full fine-tuning, or of the method it is held against; None where its score is a given number.
+        steps: of one full fine-tuning: the unit of cost.
+        goal: the threshold as a function of the full score.
+        fixed: the full score where it is given.
+        stops: whether trials may stop early; `gives_up`: whether hopeless ones are.
+        references: under the margin rule, how many trials of `base` the others are paired with; 0 otherwise.
+        noise: the standard deviation of a score over seeds that is expected.
+    """
+
+    def __init__(
+        self, runner: TrialRunner, spec: Spec, recipe: Recipe, base: Recipe | None, steps: int, goal: Goal, fixed: float | None,
+        stops: bool, gives_up: bool, references: int, noise: float,
+    ) -> None:  # fmt: skip
+        self.runner, self.spec, self.recipe, self.base = runner, spec, recipe, base
+        self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, noise
+        self.stops, self.gives_up, self.references = stops, gives_up, references
+        self.full: dict[int, Outcome] = {}
+        self.made: dict[tuple[int, int, int], tuple[Trial, Point, Outcome]] = {}
+        self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
+
+    @property
+    def full_score(self) -> float:
+        """The mean full score so far."""
+        scores = [outcome["score"] for outcome in self.full.values()]
+        return self.fixed if self.fixed is not None else math.fsum(scores) / len(scores)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every trial in a subspace, by d and seeds."""
+        return tuple(self.made[key][1] for key in sorted(self.made))
+
+    def run_full(self, seeds: Sequence[int]) -> list[Trial]:
+        """Full fine-tuning with some seeds."""
+        assert self.base is not None
+        spec = parse(self.base.method)
+        asks = [TrialRequest(spec, replace(self.base, seed=seed), predictions=bool(self.references)) for seed in seeds]
+        self.full.update(zip(seeds, self.runner.all(asks), strict=True))
+        return [self._full_trial(seed, self.full[seed]) for seed in seeds]
+
+    def run(self, asked: Asked) -> Trial:
+        """One trial that the search asks for."""
+        if asked.d is None:
+            return self.run_full([asked.t])[0]
+        ask, p = self._ask(asked)
+        (outcome,) = self.runner.all([ask])
+        self.own.add((asked.d, p, asked.t))
+        return self._keep(asked.d, p, asked.t, ask.recipe, outcome, ask.stop_at)
+
+    def prefetch(self, coming: Sequence[Asked]) -> None:
+        """Trials that the search will ask for: at once, where several can run, if what came before does not change them."""
+        asks = [self._ask(asked)[0] for asked in coming if asked.d is not None]
+        if self.runner.sends and all(ask.pruner is None for ask in asks):
+            self.runner.prefetch(asks)
+
+    def _ask(self, asked: Asked) -> tuple[TrialRequest, int]:
+        """A trial of the search's, and P's seed."""
+        assert asked.d is not None
+        p = asked.p if self._p is None else self._p
+        spec, recipe = self._recipe(asked.d, p, asked.t)
+        stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
+        give_up = self._pruner(stop_at) if stop_at is not None and self.gives_up else None
+        return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references)), p
+
+    @property
+    def _p(self) -> int | None:
+        """P's seed where the method names it."""
+        return self.spec.space.seed if self.spec.space else None
+
+    @property
+    def seconds(self) -> float:
+        """Of everything that was trained for this measurement."""
+        return math.fsum(outcome["seconds"] for outcome in [*self.full.values(), *(self.made[k][2] for k in self.own)])
+
+    def test(self, d: int) -> tuple[float, float | None]:
+        """Scores on the test split: of d's trial that is best on validation, and of full fine-tuning where it was trained."""
+        whole = sorted((-trial.low, p, t) for (at, p, t), (trial, _, _) in self.made.items() if at == d and trial.exact)
+        _, p, t = whole[0] if whole else (0.0, self.recipe.seed, self.recipe.seed)
+        asks = [TrialRequest(*self._recipe(d, p, t), test=True)]
+        if self.base is not None:
+            asks.append(TrialRequest(parse(self.base.method), self.base, test=True))
+        found, *full = (float(outcome["test"]) for outcome in self.runner.all(asks))
+        return found, full[0] if full else None
+
+    def begin(self) -> None:
+        """Note which trials of others are there: those the measurement learns from, now and whenever it is resumed."""
+        store, study = self.runner.store, self.runner.study
+        assert study is not None
+        if not store.used(study):
+            store.begin(study, [row.key for row, _, _ in self._matching()])
+
+    def stored(self) -> tuple[list[Trial], list[Trial]]:
+        """The store's trials that answer this measurement's question: (made for it, there when it began).
+
+        Full fine-tunings are among them only where they were made for it.
+        """
+        used = self.runner.store.used(self.runner.study or "")
+        full = _without(self.base) if self.base else None
+        for row in self.runner.store.trials():
+            mine = self.base is not None and row.recipe["method"] == self.base.method and used.get(row.key, False)
+            if mine and row.status == "finished" and _bare(row.recipe) == full:
+                self.full.setdefault(row.seed, row.outcome)
+        for row, p, recipe in self._matching():
+            before = self.made.get((row.d or 0, p, row.seed))
+            # stopped once, and later run to its end: one trial, its end
+            if row.key in used and (before is None or not before[0].exact):
+                self._keep(row.d or 0, p, row.seed, recipe, row.outcome, row.stop_at)
+                if used[row.key]:
+                    self.own.add((row.d or 0, p, row.seed))
+        own = [self._full_trial(seed, self.full[seed]) for seed in sorted(self.full)]
+        own += [self.made[key][0] for key in sorted(self.own)]
+        return own, [self.made[key][0] for key in sorted(self.made.keys() - self.own)]
+
+    def _matching(self) -> Iterator[tuple[Stored, int, Recipe]]:
+        """The store's trials in this space, whatever their d and seeds, each with P's seed and its recipe."""
+        context = self.runner.task.fingerprint, self.runner.model(self.recipe.seed).fingerprint
+        wanted, template = _without(self.recipe), str(self.spec.at(1, seed=None))
+        for row in self.runner.store.trials():
+            if (row.context.get("task"), row.context.get("base")) != context or row.d is None:
+                continue
+            if _bare(row.recipe) != wanted or not 0 <= row.seed - self.recipe.seed < SEEDS:
+                continue
+            text = str(row.recipe["method"])
+            try:
+                space = parse(text).space
+                same = space is not None and str(parse(text).at(1, seed=None)) == template
+            except InputError:  # a method that this version does not have
+                continue
+            p = row.seed if space is None or space.seed is None else space.seed
+            recipe = replace(self.recipe, method=text, seed=row.seed)
+            paired = not self.references or (row.status == "finished" and self.runner.has_predictions(recipe))
+            if same and paired and self._p in (None, p):
+                yield row, p, recipe
+
+    def _recipe(self, d: int, p: int, t: int) -> tuple[Spec, Recipe]:
+        spec = self.spec.at(d, seed=self._p if self._p is not None or p == t else p)
+        return spec, replace(self.recipe, method=str(spec), seed=t)
+
+    def _full_trial(self, seed: int, outcome: Outcome) -> Trial:
+        return Trial(None, seed, seed, outcome["score"], outcome["score"], outcome["steps"] / self.steps)
+
+    def _keep(self, d: int, p: int, t: int, recipe: Recipe, outcome: Outcome, stop_at: float | None) -> Trial:
+        status, score = outcome["status"], outcome["score"]
+        low = high = score
+        lower = None
+        if status == "passed":
+            high = math.inf
+        elif status == "hopeless":
+            high = stop_at if stop_at is not None else math.inf
+        elif self.references:
+            low = high = lower = self._bound(recipe, t)
+        trial = Trial(d, p, t, low, high, outcome["steps"] / self.steps)
+        passed, below = status == "passed", status == "hopeless"
+        point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower)
+        self.made[d, p, t] = trial, point, outcome
+        return trial
+
+    def _bound(self, recipe: Recipe, t: int) -> float:
+        """The lower bound of the difference from the reference that this trial is paired with."""
+        assert self.base is not None
+        reference = replace(self.base, seed=self.base.seed + (t - self.base.seed) % self.references)
+        labels = numpy.asarray(self.runner.task.validation.labels)
+        pair = self.runner.predictions(recipe), self.runner.predictions(reference)
+        return compare_paired(self.runner.task.metric, *pair, labels).lower
+
+    def _pruner(self, stop_at: float) -> Pruner:
+        total = self.recipe.evaluations
+        earlier = [[e["score"] for e in o["curve"]][1:] for _, _, o in self.made.values() if o["status"] == "finished"]
+        return Pruner([curve for curve in earlier if len(curve) == total], total, stop_at, self.noise)
+
+
+SEEDS = 1000  # a measurement learns from trials with its own seeds: those from its first on
+
+
+def _without(recipe: Recipe) -> dict[str, Any]:
+    return _bare(asdict(recipe))
+
+
+def _bare(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON reads it back, but for method and seed."""
+    read: dict[str, Any] = json.loads(json.dumps(recipe))
+    return {key: value for key, value in read.items() if key not in ("method", "seed")}

@@ -1,0 +1,162 @@
+"""Many tunes, one base: a folder of tiny files, and a live model that switches between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from d90.errors import InputError, UnsupportedModelError, unknown_name
+from d90.subspace import file as tune_file
+from d90.subspace import layout
+from d90.subspace.subspace import Subspace
+
+__all__ = ["Bank"]
+
+
+class Bank:
+    """The tunes of a folder (`NAME.d90`), over one base model.
+
+        bank = d90.Bank(model, "tunes")
+        bank.use("french")      # the live model is now theta_0 + Delta of tunes/french.d90
+        bank.use("german")
+        bank.release()          # theta_0 again, bit for bit
+
+    A switch reads one file and writes the weights once, theta_0 + Delta, with nothing restored in between. theta_0 is
+    copied at the first `use` and held once, whatever the number of tunes. Between switches the model is a plain one,
+    with no hooks: no latency is added. What is done to its weights meanwhile is gone at the next switch.
+
+    Args:
+        model: the base model, its `requires_grad` as in training.
+        folder: where the tunes lie; read at each call, so files may come and go.
+
+    Raises:
+        InputError: no such folder.
+        UnsupportedModelError: sharded, quantised, wrapped or meta-device models.
+    """
+
+    def __init__(self, model: nn.Module, folder: str | os.PathLike[str]) -> None:
+        self.model, self.folder = model, Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"got folder '{self.folder}', which is none; expected a folder of tunes (NAME.d90)")
+        layout.check_supported(model)
+        self.active: str | None = None
+        self._base: dict[str, Tensor] | None = None  # theta_0 and the base's running statistics, once they are needed
+        self._live: dict[str, Tensor] = {}  # what they were taken from
+        self._fingerprint = ""
+        self._space: Subspace | None = None
+
+    def names(self) -> list[str]:
+        """The tunes in the folder, sorted; none is opened."""
+        with os.scandir(self.folder) as entries:
+            return sorted(e.name.removesuffix(".d90") for e in entries if e.name.endswith(".d90") and e.is_file())
+
+    def tunes(self) -> dict[str, tune_file.About | InputError]:
+        """What each tune is, read from its header alone; for an unsound file, the error that says why."""
+        found: dict[str, tune_file.About | InputError] = {}
+        for name in self.names():
+            try:
+                found[name] = tune_file.about(self._path(name))
+            except InputError as error:
+                found[name] = error
+        return found
+
+    def use(self, name: str) -> nn.Module:
+        """Switch the model to the tune `name`, and return it.
+
+        Raises:
+            InputError: an unknown name, an unsound file, a tune of another base or over other weights, or a model that
+                has an armed Subspace of its own. The model is then as it was, its weights and gradients too.
+            UnsupportedModelError: the model was cast since the first `use`.
+        """
+        if name not in self.names():
+            raise unknown_name("tune", name, self.names(), f"They are the files NAME.d90 in '{self.folder}'.")
+        path = self._path(name)
+        header, tensors = tune_file.read(path)
+        theta = tune_file.theta_of(header, tensors, path)
+        if getattr(self.model, "_d90_space", None) is not None:
+            raise InputError("this model has an armed Subspace; expected none. Call merge() or release() on it first")
+        if self._base is None:
+            self._fingerprint = layout.fingerprint(self.model.named_parameters())
+        tune_file.same_base(header, self._fingerprint, path)
+        base = self._theta_0()
+        space = self._space
+        if space is None or (space.d, space.options) != (theta.numel(), header.options):
+            space = self._build(theta.numel(), header, base)
+        space.take(header, tensors, path)
+        self._space, self.active = space, name
+        return self.model
+
+    @torch.no_grad()
+    def release(self) -> nn.Module:
+        """Put theta_0 back, bit for bit, and drop the copy of it; the next `use` starts afresh."""
+        if self._base is not None and self.active is not None:
+            for name, place in self._live.items():
+                place.copy_(self._base[name])
+        self._base = self._space = self.active = None
+        self._live = {}
+        return self.model
+
+    def __repr__(self) -> str:
+        return f"Bank('{self.folder}', {len(self.names())} tunes, active={self.active!r})"
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.d90"
+
+    def _places(self) -> dict[str, Tensor]:
+        """All that a tune may write, in the live model: what is trainable, and running statistics."""
+        statistics = {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
+        return layout.trainable(self.model) | statistics
+
+    def _theta_0(self) -> dict[str, Tensor]:
+        """The base, copied while no tune is in the model; it follows the model to another device."""
+        places = self._places()
+        if self._base is None:
+            self._base = {n: p.detach().clone(memory_format=torch.contiguous_format) for n, p in places.items()}
+        if places.keys() != self._base.keys() or any(places[n].shape != b.shape for n, b in self._base.items()):
+            raise InputError(
+                "other parameters are trainable, or of other shapes, than at this bank's first use(); expected the same. "
+                "Put requires_grad back, or call release() before and make another Bank."
+            )
+        cast = next((name for name, base in self._base.items() if base.dtype != places[name].dtype), None)
+        if cast is not None:
+            raise UnsupportedModelError(
+                f"'{cast}' was cast from {self._base[cast].dtype} to {places[cast].dtype} under a Bank; expected no cast. "
+                "Load the base model, cast it, and make the Bank on it."
+            )
+        if any(base.device != places[name].device for name, base in self._base.items()):
+            self._base = {name: base.to(places[name].device) for name, base in self._base.items()}
+            self._space = None
+        if any(place is not self._live.get(name) for name, place in places.items()):
+            self._live, self._space = places, None  # replaced by others of the same shapes
+        return self._base
+
+    def _build(self, d: int, header: tune_file.Header, base: dict[str, Tensor]) -> Subspace:
+        """A disarmed Subspace over theta_0, whatever tune the live weights hold."""
+        grads = [(parameter, parameter.grad) for parameter in self.model.parameters()]
+        with _standing_in(self._places(), base):
+            try:
+                space = Subspace(self.model, d, *header.options)
+                space.disable()
+            finally:
+                for parameter, grad in grads:
+                    parameter.grad = grad
+        space.share_theta_0(base)
+        return space
+
+
+@contextmanager
+def _standing_in(places: dict[str, Tensor], base: dict[str, Tensor]) -> Iterator[None]:
+    """Let the model's tensors be those of `base` for a while: pointers move, no weight is written."""
+    live = {name: place.data for name, place in places.items()}
+    try:
+        for name, place in places.items():
+            place.data = base[name]
+        yield
+    finally:
+        for name, place in places.items():
+            place.data = live[name]

@@ -1,0 +1,200 @@
+"""What the subspace lies over: which tensors, which layers, which head, and how far each tensor moves. Pure functions of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d90.errors import InputError, UnsupportedModelError, unknown_name
+
+__all__ = [
+    "HEADS",
+    "LANGUAGE_HEADS",
+    "LAYERS",
+    "SCALES",
+    "balance",
+    "check_supported",
+    "fingerprint",
+    "head_tensors",
+    "layer_of",
+    "lone_embeddings",
+    "places",
+    "running_statistics",
+    "tensor_scale",
+    "trainable",
+]
+
+SCALES = ("tensor", "global", "relative")
+LAYERS = ("block", "module", "tensor")
+HEADS = ("inside", "outside")
+LANGUAGE_HEADS = ("lm_head", "embed_out", "cls")  # come with the checkpoint, over the vocabulary
+HEAD_MODULES = ("classifier", "score", "qa_outputs", "classification_head", "head", "fc_out", *LANGUAGE_HEADS)
+
+
+def check_supported(model: nn.Module) -> None:
+    """Refuse a model whose weights cannot be written in place.
+
+    Raises:
+        UnsupportedModelError: data-parallel wrappers, sharded, quantised or meta-device weights.
+    """
+    wrapper = type(model).__name__
+    if wrapper in {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"}:
+        raise UnsupportedModelError(
+            f"got a model wrapped in {wrapper}, expected the plain model: the wrapper would all-reduce all D gradients, or none. "
+            "Give d90.Subspace the inner model and call space.attach(optimizer), which all-reduces the d numbers."
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(
+            "got a quantised model, expected floating-point weights: theta_0 + P theta cannot be written into packed integers. "
+            "Load the model without quantisation."
+        )
+    for name, parameter in model.named_parameters():
+        kind = type(parameter).__name__
+        if kind in {"FlatParameter", "DTensor"} or hasattr(parameter, "device_mesh"):
+            raise UnsupportedModelError(
+                f"parameter '{name}' is sharded ({kind}), expected whole weights on each process. "
+                "Make the Subspace on the unsharded model; d90 all-reduces d numbers, so sharding saves nothing here."
+            )
+        if parameter.is_meta:
+            raise UnsupportedModelError(
+                f"parameter '{name}' is on the meta device, expected real weights. Load the checkpoint first."
+            )
+        if parameter.requires_grad and not parameter.is_floating_point():
+            raise UnsupportedModelError(
+                f"parameter '{name}' has dtype {parameter.dtype}, expected a floating-point type"
+            )
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters with `requires_grad`, one per identity (tied weights once), in `named_parameters()` order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def places(model: nn.Module, names: Iterable[str]) -> list[tuple[Mapping[str, object], str, object]]:
+    """Where these parameters hang: (dictionary, key, what must be there), every module on the way included."""
+    found: dict[tuple[int, str], tuple[Mapping[str, object], str, object]] = {}
+    for name in names:
+        module, *path = model, *name.split(".")
+        for part in path[:-1]:
+            child = module._modules[part]
+            assert child is not None
+            found[id(module), part] = (module._modules, part, child)
+            module = child
+        found[id(module), path[-1]] = (module._parameters, path[-1], module._parameters[path[-1]])
+    return list(found.values())
+
+
+def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The names that belong to the model's head: children called classifier, score, lm_head, ..., else the last child.
+
+    Raises:
+        InputError: the model has no child modules, so no head can be told apart.
+    """
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    if not children:
+        raise InputError("head='outside': the model has no child modules, so it has no head; expected head='inside'")
+    heads = [name for name in children if name in HEAD_MODULES] or children[-1:]
+    return [name for name in names if name.split(".")[0] in heads]
+
+
+def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[str], str]:
+    """The layer each tensor belongs to, and the definition that was used, in words, for the record.
+
+    "tensor": each tensor. "module": the module that holds it. "block": the members of the model's longest ModuleList,
+    plus what stands before and what stands after it in `names`; a model without a ModuleList falls back to "module",
+    and the definition says so.
+    """
+    if layer not in LAYERS:
+        raise unknown_name("layer", layer, LAYERS)
+    if layer == "tensor":
+        return list(names), "tensor"
+    owners = [name.rpartition(".")[0] or "(root)" for name in names]
+    if layer == "module":
+        return owners, "module"
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    longest = max(lists, key=lambda item: len(item[1]), default=None)
+    if longest is None or not any(name.startswith(longest[0] + ".") for name in names):
+        return owners, "module (the model has no ModuleList of blocks)"
+    prefix = longest[0] + "."
+    layers, place = [], "before"
+    for name in names:
+        if name.startswith(prefix):
+            layers.append(prefix + name[len(prefix) :].split(".")[0])
+            place = "after"
+        else:
+            layers.append(f"({place})")
+    return layers, f"block (members of {longest[0]})"
+
+
+def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
+    """sigma: what multiplies P theta in one tensor, for P with unit columns over all D = `total` rows.
+
+    global:   1, unit columns over all D (Li et al. 2018).
+    tensor:   sqrt(D / max(n, d)): unit columns inside a tensor of n weights (the released SAID code), rows at most of
+        norm 1.
+    relative: that times the tensor's norm, rounded to a power of two; sqrt(n / fan_in) for a tensor of zeros.
+    """
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    if scale == "global" or theta_0.numel() == 0:
+        return 1.0
+    unit = math.sqrt(total / max(theta_0.numel(), d))
+    if scale == "tensor":
+        return unit
+    norm = theta_0.detach().double().norm().item()
+    if norm == 0:
+        fan_in = theta_0[0].numel() if theta_0.dim() > 1 else theta_0.numel()
+        return unit * math.sqrt(theta_0.numel() / fan_in)
+    # off the tie: n ones have log2 norm = log2(n) / 2, where the last bit of the norm would decide a factor of two
+    return unit * 2.0 ** round(math.log2(norm) - 1e-4)
+
+
+def balance(scale: str, sizes: Sequence[int], sigmas: Sequence[float], d: int) -> float:
+    """What multiplies `tensor_scale` under step rule 2, so that one learning rate serves every scale; 1 for "tensor".
+
+    k^2 = sum_t min(1, n_t / d) / sum_t sigma_t^2 n_t / D: a step of theta moves all weights together as far, in squares, as it
+    does under "tensor"; what differs is how that is shared among the tensors.
+    """
+    if scale == "tensor":
+        return 1.0
+    total = sum(sizes)
+    moved = math.fsum(sigma * sigma * size / total for sigma, size in zip(sigmas, sizes, strict=True))
+    return math.sqrt(math.fsum(min(1.0, size / d) for size in sizes) / moved)
+
+
+def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hex digits over names, shapes and values; values rounded to bf16, so that a model's dtype does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that belong to the tune: those that training moves (BatchNorm and its kind), and a sparse mask's places."""
+    found = []
+    for prefix, module in model.named_modules():
+        if getattr(module, "track_running_stats", False) or getattr(module, "belongs_to_tune", False):
+            found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
+    return found
+
+
+def lone_embeddings(model: nn.Module, tensors: Sequence[Tensor]) -> list[nn.Embedding]:
+    """The plain embeddings whose weight is among `tensors` and belongs to no other module: their gradients may be sparse."""
+    moved = {id(tensor) for tensor in tensors}
+    holders = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Embedding
+        and id(module.weight) in moved
+        and holders[id(module.weight)] == 1
+        and not (module.sparse or module.scale_grad_by_freq or module.max_norm)
+    ]

@@ -1,0 +1,1 @@
+"""The one training loop: its recipe, batches, progress, and a finished tune opened again."""

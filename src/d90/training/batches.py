@@ -1,0 +1,99 @@
+"""Batches: examples in the model's terms, bucketed by length, padded to the longest in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d90.models.loading import Model, encode
+from d90.projections.philox import words
+from d90.tasks import ABSENT, Split
+
+__all__ = ["Batches", "device_of", "outputs_of"]
+
+WINDOW = 64  # batches whose examples are sorted by length together
+
+
+class Batches:
+    """One split, encoded for one model.
+
+    Args:
+        model: gives the tokenizer and the longest input.
+        split: the examples; images are taken as they are.
+
+    `truncated` counts the texts that were longer than the model takes.
+    """
+
+    def __init__(self, model: Model, split: Split) -> None:
+        self.labels = split.labels
+        self.truncated = 0
+        self._images: Tensor | None = None
+        if isinstance(split.inputs, Tensor):
+            self._images = split.inputs
+            self.lengths = torch.zeros(len(split), dtype=torch.int64)
+            return
+        encoded = encode(model, split.inputs)
+        self.truncated = encoded.truncated
+        self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
+        self._starts = self.lengths.cumsum(0) - self.lengths
+        self._ids = torch.tensor([i for ids in encoded.ids for i in ids])
+        self._types = None if encoded.types is None else torch.tensor([i for types in encoded.types for i in types])
+        self._pad = int(getattr(model.tokenizer, "pad_token_id", None) or 0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, chosen: Tensor) -> dict[str, Tensor] | Tensor:
+        """The model's inputs for the examples with these numbers: images, or ids, mask and types padded to the longest."""
+        if self._images is not None:
+            return self._images[chosen]
+        lengths = self.lengths[chosen]
+        place = torch.arange(int(lengths.max()))
+        mask = place < lengths[:, None]
+        where = (self._starts[chosen][:, None] + place).clamp_(max=len(self._ids) - 1)
+        batch = {"input_ids": self._ids[where].masked_fill_(~mask, self._pad), "attention_mask": mask.long()}
+        if self._types is not None:
+            batch["token_type_ids"] = self._types[where].masked_fill_(~mask, 0)
+        return batch
+
+    def shuffled(self, size: int, seed: int, epoch: int) -> list[Tensor]:
+        """One epoch's batches as example numbers: shuffled by our own bits, sorted by length inside windows, batches shuffled."""
+        order = _permutation(len(self), seed, 2 * epoch)
+        windows = order.split(size * WINDOW)
+        batches = [b for w in windows for b in w[torch.argsort(self.lengths[w], stable=True)].split(size)]
+        return [batches[i] for i in _permutation(len(batches), seed, 2 * epoch + 1).tolist()]
+
+    def by_length(self, size: int) -> Iterator[Tensor]:
+        """All examples, longest first, for evaluation."""
+        yield from torch.argsort(self.lengths, descending=True, stable=True).split(size)
+
+
+def _permutation(count: int, seed: int, block: int) -> Tensor:
+    keys = words(seed, "shuffle", torch.tensor([block]), -(-count // 4))[0, :count]
+    return torch.argsort(keys, stable=True)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(module.parameters()).device
+
+
+def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor) -> Tensor:
+    """The model's outputs (n, outputs) on one batch; of a language model each token's nats, -ln p(token | those before it)."""
+    device = device_of(module)
+    if isinstance(batch, Tensor):
+        result: Any = module(batch.to(device))
+    else:
+        result = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+    logits: Tensor = result if isinstance(result, Tensor) else result.logits
+    return logits if logits.dim() == 2 or isinstance(batch, Tensor) else _nats(logits, batch)
+
+
+def _nats(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """(n, tokens - 1) from logits (n, tokens, V): the first token is given; `ABSENT` behind a document's end."""
+    ids, mask = (batch[name].to(logits.device)[:, 1:] for name in ("input_ids", "attention_mask"))
+    nats = nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids, reduction="none")
+    return nats.masked_fill(mask == 0, ABSENT)

@@ -1,0 +1,127 @@
+"""What the command line shows while it works: bars on a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from d90.training.progress import Progress
+
+__all__ = ["Lines", "Terminal", "console", "progress_for"]
+
+console = Console(stderr=False, highlight=False, soft_wrap=True)
+
+
+class Lines(Progress):
+    """One plain line for each event, on standard error: for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._labels: dict[int, str] = {}  # of trials under way
+        self._at = 0
+
+    def _say(self, message: str) -> None:
+        print(f"[{time.monotonic() - self._began:7.1f} s] {message}", file=sys.stderr, flush=True)
+
+    def search_started(self, title: str) -> None:
+        self._say(title)
+
+    def search_planned(self, message: str) -> None:
+        self._say(f"search: {message}")
+
+    def search_ended(self, message: str) -> None:
+        self._say(message)
+
+    def trial_turned(self, number: int) -> None:
+        self._at = number
+
+    def trial_started(self, label: str, steps: int) -> None:
+        self._labels[self._at] = label
+        self._say(f"{label}: {steps} steps")
+
+    def trial_scored(self, step: int, score: float, loss: float) -> None:
+        # where the loss is the metric, both are one number
+        whose = f"{self._labels.get(self._at, '')}, " if self._at else "  "  # with several under way, whose it is
+        self._say(f"{whose}step {step}: {'' if score == -loss else f'score {score:.4f}, '}loss {loss:.4f}")
+
+    def trial_ended(self, label: str, message: str) -> None:
+        self._say(f"{label}: {message}")
+
+    def note(self, message: str) -> None:
+        self._say(f"note: {message}")
+
+
+class Terminal(Progress):
+    """One bar for the search and one for each trial under way; a line for each trial that ends."""
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._search: TaskID | None = None
+        self._trials: dict[int, TaskID] = {}
+        self._scores: dict[int, str] = {}
+        self._at = 0
+
+    def search_started(self, title: str) -> None:
+        console.print(title)
+        self._search = self._bars.add_task("search", total=None, state="")
+        self._bars.start()
+
+    def search_planned(self, message: str) -> None:
+        if self._search is not None:
+            self._bars.update(self._search, state=message)
+
+    def search_ended(self, message: str) -> None:
+        if not self._trials:
+            self._bars.stop()
+
+    def trial_turned(self, number: int) -> None:
+        self._at = number
+
+    def trial_started(self, label: str, steps: int) -> None:
+        self._bars.start()
+        self._forget()  # it runs again
+        self._trials[self._at] = self._bars.add_task(label, total=steps, state="")
+
+    def trial_step(self, step: int, loss: float) -> None:
+        if self._at in self._trials:
+            state = f"loss {loss:.3f}{self._scores.get(self._at, '')}"
+            self._bars.update(self._trials[self._at], completed=step, state=state)
+
+    def trial_scored(self, step: int, score: float, loss: float) -> None:
+        self._scores[self._at] = f"  validation loss {loss:.4f}" if score == -loss else f"  score {score:.4f}"
+        self.trial_step(step, loss)
+
+    def trial_ended(self, label: str, message: str) -> None:
+        self._forget()
+        console.print(f"  {label}: {message}")
+        if self._search is None:
+            self._bars.stop()
+
+    def note(self, message: str) -> None:
+        console.print(f"note: {message}")
+
+    def _forget(self) -> None:
+        self._scores.pop(self._at, None)
+        if self._at in self._trials:
+            self._bars.remove_task(self._trials.pop(self._at))
+
+    def close(self) -> None:
+        """Take the bars off the screen, whatever happened."""
+        self._bars.stop()
+
+
+def progress_for(stream_is_terminal: bool) -> Progress:
+    """Bars for a terminal, plain lines otherwise."""
+    return Terminal() if stream_is_terminal else Lines()

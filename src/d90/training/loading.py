@@ -1,0 +1,140 @@
+"""A finished tune, opened again: predict and evaluate from a task.d90 and the task.json beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d90.errors import InputError
+from d90.methods import Spec, load, parse
+from d90.models.loading import Model
+from d90.models.loading import load as load_model
+from d90.subspace import file as tune_file
+from d90.tasks import Split, Task
+from d90.tasks import load as load_task
+from d90.training.batches import Batches
+from d90.training.loop import predict
+
+__all__ = ["Scored", "Tuned", "open_tune", "read_record"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The metric and loss of a tune on one split of n examples."""
+
+    task: str
+    split: str
+    metric: str
+    score: float
+    loss: float
+    count: int
+
+
+class Tuned:
+    """A model that carries a tune."""
+
+    def __init__(self, model: Model, record: dict[str, Any]) -> None:
+        self.model, self.record = model, record
+        self._precision = record["outcome"]["precision"]
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes; empty for regression."""
+        return list(self.record["task"]["labels"])
+
+    def outputs(self, texts: Sequence[tuple[str, ...]]) -> Tensor:
+        """The model's outputs (n, outputs) for texts, one or two strings an example."""
+        if self.record["task"]["kind"] == "language":
+            raise InputError(
+                "this tune is of a language model, and predict takes classes or values; merge it to generate"
+            )
+        wanted = self.record["task"]["texts"]
+        if wanted == 0:
+            raise InputError("this tune takes images, and predict takes texts; use 'd90 evaluate' with an idx folder")
+        wrong = next((i for i, text in enumerate(texts, start=1) if len(text) != wanted), None)
+        if wrong is not None:
+            raise InputError(f"example {wrong} has {len(texts[wrong - 1])} texts, expected {wanted} as in training")
+        split = Split(list(texts), torch.zeros(len(texts), dtype=torch.int64))
+        return predict(self.model, Batches(self.model, split), self._precision)
+
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[str, float]]:
+        """(label, probability) for each example; for regression (value as text, value)."""
+        outputs = self.outputs(texts)
+        if not self.labels:
+            return [(f"{value:.4f}", value) for value in outputs.squeeze(-1).tolist()]
+        best = outputs.softmax(dim=-1).max(dim=-1)
+        return [(self.labels[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+    def evaluate(self, task: str | Task | None = None, split: str = "validation") -> Scored:
+        """Score on a split of the task it was trained on, or of another with the same labels.
+
+        Raises:
+            InputError: no such split, or other labels.
+        """
+        recipe = self.record["recipe"]
+        if task is None:
+            task = load_task(
+                recipe["task"],
+                limit=recipe["train_limit"],
+                validation_limit=recipe["validation_limit"],
+                **recipe["columns"],
+            )
+        elif isinstance(task, str):
+            task = load_task(task, **recipe["columns"])
+        if list(task.labels) != self.labels:
+            raise InputError(
+                f"task '{task.name}' has labels {list(task.labels)}, this tune was trained on {self.labels}"
+            )
+        if split not in task.splits:
+            raise InputError(f"task '{task.name}' has no split '{split}', it has {', '.join(task.splits)}")
+        batches = Batches(self.model, task.splits[split])
+        outputs = predict(self.model, batches, self._precision)
+        loss = task.loss(outputs, batches.labels).item()
+        return Scored(task.name, split, task.metric, task.score(outputs, split), loss, len(batches))
+
+
+def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Spec]:
+    """The recipe beside a tune, and its method.
+
+    Raises:
+        InputError: no file or no recipe beside it, a recipe of another tune, an unsound file.
+    """
+    target = Path(path)
+    header, _ = tune_file.read(target)
+    beside = target.with_suffix(".json")
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        spec, mark = parse(record["recipe"]["method"]), record["recipe_hash"]
+        _ = record["task"]["labels"], record["task"]["kind"], record["outcome"]["precision"]
+    except FileNotFoundError:
+        raise InputError(f"'{target}': the recipe '{beside.name}' is not beside it; copy both files") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{beside}' is not the recipe of a tune ({type(error).__name__}: {error}); copy it again"
+        ) from None
+    if mark != header.recipe:
+        raise InputError(
+            f"'{beside}' is the recipe {mark} and '{target.name}' was made by {header.recipe}; copy the right one"
+        )
+    return record, spec
+
+
+def open_tune(path: str | os.PathLike[str]) -> Tuned:
+    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+
+    Raises:
+        InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
+    """
+    record, spec = read_record(path)
+    recipe, about = record["recipe"], record["task"]
+    outputs = len(about["labels"]) or 1
+    model = load_model(recipe["model"], outputs, about["kind"], recipe["seed"], recipe["max_length"])
+    load(spec, path, model.module, recipe["seed"])
+    return Tuned(model, record)

@@ -1,0 +1,433 @@
+"""The one training loop: train(model, task, method, ...) -> Run.
+
+Adam, linear warm-up and decay, length-bucketed batches, bf16 autocast where the processor has it. The score of a run is
+the best of its evaluations on the validation split; a run that is told a threshold stops at the first evaluation that
+reaches it, and its score then means "at least".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d90._version import __version__
+from d90.errors import InputError
+from d90.methods import (
+    AppliedMethod,
+    Context,
+    Counts,
+    Direct,
+    Full,
+    Spec,
+    Trainable,
+    apply,
+    counts,
+    parse,
+    restore,
+    snapshot,
+)
+from d90.models.loading import Model
+from d90.models.loading import load as load_model
+from d90.subspace.subspace import Subspace
+from d90.tasks import ABSENT, Task
+from d90.tasks import load as load_task
+from d90.training.batches import Batches, outputs_of
+from d90.training.precision import autocast, precision_of
+from d90.training.progress import Progress
+from d90.training.recipe import Evaluation, Outcome, Recipe, best_device, default_lr, make_recipe
+
+__all__ = [
+    "Data",
+    "Hopeless",
+    "Run",
+    "context",
+    "evaluate",
+    "fit",
+    "open_model",
+    "open_task",
+    "predict",
+    "train",
+]
+
+Hopeless = Callable[[Sequence[Evaluation]], bool]
+MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
+
+
+class Data:
+    """A task encoded for a model, shared by the trials of a search."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        self.model, self.task = model, task
+        self.train = Batches(model, task.train)
+        self.validation = Batches(model, task.validation)
+        self._test: Batches | None = None
+
+    def split(self, name: str) -> Batches:
+        """A split, encoded; the test split when it is first asked for."""
+        if name != "test":
+            return self.train if name == "train" else self.validation
+        if self._test is None:
+            self._test = Batches(self.model, self.task.splits["test"])
+        return self._test
+
+    def for_model(self, model: Model) -> Data:
+        """The same encoded task for the same kind of model with other fresh weights."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than the model takes."""
+        return self.train.truncated + self.validation.truncated
+
+
+def train(
+    model: str | Model,
+    task: str | Task,
+    method: str | Spec = "full",
+    d: int | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Fine-tune `model` on `task` and keep the best evaluation's weights.
+
+    Args:
+        model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), trained on the GPU where there is one; or a
+            loaded `d90.models.Model`, trained where it is.
+        task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
+        method: what moves, in the grammar of `d90.methods`.
+        d: short for the method's "@d=...".
+        progress: is told what happens.
+        options: fields of `Recipe`.
+
+    Returns:
+        A Run; its model carries the tune until `run.release()`.
+
+    Raises:
+        InputError: what was wrong, what was expected, what to do.
+    """
+    spec = parse(method) if isinstance(method, str) else method
+    spec = spec if d is None else spec.at(d)
+    recipe = make_recipe(model, task, spec, options)
+    loaded_task = open_task(task, recipe)
+    loaded = open_model(model, loaded_task, recipe, best_device())
+    data = Data(loaded, loaded_task)
+    outcome, applied_method = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
+    return Run(recipe, outcome, loaded, loaded_task, applied_method)
+
+
+def open_task(task: str | Task, recipe: Recipe) -> Task:
+    """The task as the recipe reads it."""
+    if not isinstance(task, str):
+        task = task.with_test() if "test" in recipe.columns else task
+        return task.limit(recipe.train_limit, recipe.validation_limit)
+    return load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
+
+
+def open_model(model: str | Model, task: Task, recipe: Recipe, device: str = "cpu") -> Model:
+    """The model with a head for the task, its fresh weights drawn from the recipe's seed; one opened by its name on `device`."""
+    loaded = model
+    if isinstance(loaded, str):
+        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
+        loaded.module.to(device)
+    if task.is_text != (loaded.tokenizer is not None):
+        takes, has = ("images", "texts") if task.is_text else ("texts", "images")
+        raise InputError(
+            f"model '{loaded.name}' takes {takes} and task '{task.name}' has {has}; expected them to match"
+        )
+    return loaded
+
+
+def fit(
+    data: Data,
+    spec: Spec,
+    recipe: Recipe,
+    *,
+    stop_at: float | None = None,
+    progress: Progress,
+    keep_best: bool = False,
+    test: bool = False,
+    applied_method: AppliedMethod | None = None,
+    pruner: Hopeless | None = None,
+    best: Callable[[Tensor], None] | None = None,
+) -> tuple[Outcome, AppliedMethod]:
+    """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
+
+    What is `laid` on the model already is trained further; without it the method is laid afresh. `hopeless` is asked after
+    each evaluation whether to give up; `best` is told the predictions whenever they are the best so far.
+
+    Returns:
+        The outcome, and the method as it lies on the model: call `release()` on it.
+    """
+    module = data.model.module
+    applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
+    try:
+        with _undisturbed(module, recipe.seed):
+            outcome = _loop(
+                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best
+            )
+            if test:
+                outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
+            return outcome, applied_method
+    except BaseException:
+        applied_method.release()
+        raise
+
+
+def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Context:
+    """What a method may ask of a run before it starts: losses of batches, and a full fine-tuning in place."""
+    module = data.model.module
+
+    def losses(count: int) -> Iterator[Tensor]:
+        with _undisturbed(module, recipe.seed):
+            module.eval()
+            for chosen in itertools.islice(data.train.shuffled(recipe.batch_size, recipe.seed, 0), count):
+                outputs = outputs_of(module, data.train.inputs(chosen))
+                yield data.task.loss(outputs, data.train.labels[chosen].to(outputs.device))
+
+    def fine_tune() -> None:
+        spec = Spec(Full())
+        with _undisturbed(module, recipe.seed):
+            _loop(
+                data,
+                Direct(module),
+                spec,
+                replace(recipe, method=str(spec), lr=None),
+                None,
+                progress or Progress(),
+                False,
+            )
+
+    return Context(recipe.seed, losses, fine_tune, step_rule=recipe.step_rule)
+
+
+def _loop(
+    data: Data,
+    trained: Trainable,
+    spec: Spec,
+    recipe: Recipe,
+    stop_at: float | None,
+    progress: Progress,
+    keep_best: bool,
+    pruner: Hopeless | None = None,
+    seen: Callable[[Tensor], None] | None = None,
+) -> Outcome:
+    began = time.perf_counter()
+    module, task = data.model.module, data.task
+    precision = precision_of(recipe, data)
+    lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
+    parameters = list(trained.parameters())
+    # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
+    optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
+    total = recipe.steps(len(data.train))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
+    looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
+
+    progress.trial_started(f"{recipe.method} seed {recipe.seed}", total)
+    zero_score, zero_loss = _look(data, precision, -math.inf, seen)
+    curve = [Evaluation(0, zero_score, zero_loss)]
+    best, best_state, status, running, step = zero_score, None, "finished", 0.0, 0
+    for step, chosen in enumerate(_batches(data.train, recipe, total), start=1):
+        module.train()
+        with autocast(module, precision):
+            outputs = outputs_of(module, data.train.inputs(chosen))
+        loss = task.loss(outputs, data.train.labels[chosen].to(outputs.device))
+        value = loss.item()
+        if not math.isfinite(value):
+            status = "diverged"
+            break
+        loss.backward()
+        if recipe.clip and isinstance(trained, Direct):
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        running = value if step == 1 else 0.98 * running + 0.02 * value
+        if step % 10 == 0 or step == total:
+            progress.trial_step(step, running)
+        if step in looks:
+            score, validation_loss = _look(data, precision, best, seen)
+            if not math.isfinite(validation_loss):
+                status = "diverged"
+                break
+            curve.append(Evaluation(step, score, validation_loss))
+            progress.trial_scored(step, score, validation_loss)
+            if score > best or best_state is None:
+                best = max(best, score)
+                best_state = snapshot(trained) if keep_best else ()
+            if stop_at is not None and score >= stop_at:
+                status = "passed" if step < total else "finished"
+                break
+            if pruner is not None and step < total and pruner(curve):
+                status = "hopeless"
+                break
+    if keep_best and best_state is not None:
+        restore(trained, best_state)
+    space = trained if isinstance(trained, Subspace) else None
+    moved = space.D if space else sum(p.numel() for p in parameters)
+    return Outcome(
+        score=best,
+        status=status,
+        zero_score=zero_score,
+        curve=tuple(curve),
+        steps=step,
+        seconds=time.perf_counter() - began,
+        train_loss=running,
+        trained=sum(p.numel() for p in parameters),
+        D=moved,
+        lambdas=space.m if space else 0,
+        layers=space.layer_definition if space else "none (direct)",
+        truncated=data.truncated,
+        lr=lr,
+        precision=precision,
+    )
+
+
+def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
+    """(score, loss) on the validation split; predictions that score better than `best` are told."""
+    outputs = predict(data.model, data.validation, precision)
+    score = data.task.score(outputs)
+    if seen is not None and score > best:
+        seen(data.task.predictions(outputs))
+    return score, data.task.loss(outputs, data.validation.labels).item()
+
+
+@torch.no_grad()
+def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> Tensor:
+    """The model's outputs (n, outputs) in the order of the examples, in fp32 on the CPU."""
+    module = model.module
+    if model.vocabulary is not None:  # a batch of logits over the vocabulary at each token
+        size = max(1, min(size, MAX_LOGITS // (model.vocabulary * int(batches.lengths.max()))))
+    rows: list[Tensor] = []
+    order: list[Tensor] = []
+    module.eval()
+    for chosen in batches.by_length(size):
+        with autocast(module, precision):
+            rows.append(outputs_of(module, batches.inputs(chosen)).float().cpu())
+        order.append(chosen)
+    out = torch.full((len(batches), rows[0].shape[1]), ABSENT)  # the longest come first
+    for chosen, row in zip(order, rows, strict=True):
+        out[chosen, : row.shape[1]] = row
+    return out
+
+
+def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
+    """(score, loss) of the model on one split that `data` holds encoded."""
+    batches = data.split(split)
+    outputs = predict(data.model, batches, precision)
+    return data.task.score(outputs, split), data.task.loss(outputs, batches.labels).item()
+
+
+class Run:
+    """A finished training run whose model carries the tune until `release()`."""
+
+    def __init__(
+        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, applied_method: AppliedMethod
+    ) -> None:
+        self.recipe, self.outcome, self.model, self.task, self.applied_method = (
+            recipe,
+            outcome,
+            model,
+            task,
+            applied_method,
+        )
+
+    @property
+    def trained(self) -> Trainable:
+        """What the optimizer moved: a `Subspace`, or the parameters themselves."""
+        return self.applied_method.trained
+
+    @property
+    def counts(self) -> Counts:
+        """What the method moves, trains, stores and adds at inference, in numbers."""
+        return counts(self.applied_method.spec, self.applied_method.applied)
+
+    @property
+    def score(self) -> float:
+        """The best evaluation's score on the validation split."""
+        return self.outcome.score
+
+    def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
+        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs.
+
+        `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
+        """
+        target = Path(path)
+        key = self.recipe.key(self.task.fingerprint, self.model.fingerprint)
+        self.applied_method.save(target, recipe=key[:16], dtype=dtype)
+        record = {
+            "d90": __version__,
+            "recipe": asdict(self.recipe),
+            "recipe_hash": key[:16],
+            "outcome": asdict(self.outcome),
+            "task": {
+                "kind": self.task.kind,
+                "labels": list(self.task.labels),
+                "metric": self.task.metric,
+                "texts": len(self.task.train.inputs[0]) if self.task.is_text else 0,
+                "fingerprint": self.task.fingerprint,
+                "notes": list(self.task.notes),
+            },
+            "base": self.model.fingerprint,
+        }
+        target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+    def merge(self) -> nn.Module:
+        """Leave a plain model of the base's shape that carries the tune; the run is then spent.
+
+        Raises:
+            InputError: the method cannot be merged.
+        """
+        return self.applied_method.merge()
+
+    def release(self) -> nn.Module:
+        """Take the tune off and give the model back untouched."""
+        return self.applied_method.release()
+
+
+# --- helpers
+# -----------------------------------------------------------------------------------------------------------
+
+
+def _rate(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over the first share of the steps, then linear decay to zero."""
+    ramp = max(1, round(total * warmup))
+    return (step + 1) / ramp if step < ramp else max(0.0, (total - step) / max(1, total - ramp))
+
+
+def _batches(train_data: Batches, recipe: Recipe, total: int) -> Iterator[Tensor]:
+    done, epoch = 0, 0
+    while True:
+        for chosen in train_data.shuffled(recipe.batch_size, recipe.seed, epoch):
+            if done == total:
+                return
+            yield chosen
+            done += 1
+        epoch += 1
+
+
+@contextlib.contextmanager
+def _undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
+    """Seed torch for the run (dropout), then give back its generator's state and every module's train/eval flag."""
+    modes = [(part, part.training) for part in module.modules()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode

@@ -1,0 +1,168 @@
+"""What decides a run and what it gave: both as they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from d90.errors import InputError, unknown_name
+from d90.methods import Spec
+from d90.models.loading import Model
+from d90.subspace.file import STEP_RULES
+from d90.subspace.subspace import STEP_RULE
+from d90.tasks import Task
+
+__all__ = ["Evaluation", "Outcome", "Recipe", "best_device", "bf16_is_fast", "default_lr", "make_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's result, as it is stored; `resolve` fills in what was left open.
+
+    Attributes:
+        model, task: names as given.
+        method: the canonical text of the method (`d90.methods`).
+        lr: Adam's learning rate; None takes the default of the method and model (`default_lr`).
+        epochs, batch_size, warmup, weight_decay, clip: warmup is a share of all steps; clip is a gradient norm, 0 for
+            none.
+        evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the device has it.
+        seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
+        train_limit, validation_limit, max_length, columns: how the data was read.
+        step_rule: version of the subspace's unit of theta; 1 where the rules agree (`step_rule_of`).
+    """
+
+    model: str
+    task: str
+    method: str = "full"
+    lr: float | None = None
+    epochs: float = 3
+    batch_size: int = 32
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    evaluations: int = 6
+    precision: str = "auto"
+    seed: int = 0
+    train_limit: int | None = None
+    validation_limit: int | None = None
+    max_length: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    step_rule: int = 1
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            InputError: which one, and what was expected.
+        """
+        for name, low in (("epochs", 0), ("batch_size", 0), ("evaluations", 0)):
+            if not getattr(self, name) > low:
+                raise InputError(f"got {name}={getattr(self, name)}, expected more than {low}")
+        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InputError(f"got lr={self.lr}, expected a positive number such as 1e-3")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"got warmup={self.warmup}, expected a share of the steps, 0 <= warmup < 1")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
+        if not 0 <= self.seed < 1 << 64:
+            raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
+
+    def steps(self, n: int) -> int:
+        """Optimizer steps of a whole run on n training examples."""
+        return max(1, round(-(-n // self.batch_size) * self.epochs))
+
+    def key(self, *fingerprints: str) -> str:
+        """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
+        canonical = json.dumps([asdict(self), *fingerprints], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def step_rule_of(spec: Spec) -> int:
+    """The newest step rule that says something new about a method: 1 for most, 2 for a subspace of scale global or relative."""
+    return 1 if spec.space is None or spec.space.scale == "tensor" else STEP_RULE
+
+
+def default_lr(spec: Spec, is_text: bool) -> float:
+    """The learning rate a run takes when none is given.
+
+    A subspace: 5e-3 over a pretrained model, 5e-2 over a network trained from scratch. Weights
+    trained as they are: 1e-4 for most of a pretrained model, 1e-3 otherwise. Measured in `docs/decisions.md`.
+    """
+    if spec.space is not None:
+        return 5e-3 if is_text else 5e-2
+    return 1e-4 if is_text and spec.method.name in ("full", "top") else 1e-3
+
+
+def best_device() -> str:
+    """Where a model opened by its name is trained: "cuda" where torch sees a GPU (CUDA_VISIBLE_DEVICES= hides it), else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def bf16_is_fast(device: str) -> bool:
+    """Whether bf16 autocast pays there: a GPU that has it, or a processor with AMX or AVX512-BF16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation split: after `step` optimizer steps, its score and loss."""
+
+    step: int
+    score: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave, as stored.
+
+    `score` is the best of the evaluations; `status` is "finished", "passed" (stopped at the threshold: the score is a
+    lower bound), "hopeless" (given up: it would have stayed below the threshold) or "diverged" (the loss was not finite at
+    step `steps`). `zero_score` is that of the untrained model.
+    """
+
+    score: float
+    status: str
+    zero_score: float
+    curve: tuple[Evaluation, ...]
+    steps: int
+    seconds: float
+    train_loss: float
+    trained: int  # numbers trained
+    D: int  # weights moved
+    lambdas: int
+    layers: str  # the definition of a layer that was used
+    truncated: int
+    lr: float
+    precision: str
+    test: float | None = None  # the best evaluation's score on the test split, where it was asked for
+
+
+def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
+    """The recipe of a run from what the caller gave; unknown options are refused by name.
+
+    The step rule is the newest that says something about the method, or an older one that was asked for.
+    """
+    unknown = options.keys() - Recipe.__dataclass_fields__.keys()
+    if unknown:
+        raise InputError(
+            f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
+        )
+    names: dict[str, Any] = {
+        key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
+    }
+    asked = options.get("step_rule")
+    if asked not in (None, *STEP_RULES):
+        raise unknown_name("step_rule", str(asked), [str(rule) for rule in STEP_RULES])
+    rule = step_rule_of(spec)
+    recipe = Recipe(**names, method=str(spec), **(options | {"step_rule": min(rule, asked or rule)}))
+    recipe.check()
+    return recipe

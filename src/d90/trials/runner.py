@@ -1,0 +1,309 @@
+"""The bench of every study: trials run against a store. It looks there first, trains, writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d90._version import __version__
+from d90.errors import InputError, RunFailed
+from d90.methods import Spec, parse
+from d90.models.loading import Model
+from d90.search.pruning import Pruner
+from d90.tasks import Task
+from d90.tasks.metrics import rises, to_display
+from d90.training.batches import device_of
+from d90.training.loop import Data, evaluate, fit, open_model, open_task
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe, best_device
+from d90.trials.executor import Executor, Job
+from d90.trials.predictions import pack, unpack
+from d90.trials.store import Store, Stored
+
+__all__ = ["Made", "TrialRequest", "TrialRunner", "check_sendable", "run_job", "versions"]
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """A trial that is wanted.
+
+    Attributes:
+        spec, recipe: what decides it.
+        stop_at: the threshold it may stop at; `hopeless`, when it is given up.
+        test: with the best evaluation's score on the test split.
+        predictions: with those of the best evaluation; a stored trial without them is trained again.
+    """
+
+    spec: Spec
+    recipe: Recipe
+    stop_at: float | None = None
+    pruner: Pruner | None = None
+    test: bool = False
+    predictions: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a trained trial gave, as it is stored."""
+
+    outcome: dict[str, Any]
+    context: dict[str, Any]
+    predictions: bytes
+
+
+class TrialRunner:
+    """Runs trials against the store: looks there first, trains (here, or where the executor does), writes."""
+
+    def __init__(
+        self,
+        model: str | Model,
+        task: Task,
+        recipe: Recipe,
+        store: Store,
+        progress: Progress,
+        log: str | os.PathLike[str] | None,
+        executor: Executor | None = None,
+    ) -> None:
+        self.task, self.store, self._progress, self._log = task, store, progress, log
+        self._given, self._recipe, self._executor = model, recipe, executor
+        self._data: dict[int, Data] = {}
+        self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
+        self.study: str | None = None  # the study that trials are noted for
+
+    @property
+    def sends(self) -> bool:
+        """Whether several trials run at once."""
+        return self._executor is not None and self._executor.slots > 1
+
+    def data(self, seed: int) -> Data:
+        """The task encoded for the model with this seed's fresh weights; one is held at a time, the encoding is shared."""
+        if seed not in self._data:
+            model = open_model(self._given, self.task, replace(self._recipe, seed=seed), best_device())
+            old = next(iter(self._data.values()), None)
+            self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
+        return self._data[seed]
+
+    def model(self, seed: int) -> Model:
+        """The model with this seed's fresh weights."""
+        return self.data(seed).model
+
+    def zero_score(self) -> float:
+        """The untrained model's score on the validation split."""
+        return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+
+    def constant_score(self, split: str = "validation") -> float:
+        """The score on one split of the best that looks at no input: `Task.chance`."""
+        return self.task.chance(split, self.model(self._recipe.seed).vocabulary)
+
+    def trial(
+        self,
+        spec: Spec,
+        recipe: Recipe,
+        stop_at: float | None = None,
+        test: bool = False,
+        pruner: Pruner | None = None,
+        predictions: bool = False,
+    ) -> dict[str, Any]:
+        """One trial's outcome, from the store or by training."""
+        return self.all([TrialRequest(spec, recipe, stop_at, pruner, test, predictions)])[0]
+
+    def all(self, asks: Sequence[TrialRequest]) -> list[dict[str, Any]]:
+        """The outcomes of trials that do not depend on one another, in their order; those that are not stored at once."""
+        fresh = self.prefetch(asks, self.study) if self._executor is not None else {}
+        return [self._outcome(ask, fresh.get(self._place(ask))) for ask in asks]
+
+    def prefetch(self, asks: Sequence[TrialRequest], study: str | None = None) -> dict[Any, dict[str, Any]]:
+        """Send what the store lacks, without asking for it: a trial is the study's own only once it is asked for."""
+        assert self._executor is not None
+        lacking = list({self._place(ask): ask for ask in asks if self._stored(ask) is None}.items())
+        fresh: dict[Any, dict[str, Any]] = {}
+
+        def ended(index: int, number: int, result: dict[str, Any]) -> None:
+            place, ask = lacking[index]
+            made = Made(result["outcome"], result["context"], base64.b64decode(result["predictions"]))
+            self._check_same(ask, made.context)
+            self._keep(ask, made, study)
+            fresh[place] = made.outcome
+            self._progress.trial_turned(number)
+            self._progress.trial_ended(self._label(ask), _words(made.outcome, self.task.metric))
+
+        def report(index: int, number: int, name: str, what: list[Any]) -> None:
+            self._progress.trial_turned(number)
+            if name == "trial_started":
+                what = [self._label(lacking[index][1]), what[1]]
+            getattr(self._progress, name)(*what)
+
+        self._executor.run([self._job(ask) for _, ask in lacking], report, ended)
+        return fresh
+
+    def _outcome(self, ask: TrialRequest, fresh: dict[str, Any] | None) -> dict[str, Any]:
+        """The outcome of a trial: made just now elsewhere, stored, or trained here."""
+        body = fresh
+        if body is None:
+            self._progress.trial_turned(0)  # none of those that run elsewhere
+            stored = self._stored(ask)
+            if stored is not None:
+                body = stored.outcome
+                if self.study is not None:
+                    self.store.note(self.study, stored.key)
+            else:
+                made = _made(self.data(ask.recipe.seed), ask, self._progress)
+                self._keep(ask, made, self.study)
+                body = made.outcome
+            self._progress.trial_ended(
+                self._label(ask), _words(body, self.task.metric) + (", stored" if stored is not None else "")
+            )
+        self.trials.append((ask.spec, ask.recipe, body))
+        return body
+
+    def _stored(self, ask: TrialRequest) -> Stored | None:
+        """The stored trial that answers."""
+        found = self.store.find(self.key(ask.recipe), ask.stop_at)
+        lacks = found and (
+            (ask.test and found.outcome.get("test") is None) or (ask.predictions and not found.predictions)
+        )
+        return None if lacks else found
+
+    def _keep(self, ask: TrialRequest, made: Made, study: str | None) -> None:
+        """Write a trial that was made."""
+        d, recipe = ask.spec.space.d if ask.spec.space else None, asdict(ask.recipe)
+        key = self.key(ask.recipe)
+        self.store.add(
+            key, ask.stop_at, d, ask.recipe.seed, recipe, made.outcome, made.context, made.predictions or None, study
+        )
+        self._write_line(recipe, made.outcome)
+
+    def _job(self, ask: TrialRequest) -> Job:
+        """A trial as plain data."""
+        body = {
+            "recipe": asdict(ask.recipe),
+            "stop_at": ask.stop_at,
+            "hopeless": asdict(ask.pruner) if ask.pruner else None,
+            "test": ask.test,
+        }
+        return Job("d90.trials.runner:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
+
+    def _check_same(self, ask: TrialRequest, context: dict[str, Any]) -> None:
+        """Refuse what a machine with other data or another base made."""
+        for what, here in (("task", self.task.fingerprint), ("base", self._held(ask.recipe).fingerprint)):
+            if context[what] != here:
+                name = ask.recipe.task if what == "task" else ask.recipe.model
+                raise RunFailed(
+                    f"{self._label(ask)}: the worker's {what} '{name}' has fingerprint {context[what]}, expected {here}. Likely "
+                    "cause: another version of the data or of Python there; give all machines the same files"
+                )
+
+    def _place(self, ask: TrialRequest) -> tuple[Any, ...]:
+        return self.key(ask.recipe), ask.stop_at, ask.test, ask.predictions
+
+    def _label(self, ask: TrialRequest) -> str:
+        return f"{ask.spec} seed {ask.recipe.seed}"
+
+    def _held(self, recipe: Recipe) -> Model:
+        """Any seed's model: fresh weights are no part of the base's fingerprint."""
+        return (next(iter(self._data.values()), None) or self.data(recipe.seed)).model
+
+    def key(self, recipe: Recipe) -> str:
+        """The trial's key in the store."""
+        return recipe.key(self.task.fingerprint, self._held(recipe).fingerprint)
+
+    def note(self, study: str) -> None:
+        """Note that every trial so far was made for a study."""
+        for _, recipe, _ in self.trials:
+            self.store.note(study, self.key(recipe))
+
+    def has_predictions(self, recipe: Recipe) -> bool:
+        """Whether the store has this trial, run to its end, with its predictions."""
+        stored = self.store.find(self.key(recipe), None)
+        return stored is not None and bool(stored.predictions)
+
+    def predictions(self, recipe: Recipe) -> NDArray[Any]:
+        """A stored trial's predictions on the validation split, by the best of its evaluations."""
+        stored = self.store.find(self.key(recipe), None)
+        if stored is None or not stored.predictions:
+            raise LookupError(f"no predictions of {recipe.method}, seed {recipe.seed}")
+        return unpack(stored.predictions)
+
+    def _write_line(self, recipe: dict[str, Any], outcome: dict[str, Any]) -> None:
+        if self._log is not None:
+            Path(self._log).parent.mkdir(parents=True, exist_ok=True)
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**recipe, **outcome}) + "\n")
+
+
+def check_sendable(executor: Executor | None, model: str | Model, task: str | Task) -> None:
+    """Refuse to send what another process cannot open by its name.
+
+    Raises:
+        InputError: a model or a task given as an object.
+    """
+    for what, given in (("model", model), ("task", task)):
+        if executor is not None and not isinstance(given, str):
+            raise InputError(
+                f"got a {what} as an object ('{given.name}') and an executor, expected its name: a worker opens it again by name. "
+                "Save it to a folder and name that, or leave the executor out"
+            )
+
+
+def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """In a worker: open the task and the model, train, and give back what the driver stores."""
+    recipe = Recipe(**body["recipe"])
+    pruner = Pruner(**body["hopeless"]) if body["hopeless"] else None
+    ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
+    task = open_task(recipe.task, recipe)
+    model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
+    made = _made(Data(model, task), ask, progress)
+    packed = base64.b64encode(made.predictions).decode()
+    return {"outcome": made.outcome, "context": made.context, "predictions": packed}
+
+
+def _made(data: Data, ask: TrialRequest, progress: Progress) -> Made:
+    """Train."""
+    best: list[Tensor] = []
+    outcome, applied_method = fit(
+        data, ask.spec, ask.recipe,
+        stop_at=ask.stop_at, progress=progress, test=ask.test, pruner=ask.pruner, best=best.append,
+    )  # fmt: skip
+    applied_method.release()
+    device = _named(device_of(data.model.module))
+    context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": device}
+    return Made(asdict(outcome), context, pack(best[-1].numpy()) if best else b"")
+
+
+def _named(device: torch.device) -> str:
+    """What the GPU is called, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _words(outcome: dict[str, Any], metric: str) -> str:
+    score = f"{to_display(outcome['score'], metric):.4f}"
+    took = f" in {outcome['seconds']:.0f} s"
+    if outcome["status"] == "diverged":
+        return f"diverged at step {outcome['steps']} (loss not finite), best before {score}{took}"
+    sign = {"passed": f"at {'least' if rises(metric) else 'most'} ", "hopeless": "given up at "}.get(
+        outcome["status"], ""
+    )
+    return f"{sign}{score}{took}"
+
+
+def versions() -> dict[str, Any]:
+    """Versions and machine, as recorded with every trial."""
+    return {
+        "d90": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,254 @@
+"""The store of trials: one SQLite file, written only by the driver, each trial as it ends.
+
+WAL with synchronous=FULL: a trial whose row was committed survives kill -9 and a power cut. A trial's key is the hash
+of its recipe, its data and its base; a trial that stopped at a threshold is kept beside a finished one of the same key,
+and serves any threshold up to its score; one given up as hopeless serves any threshold from its own on.
+
+The view `runs` (`d90.trials.view`) has a row for each trial. A store of an earlier schema is brought up to date when it is
+opened for writing; opened with `write=False` it is read as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d90.errors import RunFailed, StoreError
+from d90.trials.view import RUNS
+
+__all__ = ["SCHEMA", "Store", "Stored", "digest"]
+
+SCHEMA = 2
+
+_FIRST = """
+CREATE TABLE IF NOT EXISTS trials (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,            -- hash of recipe, data and base
+    stop_at REAL,                 -- the threshold it would stop at; NULL: none
+    ended TEXT NOT NULL,          -- UTC
+    d INTEGER,                    -- NULL: no subspace
+    seed INTEGER NOT NULL,
+    score REAL NOT NULL,          -- best of the evaluations; a lower bound where status is 'passed'
+    status TEXT NOT NULL,         -- finished, passed, hopeless or diverged
+    recipe TEXT NOT NULL,         -- JSON
+    outcome TEXT NOT NULL,        -- JSON
+    context TEXT NOT NULL         -- JSON: fingerprints, versions, machine
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_trial ON trials (key, ifnull(stop_at, 'none'));
+CREATE TABLE IF NOT EXISTS studies (
+    key TEXT PRIMARY KEY,         -- hash of what was asked
+    updated TEXT NOT NULL,
+    kind TEXT NOT NULL,           -- 'measure', 'compare', ...
+    body TEXT NOT NULL            -- JSON: the result as reported
+);
+"""
+_SECOND = f"""
+-- of the best evaluation on the validation split (`d90.trials.predictions`)
+ALTER TABLE trials ADD COLUMN predictions BLOB;
+-- the keys of the trials a study rests on: made for it (1), or there when it began (0)
+CREATE TABLE study_trials (study TEXT NOT NULL, trial TEXT NOT NULL, made INTEGER NOT NULL, PRIMARY KEY (study, trial));
+CREATE VIEW runs AS {RUNS};
+"""
+_NOTE = "INSERT INTO study_trials VALUES (?, ?, 1) ON CONFLICT (study, trial) DO UPDATE SET made = 1"
+_COLUMNS = "id, key, stop_at, ended, d, seed, score, status, recipe, outcome, context"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One trial's row."""
+
+    id: int
+    key: str
+    stop_at: float | None
+    ended: str
+    d: int | None
+    seed: int
+    score: float
+    status: str
+    recipe: dict[str, Any]
+    outcome: dict[str, Any]
+    context: dict[str, Any]
+    predictions: bytes | None = None  # from `Store.find` alone
+
+
+class Store:
+    """Open a store, made if it is not there; with `write=False` one that is there, which is left as it is.
+
+    Raises:
+        StoreError: written by a newer d90, or not a store.
+        RunFailed: the disk is full, or the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], write: bool = True) -> None:
+        self.path = Path(path)
+        with self._errors():
+            if write:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # threads of a study take turns (`d90.trials.executor`)
+                self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            else:
+                if not self.path.is_file():
+                    raise StoreError(f"no store at '{self.path}'; run 'd90 measure' first, or name one with --store")
+                self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
+                self._db.close()
+                raise StoreError(
+                    f"'{self.path}' was written by a newer d90 (schema {version}, this one knows {SCHEMA}). "
+                    "Upgrade d90, or name another store; nothing was changed."
+                )
+            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+            if version == 0 and (tables or not write):
+                self._db.close()
+                raise StoreError(f"'{self.path}' is an SQLite file but no d90 store; name another path")
+            self._version = version
+            if write:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Make the tables, or bring an earlier schema up to date: all of it, or nothing."""
+        if self._version == SCHEMA:
+            return
+        with self._transaction():
+            # looked at again inside: another process may have been faster
+            self._version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for script in (_FIRST, _SECOND)[self._version :]:
+                for statement in script.split(";\n"):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={SCHEMA}")
+            self._version = SCHEMA
+
+    def find(self, key: str, stop_at: float | None) -> Stored | None:
+        """A stored trial that answers for this key and threshold.
+
+        One that ran to its end, or stopped at or above the threshold, or was given up as hopeless for one no higher.
+        """
+        blob = ", predictions" if self._version > 1 else ""
+        found = self._db.execute(f"SELECT {_COLUMNS}{blob} FROM trials WHERE key = ? ORDER BY id", (key,))
+        rows = [self._row(row) for row in found]
+        whole = [row for row in rows if row.status not in ("passed", "hopeless")]
+        enough = [row for row in rows if stop_at is not None and row.score >= stop_at]
+        given_up = [
+            row
+            for row in rows
+            if stop_at is not None and row.status == "hopeless" and row.stop_at is not None and row.stop_at <= stop_at
+        ]
+        return next(iter(whole or enough or given_up), None)
+
+    def add(
+        self,
+        key: str,
+        stop_at: float | None,
+        d: int | None,
+        seed: int,
+        recipe: dict[str, Any],
+        outcome: dict[str, Any],
+        context: dict[str, Any],
+        predictions: bytes | None = None,
+        study: str | None = None,
+    ) -> None:
+        """Write one ended trial, over an earlier one of its key and threshold; durable when this returns.
+
+        `study` is the key of the study it was made for.
+        """
+        body = [json.dumps(part, sort_keys=True) for part in (recipe, outcome, context)]
+        row = (key, stop_at, _now(), d, seed, outcome["score"], outcome["status"], *body, predictions)
+        columns = f"{_COLUMNS.removeprefix('id, ')}, predictions"
+        with self._errors(), self._transaction():
+            self._db.execute(f"INSERT OR REPLACE INTO trials ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+            if study is not None:
+                self._db.execute(_NOTE, (study, key))
+
+    def trials(self) -> list[Stored]:
+        """Every trial, in the order they ended."""
+        return [self._row(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM trials ORDER BY id")]
+
+    def runs(self) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The view's columns and rows, whether the file has the view or not."""
+        cursor = self._db.execute(f"SELECT * FROM ({RUNS})")
+        return [column[0] for column in cursor.description], cursor.fetchall()
+
+    def used(self, study: str) -> dict[str, bool]:
+        """The keys of the trials a study rests on, and whether they were made for it."""
+        if self._version < 2:
+            return {}
+        found = self._db.execute("SELECT trial, made FROM study_trials WHERE study = ? ORDER BY trial", (study,))
+        return {trial: bool(made) for trial, made in found}
+
+    def begin(self, study: str, trials: Iterable[str]) -> None:
+        """Note the trials that were there when a study began: what others add later does not change its answer."""
+        with self._errors(), self._transaction():
+            rows = [(study, trial) for trial in trials]
+            self._db.executemany("INSERT OR IGNORE INTO study_trials VALUES (?, ?, 0)", rows)
+
+    def note(self, study: str, trial: str) -> None:
+        """Note that a trial is a study's own."""
+        with self._errors(), self._transaction():
+            self._db.execute(_NOTE, (study, trial))
+
+    def put_study(self, key: str, kind: str, body: dict[str, Any]) -> None:
+        """Write a study's result, over an earlier one of the same key."""
+        with self._errors(), self._transaction():
+            self._db.execute(
+                "INSERT INTO studies VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET updated=excluded.updated, body=excluded.body",
+                (key, _now(), kind, json.dumps(body, sort_keys=True)),
+            )
+
+    def all_studies(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """(key, kind, result) of every study, oldest first."""
+        found = self._db.execute("SELECT key, kind, body FROM studies ORDER BY updated, key")
+        return [(key, kind, json.loads(body)) for key, kind, body in found]
+
+    def studies(self, kind: str = "measure") -> list[dict[str, Any]]:
+        """Every study's result of one kind, oldest first."""
+        found = self._db.execute("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
+        return [json.loads(row[0]) for row in found]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @staticmethod
+    def _row(row: tuple[Any, ...]) -> Stored:
+        return Stored(*row[:8], *(json.loads(part) for part in row[8:11]), *row[11:])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if "not a database" in str(error):
+                raise StoreError(f"'{self.path}' is not an SQLite file, so no d90 store; name another path") from None
+            why = f"'{self.path}': {error}. Trials stored before are safe; free some space or fix the folder and run it again."
+            raise RunFailed(why) from None
+        except OSError as error:
+            raise RunFailed(f"'{self.path}': {error.strerror}. Choose another folder with --store.") from None
+
+
+def digest(asked: Any) -> str:
+    """The key of a study: of what was asked."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,250 @@
+"""push and pull, against a local folder and a loopback stub of the hub's API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d90.errors import InputError
+from d90.integrations import hub
+from d90.integrations.model_card import base_on_hub, card
+from d90.subspace.file import about
+from d90.training.loading import open_tune, read_record
+from tests.cli.test_main import run as cli
+from tests.reference.tiny import tiny_run
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_for_the_stub"
+
+
+class Stub(ThreadingHTTPServer):
+    """The few calls of the hub's API that push and pull make, over files in memory."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.sizes: dict[str, int] = {}  # where they differ from the truth
+        self.seen: list[tuple[str, str]] = []
+        self.created: dict[str, Any] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def say(self, body: object, status: int = 200) -> None:
+        self.answer(status, json.dumps(body).encode(), Content_Type="application/json")
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append(("POST", self.path))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.say({"error": "Invalid credentials"}, 401)
+        elif self.path == "/api/repos/create":
+            self.server.created = json.loads(content)
+            self.say({"url": f"{self.server.url}/owner/name", "id": "owner/name"})
+        elif self.path == "/api/validate-yaml":
+            self.say({"warnings": [], "errors": []})
+        elif self.path == "/api/models/owner/name/preupload/main":
+            names = [file["path"] for file in json.loads(content)["files"]]
+            self.say({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        elif self.path == "/api/models/owner/name/commit/main":
+            for line in map(json.loads, content.splitlines()):
+                if line["key"] == "file":
+                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            self.say({"commitUrl": f"{self.server.url}/owner/name/commit/{SHA}", "commitOid": SHA, "success": True})
+        else:
+            self.say({"error": "not found"}, 404)
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.command, self.path))
+        files = self.server.files
+        held = re.fullmatch(rf"/owner/name/resolve/{SHA}/(.+)", self.path)
+        if re.match(r"/api/models/owner/name(/revision/main)?(\?|$)", self.path) and files:
+            siblings = [{"rfilename": n, "size": self.server.sizes.get(n, len(c))} for n, c in files.items()]
+            self.say({"id": "owner/name", "modelId": "owner/name", "sha": SHA, "siblings": siblings})
+        elif held and held[1] in files:
+            self.answer(200, files[held[1]], ETag=f'"{held[1]}"', X_Repo_Commit=SHA)
+        else:
+            self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
+    from huggingface_hub import constants
+
+    server = Stub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    tiny_run(folder).release()
+    (folder / "secret.txt").write_text("stays here")
+    return folder / "task.d90"
+
+
+TEXTS = [("a a b",), ("b b",)]
+
+
+def test_what_is_pushed_comes_back(trained: Path, stub: Stub, tmp_path: Path) -> None:
+    assert hub.push(trained, "owner/name", private=True) == f"{stub.url}/owner/name"
+    assert stub.created["name"] == "name"
+    assert stub.created["organization"] == "owner"
+    assert set(stub.files) == {"task.d90", "task.json", "README.md"}
+    assert stub.files["task.d90"] == trained.read_bytes()
+    assert stub.files["task.json"] == trained.with_suffix(".json").read_bytes()
+    stub.files["run_me.py"] = b"raise SystemExit('code is never fetched')"
+    stub.seen.clear()
+    pulled = hub.pull("owner/name", tmp_path / "here")
+    assert sorted(p.name for p in pulled.parent.iterdir()) == ["task.d90", "task.json"]
+    assert open_tune(pulled).predict(TEXTS) == open_tune(trained).predict(TEXTS)
+    got = {path.rpartition("/")[2] for method, path in stub.seen if "/resolve/" in path}
+    assert got == {"task.d90", "task.json"}, "nothing else is read back"
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_local_folder_is_a_shelf(trained: Path, tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    assert hub.push(trained, str(shelf)) == str(shelf)
+    assert sorted(p.name for p in shelf.iterdir()) == ["README.md", "task.d90", "task.json"]
+    pulled = hub.pull(str(shelf), tmp_path / "here")
+    assert pulled.read_bytes() == trained.read_bytes()
+    with pytest.raises(InputError, match=r"there already.*another folder"):
+        hub.push(trained, str(shelf))
+
+
+def test_the_card_says_what_it_is(trained: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    record, _ = read_record(trained)
+    read = ModelCard(card(record, about(trained), "owner/name"))
+    data = read.data.to_dict()
+    assert data["library_name"] == "d90"
+    assert "base_model" not in data, "a local folder is no model of the hub's"
+    assert data["d90"] == {
+        "version": record["d90"],
+        "method": record["recipe"]["method"],
+        "d": 20,
+        "task": "data",
+        "metric": "accuracy",
+        "score": round(record["outcome"]["score"], 6),
+        "base_fingerprint": about(trained).header.base,
+    }
+    assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == data["d90"]["score"]
+    assert 'predict([("some text",)])' in read.text
+    assert str(trained.parent) not in read.content, "no path of this machine"
+    named = card(
+        {**record, "recipe": {**record["recipe"], "model": "minilm", "task": "glue/mrpc"}}, about(trained), "o/n"
+    )
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in named
+    assert "`glue/mrpc`" in named
+
+
+def test_which_names_are_the_hubs() -> None:
+    assert base_on_hub("bert-base-uncased") == "bert-base-uncased"
+    assert base_on_hub("google/bert") == "google/bert"
+    for local in ("fc", "mlp:4-2", "./bert", "/models/bert", "a/b/c", "~/bert", "a b"):
+        assert base_on_hub(local) is None
+
+
+def one_line(words: str, *arguments: str, cwd: Path) -> None:
+    done = cli(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(cwd.iterdir()), "nothing is left behind"
+
+
+def test_no_token_no_network_no_repository(
+    trained: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    tune = str(trained)
+    one_line("the hub answered 404", "pull", "owner/name", "--out", "x", cwd=tmp_path)
+    one_line("expected OWNER/NAME", "push", tune, "name", cwd=tmp_path)
+    one_line("expected OWNER/NAME", "pull", "a/b/c", "--out", "x", cwd=tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    one_line("the hub answered 401", "push", tune, "owner/name", cwd=tmp_path)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    one_line("no token for the hub", "push", tune, "owner/name", cwd=tmp_path)
+    assert not stub.files
+    stub.shutdown()
+    stub.server_close()
+    one_line("Check the network", "pull", "owner/name", "--out", "x", cwd=tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    one_line("is offline (HF_HUB_OFFLINE)", "pull", "owner/name", "--out", "x", cwd=tmp_path)
+
+
+def test_what_is_not_a_tune_is_not_put_in_place(trained: Path, stub: Stub, tmp_path: Path) -> None:
+    hub.push(trained, "owner/name")
+    good = dict(stub.files)
+    pull = ("pull", "owner/name", "--out", "x")
+    stub.sizes = {"task.d90": 5 << 30}
+    stub.seen.clear()
+    one_line("expected at most", *pull, cwd=tmp_path)
+    assert not [path for _, path in stub.seen if "/resolve/" in path], "sizes come first"
+    stub.sizes = {}
+    bad = {
+        "holds no task.json": {"task.d90": good["task.d90"]},
+        "not a sound d90 file": good | {"task.d90": pickle.dumps(print)},
+        "is not the recipe of a tune": good | {"task.json": b"[" * 100_000},
+        "copy the right one": good
+        | {"task.json": good["task.json"].replace(b'"recipe_hash": "', b'"recipe_hash": "0')},
+        "checksum": good | {"task.d90": good["task.d90"][:-1] + bytes([good["task.d90"][-1] ^ 1])},
+    }
+    for words, files in bad.items():
+        stub.files = files
+        one_line(words, *pull, cwd=tmp_path)
+
+
+def test_the_commands_say_what_they_did(trained: Path, stub: Stub, tmp_path: Path) -> None:
+    sent = cli("push", str(trained), "owner/name", cwd=tmp_path)
+    assert sent.returncode == 0, sent.stderr
+    assert "task.d90" in sent.stdout
+    assert "note: the recipe names the base model" in sent.stdout
+    done = cli("pull", "owner/name", "--out", "x", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    again = cli("pull", "owner/name", "--out", "x", cwd=tmp_path)
+    assert (again.returncode, "there already" in again.stderr) == (2, True)

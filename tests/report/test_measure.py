@@ -1,0 +1,227 @@
+"""The page, made from stores written here: every study in this file is made up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d90.errors import InputError
+from d90.report.measure import headline, page, write_report
+from d90.report.words import names
+from d90.trials.store import Store, Stored
+
+DID = "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"
+SAID = DID.replace("did", "said")
+
+
+def point(d: int, score: float, status: str = "finished", seed: int = 0) -> dict[str, Any]:
+    return {"d": d, "seed": seed, "score": score, "at_least": status == "passed", "status": status, "seconds": 2.0}
+
+
+CURVE = [
+    point(100, 0.6123),
+    point(100, 0.6321, seed=1),
+    point(250, 0.7412),
+    point(300, 0.8234, "passed"),
+    point(9, 0.5017, "diverged"),
+]
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "task": "t",
+        "method": DID,
+        "metric": "accuracy",
+        "rule": "paper",
+        "fraction": 0.9,
+        "status": "found",
+        "d90": 300,
+        "interval": [250, 300],
+        "D": 123_456,
+        "lambdas": 7,
+        "baseline": 0.9,
+        "baseline_scores": [0.89, 0.91],
+        "baseline_method": "full",
+        "majority": 0.5,
+        "zero": 0.48,
+        "threshold": 0.81,
+        "curve": CURVE,
+        "recipe": {"model": "m", "task": "t", "lr": 0.01},
+        "definitions": {"layer": "none (did)", "notes": ["a note"]},
+        "seconds": 12.0,
+        "command": "d90 measure m t",
+        **changes,
+    }
+
+
+def trial(id: int, method: str, d: int | None, score: float, seed: int = 0) -> Stored:
+    recipe = {"model": "m", "task": "t", "lr": 0.01, "method": method, "seed": seed}
+    return Stored(id, "k", None, "2026-01-01T00:00:00Z", d, seed, score, "finished", recipe, {}, {})
+
+
+TRIVIAL = {"status": "trivial", "d90": None, "interval": [None, None], "threshold": 0.4, "curve": []}
+UNREACHABLE: dict[str, Any] = {
+    "status": "unreachable",
+    "d90": None,
+    "interval": [4000, None],
+    "curve": [point(4000, 0.7)],
+}
+
+
+def test_the_page_tells_the_answer_and_every_trial() -> None:
+    text = page([study()])
+    assert "d90 = 300 of 123,456 weights" in text
+    assert "81.00 %: 90 % of full, paper rule" in text
+    assert "majority class 50.00 %, untrained model 48.00 %" in text
+    assert "d = 250 falls short, d = 300 reaches it" in text
+    for shown in (
+        "61.23 %",
+        "63.21 %",
+        "74.12 %",
+        "≥ 82.34 %",
+        "50.17 %",
+        "diverged",
+        "a note",
+        "<pre>d90 measure m t",
+    ):
+        assert shown in text
+    shown = f"d = 100, seed 1: 63.21 %, finished, 2 s\n{DID}, lr 0.01</title>"
+    assert shown in text, "a dot tells the pointer which trial it is, and its recipe"
+    assert text.count("</title>") == 1 + len(CURVE)
+    assert text.count("<svg") == 1
+    without = study()
+    del without["command"]
+    assert "The command" not in page([without])
+
+
+def test_the_figure_shows_what_kind_of_score_a_trial_has() -> None:
+    text = page([study()])
+    for kind in ("trial", "bound", "diverged"):
+        assert f'id="s1-dots0{kind}"' in text
+    bound = text.split('id="s1-dots0bound"')[1].split("</g>")[0]
+    assert "d = 300, seed 0: at least 82.34 %, passed" in bound
+    assert "at least: stopped once it passed" in text
+    assert "at least: stopped once it passed" not in page([study(curve=[point(100, 0.7)])])
+    for line in ("full fine-tuning: 90.00 %", "90 % of full, paper rule: 81.00 %", "chance, majority class: 50.00 %"):
+        assert f">{line}</text>" in text
+    assert "d90 = 300, bracket (250, 300]" in text
+
+
+def test_numbers_are_of_the_metric() -> None:
+    """A correlation is no percentage, and keeps its digits in the figure too."""
+    text = page([study(metric="matthews", threshold=0.45678)])
+    assert "0.4568 matthews" in text
+    assert "paper rule: 0.4568</text>" in text
+
+
+def test_a_loss_is_told_as_a_loss() -> None:
+    """Scores are minus the loss; a reader of "loss" sees the loss, and bounds turn round."""
+    shown = study(
+        metric="loss", rule="gain", baseline=-3.0, baseline_scores=[-3.0], majority=-8.0, zero=-5.0, threshold=-3.2,
+        coverage=0.9, confirmed=True,
+        curve=[point(100, -3.6), point(300, -3.1, "passed"), {**point(10, -4.5, "hopeless"), "below": True}],
+        band=[(100, -3.6, -3.7, -3.5), (300, -3.1, -3.2, -3.0)],
+        variance={"deviation": 0.05, "projection": 0.5, "interval": [0.1, 0.9], "trials": 8},
+    )  # fmt: skip
+    text = page([shown])
+    assert "reaches 3.2000 loss, chance plus 90 % of what full fine-tuning (3.0000) gains over it" in headline(shown)
+    assert "≤ 3.1000" in text
+    assert "d = 300, seed 0: at most 3.1000, passed" in text
+    assert "at most: stopped once it passed" in text
+    assert "given up: would have stayed above" in text
+    assert "constant guess 8.0000, untrained model 5.0000" in text
+    assert "standard deviation 0.0500" in text
+    assert not re.search(r"-[0-9]\.[0-9]{4}\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
+    assert "not below chance (5.0000, untrained model)" in headline({**shown, "status": "trivial", "threshold": -5.5})
+
+
+def test_studies_of_one_task_share_a_figure() -> None:
+    said = study(method=SAID, d90=200)
+    text = page([study(), said])
+    assert text.count("<svg") == 3
+    assert 'id="o1-dots1trial"' in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), "an id twice on a page lets one figure draw with another's marker"
+    assert page([study(), study(task="other")]).count("<svg") == 2
+    gain = study(rule="gain", threshold=0.86, d90=400)
+    assert 'id="o1-dots1trial"' not in page([study(), gain]), "one method keeps one colour"
+
+
+def test_studies_are_told_apart() -> None:
+    assert names([study(), study(method=SAID)]) == ["full DID fastfood", "full SAID fastfood"]
+    assert names([study(), study(rule="gain")])[1] == "full DID fastfood, gain rule"
+    assert names([study(), study(recipe={"lr": 0.1})])[0].endswith("lr 0.01, model m, task t")
+    assert len(set(names([study(), study(), study()]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (TRIVIAL, "not above chance"),
+        ({**TRIVIAL, "baseline": 0.45}, "itself does no better"),
+        (UNREACHABLE, "no d up to 4,000"),
+        ({**UNREACHABLE, "curve": [*UNREACHABLE["curve"], point(900, 0.82)]}, "d = 900 reached 81.00 %"),
+        ({"status": "floor", "d90": 2, "interval": [None, 2]}, "at most 2"),
+    ],
+)
+def test_no_number_is_claimed_where_there_is_none(changes: dict[str, Any], words: str) -> None:
+    made = study(**changes)
+    text = page([made])
+    assert words in headline(made)
+    assert "d90 = " not in text
+    assert "<svg" in text
+    if made["d90"] is None:
+        assert f"none ({made['status']})" in text
+    else:
+        assert "d90 at most 2</text>" in text
+
+
+def test_users_strings_are_escaped_and_no_mathematics() -> None:
+    odd = "<script>alert(1)</script> $x_{ 数据"
+    text = page([study(task=odd, model="a&b", baseline_method=odd), study(task=odd, model="a&b", method=SAID)])
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x_{ 数据" in text
+
+
+def test_scores_that_are_not_finite_are_told_but_not_drawn() -> None:
+    text = page([study(curve=[*CURVE, point(500, float("nan"), "diverged")])])
+    assert "nan %" in text
+    assert text.count("</title>") == 1 + len(CURVE)
+
+
+def test_nothing_is_fetched_and_equal_studies_give_equal_bytes() -> None:
+    import matplotlib
+
+    studies = [study(), study(rule="gain", threshold=0.86, d90=400)]
+    text = page(studies)
+    assert not re.search(r'(src|href)="(?!#)|@import|url\((?!#)|https?:', text), "no outside address"
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": None, "lines.linewidth": 9}):
+        mine = dict(matplotlib.rcParams)
+        assert page(studies) == text, "the user's settings change nothing"
+        assert dict(matplotlib.rcParams) == mine
+    assert dict(matplotlib.rcParams) == before
+    assert len(text) < 100_000
+
+
+def test_trials_of_no_measurement_are_listed() -> None:
+    used = [trial(1, DID.replace("@", "@d=100,"), 100, 0.6123), trial(2, "full", None, 0.89)]
+    assert "Other trials" not in page([study()], used)
+    text = page([study()], [*used, trial(3, DID.replace("@", "@d=77,"), 77, 0.7777)])
+    assert "0.7777" in text
+    assert "1 that no measurement above used" in text
+
+
+def test_a_store_becomes_a_file_and_an_empty_one_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    with pytest.raises(InputError, match=r"no measurement in .*s\.sqlite'; run 'd90 measure' first"):
+        write_report(store, tmp_path / "p.html")
+    store.put_study("k", "measure", study(task="bad\udc80name"))
+    made = write_report(store, tmp_path / "deep" / "p.html").read_bytes()
+    assert made.startswith(b"<!doctype html>")
+    assert made == write_report(store, tmp_path / "again.html").read_bytes()
+    store.close()

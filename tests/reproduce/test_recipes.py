@@ -1,0 +1,368 @@
+"""Recipes: those we ship are sound, a small one runs and goes on from its store, and each mistake is one clear line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from d90 import reproduce as recipes
+from d90.cli.reproduce import FUNCTIONS
+from d90.errors import InputError
+from d90.studies.low_data import lowdata
+from tests.cli.test_main import Done, digits, run
+from tests.reference.tiny import tiny_task
+
+__all__ = ["digits"]
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "recipes").rglob("*.yaml"))
+COMMANDS = {function.__name__: recipes.command_of(function) for function in FUNCTIONS}
+
+SMALL = """
+title: "Small"
+paper: "A paper"
+differs: ["everything"]
+variables:
+  digits: "a folder of idx files"
+defaults: {model: "mlp:16-32-3", task: "idx:${digits}", lr: 1e-2, epochs: 2, evaluations: 2}
+studies:
+  - name: d90
+    command: measure
+    options: {start: 8, low: 8, resolution: 2, budget: 3, seeds: 1, baseline-lr: 0.01}
+    published:
+      - {value: 12, source: "table 1"}
+      - {of: D, value: 643, source: "section 2"}
+      - {value: "it is small", source: "figure 1"}
+      - {of: score, d: 5, value: 70.5, source: "figure 2"}
+  - name: methods
+    command: compare
+    options: {methods: [full, bitfit, full@d=20], costs: false}
+    published:
+      - {method: "bitfit", value: 90.5, source: "table 2"}
+      - {of: stored, method: "full@structure=did,d=20", value: 20, source: "table 2"}
+  - name: a tune
+    command: train
+    options: {d: 20, out: "${out}/a.d90"}
+  - name: a bound
+    command: certify
+    options: {dims: 20, levels: 3, quantise-epochs: 1, tried: 2}
+    published:
+      - {of: gap, value: 0.1, source: "figure 4"}
+"""
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_every_recipe_is_sound_and_dry_runs(path: Path, digits: Path, tmp_path: Path) -> None:
+    checkpoints = [tmp_path / f"step-{n}" for n in (200, 10)]
+    for folder in checkpoints:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    (tmp_path / "lines.txt").write_text("a line\n")
+    given = {
+        "mnist": digits,
+        "checkpoints": f"{tmp_path}/step-*",
+        "other": checkpoints[0],
+        "text": tmp_path / "lines.txt",
+    }
+    variables = yaml.safe_load(path.read_text(encoding="utf-8")).get("variables") or {}
+    needed = {name: given[name] for name, about in variables.items() if isinstance(about, str)}
+    sets = [word for name, value in needed.items() for word in ("--set", f"{name}={value}")]
+    done = run("run", str(path), "--dry-run", *sets, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was trained" in done.stdout
+    assert "published" in done.stdout
+    assert not (tmp_path / "runs").exists()
+    for name in needed:
+        left = [word for word in sets if not word.startswith(f"{name}=")]
+        left.pop(sets.index(f"{name}={needed[name]}") - 1)
+        missing = run("run", str(path), "--dry-run", *left, cwd=tmp_path)
+        assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+        assert f"--set {name}=" in missing.stderr
+
+
+def test_every_full_recipe_has_a_twin_and_every_published_number_a_source() -> None:
+    full = {path.name for path in SHIPPED if path.parent.name == "recipes"}
+    assert full == {path.name for path in SHIPPED if path.parent.name == "small"}
+    assert len(full) >= 12
+    for path in SHIPPED:
+        for study in yaml.safe_load(path.read_text(encoding="utf-8"))["studies"]:
+            assert all(entry["source"] for entry in study.get("published", []))
+
+
+def small(tmp_path: Path, digits: Path, *more: str) -> Done:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return run("run", "small.yaml", "--set", f"digits={digits}", *more, cwd=tmp_path)
+
+
+def test_a_recipe_runs_and_goes_on_from_its_store(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dry = small(tmp_path, digits, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert f"d90 compare mlp:16-32-3 idx:{digits} --methods 'full bitfit full@d=20' --no-costs" in dry.stdout
+    assert "300 train, 200 validation examples" in dry.stdout
+    argv = list(sys.argv)
+    first = small(tmp_path, digits)
+    assert first.returncode == 0, first.stderr
+    assert sys.argv == argv
+    folder = tmp_path / "runs" / "small"
+    pages = {"d90.html", "d90.compare.html", "a.d90", "a-bound.json", "summary.json"}
+    assert pages <= {path.name for path in folder.iterdir()}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["failed"], summary["done"]) == ([], 4)
+    rows = {(row["study"], row["figure"]): row for row in summary["rows"]}
+    assert rows["d90", "D"]["ours"] == rows["d90", "D"]["published"] == 643
+    assert rows["d90", "d90"]["published"] == 12
+    assert rows["d90", ""]["published"] == "it is small"
+    assert rows["d90", "score, d = 5"]["word"] == "none", "no trial had this d"
+    assert rows["methods", "score, bitfit"]["unit"] == "%"
+    assert rows["methods", "stored, full@d=20"]["ours"] == 20
+    assert 0 < rows["a bound", "bound"]["ours"] <= 100
+    assert "table 2" in first.stdout
+    assert "differs: everything" in first.stdout
+    asked = next(study["command"] for study in summary["studies"] if study["name"] == "methods")
+    assert asked.split()[:2] == ["d90", "compare"]
+    assert "d90 compare mlp:16-32-3" in (folder / "d90.compare.html").read_text()
+
+    for module in ("d90.trials.runner", "d90.training.loop", "d90.certificates.coding"):
+        monkeypatch.setattr(sys.modules[module], "fit", lambda *a, **k: pytest.fail("trained again"))
+    again = small(tmp_path, digits, "--jobs", "2")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "summary.json").read_text())["rows"] == summary["rows"]
+    (folder / "a.d90").write_bytes(b"damaged")
+    monkeypatch.setattr(
+        sys.modules["d90.training.loop"], "fit", lambda *a, **k: (_ for _ in ()).throw(InputError("asked"))
+    )
+    assert "asked" in small(tmp_path, digits).stderr, "a damaged tune is trained again"
+
+
+PRETRAINED = """
+title: "Pretrained"
+variables: {text: "lines", task: "a folder", steps: {about: "steps", default: 16}}
+defaults:
+  {epochs: 2, evaluations: 1, batch-size: 8, budget: 2, seeds: 1, resolution: 4, start: 64, high: 4096, lr: 1e-2, baseline-lr: 1e-3}
+studies:
+  - name: a run
+    command: pretrain
+    options:
+      {text: "${text}", validation: "${text}", layers: 1, width: 64, vocabulary: 300, length: 16, steps: "${steps}", checkpoints: 3,
+       lr: 1e-3}
+    published: [{step: 16, value: 2.5, source: "nowhere"}]
+  - name: along it
+    command: trajectory
+    options: {models: "${out}/a-run/step-*", tasks: "${task}", target: both}
+    published: [{value: "it falls", source: "figure 2"}]
+  - name: wider
+    command: pretrain
+    options: {text: "${text}", layers: 1, width: 128, vocabulary: 300, length: 16, steps: "${steps}", checkpoints: 2, out: "${out}/wide"}
+  - name: two widths
+    command: family
+    options: {models: ["${out}/a-run/step-${steps}", "${out}/wide/step-${steps}"], tasks: "${task}"}
+"""
+
+
+def test_a_recipe_pretrains_the_models_that_later_studies_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(n) for n in range(100, 120)]
+    lines = [" ".join(words[(7 * i + k) % 20] for k in range(12)) for i in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    tiny_task(tmp_path / "task")
+    (tmp_path / "r.yaml").write_text(PRETRAINED)
+    call = ("run", "r.yaml", "--set", "text=lines.txt", "--set", "task=./task", "--out", "o")
+    dry = run(*call, "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert "d90 trajectory o/a-run/step-00 o/a-run/step-08 o/a-run/step-16 --tasks ./task" in dry.stdout
+    assert "model o/wide/step-16: trained by an earlier study" in dry.stdout
+    assert "text lines.txt: local text" in dry.stdout
+    first = run(*call, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    rows = {(row["study"], row["figure"]): row for row in summary["rows"]}
+    losses = [rows["a run", f"masked loss, step = {n}"]["ours"] for n in (0, 8, 16)]
+    assert losses == sorted(losses, reverse=True)
+    assert rows["wider", "masked loss, step = 0"]["word"] == "no validation text"
+    assert ("along it", "d90, o/a-run/step-08, ./task, own") in rows
+    assert ("two widths", "d90, o/wide/step-16, ./task, own") in rows
+    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.studies.pretrain"], "_run", lambda *a, **k: pytest.fail("pretrained again"))
+    assert run(*call, cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["rows"] == summary["rows"]
+
+
+def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "epochs": 1,
+        "evaluations": 1,
+        "lr": 0.01,
+        "least_steps": 10,
+        "store": tmp_path / "s.sqlite",
+    }
+    found = lowdata("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
+    kind = recipes.KINDS["lowdata"]
+    arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
+    figures = list(kind.read(asdict(found), arguments))
+    asked = {tuple(keys.values()) for keys in kind.keys(arguments)}
+    assert {tuple(figure.keys.values()) for figure in figures} == asked
+    assert figures[0].label == "score, full, n = 30"
+    assert figures[2].value == figures[4].value == 100 * found.comparisons[1].entries[0].mean, (
+        "there are fewer than 10,000"
+    )
+
+
+def test_a_study_that_fails_is_a_row_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(
+        f"""
+title: t
+defaults: {{model: "mlp:16-32-3", task: "idx:{digits}", epochs: 1, evaluations: 1}}
+studies:
+  - {{name: outputs, command: compare, options: {{model: "mlp:16-8-4", methods: full, rates: 1, costs: false}}}}
+  - {{name: good, command: compare, options: {{methods: full, rates: 1, costs: false}}}}
+"""
+    )
+    done = run("run", "f.yaml", "--out", "o", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 of 2 studies failed: 'outputs'" in done.stderr.splitlines()[-1]
+    rows = json.loads((tmp_path / "o" / "summary.json").read_text())["rows"]
+    assert [(row["study"], row["word"]) for row in rows] == [("outputs", "failed"), ("good", "")]
+
+
+HEAD = "title: t\nstudies:\n  - name: a\n    command: measure\n"
+OPTIONS = HEAD + "    options: {model: fc, task: docstrings, %s}\n"
+MISTAKES = {
+    "no file": (None, "no such recipe"),
+    "no YAML": ("title: [", "no YAML"),
+    "not a mapping": ("- 1", "got list, expected keys title"),
+    "empty": ("", "got NoneType"),
+    "unknown key": ("title: t\nstudy: []", "unknown key 'study'"),
+    "a key twice": ("title: t\ntitle: u\nstudies: []", "got 'title' twice"),
+    "no studies": ("title: t", "got no 'studies'"),
+    "empty studies": ("title: t\nstudies: []", "expected a list of studies"),
+    "title of the wrong type": ("title: 3\nstudies: [{name: a, command: measure}]", "title: got 3, expected a text"),
+    "unknown key of a study": (HEAD + "    option: {}", "Did you mean 'options'?"),
+    "no command": ("title: t\nstudies:\n  - name: a", "got no 'command'"),
+    "unknown command": ("title: t\nstudies:\n  - {name: a, command: mesure}", "Did you mean 'measure'?"),
+    "unknown option": (OPTIONS % "epoch: 3", "Did you mean 'epochs'?"),
+    "a parameter's name for an option's": (OPTIONS % "batch_size: 3", "Did you mean 'batch-size'?"),
+    "a text for a number": (OPTIONS % "epochs: many", "got epochs: 'many', expected a number"),
+    "a broken number": (OPTIONS % "seeds: 1.5", "got seeds: 1.5, expected a whole number"),
+    "true for a number": (OPTIONS % "epochs: true", "got epochs: true, expected a number"),
+    "a text for a switch": (OPTIONS % "full-curve: 'yes'", "expected true or false"),
+    "a list for a text": (OPTIONS % "rule: [paper]", "expected a text"),
+    "dims": (OPTIONS % "dims: [a]", "got dims: a, expected"),
+    "one option by two names": (OPTIONS % "baseline: full, of: full", "which are one option"),
+    "an impossible number": (OPTIONS % "epochs: 0", "got epochs=0"),
+    "unknown rule": (OPTIONS % "rule: best", "unknown rule 'best'"),
+    "unknown method": (OPTIONS % "method: fulll", "Did you mean 'full'?"),
+    "unknown option of the defaults": (
+        "title: t\ndefaults: {epoch: 1}\nstudies: [{name: a, command: measure}]",
+        "epoch",
+    ),
+    "a default's wrong type": ("title: t\ndefaults: {epochs: x}\nstudies: [{name: a, command: measure}]", "'x'"),
+    "undeclared variable": (OPTIONS % 'text: "${data}"', "unknown variable 'data'"),
+    "variable missing": (
+        "title: t\nvariables: {data: a folder}\nstudies: [{name: a, command: measure}]",
+        "--set data=",
+    ),
+    "a name twice": (HEAD + "  - {name: a, command: measure, options: {epochs: 1}}", "has the name of 'a'"),
+    "a study twice": (HEAD + "  - {name: b, command: measure}", "has the command and options of 'a'"),
+    "one model of a family": (
+        "title: t\nstudies: [{name: a, command: family, options: {models: [fc]}}]",
+        "got 1 models",
+    ),
+    "models missing": ("title: t\nstudies: [{name: a, command: family}]", "got no models"),
+    "checkpoints missing": (
+        "title: t\nstudies: [{name: a, command: trajectory, options: {models: './no-*'}}]",
+        "which no folder fits",
+    ),
+    "published without source": (OPTIONS % "epochs: 1" + "    published: [{value: 1}]", "got no 'source'"),
+    "published of no figure": (
+        OPTIONS % "epochs: 1" + "    published: [{of: rank, value: 1, source: s}]",
+        "unknown figure of measure 'rank'",
+    ),
+    "published of a method that is not compared": (
+        "title: t\nstudies: [{name: a, command: compare, published: [{method: hiwi, value: 1, source: s}]}]",
+        "fits 0 of the study's 3 figures",
+    ),
+    "published of several": (
+        "title: t\nstudies: [{name: a, command: compare, published: [{value: 1, source: s}]}]",
+        "fits 3 of the study's 3 figures",
+    ),
+    "an impossible width": (
+        "title: t\nstudies: [{name: a, command: pretrain, options: {text: t, width: 100}}]",
+        "got width=100",
+    ),
+    "too many checkpoints": (
+        "title: t\nstudies: [{name: a, command: pretrain, options: {text: t, steps: 4}}]",
+        "got 8 checkpoints of 4 steps",
+    ),
+    "no such text": ("title: t\nstudies: [{name: a, command: pretrain, options: {text: no.txt}}]", "no such text"),
+    "checkpoints of a later study": (
+        "title: t\nstudies: [{name: a, command: trajectory, options: {models: '${out}/b/step-*'}}, "
+        "{name: b, command: pretrain, options: {text: t}}]",
+        "which no folder fits",
+    ),
+    "no such data": (HEAD + "    options: {model: fc, task: ./nothing.jsonl}", "no such file"),
+    "no such model": (HEAD + "    options: {model: ./nothing, task: docstrings}", "no such folder"),
+    "no such tune": ("title: t\nstudies: [{name: a, command: analyze, options: {tune: ./no.d90}}]", "no such tune"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    text, words = MISTAKES[name]
+    if text is not None:
+        (tmp_path / "r.yaml").write_text(text)
+    done = run("run", "r.yaml", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("d90: ")
+    assert words in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(OPTIONS % "epochs: 1")
+    for given, words in (("data", "expected NAME=VALUE"), ("data=1", "has no variables")):
+        done = run("run", "r.yaml", "--set", given, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert words in done.stderr
+    assert "without --on ray" in run("run", "r.yaml", "--num-gpus", "1", cwd=tmp_path).stderr
+
+
+def test_where_trials_run_is_told_to_the_commands_that_have_a_choice(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(SMALL)
+    given: dict[str, Any] = {}
+
+    def spied(command: recipes.Command) -> recipes.Command:
+        def spy(**arguments: Any) -> None:
+            given[command.name] = (arguments.get("jobs"), arguments.get("on"))
+            raise InputError("seen")
+
+        return replace(command, function=spy)
+
+    plan = recipes.read(tmp_path / "r.yaml", COMMANDS, {"digits": str(digits)}, tmp_path / "out")
+    plan = replace(plan, studies=tuple(replace(study, command=spied(study.command)) for study in plan.studies))
+    recipes.run(plan, where={"jobs": 2})
+    assert given == {"measure": (2, "here"), "compare": (2, "here"), "train": (None, None), "certify": (None, None)}
+
+
+def test_nothing_in_a_recipe_is_executed(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("title: !!python/object/apply:os.mkdir [made]\nstudies: []")
+    assert run("run", "r.yaml", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_study_is_the_command_line_it_stands_for() -> None:
+    command = COMMANDS["measure"]
+    given = command.arguments({"model": "fc", "full-curve": True, "hopeless": False, "dims": [1, 2], "lr": "1e-3"})
+    line = command.line(given)
+    assert line == ["measure", "fc", "--dims", "1,2", "--full-curve", "--no-hopeless", "--lr", "0.001"]
+    with pytest.raises(InputError, match="unknown option"):
+        command.arguments({"full_curve": True})

@@ -1,0 +1,132 @@
+"""Methods side by side: rates tuned and widened, seeds, resuming, the front, the page, the probe."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from d90 import compare
+from d90.errors import InputError
+from d90.methods import parse
+from d90.models.loading import load
+from d90.report.compare import comparison_page, write_comparisons
+from d90.studies.compare import Entry, front
+from d90.studies.cost import probe
+from d90.training.loop import Data
+from d90.training.recipe import make_recipe
+from d90.trials.store import Store
+from tests.studies.test_measure import blobs
+
+OPTIONS = {"epochs": 2, "batch_size": 32, "evaluations": 2, "precision": "fp32"}
+METHODS = ["full", "bitfit", "full@d=40"]
+
+
+def test_every_method_at_its_best_rate_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    found = compare("mlp:16-32-3", blobs(), METHODS, seeds=2, store=store, costs=False, **OPTIONS)
+    assert [entry.asked for entry in found.entries] == METHODS
+    for entry in found.entries:
+        scores = dict(entry.rates)
+        assert entry.lr == max(scores, key=lambda lr: (scores[lr], -lr))
+        assert entry.validation[0] == scores[entry.lr]
+        assert len(entry.validation) == 2
+        assert entry.lr not in (min(scores), max(scores)) or len(scores) == 5, "a best rate at the edge widens the grid"
+        trained = [t for t in store.trials() if t.recipe["method"] == entry.method]
+        assert {t.recipe["lr"] for t in trained} == set(scores)
+        assert sorted(t.seed for t in trained if t.recipe["lr"] == entry.lr) == [0, 1]
+    sizes = [(entry.trained, entry.stored) for entry in found.entries]
+    assert sizes == [(643, 643), (32 + 99, 32 + 99), (40, 40)]
+    rows = len(store.trials())
+    monkeypatch.setattr(
+        sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
+    )
+    again = compare("mlp:16-32-3", blobs(), METHODS, seeds=2, store=store, costs=False, **OPTIONS)
+    assert again == found
+    assert len(store.trials()) == rows
+    assert len(store.studies("compare")) == 1
+    assert store.studies() == []
+
+
+def test_the_test_split_is_reported_and_not_chosen_on(tmp_path: Path) -> None:
+    task = blobs()
+    task = replace(task, test=task.validation)
+    found = compare("mlp:16-32-3", task, ["full"], store=tmp_path / "s.sqlite", costs=False, lr=1e-2, **OPTIONS)
+    (entry,) = found.entries
+    assert found.split == "test"
+    assert entry.test == entry.validation == entry.scores, (
+        "equal splits score equally, at the best evaluation's weights"
+    )
+    assert entry.rates == ((1e-2, entry.validation[0]),)
+    stored = Store(tmp_path / "s.sqlite").trials()
+    assert [t.outcome["test"] for t in stored] == list(entry.test)
+
+
+def entry(stored: int, *scores: float) -> Entry:
+    return Entry("full", "full", 1.0, ((1.0, 0.5),), scores, (), 9, 9, 0, stored, 0, "nothing", 1.0)
+
+
+def test_the_front_is_what_nothing_smaller_beats() -> None:
+    entries = [entry(10, 0.5), entry(20, 0.4), entry(20, 0.7, 0.5), entry(30, 0.6), entry(40, 0.9), entry(40, 0.9)]
+    assert [e.front for e in front(entries)] == [True, False, True, False, True, True]
+    assert entries[2].mean == pytest.approx(0.6)
+    assert entries[2].spread == pytest.approx(math.sqrt(0.02))
+
+
+def test_the_page_and_what_it_escapes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    with pytest.raises(InputError, match="no comparison in"):
+        write_comparisons(store, tmp_path / "p.html")
+    found = compare("mlp:16-32-3", blobs(), METHODS, store=store, lr=1e-2, command="d90 <compare>", **OPTIONS)
+    text = write_comparisons(store, tmp_path / "p.html").read_text()
+    assert "d90 &lt;compare&gt;" in text
+    assert "<compare>" not in text
+    for one in found.entries:
+        assert f"{one.stored:,}" in text
+        assert one.cost is not None
+        assert f"{one.cost.step_ratio:.2f}" in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    body = json.loads(json.dumps(asdict(found)))
+    assert comparison_page([body]) == comparison_page([body])
+
+
+def test_the_probe_leaves_the_model_alone_and_sees_what_costs() -> None:
+    task = blobs()
+    model = load("mlp:16-512-512-3", 3)
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    specs = [parse("bitfit"), parse("full@d=40")]
+    recipe = make_recipe(model, task, specs[0], {"precision": "fp32"})
+    model.module.train()
+    costs = probe(Data(model, task), specs, recipe, rounds=3)
+    assert model.module.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.module.parameters())
+    weights = sum(p.numel() * 4 for p in model.module.parameters())
+    biases, space = costs
+    assert biases.memory < weights, "no gradient and no Adam state for what does not move"
+    assert space.memory >= 0.9 * 512 * 512 * 4, "a gradient of the largest weight, folded and freed"
+    assert all(cost.latency_ratio == 1 for cost in costs), "both merge"
+    assert all(cost.step > 0 and cost.latency > 0 for cost in costs)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "message"),
+    [
+        ([], {}, "got no methods"),
+        (["full", "full"], {}, "got 'full' twice"),
+        (["full", "lora"], {}, "looked for the blocks of a transformer"),
+        (["full"], {"rates": (1, 0)}, "expected positive factors"),
+        (["full"], {"seeds": 0}, "got seeds=0"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    methods: list[str], options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        compare("mlp:16-32-3", blobs(), methods, store=tmp_path / "s.sqlite", **options)  # type: ignore[arg-type]
+    assert not Store(tmp_path / "s.sqlite").trials()

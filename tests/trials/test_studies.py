@@ -1,0 +1,144 @@
+"""Studies whose trials run elsewhere: what is stored is what would be stored without; killed workers; what cannot be sent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import d90
+from d90 import compare
+from d90.errors import InputError
+from d90.search import Asked, SearchProblem, Trial, search
+from d90.search.rules import Goal
+from d90.studies.low_data import lowdata
+from d90.training.progress import Progress
+from d90.trials.local import Local
+from d90.trials.store import Store
+from tests.training.test_loop import blobs
+
+MODEL = "mlp:16-32-3"
+FAST = {"epochs": 2, "batch_size": 32, "evaluations": 2, "lr": 0.01}
+
+
+def idx_folder(folder: Path) -> str:
+    """The blobs of the other tests as idx files: a task that a worker can open by its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = blobs(noise=1.0)
+    for prefix, split in (("train", task.train), ("t10k", task.validation)):
+        assert isinstance(split.inputs, torch.Tensor)
+        images = (split.inputs.squeeze(1) * 30 + 128).clamp(0, 255).to(torch.uint8)
+        for name, values in (("images-idx3", images), ("labels-idx1", split.labels.to(torch.uint8))):
+            head = bytes((0, 0, 8, values.dim())) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+            (folder / f"{prefix}-{name}-ubyte").write_bytes(head + values.numpy().tobytes())
+    return f"idx:{folder}"
+
+
+def rows(path: Path) -> set[tuple[Any, ...]]:
+    """Everything of a store's trials that does not say when, or how long."""
+    with sqlite3.connect(path) as db:
+        found = db.execute(
+            "SELECT t.key, t.stop_at, t.d, t.seed, t.score, t.status, t.recipe, json_extract(t.outcome, '$.curve'), "
+            "json_extract(t.outcome, '$.train_loss'), json_extract(t.outcome, '$.test'), t.context, t.predictions FROM trials t"
+        ).fetchall()
+    db.close()
+    assert found
+    return set(found)
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    executor = Local(2)
+    yield executor
+    executor.close()
+
+
+class Killer(Progress):
+    """Kills the first worker that has scored, once."""
+
+    def __init__(self, executor: Local) -> None:
+        self.executor, self.killed, self.notes, self.ended = executor, 0, list[str](), 0
+
+    def trial_scored(self, step: int, score: float, loss: float) -> None:
+        if not self.killed:
+            self.killed = next(iter(self.executor._live)).pid
+            os.kill(self.killed, signal.SIGKILL)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def trial_ended(self, label: str, message: str) -> None:
+        self.ended += 1
+
+
+def test_a_low_data_study_is_the_same_elsewhere_with_a_worker_killed(tmp_path: Path, local: Local) -> None:
+    task, seen = idx_folder(tmp_path / "data"), Killer(local)
+    options = {**FAST, "least_steps": 4, "seeds": 2}
+    here = lowdata(MODEL, task, ["full@d=40"], (60, None), store=tmp_path / "here.sqlite", **options)
+    there = lowdata(
+        MODEL,
+        task,
+        ["full@d=40"],
+        (60, None),
+        store=tmp_path / "there.sqlite",
+        progress=seen,
+        executor=local,
+        **options,
+    )
+    assert rows(tmp_path / "there.sqlite") == rows(tmp_path / "here.sqlite")
+    assert [e.scores for c in there.comparisons for e in c.entries] == [
+        e.scores for c in here.comparisons for e in c.entries
+    ]
+    assert seen.killed
+    assert [note for note in seen.notes if "its worker died (signal 9" in note and "it runs again" in note]
+    assert seen.ended >= len(rows(tmp_path / "there.sqlite"))
+    made = {key for key, *_ in rows(tmp_path / "there.sqlite")}
+    assert {key for _, kind, _ in Store(tmp_path / "there.sqlite").all_studies() for key in [kind]} == {
+        "compare",
+        "lowdata",
+    }
+    assert len(made) == len(rows(tmp_path / "there.sqlite")), "no trial is stored twice"
+
+
+def test_values_of_d_run_at_once_and_give_the_same_measurement(tmp_path: Path, local: Local) -> None:
+    task = idx_folder(tmp_path / "data")
+    options = {**FAST, "dims": (4, 40), "full_curve": True, "budget": 1, "seeds": 1}
+    here = d90.measure(MODEL, task, store=tmp_path / "here.sqlite", **options)
+    there = d90.measure(MODEL, task, store=tmp_path / "there.sqlite", executor=local, **options)
+    assert rows(tmp_path / "there.sqlite") == rows(tmp_path / "here.sqlite")
+    assert (there.d90, there.interval, there.status) == (here.d90, here.interval, here.status)
+    assert [(p.d, p.seed, p.score) for p in there.curve] == [(p.d, p.seed, p.score) for p in here.curve]
+
+
+def test_what_a_worker_cannot_open_by_its_name_is_refused(tmp_path: Path, local: Local) -> None:
+    with pytest.raises(InputError, match="got a task as an object \\('blobs'\\) and an executor"):
+        d90.measure(MODEL, blobs(), store=tmp_path / "s.sqlite", executor=local)
+    with pytest.raises(InputError, match="got a task as an object"):
+        compare(MODEL, blobs(), ["full"], store=tmp_path / "s.sqlite", executor=local)
+
+
+def test_the_search_names_ahead_what_it_will_ask_for() -> None:
+    """The values of `first` exactly; of confirming trials those that the answer, where it stays, is confirmed with."""
+    made: list[Asked] = []
+    prefetch: list[list[Asked]] = []
+
+    def evaluate(asked: Asked) -> Trial:
+        made.append(asked)
+        score = 0.9 if asked.d is None or asked.d >= 100 else 0.5
+        return Trial(asked.d, asked.p, asked.t, score, score)
+
+    problem = SearchProblem(Goal(0.0, 0.9), 1, 10_000, scale=0.8, noise=0.01, first=(30, 300, 3000), seeds=3, budget=30)
+    search(evaluate, problem, prefetch=lambda coming: prefetch.append(list(coming)))
+    first = [asked for asked in made if "asked for" in asked.why]
+    assert [asked.d for asked in first] == [30, 300, 3000]
+    assert prefetch[0] == first
+    confirming = [asked for asked in made if asked.why.startswith("confirm")]
+    assert len(confirming) > 1
+    named = next(coming for coming in prefetch if coming[0] == confirming[-2])
+    assert named[1] == confirming[-1]
