@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class D90Error(Exception):
     """Something the user can put right. The command line prints it as one line and exits with status 2."""
@@ -32,3 +34,23 @@ def unknown_name(what: str, got: object, known: object, hint: str = "") -> Input
     guess = f" Did you mean '{near[0]}'?" if near else ""
     tail = f" {hint}" if hint else ""
     return InputError(f"unknown {what} '{got}': expected one of {', '.join(names)}.{guess}{tail}")
+
+
+_KEPT = "\n\t\u200c\u200d"  # line ends, tabs, and the joiners that scripts and emoji are written with
+
+
+def printable(text: object) -> str:
+    r"""Text with its control characters written out (`\x1b`), so that a terminal shows them and obeys none.
+
+    Control and formatting characters (escape sequences, text direction), lone surrogates, line and paragraph separators;
+    line feeds and tabs stay.
+    """
+    return "".join(_visible(letter) for letter in str(text))
+
+
+def _visible(letter: str) -> str:
+    if letter.isprintable() or letter in _KEPT:
+        return letter
+    if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return letter.encode("unicode_escape").decode()
+    return letter

@@ -29,7 +29,7 @@ class Done(NamedTuple):
 def run(*arguments: str, cwd: Path | None = None, process: bool = False) -> Done:
     """A command, in this process (imports cost seconds) or in one of its own."""
     if process:
-        command = [sys.executable, "-m", "d90.cli.main", *arguments]
+        command = [sys.executable, "-m", "d90.cli", *arguments]
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
         return Done(done.returncode, done.stdout, done.stderr)
     out, err = io.StringIO(), io.StringIO()

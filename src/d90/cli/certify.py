@@ -22,6 +22,7 @@ from d90.cli.options import (
     SeedOpt,
     StoreOpt,
     TextOpt,
+    echo,
     make_progress,
     recipe_options,
 )
@@ -111,7 +112,7 @@ def certify(
         result = run(model, task if task or tune else "docstrings", **asked)
     result.save(out)
     _show(result)
-    typer.echo(f"certificate: {out}")
+    echo(f"certificate: {out}")
 
 
 def _check(path: Path) -> None:
@@ -128,7 +129,7 @@ def _check(path: Path) -> None:
 
         _show(check(path))
     found = "bits per token" if documents else "errors"
-    typer.echo(f"'{path}' holds: its message decodes to the same {found} and the same bound")
+    echo(f"'{path}' holds: its message decodes to the same {found} and the same bound")
 
 
 def _whole(text: str, option: str) -> list[int]:
@@ -139,10 +140,8 @@ def _whole(text: str, option: str) -> list[int]:
 
 
 def _show(result: Certificate | LanguageCertificate) -> None:
-    from rich.table import Table
-
     from d90.certificates.certificate import Certificate
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
     if isinstance(result, Certificate):
         what, unit = "training error", "examples"
@@ -157,16 +156,16 @@ def _show(result: Certificate | LanguageCertificate) -> None:
         rows = [(one.d, one.levels, f"{one.mean:.3f}", one.bits, f"{one.bound:.3f}") for one in result.candidates]
         usual = f"uniform guess {result.uniform:.3f}"
         closer = ", ".join(f"{name} {value:.3f}" for name, value in result.tighter.items())
-    table = Table(title=f"{result.model} on {result.task}: {result.n:,} {unit} count")
+    table = make_table(f"{result.model} on {result.task}: {result.n:,} {unit} count")
     for name in ("d", "levels", what, "bits", f"bound, {1 - result.delta:.0%}"):
         table.add_column(name, justify="right")
     for one, (d, count, mean, bits, bound) in zip(result.candidates, rows, strict=True):
         mark = " *" if one == result.best else ""
         table.add_row(*(str(number) if d else "-" for number in (d, count)), mean, f"{bits:.0f}", f"{bound}{mark}")
     console.print(table)
-    typer.echo(f"\n{result}")
-    typer.echo("bits: " + ", ".join(f"{name} {bits:g}" for name, bits in result.parts.items() if bits))
+    echo(f"\n{result}")
+    echo("bits: " + ", ".join(f"{name} {bits:g}" for name, bits in result.parts.items() if bits))
     better = "the certificate" if result.bound < result.holdout else "the hold-out"
-    typer.echo(f"{better} is the smaller bound; {usual}")
-    typer.echo("the bound with " + closer)
-    typer.echo("it rests on: " + "; ".join(result.assumptions))
+    echo(f"{better} is the smaller bound; {usual}")
+    echo("the bound with " + closer)
+    echo("it rests on: " + "; ".join(result.assumptions))

@@ -30,6 +30,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    echo,
     make_progress,
     open_executor,
     recipe_options,
@@ -106,7 +107,7 @@ def compare(
         )
     written = write_comparisons(opened, page or store.with_suffix(".compare.html"))
     _show(result)
-    typer.echo(f"page: {written}")
+    echo(f"page: {written}")
 
 
 def _factors(text: str) -> list[float]:
@@ -117,12 +118,10 @@ def _factors(text: str) -> list[float]:
 
 
 def _show(result: Comparison) -> None:
-    from rich.table import Table
-
     from d90.tasks.metrics import to_display
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
-    table = Table(title=f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
+    table = make_table(f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
     costs = any(entry.cost for entry in result.entries)
     for name in ("", "method", "trained", "stored", "mean", "lr", *(("step", "memory", "latency") if costs else ())):
         table.add_column(name, justify="left" if name in ("", "method") else "right", no_wrap=name != "method")
@@ -136,4 +135,4 @@ def _show(result: Comparison) -> None:
         table.add_row(*row)
     console.print(table)
     note = "; step: over full fine-tuning's; latency: over the merged model's" if costs else ""
-    typer.echo(f"* none stores less and does better; chance {to_display(result.chance, result.metric):.4f}{note}")
+    echo(f"* none stores less and does better; chance {to_display(result.chance, result.metric):.4f}{note}")

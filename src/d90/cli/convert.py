@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from d90.cli.options import echo
+
 TuneArg = Annotated[Path, typer.Argument(help="A tune written by 'd90 train', its recipe beside it.")]
 ToOpt = Annotated[str, typer.Option("--to", help="peft: theta, loaded where d90 is installed. lora: a plain adapter.")]
 RankOpt = Annotated[
@@ -24,17 +26,17 @@ def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: 
     found = run(tune, to, out, rank, check)
     size = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
     if found.form == "peft":
-        typer.echo(f"wrote {out}: theta as it is ({size:,} bytes); 'import d90.integrations.peft' before peft loads it")
+        echo(f"wrote {out}: theta as it is ({size:,} bytes); 'import d90.integrations.peft' before peft loads it")
         return
     held = "exactly" if found.exact else f"{100 * found.kept:.2f} % of the change's squared norm"
-    typer.echo(f"wrote {out}: a LoRA adapter of rank {found.rank} ({size:,} bytes), which holds {held}")
+    echo(f"wrote {out}: a LoRA adapter of rank {found.rank} ({size:,} bytes), which holds {held}")
     if found.lost:
         shown = sorted(found.lost, key=lambda name: -found.lost[name] if found.lost else 0.0)
         share = 100 * sum(found.lost.values())
-        typer.echo(
+        echo(
             f"LoRA cannot hold {len(shown)} parameters that moved ({share:.2f} %): {', '.join(shown[:8])}"
             + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
         )
     if found.before is not None and found.after is not None:
         before, after = to_display(found.before, found.metric), to_display(found.after, found.metric)
-        typer.echo(f"{found.metric} {before:.4f} with the tune, {after:.4f} with the folder (validation)")
+        echo(f"{found.metric} {before:.4f} with the tune, {after:.4f} with the folder (validation)")

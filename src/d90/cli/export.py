@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from d90.cli.options import echo
+
 StoreArg = Annotated[Path, typer.Argument(help="The SQLite file trials are kept in.")]
 OutOpt = Annotated[Path, typer.Option("--out", "-o", help="A name that ends in .csv, .parquet or .xlsx.")]
 
@@ -17,4 +19,4 @@ def export(store: StoreArg = Path("runs/d90.sqlite"), out: OutOpt = Path("runs/d
     from d90.trials.store import Store
 
     opened = Store(store, write=False)
-    typer.echo(f"{len(opened.runs()[1])} trials: {write(opened, out)}")
+    echo(f"{len(opened.runs()[1])} trials: {write(opened, out)}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from d90.cli.options import make_progress
+from d90.cli.options import echo, make_progress
 
 
 def gap(
@@ -28,15 +28,13 @@ def gap(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("runs/gap.html"),
 ) -> None:
     """d90 against evaluation accuracy and against the relative generalization gap, over every measurement in the stores."""
-    from rich.table import Table
-
     from d90.report.generalization import gaps_page
     from d90.report.series import write_page
     from d90.studies.generalization import LEVELS, generalization
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
     rows = generalization(stores, method=method, train=train, progress=make_progress())
-    table = Table(title="d90 and generalization")
+    table = make_table("d90 and generalization")
     for name in ("model", "task", "rule", "d90", "full", "train", "evaluation", "gap", "capacity"):
         table.add_column(name, justify="left" if name in ("model", "task") else "right")
     for row in rows:
@@ -51,6 +49,6 @@ def gap(
     console.print(table)
     lacking = sum(row.train is None for row in rows)
     if lacking and not train:
-        typer.echo(f"{lacking} of {len(rows)} have no training accuracy yet: --train trains each of their tunes once")
+        echo(f"{lacking} of {len(rows)} have no training accuracy yet: --train trains each of their tunes once")
     page = gaps_page([asdict(row) for row in rows], LEVELS, shlex.join(["d90", *sys.argv[1:]]))
-    typer.echo(f"page: {write_page(page, out)}")
+    echo(f"page: {write_page(page, out)}")

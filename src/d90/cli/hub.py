@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from d90.cli.options import echo
+
 TuneArg = Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")]
 RepoArg = Annotated[str, typer.Argument(help="OWNER/NAME on the hub, or a local folder such as ./shelf.")]
 OutOpt = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
@@ -24,10 +26,10 @@ def push(
     from d90.training.loading import read_record
 
     open_executor = send(tune, repo, private)
-    typer.echo(f"{open_executor}: {TUNE} ({tune.stat().st_size:,} bytes), {RECIPE}, {CARD}")
+    echo(f"{open_executor}: {TUNE} ({tune.stat().st_size:,} bytes), {RECIPE}, {CARD}")
     model = read_record(tune)[0]["recipe"]["model"]
     if base_on_hub(model) is None:
-        typer.echo(f"note: the recipe names the base model '{model}'; whoever pulls the tune needs it by that name")
+        echo(f"note: the recipe names the base model '{model}'; whoever pulls the tune needs it by that name")
 
 
 def pull(
@@ -43,10 +45,10 @@ def pull(
     path = fetch(repo, out, revision)
     record, _ = read_record(path)
     recipe, outcome = record["recipe"], record["outcome"]
-    typer.echo(f"wrote {path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
+    echo(f"wrote {path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
     metric = record["task"]["metric"]
     score = to_display(outcome["score"], metric)
-    typer.echo(f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {metric} {score:.4f}")
+    echo(f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {metric} {score:.4f}")
 
 
 def merge(tune: TuneArg, out: OutOpt) -> None:
@@ -55,4 +57,4 @@ def merge(tune: TuneArg, out: OutOpt) -> None:
 
     folder = write(tune, out)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    typer.echo(f"wrote {folder} ({size:,} bytes): AutoModelForSequenceClassification.from_pretrained('{folder}')")
+    echo(f"wrote {folder} ({size:,} bytes): AutoModelForSequenceClassification.from_pretrained('{folder}')")

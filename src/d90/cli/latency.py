@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d90.cli.options import ModelArg, SeedOpt, make_progress
+from d90.cli.options import ModelArg, SeedOpt, echo, make_progress
 from d90.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def latency(
     )
     result.save(out)
     _show(result)
-    typer.echo(f"figures: {out}")
+    echo(f"figures: {out}")
 
 
 def _pairs(text: str) -> list[tuple[int, int]]:
@@ -73,12 +73,10 @@ def _parts(text: str, option: str, example: str) -> list[str]:
 
 
 def _show(result: Latency) -> None:
-    from rich.table import Table
-
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
     title = f"{result.model}, {result.weights:,} weights: what is added to a forward pass"
-    table = Table(title=title, caption="medians and quartiles over rounds in which every model runs once")
+    table = make_table(title, caption="medians and quartiles over rounds in which every model runs once")
     table.add_column("method", overflow="fold")
     sizes = [list(rows) for _, rows in itertools.groupby(result.rows, lambda row: (row.batch, row.length))]
     for rows in sizes:
@@ -95,4 +93,4 @@ def _show(result: Latency) -> None:
     console.print(table)
     rounds = ", ".join(str(rows[0].rounds) for rows in sizes)
     machine = f"{result.definitions['processor']}, {result.definitions['threads']} threads, {result.dtype}"
-    typer.echo(f"{machine}; rounds: {rounds}")
+    echo(f"{machine}; rounds: {rounds}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from d90.cli.options import two_columns
+from d90.cli.options import echo, two_columns
 
 
 def tasks() -> None:
@@ -59,15 +59,13 @@ def _summary(kind: Any) -> str:
 
 
 def _costs(methods: list[str], model: str, outputs: int) -> None:
-    from rich.table import Table
-
     from d90.errors import InputError
     from d90.methods import counts, parse
     from d90.models.loading import load
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
     loaded = load(model, outputs)
-    table = Table(title=f"on {model}, {sum(p.numel() for p in loaded.module.parameters()):,} weights")
+    table = make_table(f"on {model}, {sum(p.numel() for p in loaded.module.parameters()):,} weights")
     for name in ("method", "weights moved", "of the head", "trained", "stored", "added at inference"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
     refused = []
@@ -84,4 +82,4 @@ def _costs(methods: list[str], model: str, outputs: int) -> None:
         table.add_row(text, *map("{:,}".format, sizes), f"{found.added:,}" if found.added else "none")
     console.print(table)
     for line in refused:
-        typer.echo(line)
+        echo(line)

@@ -6,7 +6,9 @@ interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sys
 from typing import Annotated, Any
 
@@ -29,7 +31,9 @@ from d90.cli import (
     tunes,
     weight_change,
 )
-from d90.errors import D90Error, RunFailed
+from d90.cli.interrupt import Interrupted, catch_signals, interruptible
+from d90.cli.options import restore_terminal
+from d90.errors import D90Error, RunFailed, printable
 
 __all__ = ["app", "main"]
 
@@ -62,7 +66,7 @@ COMMANDS = (
     *(tunes.inspect, lists.tasks, lists.methods),
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(interruptible(command))
 
 
 def _version(value: bool) -> None:
@@ -84,24 +88,47 @@ def main() -> None:
     """Run a command; an error is one line on standard error."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    catch_signals()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(_run(sys.argv[1:]))
     except D90Error as error:
         _fail(str(error), 2)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except _UsageError as error:
         _fail(f"{error.format_message()} Run 'd90 --help', or 'd90 COMMAND --help'.", 2)
     except RunFailed as error:
         _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished trials are stored, and the same command goes on from them", 130)
+        _fail("interrupted before anything was done", 130)
     except OSError as error:
+        if error.errno == errno.EPIPE or isinstance(error, BrokenPipeError):
+            _leave_pipe()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         _fail(f"{error.strerror}: {error.filename or 'while writing'}; trials stored before are safe", 1)
 
 
+def _run(arguments: list[str]) -> int:
+    """The exit status of a command that ended by itself; whatever ends it, the terminal is as it was."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("d90", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    finally:
+        restore_terminal()
+    return 0
+
+
+def _leave_pipe() -> None:
+    """Whoever read our output has gone, as `| head` does: end quietly, as other tools do."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
 def _fail(message: str, status: int) -> None:
-    print(f"d90: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"d90: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     sys.exit(status)

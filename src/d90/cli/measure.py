@@ -38,6 +38,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    echo,
     make_progress,
     open_executor,
     recipe_options,
@@ -158,7 +159,7 @@ def measure(
         )
     written = report.write_report(opened, page or store.with_suffix(".html"))
     _show(result)
-    typer.echo(f"\n{result}\npage: {written}")
+    echo(f"\n{result}\npage: {written}")
 
 
 def report(
@@ -169,7 +170,7 @@ def report(
     from d90.report import measure as pages
     from d90.trials.store import Store
 
-    typer.echo(f"page: {pages.write_report(Store(store, write=False), out or store.with_suffix('.html'))}")
+    echo(f"page: {pages.write_report(Store(store, write=False), out or store.with_suffix('.html'))}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -189,12 +190,10 @@ def _is_number(text: str) -> bool:
 
 
 def _show(result: Measurement) -> None:
-    from rich.table import Table
-
     from d90.tasks.metrics import rises, to_display
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
-    table = Table(title=f"{result.model} on {result.task}: {result.metric} against d")
+    table = make_table(f"{result.model} on {result.task}: {result.metric} against d")
     for name in ("d", "P's seed", "seed", result.metric, "", "seconds"):
         table.add_column(name, justify="right" if name else "left")
     for point in result.curve:
@@ -205,7 +204,7 @@ def _show(result: Measurement) -> None:
     console.print(table)
     if result.variance:
         share, (low, high) = result.variance["projection"], result.variance["interval"]
-        typer.echo(
+        echo(
             f"variance over seeds: {share:.0%} P's ({low:.0%} to {high:.0%}), the rest training's; standard deviation "
             f"{result.variance['deviation']:.4f}"
         )

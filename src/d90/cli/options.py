@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from d90.errors import printable
 
 if TYPE_CHECKING:
     from d90.training.progress import Progress
@@ -102,15 +105,28 @@ def recipe_options(
 
 
 def make_progress() -> Progress:
-    """Bars on a terminal, plain lines otherwise."""
+    """Bars on a terminal, plain lines otherwise; `restore_terminal` takes them off."""
     from d90.training.console import progress_for
 
     return progress_for(sys.stdout.isatty())
 
 
+def restore_terminal() -> None:
+    """Take bars off the screen and give the cursor back, where a command has drawn any."""
+    console = sys.modules.get("d90.training.console")
+    if console is not None:
+        with contextlib.suppress(OSError):
+            console.close_bars()
+
+
+def echo(message: str) -> None:
+    """Print to standard output; control characters that files and names hold are written out."""
+    typer.echo(printable(message))
+
+
 def two_columns(title: str, rows: dict[str, str]) -> None:
     """Print names and what they mean."""
     width = max(map(len, rows))
-    typer.echo(f"{title}:")
+    echo(f"{title}:")
     for name, meaning in rows.items():
-        typer.echo(f"  {name:<{width}}  {meaning}")
+        echo(f"  {name:<{width}}  {meaning}")

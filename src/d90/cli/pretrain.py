@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d90.cli.options import SeedOpt, make_progress
+from d90.cli.options import SeedOpt, echo, make_progress
 
 
 def pretrain(
@@ -33,4 +33,4 @@ def pretrain(
         steps=steps, lr=lr, checkpoints=checkpoints, limit=limit, seed=seed,
     )  # fmt: skip
     for path in pretrain(wanted, out, validation, make_progress()):
-        typer.echo(path)
+        echo(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli import certify, compare, latency, measure, pretrain, series, tunes, weight_change
-from d90.cli.options import AddressOpt, GpusOpt, JobsOpt, OnOpt, check_executor, make_progress
+from d90.cli.options import AddressOpt, GpusOpt, JobsOpt, OnOpt, check_executor, echo, make_progress
 from d90.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(
     given = {name: value for name, value in places.items() if value != usual[name].default}
     rows, failed = recipes.run(plan, make_progress(), given)
     _show(plan, rows)
-    typer.echo(f"store, pages and summary.json: {plan.folder}")
+    echo(f"store, pages and summary.json: {plan.folder}")
     if failed:
         more = f" (and {len(failed) - 1} more, in {plan.folder / 'summary.json'})" if len(failed) > 1 else ""
         raise RunFailed(
@@ -79,28 +79,24 @@ def _values(pairs: list[str]) -> dict[str, str]:
 def _plan(plan: Plan, found: dict[str, str]) -> None:
     from d90.reproduce import names
 
-    typer.echo(plan.title)
+    echo(plan.title)
     for line in (plan.paper, *plan.differs):
         if line:
-            typer.echo(f"  {' '.join(line.split())}")
+            echo(f"  {' '.join(line.split())}")
     for number, study in enumerate(plan.studies, 1):
-        typer.echo(f"\n{number}. {study.name}\n   {shlex.join(['d90', *study.line])}")
+        echo(f"\n{number}. {study.name}\n   {shlex.join(['d90', *study.line])}")
         for what, name in dict.fromkeys(names(study)):
-            typer.echo(f"   {what} {name}: {found.get(name, 'trained by an earlier study')}")
+            echo(f"   {what} {name}: {found.get(name, 'trained by an earlier study')}")
         for one in study.published:
             of = ", ".join([one.of, *one.keys.values()] if one.of else one.keys.values())
-            typer.echo(f"   published{f' ({of})' if of else ''}: {one.value}, {one.source}")
-    typer.echo(
-        f"\n{len(plan.studies)} studies; store, pages and summary.json would go to {plan.folder}. Nothing was trained"
-    )
+            echo(f"   published{f' ({of})' if of else ''}: {one.value}, {one.source}")
+    echo(f"\n{len(plan.studies)} studies; store, pages and summary.json would go to {plan.folder}. Nothing was trained")
 
 
 def _show(plan: Plan, rows: list[Row]) -> None:
-    from rich.table import Table
+    from d90.training.console import console, make_table
 
-    from d90.training.console import console
-
-    table = Table(title=plan.title)
+    table = make_table(plan.title)
     for name in ("study", "figure", "ours", "interval", "published", "source"):
         table.add_column(name, justify="right" if name in ("ours", "interval") else "left", overflow="fold")
     before = ""
@@ -112,12 +108,12 @@ def _show(plan: Plan, rows: list[Row]) -> None:
         table.add_row(row.study if row.study != before else "", row.figure, ours, _interval(row), published, row.source)
         before = row.study
     console.print(table, width=None if console.is_terminal else 150)
-    typer.echo(
+    echo(
         "interval: of d90, with the probability the study's page names; of scores the lowest and the highest seed; of "
         "latencies quartiles"
     )
     for line in plan.differs:
-        typer.echo(f"differs: {' '.join(line.split())}")
+        echo(f"differs: {' '.join(line.split())}")
 
 
 def _interval(row: Row) -> str:

@@ -32,6 +32,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    echo,
     make_progress,
     open_executor,
     recipe_options,
@@ -204,9 +205,9 @@ def lowdata(
             f"n = {n:,}: {to_display(comparison.entries[i].mean, comparison.metric):.4f}"
             for n, comparison in zip(result.counts, result.comparisons, strict=True)
         )
-        typer.echo(f"{entry.asked:<30} {scores}")
+        echo(f"{entry.asked:<30} {scores}")
     written = write_page(lowdata_page(asdict(result)), page or store.with_suffix(".lowdata.html"))
-    typer.echo(f"page: {written}")
+    echo(f"page: {written}")
 
 
 def _series(kind: str, **given: Any) -> None:
@@ -222,16 +223,14 @@ def _series(kind: str, **given: Any) -> None:
         result = run(models, tasks, method, progress=make_progress(), command=command, executor=executor, **given)
     _show(result)
     written = write_page(series_page(asdict(result)), page or store.with_suffix(f".{kind}.html"))
-    typer.echo(f"page: {written}")
+    echo(f"page: {written}")
 
 
 def _show(result: Series) -> None:
-    from rich.table import Table
-
     from d90.tasks.metrics import to_display
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
-    table = Table(title=f"{result.kind}: {result.method}, {result.rule} rule")
+    table = make_table(f"{result.kind}: {result.method}, {result.rule} rule")
     for name in ("model", "task", result.xlabel, "target", "full", "threshold", "d90", "interval"):
         table.add_column(name, justify="left" if name in ("model", "task") else "right", overflow="fold")
     for cell in result.cells:
@@ -244,7 +243,7 @@ def _show(result: Series) -> None:
     for task, giver in result.givers.items():
         last = [cell.model for cell in result.cells if cell.task == task][-1]
         other = "" if giver == last else f": {last} could not be trained"
-        typer.echo(f"target 'last' on {task}: the one of {giver}{other}")
+        echo(f"target 'last' on {task}: the one of {giver}{other}")
     for cell in result.cells:
         if cell.error:
-            typer.echo(f"{cell.model} on {cell.task}: {cell.error}")
+            echo(f"{cell.model} on {cell.task}: {cell.error}")

@@ -26,6 +26,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    echo,
     make_progress,
     recipe_options,
     two_columns,
@@ -93,16 +94,16 @@ def train(
     result.save(out, dtype)
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
-    typer.echo(
+    echo(
         f"{metric} {score:.4f} (untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
     sizes = result.counts
     added = f"{sizes.added:,} weights ({sizes.adds})" if sizes.added else "nothing: it merges into the weights"
-    typer.echo(
+    echo(
         f"stored {sizes.stored:,} numbers, {sizes.head:,} of the moved weights are the head's; at inference it adds {added}"
     )
-    typer.echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
+    echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
 
 
 def predict(
@@ -136,7 +137,7 @@ def predict(
         examples = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
     for (answer, value), example in zip(tuned.predict(examples), examples, strict=True):
         shown = f"{answer}\t{value:.4f}" if tuned.labels else answer
-        typer.echo(f"{shown}\t" + "\t".join(example))
+        echo(f"{shown}\t" + "\t".join(example))
 
 
 def evaluate(
@@ -150,7 +151,7 @@ def evaluate(
 
     scored = open_tune(tune).evaluate(task, split)
     score = "" if scored.metric == LOSS else f"{scored.metric} {scored.score:.4f}, "
-    typer.echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
+    echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
 
 
 def inspect(

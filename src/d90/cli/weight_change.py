@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from d90.cli.options import echo
 from d90.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,15 +43,13 @@ def analyze(
     written = write_analysis(body, out)
     out.with_suffix(".json").write_text(json.dumps(body) + "\n", encoding="utf-8")
     _show(result, body)
-    typer.echo(f"page: {written}")
+    echo(f"page: {written}")
 
 
 def _show(result: Analysis, body: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from d90.report.claims import analysis_claims
     from d90.report.weight_change import TABLE7, means_by_role
-    from d90.training.console import console
+    from d90.training.console import console, make_table
 
     for tune, method, rows in (
         (result.tune, result.method, body["rows"]),
@@ -58,7 +57,7 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
     ):
         if not rows:
             continue
-        table = Table(title=f"{tune}: {method}, means over {len(rows)} matrices")
+        table = make_table(f"{tune}: {method}, means over {len(rows)} matrices")
         for name in ("matrices", "r", "W", "Delta", "W in Delta's", "W in its own", "random", "factor"):
             table.add_column(name, justify="left" if name == "matrices" else "right")
         means = means_by_role(rows)
@@ -68,7 +67,7 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
                 table.add_row(mean["role"], str(one["r"]), *(f"{value:.3g}" for value in cells))
         console.print(table)
         for mean in means:
-            typer.echo(
+            echo(
                 f"{mean['role']}: effective rank {mean['effective_rank']:.1f}, 90 % of the square in {mean['energy_rank']:.1f} "
                 f"of {mean['full_rank']} directions"
             )
@@ -77,8 +76,8 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
         sides[like.role, like.side].append(like.distances[-1])
     for (role, side), values in sides.items():
         p, projection, geodesic = (statistics.fmean(column) for column in zip(*values, strict=True))
-        typer.echo(
+        echo(
             f"{role or 'other'}, {side}: spans of {p:g} directions: projection distance {projection:.3f}, geodesic {geodesic:.3f}"
         )
     for words, verdict in analysis_claims(body):
-        typer.echo(f"{words}: {verdict}")
+        echo(f"{words}: {verdict}")

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
 
+from d90.errors import printable
 from d90.training.progress import Progress
 
-__all__ = ["Lines", "Terminal", "console", "progress_for"]
+__all__ = ["Lines", "Terminal", "close_bars", "console", "make_table", "progress_for"]
 
-console = Console(stderr=False, highlight=False, soft_wrap=True)
+# what files and names hold is text: neither markup nor emoji codes
+console = Console(stderr=False, highlight=False, soft_wrap=True, markup=False, emoji=False)
+_drawn: list[Bars] = []  # whatever ends the command, they are taken off
+
+
+class PlainTable(Table):
+    """A table whose title and cells are text: control characters are written out, brackets are no markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts."""
+        super().add_row(*(Text(printable(cell)) for cell in cells), **options)
+
+
+def make_table(title: str, caption: str | None = None) -> Table:
+    """An empty table; see `PlainTable`."""
+    return PlainTable(title=Text(printable(title)), caption=Text(caption) if caption else None)
+
+
+def close_bars() -> None:
+    """Stop every bar that is drawn; the cursor comes back."""
+    while _drawn:
+        _drawn.pop().stop()
 
 
 class Lines(Progress):
@@ -25,7 +50,7 @@ class Lines(Progress):
         self._at = 0
 
     def _say(self, message: str) -> None:
-        print(f"[{time.monotonic() - self._began:7.1f} s] {message}", file=sys.stderr, flush=True)
+        print(f"[{time.monotonic() - self._began:7.1f} s] {printable(message)}", file=sys.stderr, flush=True)
 
     def search_started(self, title: str) -> None:
         self._say(title)
@@ -60,27 +85,28 @@ class Terminal(Progress):
 
     def __init__(self) -> None:
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
+        _drawn.append(self._bars)
         self._search: TaskID | None = None
         self._trials: dict[int, TaskID] = {}
         self._scores: dict[int, str] = {}
         self._at = 0
 
     def search_started(self, title: str) -> None:
-        console.print(title)
+        console.print(printable(title))
         self._search = self._bars.add_task("search", total=None, state="")
         self._bars.start()
 
     def search_planned(self, message: str) -> None:
         if self._search is not None:
-            self._bars.update(self._search, state=message)
+            self._bars.update(self._search, state=printable(message))
 
     def search_ended(self, message: str) -> None:
         if not self._trials:
@@ -92,7 +118,7 @@ class Terminal(Progress):
     def trial_started(self, label: str, steps: int) -> None:
         self._bars.start()
         self._forget()  # it runs again
-        self._trials[self._at] = self._bars.add_task(label, total=steps, state="")
+        self._trials[self._at] = self._bars.add_task(printable(label), total=steps, state="")
 
     def trial_step(self, step: int, loss: float) -> None:
         if self._at in self._trials:
@@ -105,12 +131,12 @@ class Terminal(Progress):
 
     def trial_ended(self, label: str, message: str) -> None:
         self._forget()
-        console.print(f"  {label}: {message}")
+        console.print(printable(f"  {label}: {message}"))
         if self._search is None:
             self._bars.stop()
 
     def note(self, message: str) -> None:
-        console.print(f"note: {message}")
+        console.print(printable(f"note: {message}"))
 
     def _forget(self) -> None:
         self._scores.pop(self._at, None)

@@ -1,0 +1,54 @@
+"""Interruption: Ctrl-C, SIGTERM and SIGHUP end a command alike, and each command says what is kept and how to go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupted", "catch_signals", "interruptible"]
+
+
+class Interrupted(BaseException):
+    """A command was interrupted; the message says what is kept. Not a KeyboardInterrupt, which typer keeps for itself."""
+
+
+def catch_signals() -> None:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does; a signal that is ignored (nohup) stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with an interruption turned into `Interrupted`."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise Interrupted(what_is_kept(command.__name__, kwargs)) from None
+
+    return run
+
+
+def what_is_kept(command: str, given: Mapping[str, Any]) -> str:
+    """What an interrupted command leaves behind, and how to go on, in a line."""
+    if command == "run":
+        return "interrupted; finished trials and studies are kept in the recipe's folder, and the same command goes on from them"
+    if command == "gap":
+        kept = "finished trials are kept in their stores" if given.get("train") else "the stores are as they were"
+        return f"interrupted; {kept}, and the same command goes on from them"
+    if "store" in given and command not in ("report", "export"):
+        return f"interrupted; finished trials are kept in '{given['store']}', and the same command goes on from them"
+    if command == "pretrain":
+        return f"interrupted; checkpoints written so far are in '{given.get('out')}', and the same command begins anew"
+    return "interrupted; nothing was written, and the same command begins anew"
