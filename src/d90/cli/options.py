@@ -119,7 +119,7 @@ def restore_terminal() -> None:
             console.close_bars()
 
 
-def echo(message: str) -> None:
+def echo(message: object) -> None:
     """Print to standard output; control characters that files and names hold are written out."""
     typer.echo(printable(message))
 
