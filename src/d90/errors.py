@@ -5,7 +5,14 @@ from __future__ import annotations
 import unicodedata
 
 
-class D90Error(Exception):
+class _Printable(Exception):
+    """An error may repeat what a file holds; control characters in it are written out."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in args))
+
+
+class D90Error(_Printable):
     """Something the user can put right. The command line prints it as one line and exits with status 2."""
 
 
@@ -21,7 +28,7 @@ class StoreError(D90Error):
     """A store that cannot be used as it is: written by a newer version, or not a store at all."""
 
 
-class RunFailed(Exception):
+class RunFailed(_Printable):
     """A run or the machine failed (disk full, every trial diverged). The command line exits with status 1."""
 
 
@@ -54,3 +61,10 @@ def _visible(letter: str) -> str:
     if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return letter.encode("unicode_escape").decode()
     return letter
+
+
+def quoted(value: object, longest: int = 60) -> str:
+    """A value as an error repeats it: printable, on one line, between quotes, cut to `longest` characters."""
+    text = str(value)
+    cut = text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+    return "'" + printable(cut).replace("\n", "\\n").replace("\t", "\\t") + "'"

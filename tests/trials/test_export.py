@@ -15,7 +15,7 @@ import pytest
 import d90
 from d90.errors import InputError, StoreError
 from d90.methods import parse
-from d90.trials.export import export
+from d90.trials.export import export, spreadsheet_cell
 from d90.trials.predictions import pack, unpack
 from d90.trials.store import SCHEMA, Store
 from tests.cli.test_main import run
@@ -168,3 +168,15 @@ def test_mistakes_are_one_line(measured: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(InputError, match=r"d90\[export\]"):
         export(Store(measured, write=False), tmp_path / "x.xlsx")
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "\n=1"]
+)
+def test_formulas_are_neutralised(text: str) -> None:
+    assert spreadsheet_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+3e4", "plain", "", "a=b", " 7"])
+def test_numbers_and_plain_texts_stay(text: str) -> None:
+    assert spreadsheet_cell(text) == text

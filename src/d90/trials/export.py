@@ -11,7 +11,7 @@ from typing import Any
 from d90.errors import InputError
 from d90.trials.store import Store
 
-__all__ = ["ENDINGS", "export"]
+__all__ = ["ENDINGS", "export", "spreadsheet_cell"]
 
 ENDINGS = (".csv", ".parquet", ".xlsx")
 SHOWN = ("kind", "model", "task", "method", "metric", "rule", "fraction", "within", "status", "d90", "interval", "coverage", "confirmed",
@@ -36,6 +36,8 @@ def export(store: Store, path: str | os.PathLike[str]) -> Path:
     frame = pandas.DataFrame(rows, columns=columns)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".csv":
+        frame = frame.map(lambda value: spreadsheet_cell(value) if isinstance(value, str) else value)
+        frame.columns = [spreadsheet_cell(str(name)) for name in frame.columns]
         frame.to_csv(target, index=False, lineterminator="\n")
     elif target.suffix == ".parquet":
         frame.to_parquet(target, index=False, engine="pyarrow")
@@ -87,7 +89,22 @@ def _write(book: Any, name: str, frame: Any) -> None:
 
 def _safe(text: str) -> str:
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "?", text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return spreadsheet_cell(text)
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Keep a spreadsheet from taking a text for a formula: one that could begin a formula gets a ' in front.
+
+    Spreadsheets look past leading spaces, and tabs and carriage returns begin a formula as well; a number stays a number.
+    """
+    first = text.lstrip(" \n\u00a0\ufeff")[:1]
+    if first not in ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20") or not first:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def _cell(value: Any) -> Any:
