@@ -21,8 +21,7 @@ from grid import best_of, climb
 
 import d90
 from d90.methods import parse
-from d90.subspace.layout import SCALES
-from d90.subspace.subspace import STEP_RULE
+from d90.subspace.options import SCALES, STEP_RULE
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe, step_rule_of

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from d90.certificates.classification import Certificate, certify
     from d90.certificates.language import LanguageCertificate, certify_language
     from d90.integrations.peft import SubspaceConfig
+    from d90.projections import register_projection
     from d90.studies.compare import Comparison, compare
     from d90.studies.measure import Measurement, measure
     from d90.subspace.bank import Bank
+    from d90.subspace.options import SubspaceOptions
     from d90.subspace.subspace import Subspace
     from d90.training.loop import Run, train
     from d90.training.recipe import Recipe
@@ -32,6 +34,7 @@ __all__ = [
     "Run",
     "Subspace",
     "SubspaceConfig",
+    "SubspaceOptions",
     "__version__",
     "analysis",
     "certify",
@@ -40,6 +43,7 @@ __all__ = [
     "measure",
     "methods",
     "projections",
+    "register_projection",
     "tasks",
     "train",
 ]
@@ -54,10 +58,12 @@ _MODULES = {
     "Run": "training.loop",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
+    "SubspaceOptions": "subspace.options",
     "certify": "certificates.classification",
     "certify_language": "certificates.language",
     "compare": "studies.compare",
     "measure": "studies.measure",
+    "register_projection": "projections",
     "train": "training.loop",
 }
 _PACKAGES = ("analysis", "methods", "projections", "tasks")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods import METHODS, Applied, AppliedMethod, Direct, apply, counts, load, parse, restore, snapshot
 from d90.subspace import file as tune_file
-from d90.subspace.subspace import STRUCTURES, Subspace
+from d90.subspace.options import STRUCTURES
+from d90.subspace.subspace import Subspace
 from tests.methods.table import APPLY, MODELS, ROWS, SPACES, Row, bert, context, loss_of, outputs_of, plain
 
 ids = [f"{row.method}-{row.model}" for row in ROWS]

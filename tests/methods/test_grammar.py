@@ -8,6 +8,7 @@ import pytest
 
 from d90.errors import InputError
 from d90.methods import METHODS, Space, parse
+from d90.subspace.options import SubspaceOptions
 from tests.methods.table import plain
 
 
@@ -39,7 +40,7 @@ def test_parse_gives_the_canonical_text(text: str, canonical: str) -> None:
 def test_at_adds_changes_and_takes_off_a_subspace() -> None:
     spec = parse("top:n=1")
     assert str(spec.at(50, structure="said")) == str(parse("top:n=1@d=50,structure=said"))
-    assert spec.at(50, structure="said").at(60).space == Space(60, "said")
+    assert spec.at(50, structure="said").at(60).space == Space(60, SubspaceOptions("said"))
     assert str(spec.at(50).at(None)) == "top:n=1"
     assert spec.space is None
 
@@ -79,7 +80,7 @@ def test_the_run_gives_the_seed_unless_the_method_names_one() -> None:
     for text in ("full@d=9", "full@d=9,seed=0"):
         space = parse(text).space
         assert space is not None
-        seeds.append(space.apply(plain(), 77).seed)
+        seeds.append(space.apply(plain(), 77).options.seed)
     assert seeds == [77, 0]
 
 

@@ -18,7 +18,9 @@ Matrix = NDArray[np.float64]
 def matrix(spec: str, d: int, sizes: tuple[int, ...], seed: int) -> Matrix:
     """P (D, d) in fp64."""
     name, _, entries = spec.partition(":")
-    return {"dense": dense, "sparse": sparse, "fastfood": fastfood, "onehot": onehot}[name](d, sizes, seed, entries)
+    return {"dense": dense, "sparse": sparse, "fastfood": fastfood, "onehot": onehot, "cyclic": cyclic}[name](
+        d, sizes, seed, entries
+    )
 
 
 @lru_cache(maxsize=16)
@@ -90,4 +92,12 @@ def onehot(d: int, sizes: Sequence[int], seed: int, entries: str) -> Matrix:
         a, b = coprime[first * len(coprime) >> 32], second * d >> 32
         sign = 1 if entries == "one" else signs(seed, "onehot.signs", row // 1024, 1024)[row % 1024]
         p[row, pi[(a * i + b) % d]] = sign
+    return p / np.sqrt(np.abs(p).sum(axis=0))
+
+
+def cyclic(d: int, sizes: Sequence[int], seed: int, entries: str) -> Matrix:
+    """tests/reference/cyclic.py, by its equation."""
+    p = np.zeros((sum(sizes), d))
+    for row in range(len(p)):
+        p[row, row % d] = signs(seed, "probe", row // 1024, 1024)[row % 1024]
     return p / np.sqrt(np.abs(p).sum(axis=0))

@@ -17,6 +17,7 @@ STREAM = {
     "onehot.signs": 8,
     "init": 9,
     "dither": 10,
+    "probe": 13,
 }
 
 

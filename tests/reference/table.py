@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from d90.projections import PROJECTIONS
+from tests.reference import cyclic
 
+assert cyclic.Cyclic.name in PROJECTIONS  # registered ones are picked up as the built-in ones are
 SPECS = [f"{name}:{entries}" for name, kind in PROJECTIONS.items() for entries in kind.entry_kinds]
 
 SHAPES = {  # (d, sizes)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from d90 import Subspace
-from d90.subspace.layout import LAYERS, SCALES
-from d90.subspace.subspace import LAMBDA_STEP, step_factor
+from d90.subspace.layout import step_factor
+from d90.subspace.options import LAYERS, SCALES
+from d90.subspace.subspace import LAMBDA_STEP
 from tests.reference.models import WIDTH, ZOO_LAYERS, loss_of, words, zoo
 from tests.reference.space import SlowSpace
 from tests.reference.table import SPECS
@@ -183,7 +184,7 @@ def test_every_change_of_theta_is_noticed(enabled: Subspace, change: Callable[[n
     after = enabled.model(words())
     assert not torch.equal(before, after)
     twin = copy.deepcopy(zoo())
-    fresh = Subspace(twin, D_, enabled.structure, seed=3)
+    fresh = Subspace(twin, D_, enabled.options.structure, seed=3)
     fresh.theta.data.copy_(enabled.theta.data)
     assert torch.equal(twin(words()), after)
 
@@ -288,7 +289,7 @@ def test_evaluation_in_inference_mode_between_steps(enabled: Subspace) -> None:
     with torch.inference_mode():
         enabled.model(words())
     after_inference = gradient(enabled, loss_of(enabled.model, words()))
-    fresh = Subspace(zoo(), D_, enabled.structure, seed=3)
+    fresh = Subspace(zoo(), D_, enabled.options.structure, seed=3)
     fresh.theta.data.copy_(enabled.theta.data)
     assert near(after_inference, gradient(fresh, loss_of(fresh.model, words())), 3e-6)
 

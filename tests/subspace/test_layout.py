@@ -14,6 +14,7 @@ from d90 import Subspace
 from d90.errors import InputError
 from d90.projections import build
 from d90.subspace import layout
+from d90.subspace.options import SCALES
 from tests.reference.models import ZOO_LAYERS, Normed, zoo
 from tests.reference.space import sigma
 
@@ -92,7 +93,7 @@ def tensors() -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("scale", layout.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", tensors())
 def test_scale_is_what_the_docstring_says(scale: str, name: str) -> None:
     tensor = tensors()[name]
@@ -192,7 +193,7 @@ def test_lone_embeddings() -> None:
     assert not layout.lone_embeddings(model, [out.weight])
 
 
-@pytest.mark.parametrize("scale", layout.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("d", [3, 40])
 def test_every_scale_moves_all_weights_together_as_far(scale: str, d: int) -> None:
     """The mean of |Delta|^2 over theta, from P itself."""
@@ -211,7 +212,7 @@ def test_every_scale_moves_all_weights_together_as_far(scale: str, d: int) -> No
 
 def test_step_rule_1_is_as_it_was() -> None:
     """At scale tensor the rules agree; at the others rule 1 has no balance, and a file says which it was."""
-    for scale in layout.SCALES:
+    for scale in SCALES:
         first, second = (Subspace(zoo(), 20, scale=scale, step_rule=rule) for rule in (1, 2))
         tensors = list(layout.trainable(zoo()).values())
         sizes = [tensor.numel() for tensor in tensors]
@@ -231,6 +232,6 @@ def test_a_file_is_loaded_under_its_own_step_rule(rule: int, tmp_path: Path) -> 
     space.flush()
     space.save(tmp_path / "a.d90")
     there = Subspace.load(tmp_path / "a.d90", zoo())
-    assert there.step_rule == rule
+    assert there.options.step_rule == rule
     for here, again in zip(space.model.parameters(), there.model.parameters(), strict=True):
         assert torch.equal(here, again)

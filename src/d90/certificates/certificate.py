@@ -17,7 +17,7 @@ from torch import Tensor
 from d90.analysis import bounds
 from d90.errors import InputError
 from d90.models.loading import Model
-from d90.projections.philox import words
+from d90.projections.philox import permutation
 from d90.tasks import Split, Task
 from d90.tasks.hub import GLUE
 from d90.tasks.overlap import common, overlap
@@ -111,8 +111,7 @@ def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
     if prior == 0:
         return None, task
     n = len(task.train)
-    keys = words(0, "split", torch.tensor([0]), -(-n // 4))[0, :n]
-    order = torch.argsort(keys, stable=True)
+    order = permutation(0, "split", 0, n)
     cut = round(prior * n)
     if not 0 < cut < n:
         raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")

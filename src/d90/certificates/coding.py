@@ -48,7 +48,7 @@ def check_sound(spec: Spec, dims: Sequence[int], levels: Sequence[int], prior: f
         raise InputError(
             f"got '{spec}', expected a subspace behind '@', as in full@structure=said: only d numbers can be coded"
         )
-    if spec.space.head == "outside":
+    if spec.space.options.head == "outside":
         raise InputError(
             "head=outside trains the whole head beside theta, which the message does not hold; use head=inside"
         )

@@ -28,7 +28,7 @@ from d90.certificates.coding import check_sound, coded_tunes, decoded, opened_ag
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
-from d90.projections.philox import words
+from d90.projections.philox import permutation
 from d90.subspace import layout
 from d90.tasks import ABSENT, Split, Task
 from d90.training.batches import Batches
@@ -272,8 +272,7 @@ def subsample(documents: Split, m: int) -> Split:
     n = len(documents)
     if m == n:
         return documents
-    keys = words(0, "split", torch.tensor([2]), -(-n // 4))[0, :n]
-    return take(documents, torch.argsort(keys, stable=True)[:m])
+    return take(documents, permutation(0, "split", 2, n)[:m])
 
 
 def smoothed_bits(nats: torch.Tensor, alpha: float, vocabulary: int) -> torch.Tensor:

@@ -25,9 +25,8 @@ def methods(
 ) -> None:
     """List the methods, projections and subspace options; with --model, what each method costs in numbers."""
     from d90.methods import METHODS
-    from d90.projections import PROJECTIONS
-    from d90.subspace.layout import HEADS, LAYERS, SCALES
-    from d90.subspace.subspace import STRUCTURES
+    from d90.projections import known
+    from d90.subspace.options import HEADS, LAYERS, SCALES, STRUCTURES
 
     if model is not None or given:
         _costs(given or list(METHODS), model or "minilm", outputs)
@@ -39,7 +38,7 @@ def methods(
         return f"{kind.name}:{keys}{left_open}" if keys else kind.name
 
     two_columns("methods, joined by '+'", {usage(kind): _summary(kind) for kind in METHODS.values()})
-    projections = ", ".join(f"{kind.name}[:{'|'.join(kind.entry_kinds)}]" for kind in PROJECTIONS.values())
+    projections = ", ".join(f"{kind.name}[:{'|'.join(kind.entry_kinds)}]" for kind in known().values())
     two_columns(
         "behind @, as in full@d=1000,structure=said",
         {

@@ -32,7 +32,8 @@ from d90.errors import InputError, UnsupportedModelError
 from d90.integrations.parameter_twins import ParameterTwins
 from d90.subspace import file as tune_file
 from d90.subspace import layout
-from d90.subspace.subspace import STEP_RULE, Subspace
+from d90.subspace.options import Layer, Scale, Structure, SubspaceOptions, option_help
+from d90.subspace.subspace import Subspace
 
 __all__ = ["SubspaceConfig", "SubspaceTuner", "from_tune", "to_tune"]
 
@@ -53,36 +54,76 @@ def _new_type() -> Any:
 _TYPE = _new_type()
 
 
+DEFAULT = SubspaceOptions()
+
+
 @dataclass
 class SubspaceConfig(PeftConfig):
     """A subspace of `d` dimensions over the weights of a model, for `peft.get_peft_model`.
 
     Args:
         d: how many numbers are trained, lambdas included.
-        structure, projection, scale, layer, seed, step_rule: as `d90.Subspace` takes them.
+        structure, projection, scale, layer, seed, step_rule: the fields of `d90.SubspaceOptions`.
         parameters: which parameters move: a pattern of their names (the whole name), or a list of names; None for all
             that require gradients when the adapter is made.
         modules_to_save: modules trained and stored as they are, beside theta: a head, as `head="outside"`. All adapters
             of a model name the same. With a `task_type` peft adds the head by itself.
         base, draws: the base's fingerprint and the checksum of P, filled in; a folder's are checked when it is loaded.
+
+    Raises:
+        InputError: d below 1, an option that is none of those known, a pattern that is no regular expression.
     """
 
-    d: int = 200
-    structure: str = "did"
-    projection: str = "fastfood"
-    scale: str = "tensor"
-    layer: str = "block"
-    seed: int = 0
-    step_rule: int = STEP_RULE
-    parameters: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
-    target_modules: list[str] | str | None = field(default=DUMMY_TARGET_MODULES)
-    base: str = ""
-    draws: str = ""
+    d: int = field(default=200, metadata={"help": "how many numbers are trained, lambdas included"})
+    structure: Structure = field(default=DEFAULT.structure, metadata={"help": option_help("structure")})
+    projection: str = field(default=DEFAULT.projection, metadata={"help": option_help("projection")})
+    scale: Scale = field(default=DEFAULT.scale, metadata={"help": option_help("scale")})
+    layer: Layer = field(default=DEFAULT.layer, metadata={"help": option_help("layer")})
+    seed: int = field(default=DEFAULT.seed, metadata={"help": option_help("seed")})
+    step_rule: int = field(default=DEFAULT.step_rule, metadata={"help": option_help("step_rule")})
+    parameters: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "which parameters move: a pattern of whole names, or a list of names; all for None"},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "modules trained and stored as they are, beside theta: a head"}
+    )
+    target_modules: list[str] | str | None = field(
+        default=DUMMY_TARGET_MODULES,
+        metadata={"help": "peft's own; no layer is replaced, `parameters` says what moves"},
+    )
+    base: str = field(default="", metadata={"help": "the base's fingerprint, filled in and checked"})
+    draws: str = field(default="", metadata={"help": "the checksum of P, filled in and checked"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = _TYPE
+        self.seed = self.options.seed  # checked, as the others are
+        if isinstance(self.d, bool) or not isinstance(self.d, int) or self.d < 1:
+            raise InputError(f"got d={self.d!r}, expected a whole number of at least 1")
+        if isinstance(self.parameters, str):
+            try:
+                re.compile(self.parameters)
+            except re.error as error:
+                raise InputError(f"parameters={self.parameters!r} is not a regular expression: {error}") from None
+        elif not _names(self.parameters):
+            raise InputError(f"got parameters={self.parameters!r}, expected a pattern, a list of names or None")
+        if not _names(self.modules_to_save):
+            raise InputError(f"got modules_to_save={self.modules_to_save!r}, expected a list of modules or None")
+        for key in ("base", "draws"):
+            if not isinstance(getattr(self, key), str):
+                raise InputError(f"got {key}={getattr(self, key)!r}, expected text, or nothing: it is filled in")
+
+    @property
+    def options(self) -> SubspaceOptions:
+        """The subspace's options; a head outside it is one of `modules_to_save`."""
+        return SubspaceOptions(
+            self.structure, self.projection, self.scale, self.layer, seed=self.seed, step_rule=self.step_rule
+        )
+
+
+def _names(value: object) -> bool:
+    return value is None or (isinstance(value, list | tuple | set) and all(isinstance(one, str) for one in value))
 
 
 class _Layer(nn.Module, BaseTunerLayer):
@@ -159,8 +200,7 @@ class SubspaceTuner(BaseTuner):
             )
         twins = ParameterTwins(self.model, [self._named[n] for n in chosen])
         with twins.alone():
-            options = (config.structure, config.projection, config.scale, config.layer)
-            space = Subspace(self.model, config.d, *options, seed=config.seed, step_rule=config.step_rule)
+            space = Subspace(self.model, config.d, options=config.options)
             space.disable()
         draws = space.projection.checksum()
         if config.draws and config.draws != draws:
@@ -317,10 +357,7 @@ def from_tune(
             f"'{path}' holds '{held[0]}' beside theta, and a peft folder has no place for it; keep the tune"
         )
     head = sorted({name.removeprefix("head:").split(".")[0] for name in beside})
-    fields: dict[str, Any] = dict(
-        zip(("structure", "projection", "scale", "layer", "_", "seed", "step_rule"), header.options, strict=True)
-    )
-    del fields["_"]
+    fields = {name: value for name, value in vars(header.options).items() if name != "head"}
     asked: dict[str, Any] = {"parameters": parameters, "modules_to_save": head or None, "draws": header.draws, **config}
     found = get_peft_model(model, SubspaceConfig(d=theta.numel(), **fields, **asked), adapter_name)
     values = {"base_model.d90_bias": theta} | {

@@ -130,7 +130,7 @@ def counts(spec: Spec, applied: Applied) -> Counts:
         stored = sum(t.numel() for t in applied.stored().values())
     trained = moved
     if spec.space is not None and spec.space.d is not None:
-        trained = stored = spec.space.d + (head if spec.space.head == "outside" else 0)
+        trained = stored = spec.space.d + (head if spec.space.options.head == "outside" else 0)
     masks = (m for m in applied.model.modules() if getattr(m, "belongs_to_tune", False))
     stored += sum(buffer.numel() for mask in masks for buffer in mask.buffers(recurse=False))
     added = 0 if spec.method.merges else sum(p.numel() for p in moving if id(p) not in found)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
 from d90.subspace import layout
-from d90.subspace.subspace import STEP_RULE
+from d90.subspace.options import STEP_RULE
 
 __all__ = ["Applied", "Context", "Inserting", "Method", "task_head"]
 

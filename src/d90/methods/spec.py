@@ -8,7 +8,7 @@ as in `full`, `top:n=2`, `full@d=1000,structure=said`, `lora:r=8,targets=qv@d=50
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -26,7 +26,8 @@ from d90.methods.preembed import PreEmbed
 from d90.methods.prelayer import PreLayer
 from d90.methods.sparse import PaFi, Sparse
 from d90.methods.top import TopLayers
-from d90.subspace.subspace import STEP_RULE, Subspace
+from d90.subspace.options import STEP_RULE, SubspaceOptions
+from d90.subspace.subspace import Subspace
 
 __all__ = ["METHODS", "Space", "Spec", "parse"]
 
@@ -35,16 +36,21 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+OPTIONS = ("structure", "projection", "scale", "layer", "head")  # of `SubspaceOptions`, as the grammar takes them
+
+
 @dataclass(frozen=True)
 class Space:
-    """The part behind "@": a subspace over what the method moves. Fields as `d90.Subspace` takes them; seed None = the run's."""
+    """The part behind "@": a subspace over what the method moves.
+
+    Attributes:
+        d: its dimension.
+        options: as `d90.Subspace` takes them; the seed and the step rule are the run's.
+        seed: of P; None for the run's.
+    """
 
     d: int | None = None
-    structure: str = "did"
-    projection: str = "fastfood"
-    scale: str = "tensor"
-    layer: str = "block"
-    head: str = "inside"
+    options: SubspaceOptions = field(default_factory=SubspaceOptions)
     seed: int | None = None
 
     def apply(self, model: nn.Module, seed: int, step_rule: int = STEP_RULE) -> Subspace:
@@ -52,8 +58,16 @@ class Space:
         if self.d is None:
             raise InputError("a subspace needs its dimension: expected d=... behind '@', as in full@d=1000")
         own = seed if self.seed is None else self.seed
-        options = (self.structure, self.projection, self.scale, self.layer, self.head, own, step_rule)
-        return Subspace(model, self.d, *options)
+        return Subspace(model, self.d, options=replace(self.options, seed=own, step_rule=step_rule))
+
+    def changed(self, **fields: Any) -> Space:
+        """The same with other values of `d`, `seed` or the options."""
+        own = {key: fields.pop(key) for key in ("d", "seed") if key in fields}
+        return replace(self, **own, options=replace(self.options, **fields))
+
+    def __str__(self) -> str:
+        given = {"d": self.d, **{key: getattr(self.options, key) for key in OPTIONS}, "seed": self.seed}
+        return ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,10 @@ class Spec:
         """The same with a subspace of dimension d (and other subspace fields), or without one for d = None."""
         if d is None:
             return replace(self, space=None)
-        return replace(self, space=replace(self.space or Space(), d=d, **changes))
+        return replace(self, space=(self.space or Space()).changed(d=d, **changes))
 
     def __str__(self) -> str:
-        if self.space is None:
-            return str(self.method)
-        shown = [f"{key}={value}" for key, value in vars(self.space).items() if value is not None]
-        return f"{self.method}@{','.join(shown)}"
+        return str(self.method) if self.space is None else f"{self.method}@{self.space}"
 
 
 def parse(text: str) -> Spec:
@@ -89,10 +100,10 @@ def parse(text: str) -> Spec:
         return Spec(method)
     fields: dict[str, Any] = {}
     for key, value in _pairs(tail, text):
-        if key not in Space.__dataclass_fields__:
-            raise unknown_name("subspace option", key, Space.__dataclass_fields__)
+        if key not in ("d", *OPTIONS, "seed"):
+            raise unknown_name("subspace option", key, ("d", *OPTIONS, "seed"))
         fields[key] = _typed(int, value, key, text) if key in ("d", "seed") else value
-    return Spec(method, Space(**fields))
+    return Spec(method, Space().changed(**fields))
 
 
 def _method(text: str, whole: str) -> Method:

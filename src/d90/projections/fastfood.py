@@ -25,7 +25,7 @@ from torch import Tensor
 
 from d90.projections.base import Projection, even_blocks
 from d90.projections.kernels import FastfoodKernel
-from d90.projections.philox import BLOCK, flip_signs, gaussians, signs, words
+from d90.projections.philox import BLOCK, flip_signs, gaussians, permutation, signs, words
 
 __all__ = ["Fastfood", "fwht"]
 
@@ -74,8 +74,7 @@ class Fastfood(Projection):
         self.block_count = sum(blocks)
         zero = torch.zeros(1, dtype=torch.int64)
         self._B = signs(seed, "fastfood.B", zero, self.d_pad, torch.float64)[0]
-        keys = words(seed, "fastfood.Pi", zero, -(-self.d_pad // 4))[0, : self.d_pad]
-        self._Pi = torch.argsort(keys, stable=True)
+        self._Pi = permutation(seed, "fastfood.Pi", 0, self.d_pad)
         chunks, gaussian = self.d_pad // self.m, self.entries == "gaussian"
         segments = (self.sizes, self.first_block, self._dither_blocks)
         self._kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, segments)

@@ -18,7 +18,7 @@ from torch import Tensor
 from d90.errors import InputError
 from d90.projections.base import Projection, even_blocks
 from d90.projections.kernels import OneHotKernel
-from d90.projections.philox import BLOCK, signs, words
+from d90.projections.philox import BLOCK, permutation, signs, words
 
 __all__ = ["OneHot"]
 
@@ -40,9 +40,7 @@ class OneHot(Projection):
         if not signs and entries == "sign":
             raise InputError("onehot projection: got signs=False and entries='sign', which contradict each other")
         super().__init__(d, sizes, seed, entries if signs else "one")
-        zero = torch.zeros(1, dtype=torch.int64)
-        keys = words(seed, "onehot.columns", zero, -(-d // 4))[0, :d]
-        self._pi = torch.argsort(keys, stable=True)
+        self._pi = permutation(seed, "onehot.columns", 0, d)
         self._coprime = torch.tensor([a for a in range(1, d + 1) if math.gcd(a, d) == 1], dtype=torch.int64)
         counts = torch.full((d,), self.D // d, dtype=torch.int64)
         first_of_tail = self.D - self.D % d

@@ -17,7 +17,18 @@ import zlib
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "STREAMS", "flip_signs", "gaussians", "name_block", "philox4x32", "signs", "uniforms", "words"]
+__all__ = [
+    "BLOCK",
+    "STREAMS",
+    "flip_signs",
+    "gaussians",
+    "name_block",
+    "permutation",
+    "philox4x32",
+    "signs",
+    "uniforms",
+    "words",
+]
 
 BLOCK = 1024  # rows in a block, the unit most streams count in; part of the definition of P
 
@@ -82,6 +93,11 @@ def words(seed: int, stream: str, blocks: Tensor, groups: int, first_group: int 
     low, high = (blocks & _MASK).expand(shape), ((blocks >> 32) & _MASK).expand(shape)
     out = philox4x32((group.expand(shape), low, high, torch.full_like(low, STREAMS[stream])), key)
     return torch.stack(out, dim=2).reshape(blocks.shape[0], 4 * groups)
+
+
+def permutation(seed: int, stream: str, block: int, count: int) -> Tensor:
+    """A random order of 0 ... count - 1: (count,) int64, those of `count` words sorted, ties by position."""
+    return torch.argsort(words(seed, stream, torch.tensor([block]), -(-count // 4))[0, :count], stable=True)
 
 
 def signs(seed: int, stream: str, blocks: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -291,12 +291,12 @@ def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]
         layout.check_supported(model.module)
         named = layout.trainable(model.module)
         names = list(named)
-        if space.head == "outside":
+        if space.options.head == "outside":
             outside = set(layout.head_tensors(model.module, names))
             names = [name for name in names if name not in outside]
-        if space.structure != "said":
+        if space.options.structure != "said":
             return 1, sum(named[name].numel() for name in names), 0, "none (did)"
-        layers, definition = layout.layer_of(model.module, names, space.layer)
+        layers, definition = layout.layer_of(model.module, names, space.options.layer)
         m = len(set(layers))
         return m + 1, sum(named[name].numel() for name in names), m, definition
     finally:

@@ -140,7 +140,7 @@ class Bank:
         grads = [(parameter, parameter.grad) for parameter in self.model.parameters()]
         with _standing_in(self._places(), base):
             try:
-                space = Subspace(self.model, d, *header.options)
+                space = Subspace(self.model, d, options=header.options)
                 space.disable()
             finally:
                 for parameter, grad in grads:

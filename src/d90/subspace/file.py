@@ -30,12 +30,11 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, unknown_name
+from d90.subspace.options import STEP_RULES, STRUCTURES, SubspaceOptions
 
 __all__ = [
     "DTYPES",
     "FORMAT",
-    "STEP_RULES",
-    "STRUCTURES",
     "About",
     "Header",
     "about",
@@ -48,11 +47,6 @@ __all__ = [
 
 FORMAT = 2
 DTYPES = ("fp32", "bf16", "int8")
-STRUCTURES = ("did", "said")  # of subspaces; in a file also "direct"
-STEP_RULES = (
-    1,
-    2,
-)  # what theta's unit is: d90.subspace.step_factor, LAMBDA_STEP; from rule 2 on d90.subspace.layout.balance as well
 GROUP = 64  # numbers that share a scale in int8
 HEADER_LIMIT = 1 << 20  # bytes; ours take some 200 plus 100 for each tensor
 MAX_DIMENSIONS = 16
@@ -83,9 +77,18 @@ class Header:
     recipe: str = "-"
 
     @property
-    def options(self) -> tuple[str, str, str, str, str, int, int]:
-        """What `d90.Subspace` takes behind d, in its order."""
-        return self.structure, self.projection, self.scale, self.layer, self.head, self.seed, self.step_rule
+    def options(self) -> SubspaceOptions:
+        """The subspace's options; for "direct" there are none.
+
+        Raises:
+            InputError: an option that this d90 does not know.
+        """
+        return SubspaceOptions(**{one.name: getattr(self, one.name) for one in fields(SubspaceOptions)})
+
+    @classmethod
+    def of(cls, options: SubspaceOptions, base: str = "-", draws: str = "-", recipe: str = "-") -> Header:
+        """The header of a subspace's tune."""
+        return cls(**vars(options), base=base, draws=draws, recipe=recipe)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError, UnsupportedModelError, unknown_name
+from d90.subspace.options import LAYERS, SCALES
 
 __all__ = [
-    "HEADS",
     "LANGUAGE_HEADS",
-    "LAYERS",
-    "SCALES",
     "balance",
     "check_supported",
     "fingerprint",
@@ -25,13 +23,12 @@ __all__ = [
     "lone_embeddings",
     "places",
     "running_statistics",
+    "step_factor",
     "tensor_scale",
     "trainable",
+    "units",
 ]
 
-SCALES = ("tensor", "global", "relative")
-LAYERS = ("block", "module", "tensor")
-HEADS = ("inside", "outside")
 LANGUAGE_HEADS = ("lm_head", "embed_out", "cls")  # come with the checkpoint, over the vocabulary
 HEAD_MODULES = ("classifier", "score", "qa_outputs", "classification_head", "head", "fc_out", *LANGUAGE_HEADS)
 
@@ -152,6 +149,23 @@ def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:
         return unit * math.sqrt(theta_0.numel() / fan_in)
     # off the tie: n ones have log2 norm = log2(n) / 2, where the last bit of the norm would decide a factor of two
     return unit * 2.0 ** round(math.log2(norm) - 1e-4)
+
+
+def step_factor(d: int) -> float:
+    """c, the unit of theta: 32 / sqrt(d).
+
+    Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does
+    not, and at d = 1024 theta has the papers' own unit.
+    """
+    return 32.0 / math.sqrt(d)
+
+
+def units(scale: str, tensors: Sequence[Tensor], d: int, step_rule: int) -> list[float]:
+    """c sigma_t of each tensor, for d coordinates: what multiplies P theta besides a lambda."""
+    sizes = [tensor.numel() for tensor in tensors]
+    sigmas = [tensor_scale(scale, tensor, sum(sizes), d) for tensor in tensors]
+    c = step_factor(d) * (balance(scale, sizes, sigmas, d) if step_rule > 1 else 1.0)
+    return [c * sigma for sigma in sigmas]
 
 
 def balance(scale: str, sizes: Sequence[int], sigmas: Sequence[float], d: int) -> float:

@@ -10,9 +10,9 @@ numbers. Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAI
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,31 +20,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d90.errors import InputError, UnsupportedModelError, unknown_name
+from d90.errors import InputError, UnsupportedModelError
 from d90.projections import Projection, build
 from d90.projections.base import exact
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.distributed import Exchange, digest, refuse_wrapped
-from d90.subspace.file import STEP_RULES, STRUCTURES
+from d90.subspace.options import Head, Layer, Scale, Structure, SubspaceOptions
 from d90.subspace.weights import Folding, Weights
 
-__all__ = ["STEP_RULE", "STRUCTURES", "Subspace"]
+__all__ = ["Subspace"]
 
-STEP_RULE = STEP_RULES[-1]
-
+DEFAULT = SubspaceOptions()
 LAMBDA_STEP = 1.0  # lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
 
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
-
-
-def step_factor(d: int) -> float:
-    """c, the unit of theta: 32 / sqrt(d).
-
-    Adam moves each coordinate by about the learning rate, so |Delta| per step would grow as sqrt(d); with c it does
-    not, and at d = 1024 theta has the papers' own unit.
-    """
-    return 32.0 / math.sqrt(d)
 
 
 class Subspace:
@@ -53,13 +43,8 @@ class Subspace:
     Args:
         model: any module; its parameters with `requires_grad` are moved, tied ones once.
         d: how many numbers are trained, lambdas included.
-        structure: "did", or "said" for a learned scale per layer.
-        projection: "fastfood", "dense", "sparse" or "onehot", with entries after a colon ("fastfood:gaussian").
-        scale: "tensor", "global" or "relative": how far a tensor moves (`layout.tensor_scale`).
-        layer: "block", "module" or "tensor": what a layer is, for "said".
-        head: "inside", or "outside" to train the head's own parameters beside theta.
-        seed: the seed of P.
-        step_rule: the version of theta's unit; 2 differs from 1 at the scales "global" and "relative" (`layout.balance`).
+        structure, projection, scale, layer, head, seed, step_rule: the fields of `SubspaceOptions`, or all of them at
+            once as `options`.
         keep_theta0: hold a copy of theta_0. Without it (fp32 only) there is no second copy of the model: each step adds
             P (theta_new - theta_old), and `release()` and `unmerge()` mean loading the base again.
 
@@ -77,21 +62,21 @@ class Subspace:
         self,
         model: nn.Module,
         d: int,
-        structure: str = "did",
-        projection: str = "fastfood",
-        scale: str = "tensor",
-        layer: str = "block",
-        head: str = "inside",
-        seed: int = 0,
-        step_rule: int = STEP_RULE,
+        structure: Structure = DEFAULT.structure,
+        projection: str = DEFAULT.projection,
+        scale: Scale = DEFAULT.scale,
+        layer: Layer = DEFAULT.layer,
+        head: Head = DEFAULT.head,
+        seed: int = DEFAULT.seed,
+        step_rule: int = DEFAULT.step_rule,
         keep_theta0: bool = True,
+        *,
+        options: SubspaceOptions | None = None,
     ) -> None:
-        if structure not in STRUCTURES:
-            raise unknown_name("structure", structure, STRUCTURES)
-        if head not in layout.HEADS:
-            raise unknown_name("head", head, layout.HEADS)
-        if step_rule not in STEP_RULES:
-            raise unknown_name("step_rule", str(step_rule), [str(rule) for rule in STEP_RULES])
+        keywords = SubspaceOptions(structure, projection, scale, layer, head, seed, step_rule)
+        if options is not None and keywords != DEFAULT:
+            raise InputError(f"got options={options} and single options beside them, expected one or the other")
+        options = options or keywords
         layout.check_supported(model)
         if getattr(model, "_d90_space", None) is not None:
             raise InputError("this model already has a Subspace; expected one at a time. Call release() on the first")
@@ -100,30 +85,28 @@ class Subspace:
             raise InputError(
                 "the model has no trainable parameters (all have requires_grad=False), expected at least one"
             )
-        outside = set(layout.head_tensors(model, named)) if head == "outside" else set()
+        outside = set(layout.head_tensors(model, named)) if options.head == "outside" else set()
         self._names = [name for name in named if name not in outside]
         self._head = {name: named[name] for name in named if name in outside}
         self._tensors = [named[name] for name in self._names]
         self._places = layout.places(model, self._names)
-        self.layer_names, self.layer_definition = self._layers(model, structure, layer)
+        self.layer_names, self.layer_definition = self._layers(model, options)
         m = len(dict.fromkeys(self.layer_names))
-        if structure == "said" and d <= m:
+        if options.structure == "said" and d <= m:
             raise InputError(
                 f"got d={d}, expected more than {m}: 'said' spends one number on the lambda of each of {m} layers "
-                f"(layer='{layer}') and needs at least one more. Raise d, or choose a coarser layer or structure='did'."
+                f"(layer='{options.layer}') and needs at least one more. Raise d, or choose a coarser layer or structure='did'."
             )
-        self.model, self.d, self.m = model, d, m if structure == "said" else 0
-        self.structure, self.scale, self.layer, self.head, self.seed = structure, scale, layer, head, seed
+        self.model, self.d, self.m = model, d, m if options.structure == "said" else 0
         sizes = [tensor.numel() for tensor in self._tensors]
-        self.projection: Projection = build(projection, d - self.m, sizes, seed)
+        self.projection: Projection = build(options.projection, d - self.m, sizes, options.seed)
         self.D = self.projection.D
-        coordinates = d - self.m
-        self.step_rule = 1 if scale == "tensor" else step_rule  # the rules agree there
-        sigmas = [layout.tensor_scale(scale, tensor, self.D, coordinates) for tensor in self._tensors]
-        c = step_factor(coordinates)
-        if self.step_rule > 1:
-            c *= layout.balance(scale, sizes, sigmas, coordinates)
-        units = [c * sigma for sigma in sigmas]
+        self.options = replace(
+            options,
+            projection=f"{self.projection.name}:{self.projection.entries}",
+            step_rule=1 if options.scale == "tensor" else options.step_rule,  # the rules agree there
+        )
+        units = layout.units(self.options.scale, self._tensors, d - self.m, self.options.step_rule)
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
         self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0)
@@ -233,13 +216,9 @@ class Subspace:
 
     def header(self, recipe: str = "-") -> tune_file.Header:
         """The file's metadata line."""
-        return tune_file.Header(*self.options, self.base_fingerprint(), self.projection.checksum(), recipe)
-
-    @property
-    def options(self) -> tuple[str, str, str, str, str, int, int]:
-        """structure, projection, scale, layer, head, seed and step rule, as the constructor takes them behind d."""
-        projection = f"{self.projection.name}:{self.projection.entries}"
-        return self.structure, projection, self.scale, self.layer, self.head, self.seed, self.step_rule
+        return tune_file.Header.of(
+            self.options, base=self.base_fingerprint(), draws=self.projection.checksum(), recipe=recipe
+        )
 
     def base_fingerprint(self) -> str:
         """Hash of theta_0, over every parameter of the model."""
@@ -261,7 +240,7 @@ class Subspace:
         layout.check_supported(model)
         if getattr(model, "_d90_space", None) is None:  # else the constructor says what is wrong
             tune_file.same_base(header, layout.fingerprint(model.named_parameters()), path)
-        space = cls(model, theta.numel(), *header.options, keep_theta0=keep_theta0)
+        space = cls(model, theta.numel(), options=header.options, keep_theta0=keep_theta0)
         try:
             space.take(header, tensors, path)
         except Exception:
@@ -408,9 +387,9 @@ class Subspace:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _layers(self, model: nn.Module, structure: str, layer: str) -> tuple[list[str], str]:
-        names, definition = layout.layer_of(model, self._names, layer)
-        return names, definition if structure == "said" else "none (did)"
+    def _layers(self, model: nn.Module, options: SubspaceOptions) -> tuple[list[str], str]:
+        names, definition = layout.layer_of(model, self._names, options.layer)
+        return names, definition if options.structure == "said" else "none (did)"
 
     def _follow_model(self) -> Tensor:
         """Follow a model that was moved; refuse one that was cast."""
@@ -424,6 +403,7 @@ class Subspace:
     def __repr__(self) -> str:
         lambdas = f" ({self.m} lambdas)" if self.m else ""
         return (
-            f"Subspace(d={self.d}{lambdas} of D={self.D}, structure='{self.structure}', projection={self.projection!r}, "
-            f"scale='{self.scale}', layer={self.layer_definition!r}, head='{self.head}')"
+            f"Subspace(d={self.d}{lambdas} of D={self.D}, structure='{self.options.structure}', "
+            f"projection={self.projection!r}, scale='{self.options.scale}', layer={self.layer_definition!r}, "
+            f"head='{self.options.head}')"
         )

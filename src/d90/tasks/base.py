@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, unknown_name
-from d90.projections.philox import words
+from d90.projections.philox import permutation
 from d90.tasks.metrics import CORRELATIONS, LOSS, METRICS
 
 __all__ = ["ABSENT", "MAX_HELD", "Split", "Task"]
@@ -47,9 +47,8 @@ class Split:
             block: which of the stream's bits: 0 draws a validation split, 1 a test split.
         """
         count = min(MAX_HELD, max(1, len(self) // 10))
-        keys = words(0, "split", torch.full((1,), block, dtype=torch.int64), -(-len(self) // 4))[0, : len(self)]
         held = torch.zeros(len(self), dtype=torch.bool)
-        held[torch.argsort(keys, stable=True)[:count]] = True
+        held[permutation(0, "split", block, len(self))[:count]] = True
         return self._pick(~held), self._pick(held)
 
     def _pick(self, mask: Tensor) -> Split:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.models.loading import Model, encode
-from d90.projections.philox import words
+from d90.projections.philox import permutation
 from d90.tasks import ABSENT, Split
 
 __all__ = ["Batches", "device_of", "outputs_of"]
@@ -61,19 +61,14 @@ class Batches:
 
     def shuffled(self, size: int, seed: int, epoch: int) -> list[Tensor]:
         """One epoch's batches as example numbers: shuffled by our own bits, sorted by length inside windows, batches shuffled."""
-        order = _permutation(len(self), seed, 2 * epoch)
+        order = permutation(seed, "shuffle", 2 * epoch, len(self))
         windows = order.split(size * WINDOW)
         batches = [b for w in windows for b in w[torch.argsort(self.lengths[w], stable=True)].split(size)]
-        return [batches[i] for i in _permutation(len(batches), seed, 2 * epoch + 1).tolist()]
+        return [batches[i] for i in permutation(seed, "shuffle", 2 * epoch + 1, len(batches)).tolist()]
 
     def by_length(self, size: int) -> Iterator[Tensor]:
         """All examples, longest first, for evaluation."""
         yield from torch.argsort(self.lengths, descending=True, stable=True).split(size)
-
-
-def _permutation(count: int, seed: int, block: int) -> Tensor:
-    keys = words(seed, "shuffle", torch.tensor([block]), -(-count // 4))[0, :count]
-    return torch.argsort(keys, stable=True)
 
 
 def device_of(module: nn.Module) -> torch.device:

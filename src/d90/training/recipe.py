@@ -13,8 +13,7 @@ import torch
 from d90.errors import InputError, unknown_name
 from d90.methods import Spec
 from d90.models.loading import Model
-from d90.subspace.file import STEP_RULES
-from d90.subspace.subspace import STEP_RULE
+from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task
 
 __all__ = ["Evaluation", "Outcome", "Recipe", "best_device", "bf16_is_fast", "default_lr", "make_recipe"]
@@ -85,7 +84,7 @@ class Recipe:
 
 def step_rule_of(spec: Spec) -> int:
     """The newest step rule that says something new about a method: 1 for most, 2 for a subspace of scale global or relative."""
-    return 1 if spec.space is None or spec.space.scale == "tensor" else STEP_RULE
+    return 1 if spec.space is None or spec.space.options.scale == "tensor" else STEP_RULE
 
 
 def default_lr(spec: Spec, is_text: bool) -> float:
