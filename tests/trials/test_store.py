@@ -113,3 +113,50 @@ def test_a_full_disk_is_told_and_earlier_trials_survive(tmp_path: Path) -> None:
     rows = Store(path).trials()
     assert rows[0].key == "first"
     assert len(rows) > 5
+
+
+def test_a_damaged_store_is_told_how_to_be_saved(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    store = Store(path)
+    for number in range(200):
+        add(store, key=f"key {number}")
+    store.close()
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + bytes(len(content) - 8192))
+    with pytest.raises(StoreError, match=r"damaged \(.*\.recover"):
+        Store(path).trials()
+
+
+def test_a_row_without_json_is_a_damaged_store(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    store = Store(path)
+    add(store)
+    for broken in ("{", "[1]", "\x00"):
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE trials SET recipe = ?", (broken,))
+        db.close()
+        with pytest.raises(StoreError, match="is damaged"):
+            store.trials()
+
+
+def test_a_store_that_lacks_a_table_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE studies")
+    db.close()
+    with pytest.raises(StoreError, match="no such table"):
+        Store(path, write=False).studies()
+
+
+def test_a_locked_store_says_who_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d90.trials.store.WAIT", 0.1)
+    path = tmp_path / "s.sqlite"
+    store = Store(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RunFailed, match=r"is locked: another process.*--store"):
+        add(store)
+    other.execute("COMMIT")
+    add(store)
+    assert len(store.trials()) == 1

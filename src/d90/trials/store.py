@@ -27,6 +27,7 @@ from d90.trials.view import RUNS
 __all__ = ["SCHEMA", "Store", "Stored", "digest"]
 
 SCHEMA = 2
+WAIT = 30  # seconds for another process to finish writing
 
 _FIRST = """
 CREATE TABLE IF NOT EXISTS trials (
@@ -93,11 +94,11 @@ class Store:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 # threads of a study take turns (`d90.trials.executor`)
-                self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+                self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             else:
                 if not self.path.is_file():
                     raise StoreError(f"no store at '{self.path}'; run 'd90 measure' first, or name one with --store")
-                self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+                self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=WAIT)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA:
                 self._db.close()
@@ -134,7 +135,7 @@ class Store:
         One that ran to its end, or stopped at or above the threshold, or was given up as hopeless for one no higher.
         """
         blob = ", predictions" if self._version > 1 else ""
-        found = self._db.execute(f"SELECT {_COLUMNS}{blob} FROM trials WHERE key = ? ORDER BY id", (key,))
+        found = self._read(f"SELECT {_COLUMNS}{blob} FROM trials WHERE key = ? ORDER BY id", (key,))
         rows = [self._row(row) for row in found]
         whole = [row for row in rows if row.status not in ("passed", "hopeless")]
         enough = [row for row in rows if stop_at is not None and row.score >= stop_at]
@@ -171,18 +172,19 @@ class Store:
 
     def trials(self) -> list[Stored]:
         """Every trial, in the order they ended."""
-        return [self._row(row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM trials ORDER BY id")]
+        return [self._row(row) for row in self._read(f"SELECT {_COLUMNS} FROM trials ORDER BY id")]
 
     def runs(self) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The view's columns and rows, whether the file has the view or not."""
-        cursor = self._db.execute(f"SELECT * FROM ({RUNS})")
-        return [column[0] for column in cursor.description], cursor.fetchall()
+        with self._errors():
+            cursor = self._db.execute(f"SELECT * FROM ({RUNS})")
+            return [column[0] for column in cursor.description], cursor.fetchall()
 
     def used(self, study: str) -> dict[str, bool]:
         """The keys of the trials a study rests on, and whether they were made for it."""
         if self._version < 2:
             return {}
-        found = self._db.execute("SELECT trial, made FROM study_trials WHERE study = ? ORDER BY trial", (study,))
+        found = self._read("SELECT trial, made FROM study_trials WHERE study = ? ORDER BY trial", (study,))
         return {trial: bool(made) for trial, made in found}
 
     def begin(self, study: str, trials: Iterable[str]) -> None:
@@ -206,21 +208,27 @@ class Store:
 
     def all_studies(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(key, kind, result) of every study, oldest first."""
-        found = self._db.execute("SELECT key, kind, body FROM studies ORDER BY updated, key")
-        return [(key, kind, json.loads(body)) for key, kind, body in found]
+        found = self._read("SELECT key, kind, body FROM studies ORDER BY updated, key")
+        return [(key, kind, self._json(body)) for key, kind, body in found]
 
     def studies(self, kind: str = "measure") -> list[dict[str, Any]]:
         """Every study's result of one kind, oldest first."""
-        found = self._db.execute("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
-        return [json.loads(row[0]) for row in found]
+        found = self._read("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
+        return [self._json(row[0]) for row in found]
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    @staticmethod
-    def _row(row: tuple[Any, ...]) -> Stored:
-        return Stored(*row[:8], *(json.loads(part) for part in row[8:11]), *row[11:])
+    def _row(self, row: tuple[Any, ...]) -> Stored:
+        return Stored(*row[:8], *(self._json(part) for part in row[8:11]), *row[11:])
+
+    def _json(self, text: Any) -> dict[str, Any]:
+        with self._errors():
+            found = json.loads(text)
+            if not isinstance(found, dict):
+                raise TypeError(f"a row holds {type(found).__name__}, not an object")
+            return found
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -228,21 +236,44 @@ class Store:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # what went wrong first is what is said
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._errors():
+            return self._db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            if "not a database" in str(error):
-                raise StoreError(f"'{self.path}' is not an SQLite file, so no d90 store; name another path") from None
-            why = f"'{self.path}': {error}. Trials stored before are safe; free some space or fix the folder and run it again."
-            raise RunFailed(why) from None
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise self._advice(error) from None
         except OSError as error:
             raise RunFailed(f"'{self.path}': {error.strerror}. Choose another folder with --store.") from None
+
+    def _advice(self, error: Exception) -> Exception:
+        """The error for what SQLite, or the JSON in a row, was stopped by: each cause with its own next step."""
+        said, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_NOTADB:
+            return StoreError(f"'{self.path}' is not an SQLite file, so no d90 store; name another path")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return RunFailed(
+                f"'{self.path}' is locked: another process has been writing to it for {WAIT} seconds. Wait until it ends, or name "
+                "another store with --store; nothing was changed"
+            )
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return RunFailed(
+                f"'{self.path}': {said}. Trials stored before are safe; free some space or fix the folder's permissions and "
+                "run it again"
+            )
+        return StoreError(
+            f"'{self.path}' is damaged ({type(error).__name__}: {said[:120]}). Keep a copy, save what can be read with "
+            f"'sqlite3 {self.path.name} .recover | sqlite3 saved.sqlite', and go on with --store saved.sqlite"
+        )
 
 
 def digest(asked: Any) -> str:
