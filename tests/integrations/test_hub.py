@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import json
 import pickle
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +40,7 @@ class Stub(ThreadingHTTPServer):
         self.sizes: dict[str, int] = {}  # where they differ from the truth
         self.seen: list[tuple[str, str]] = []
         self.created: dict[str, Any] = {}
+        self.behaviour = "", ""
 
     @property
     def url(self) -> str:
@@ -81,8 +85,41 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.say({"error": "not found"}, 404)
 
+    def misbehave(self, behaviour: str) -> None:
+        """One of the ways in which a hub can be hostile."""
+        if behaviour == "refusing":
+            self.say({"error": "no"}, 403)
+        elif behaviour == "redirect":
+            self.answer(302, b"", Location=self.path)
+        elif behaviour == "wrong file":
+            size = len(self.server.files.get(self.path.rpartition("/")[2], b"0123456789"))
+            self.answer(200, pickle.dumps(print)[:size].ljust(size, b"x"))
+        elif behaviour == "packed":
+            self.answer(200, gzip.compress(bytes(1 << 20)), Content_Encoding="gzip")
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            end = time.monotonic() + 15
+            with contextlib.suppress(OSError):
+                while behaviour == "headers" and time.monotonic() < end:
+                    self.wfile.write(b"X")
+                    self.wfile.flush()
+                    time.sleep(0.1)
+                if behaviour == "truncated":
+                    self.wfile.write(b"Content-Length: 100000\r\n\r\n{")
+                else:
+                    self.wfile.write(b"\r\n")
+                while behaviour in ("slow", "endless") and time.monotonic() < end:
+                    self.wfile.write(b" " * (1 if behaviour == "slow" else 1 << 20))
+                    self.wfile.flush()
+                    time.sleep(0.1 if behaviour == "slow" else 0)
+            self.close_connection = True
+
     def do_GET(self) -> None:
         self.server.seen.append((self.command, self.path))
+        behaviour, where = self.server.behaviour
+        if behaviour and where == ("file" if "/resolve/" in self.path else "listing"):
+            self.misbehave(behaviour)
+            return
         files = self.server.files
         held = re.fullmatch(rf"/owner/name/resolve/{SHA}/(.+)", self.path)
         if re.match(r"/api/models/owner/name(/revision/main)?(\?|$)", self.path) and files:
@@ -236,6 +273,38 @@ def test_what_is_not_a_tune_is_not_put_in_place(trained: Path, stub: Stub, tmp_p
     for words, files in bad.items():
         stub.files = files
         one_line(words, *pull, cwd=tmp_path)
+
+
+HOSTILE = {
+    "slow": "it took longer than",
+    "endless": "more than the",
+    "truncated": "bytes; fetch it again",
+    "wrong file": "not a sound d90 file",
+    "redirect": "Check the network",
+    "refusing": "the hub answered 403",
+    "packed": "packed, which was not asked for",
+    "headers": "it took longer than",
+}
+
+
+@pytest.mark.parametrize("behaviour", HOSTILE)
+@pytest.mark.parametrize("where", ["listing", "file"])
+def test_a_hostile_hub_ends_in_one_line_and_leaves_nothing(
+    behaviour: str, where: str, trained: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d90.integrations.download.GRACE", 1.0)
+    monkeypatch.setattr("d90.integrations.download.SLOWEST", 1 << 30)
+    monkeypatch.setattr("d90.integrations.download.STALL", 0.5)
+    hub.push(trained, "owner/name")
+    stub.behaviour = behaviour, where
+    words = HOSTILE[behaviour]
+    if where == "listing" and behaviour in ("truncated", "wrong file"):
+        words = "no list of files" if behaviour == "wrong file" else "was not fetched"
+    if behaviour == "truncated" and where == "file":
+        words = "was not fetched"
+    began = time.monotonic()
+    one_line(words, "pull", "owner/name", "--out", "x", cwd=tmp_path)
+    assert time.monotonic() - began < 20
 
 
 def test_the_commands_say_what_they_did(trained: Path, stub: Stub, tmp_path: Path) -> None:

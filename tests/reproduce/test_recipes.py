@@ -310,6 +310,26 @@ MISTAKES = {
     ),
     "no such data": (HEAD + "    options: {model: fc, task: ./nothing.jsonl}", "no such file"),
     "no such model": (HEAD + "    options: {model: ./nothing, task: docstrings}", "no such folder"),
+    "an alias": ("title: &a t\npaper: *a\nstudies: [{name: a, command: measure}]", "line 2: got the alias '*a'"),
+    "a bomb of aliases": (
+        "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60)),
+        "got the alias",
+    ),
+    "nested deeply": ("title: " + "[" * 100_000, "nested more than 12 deep"),
+    "mappings nested deeply": ("".join(f"{' ' * i}a:\n" for i in range(20)), "nested more than 12 deep"),
+    "too long": ("title: t\n" + "# comment\n" * 200_000, "longer than 1,048,576 characters"),
+    "a store elsewhere": (OPTIONS % "store: ../other.sqlite", "outside the recipe's folder"),
+    "a page elsewhere": (OPTIONS % "page: /tmp/page.html", "or --anywhere"),
+    "a log elsewhere": (OPTIONS % 'log: "${out}/../../log.jsonl"', "outside the recipe's folder"),
+    "curves elsewhere": (OPTIONS % "logs: /tmp/logs, report-to: tensorboard", "outside the recipe's folder"),
+    "a tune elsewhere": (
+        "title: t\nstudies: [{name: a, command: train, options: {out: ~/.bashrc.d90}}]",
+        "outside the recipe's folder",
+    ),
+    "checkpoints elsewhere": (
+        "title: t\nstudies: [{name: a, command: pretrain, options: {text: t, out: /tmp/checkpoints}}]",
+        "outside the recipe's folder",
+    ),
     "no such tune": ("title: t\nstudies: [{name: a, command: analyze, options: {tune: ./no.d90}}]", "no such tune"),
 }
 
@@ -325,6 +345,15 @@ def test_a_mistake_is_one_clear_line_before_anything_is_trained(name: str, tmp_p
     assert line.startswith("d90: ")
     assert words in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_that_is_trusted_may_write_anywhere(digits: Path, tmp_path: Path) -> None:
+    text = f'title: t\nstudies: [{{name: a, command: measure, options: {{model: fc, task: "idx:{digits}", store: ../s.sqlite}}}}]'
+    (tmp_path / "r.yaml").write_text(text)
+    assert run("run", "r.yaml", "--dry-run", cwd=tmp_path).returncode == 2
+    done = run("run", "r.yaml", "--dry-run", "--anywhere", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--store ../s.sqlite" in done.stdout
 
 
 def test_mistakes_of_the_command_line(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ OutOpt = Annotated[
     typer.Option("--out", "-o", help="The folder of its store, pages and summary.json; runs/NAME by default."),
 ]
 
+AnywhereOpt = Annotated[
+    bool, typer.Option("--anywhere", help="Let the recipe write outside its folder; for recipes that you trust.")
+]
+
 FUNCTIONS = (
     *(measure.measure, compare.compare, series.trajectory, series.family, series.lowdata),
     *(latency.latency, certify.certify, tunes.train, weight_change.analyze, pretrain.pretrain),
@@ -35,6 +39,7 @@ def run(
     values: SetOpt = None,
     dry_run: DryOpt = False,
     out: OutOpt = None,
+    anywhere: AnywhereOpt = False,
     jobs: JobsOpt = None,
     on: OnOpt = "here",
     num_gpus: GpusOpt = 0.0,
@@ -45,7 +50,7 @@ def run(
 
     check_executor(on, num_gpus, address)
     commands = {function.__name__: recipes.command_of(function) for function in FUNCTIONS}
-    plan = recipes.read(recipe, commands, _values(values or []), out)
+    plan = recipes.read(recipe, commands, _values(values or []), out, anywhere)
     found = recipes.resolve(plan, load=dry_run)
     if dry_run:
         _plan(plan, found)

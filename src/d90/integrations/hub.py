@@ -1,8 +1,8 @@
 """A tune on the Hugging Face hub: `push` sends it with its recipe and a card, `pull` brings it back.
 
 Three files travel, under these names: task.d90 (safetensors), task.json (the recipe), README.md (the card). What is read
-back are the first two; their sizes are checked before anything is fetched, and both are checked as any tune is before
-they are put in place.
+back are the first two; their sizes are checked before anything is fetched and while it comes (`d90.integrations.download`),
+and both are checked as any tune is before they are put in place.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.integrations.download import CAUSES, download, file_sizes, hub_client
 from d90.integrations.model_card import card
 from d90.subspace import file as tune_file
 from d90.training.loading import read_record
@@ -67,7 +68,7 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         CARD: text.encode(),
     }
     with _one_line(repo, "sent"):
-        api = _api()
+        api = hub_client()
         url = api.create_repo(repo, private=private or None, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit(repo, operations, commit_message=f"d90 tune: {record['recipe']['method']}")
@@ -127,8 +128,8 @@ def _refuse_taken(folder: Path, other: str) -> None:
 
 
 def _check_size(where: str, name: str, size: int | None) -> None:
-    if size is None or size > LIMITS[name]:
-        got = "no size" if size is None else f"{size:,} bytes"
+    if not isinstance(size, int) or not 0 <= size <= LIMITS[name]:
+        got = f"{size:,} bytes" if isinstance(size, int) else "no size"
         raise InputError(
             f"'{where}': {name} has {got}, expected at most {LIMITS[name]:,} bytes. Likely cause: no tune of d90's; nothing "
             "was fetched"
@@ -149,27 +150,13 @@ def _copy(source: Path, held: Path) -> None:
 
 def _download(repo: str, held: Path, revision: str | None) -> None:
     with _one_line(repo, "fetched"):
-        api = _api()
-        info = api.model_info(repo, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        commit, sizes = file_sizes(repo, revision)
         for name in LIMITS:
             if name not in sizes:
                 raise _missing(repo, name)
             _check_size(repo, name, sizes[name])
         for name in LIMITS:
-            fetched = api.hf_hub_download(repo, name, revision=info.sha, local_dir=held)
-            if os.path.getsize(fetched) != sizes[name]:
-                raise InputError(f"'{repo}': {name} has another size than the hub said; fetch it again")
-
-
-def _api() -> Any:
-    from huggingface_hub import HfApi
-
-    from d90._version import __version__
-
-    # the variable as it is now: the library reads it once, when it is imported
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    return HfApi(endpoint=endpoint, library_name="d90", library_version=__version__)
+            download(repo, name, commit, int(sizes[name] or 0), held / name)
 
 
 @contextmanager
@@ -188,17 +175,10 @@ def _one_line(repo: str, done: str) -> Iterator[None]:
         ) from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
-        cause = _CAUSES.get(status, "The hub refused it; try again later")
+        cause = CAUSES.get(status, "The hub refused it; try again later")
         raise InputError(f"'{repo}' was not {done}: the hub answered {status}. {cause}") from None
     except (transport, OSError, ValueError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"'{repo}' was not {done}: {first[:200]}. Check the network and HF_ENDPOINT, or use a local folder, as in ./shelf"
         ) from None
-
-
-_CAUSES = {
-    401: "Check the name and the token: 'hf auth login', or HF_TOKEN; a private repository looks like a missing one",
-    403: "The token may not do this: make one with write access to that owner",
-    404: "No such repository or revision; check the name",
-}

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from d90.errors import InputError, UnsupportedModelError
+from d90.models.checkpoint import check_weight_files
 from d90.models.fresh import initialise
 from d90.subspace import layout
 
@@ -294,6 +295,7 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[A
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
+            check_weight_files(name, source, config, revision)
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             module, report = family.from_pretrained(
                 source,

@@ -26,6 +26,8 @@ TOP = ("title", "paper", "differs", "variables", "defaults", "studies")
 STUDY = ("name", "command", "options", "published")
 PUBLISHED = ("value", "source", "of")
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
+WRITTEN = ("store", "page", "out", "log", "logs")  # options that name what a study writes
+MAX_CHARACTERS, MAX_DEPTH = 1 << 20, 12  # of a recipe's file
 RUN = ("epochs", "batch_size", "evaluations", "lr", "precision", "seed")  # of a Recipe, checked with its own check
 
 
@@ -34,6 +36,7 @@ def read(
     commands: Mapping[str, Command],
     values: Mapping[str, str] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    anywhere: bool = False,
 ) -> Plan:
     """Read and check a recipe.
 
@@ -42,6 +45,7 @@ def read(
         commands: by name.
         values: of the recipe's variables.
         folder: where its store, pages and figures go; `folder_of(path)` by default.
+        anywhere: let it write outside that folder, where it says so.
 
     Raises:
         InputError: what is wrong in which study, what was expected, what to do.
@@ -65,7 +69,7 @@ def read(
     studies: list[Study] = []
     for number, item in enumerate(listed, 1):
         made = [path for study in studies for path in makes(study)]
-        study = _study(item, number, where, commands, defaults, known, target, made)
+        study = _study(item, number, where, commands, defaults, known, target, made, anywhere)
         twin = next((other for other in studies if other.name == study.name or other.line == study.line), None)
         if twin is not None:
             what = "name" if twin.name == study.name else "command and options"
@@ -99,14 +103,20 @@ def _load(path: Path) -> Any:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise InputError(f"no such recipe: '{path}'; expected a YAML file, as recipes/aghajanyan-table1.yaml") from None
     except IsADirectoryError:
         raise InputError(f"'{path}' is a folder, expected a YAML file; name one inside it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}': broken UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"'{path}': longer than {MAX_CHARACTERS:,} characters, expected a recipe; split it into several"
+        )
     try:
+        _bounded(text, path)
         _once(yaml.compose(text, Loader=yaml.SafeLoader), path, set())
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -118,6 +128,25 @@ def _load(path: Path) -> Any:
         ) from None
     except RecursionError:
         raise InputError(f"'{path}': nested too deeply, expected a recipe: a title and a list of studies") from None
+
+
+def _bounded(text: str, path: Path) -> None:
+    """Refuse aliases, which a few lines of can stand for billions of values, and nesting that no recipe has."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(
+                f"'{path}', line {line}: got the alias '*{event.anchor}', expected values written out; copy it"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InputError(
+                f"'{path}', line {line}: nested more than {MAX_DEPTH} deep, expected a title and a list of studies"
+            )
 
 
 def _once(node: Any, path: Path, seen: set[int]) -> None:
@@ -205,7 +234,7 @@ def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
 
 def _study(
     item: Any, number: int, where: str, commands: Mapping[str, Command], defaults: Mapping[str, Any],
-    known: Mapping[str, str], folder: Path, made: Sequence[str],
+    known: Mapping[str, str], folder: Path, made: Sequence[str], anywhere: bool,
 ) -> Study:  # fmt: skip
     name = f"study {number}"
     if isinstance(item, dict) and isinstance(item.get("name"), str):
@@ -224,6 +253,8 @@ def _study(
         given = {key: value for key, value in given.items() if command.option(key).name not in own} | options
         arguments = command.arguments({key: _filled(value, known, name) for key, value in given.items()})
         _placed(command, arguments, shown, folder)
+        if not anywhere:
+            _check_places(arguments, folder)
         if "models" in arguments:
             arguments["models"] = [found for text in arguments["models"] for found in _globbed(text, made)]
         _check(command, arguments)
@@ -239,7 +270,7 @@ def _study(
 def _placed(command: Command, arguments: dict[str, Any], name: str, folder: Path) -> None:
     """Everything a study writes goes into the recipe's folder, where the recipe does not say otherwise."""
     defaults = {option.name: option.default for option in command.options}
-    places = {"store": folder / "d90.sqlite"}
+    places: dict[str, Any] = {"store": folder / "d90.sqlite", "logs": str(folder / "logs")}
     if command.name in ("trajectory", "family", "lowdata"):
         places["page"] = folder / f"{slug(name)}.html"
     endings = {"analyze": ".html", "train": ".d90", "pretrain": ""}
@@ -247,6 +278,18 @@ def _placed(command: Command, arguments: dict[str, Any], name: str, folder: Path
     for key, place in places.items():
         if key in arguments and arguments[key] == defaults[key]:
             arguments[key] = place
+
+
+def _check_places(arguments: Mapping[str, Any], folder: Path) -> None:
+    """Refuse what would be written outside the recipe's folder: a recipe may come from someone else."""
+    allowed = folder.resolve()
+    for key in WRITTEN:
+        place = arguments.get(key)
+        if place and not Path(place).resolve().is_relative_to(allowed):
+            raise InputError(
+                f"got {key}: {place}, which is outside the recipe's folder '{folder}'; expected a path in it, as "
+                f"${{out}}/{Path(place).name}, or --anywhere"
+            )
 
 
 def _globbed(text: str, made: Sequence[str]) -> list[str]:
