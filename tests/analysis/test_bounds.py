@@ -131,9 +131,9 @@ def test_bounded_losses_are_the_unit_ones_rescaled() -> None:
 def test_bits_per_token() -> None:
     low, high = b.smoothed_range(0.05, 512)
     n, m, mean = 20_000, 5_000, 4.0
-    s = n / (n + m)
+    first, second = 0.05 * n / (n + m), 0.05 * m / (n + m)
     paper = mean + (high - low) * (
-        math.sqrt((1000 * math.log(2) - math.log(0.05 * s)) / (2 * n)) + math.sqrt(-math.log(0.05 * (1 - s)) / (2 * m))
+        math.sqrt((1000 * math.log(2) - math.log(second)) / (2 * n)) + math.sqrt(-math.log(first) / (2 * m))
     )
     assert b.bits_per_token(mean, 0.05, 512, n, 0.05, 1000, m, "hoeffding") == pytest.approx(paper, rel=1e-12)
     whole, part = b.bits_per_token(mean, 0.05, 512, n, 0.05, 1000), b.bits_per_token(mean, 0.05, 512, n, 0.05, 1000, m)
@@ -197,7 +197,7 @@ def test_smoothing_in_forty_digits(alpha: float, vocabulary: int) -> None:
     if alpha == 1.0:
         return
     n, m, delta, bits, among, mean = 3_000, 700, 0.05, 150.0, 24, (low + high) / 2
-    s = mp.mpf(n) / (n + m)
+    s = mp.mpf(m) / (n + m)  # of delta for the n documents: the m, fewer, take the larger share
     width = mp.mpf(high) - mp.mpf(low)
     first = mp.mpf(mean) + width * mp.sqrt((mp_nats(delta) - mp.log(1 - s) + mp.log(among)) / (2 * m))
     hoeffding = first + width * mp.sqrt((mp_nats(delta, bits) - mp.log(s)) / (2 * n))
@@ -209,6 +209,26 @@ def test_smoothing_in_forty_digits(alpha: float, vocabulary: int) -> None:
     assert math.isclose(found, float(kl), rel_tol=1e-8)
     whole = b.bits_per_token(mean, alpha, vocabulary, n, delta, bits, form="bernstein", variance=0.2)
     assert whole == b.empirical_bernstein(mean, 0.2, low, high, n, delta, bits)
+
+
+@pytest.mark.parametrize(
+    ("m", "among", "said", "was"),
+    [(1_000, 16, 4.546, 4.702), (1_000, 160, 4.689, 4.824), (1_000, 1_024, 4.790, 4.914), (2_000, 64, 4.381, 4.453)],
+)
+def test_the_larger_share_of_delta_goes_to_the_fewer_documents(m: int, among: int, said: float, was: float) -> None:
+    """kl^-1 in two steps, written in 40 digits from the definition: mean 3 bits, alpha .01 of 512 tokens, 155 bits, n = 15,246."""
+    n, alpha, vocabulary, delta, bits = 15_246, mp.mpf("0.01"), 512, mp.mpf("0.05"), 155
+    low, high = -mp.log(1 - alpha + alpha / vocabulary, 2), mp.log(vocabulary / alpha, 2)
+
+    def two_steps(of_the_m: mp.mpf) -> float:
+        inside = mp_kl_upper(float((3 - low) / (high - low)), mp.log(among / of_the_m) / m)
+        outside = mp_kl_upper(float(inside), (mp.log(1 / (delta - of_the_m)) + bits * mp.log(2)) / n)
+        return float(low + (high - low) * outside)
+
+    found = b.bits_per_token(3.0, 0.01, vocabulary, n, 0.05, bits, m, "kl", among=among)
+    assert found == pytest.approx(two_steps(delta * n / (n + m)), rel=1e-9)
+    assert round(found, 3) == said
+    assert round(two_steps(delta * m / (n + m)), 3) == was, "the other way round: valid, and loose"
 
 
 def test_the_papers_quantities_in_forty_digits() -> None:

@@ -237,8 +237,9 @@ def test_the_bound_is_of_the_decoded_model_and_pays_for_every_bit(
     assert "says nothing" in str(replace(found, bound=9.0))
 
 
-def test_a_part_of_the_documents_is_evaluated(folder: Path) -> None:
-    found = certified(folder, evaluated=50)
+def test_a_part_of_the_documents_is_evaluated(folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    found = certified(folder, evaluated=50, store=store)
     assert (found.n, found.evaluated, found.form) == (200, 50, "kl")
     among = found.definitions["among"]
     assert among == 2 * len(ALPHAS)
@@ -247,13 +248,35 @@ def test_a_part_of_the_documents_is_evaluated(folder: Path) -> None:
     assert found.bound == expected
     assert found.bound > bounds.bits_per_token(mean, found.alpha, 7, 200, 0.05, found.bits, 50, "kl")
     assert found.tighter["every document evaluated"] < found.bound
-    found.save(folder / "part.json")
-    assert check_language(folder / "part.json") == found
+    assert any(one.name == "documents evaluated" and one.bits == math.log2(among) for one in found.choices)
+    assert certified(folder, evaluated=50, store=store) == found, "the same again evaluates nothing more"
+    found.save(tmp_path / "part.json")
+    assert check_language(tmp_path / "part.json") == found
     documents = load(f"text:{folder / 'text'}").train
     part = subsample(documents, 50)
     assert len(part) == 50
     assert part.inputs == subsample(documents, 50).inputs
     assert part.inputs != documents.inputs[:50]
+
+
+def test_every_model_evaluated_on_the_part_is_paid_for(folder: Path, tmp_path: Path) -> None:
+    """A rate, a number of documents, an alternative: what the store shows is chosen among in the first step."""
+    store, part = tmp_path / "s.sqlite", {"evaluated": 50}
+    first = certified(folder, store=store, **part)
+    slower = certified(folder, store=store, lr=0.02, **part)
+    assert slower.definitions["among"] == 3 * len(ALPHAS), "no change, and a tune of either rate"
+    assert first.definitions["among"] == 2 * len(ALPHAS)
+    with pytest.raises(InputError, match="shows 2 alternatives"):
+        certified(folder, store=store, evaluated=60)
+    other = certified(folder, store=store, evaluated=60, tried=2)
+    assert other.parts["tried"] == 1
+    assert other.definitions["among"] == 2 * 4 * len(ALPHAS)
+    other.save(tmp_path / "c.json")
+    body = json.loads((tmp_path / "c.json").read_text())
+    body["definitions"]["among"] = 8
+    (tmp_path / "c.json").write_text(json.dumps(body))
+    with pytest.raises(InputError, match="says that 8 models were evaluated, expected at least the 32"):
+        check_language(tmp_path / "c.json")
 
 
 def test_asked_again_nothing_is_trained(
@@ -263,12 +286,20 @@ def test_asked_again_nothing_is_trained(
     assert certified(folder).candidates == certificate.candidates
 
 
-def test_a_prior_counts_the_rest_alone(folder: Path) -> None:
-    found = certified(folder, prior=0.5, prior_epochs=2, store=folder / "prior.sqlite")
+def test_a_prior_counts_the_rest_alone(folder: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(3**9, generator=generator)[:210].tolist()
+    documents = [" ".join("abc"[i // 3**place % 3] for place in range(9)) for i in drawn]
+    for name, part in (("train", documents[:200]), ("validation", documents[200:])):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(part))
+    options = {"prior": 0.5, "prior_epochs": 2, **FAST, "store": tmp_path / "prior.sqlite"}
+    found = certify_language(str(folder / "base"), f"text:{tmp_path}", METHOD, **options)
     assert (found.prior, found.n) == (100, 100)
     assert found.candidates[0].parts == {"no change": 1, "tried": 0, "alpha": 3}
-    found.save(folder / "prior.json")
-    assert check_language(folder / "prior.json") == found
+    found.save(tmp_path / "prior.json")
+    assert check_language(tmp_path / "prior.json") == found
+    with pytest.raises(InputError, match="stand in the prior's part as well"):
+        certified(folder, prior=0.5, prior_epochs=2, store=tmp_path / "again.sqlite")
 
 
 def test_a_certificate_is_checked_from_its_file(folder: Path, certificate: LanguageCertificate, tmp_path: Path) -> None:

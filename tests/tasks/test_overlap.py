@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d90.certificates.certificate import WARNING, assumptions, base_hints
+from d90.certificates.assumptions import WARNING, assumptions, base_hints, drop_copies, refuse_copies
+from d90.errors import InputError
 from d90.models.loading import Model
 from d90.tasks import Split, Task
 from d90.tasks.overlap import Overlap, common, normalised, overlap
@@ -61,23 +62,40 @@ def test_images() -> None:
     images[4] = images[1]
     split = Split(images, torch.arange(6) % 2)
     assert overlap(split) == Overlap(6, copies=1)
-    assert common(split, split) == 0
+    assert common(split, split) == 6
+    others = Split(torch.cat([images[:2].double(), images[2:] + 0.01]), torch.arange(6) % 2)
+    assert common(split, others) == 3, "two by their bytes, whatever their type, and the copy of one of them"
+    signed = Split(torch.tensor([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]]), torch.arange(3) % 2)
+    assert overlap(signed) == Overlap(3, copies=1), "a zero has one sign"
+    whole = Split(torch.tensor([[1, 2], [1, 2], [2, 1]]), torch.arange(3) % 2)
+    assert overlap(whole) == Overlap(3, copies=1)
 
 
 def test_common_examples() -> None:
     assert common(texts(("b", "A"), ("x", "y")), texts(("a", "b"), ("c", "d"))) == 1
 
 
+def test_copies_in_the_priors_part_are_refused_and_dropped_on_request() -> None:
+    net = replace(model(), tokenizer=None)
+    counted, first = task(texts("one", "two", "three four")), task(texts("TWO!", "seven"))
+    with pytest.raises(InputError, match=r"1 of the 3 examples that count stand in the prior's part.*copies='drop'"):
+        refuse_copies(net, first, counted)
+    refuse_copies(net, task(texts("seven", "...")), task(texts("one", ":)")))
+    whole = task(texts("one", "two", "ONE", "three", "two "))
+    kept, dropped = drop_copies(net, whole)
+    assert (dropped, kept.train.inputs) == (2, [("one",), ("two",), ("three",)])
+    assert kept.train.labels.tolist() == [0, 1, 1]
+    assert drop_copies(net, kept) == (kept, 0)
+
+
 def test_what_is_found_is_warned_of() -> None:
-    found = assumptions(task(texts("one two", "one two", "x")), None, model())
+    found = assumptions(task(texts("one two", "one two", "x")), model())
     warned = [line for line in found if line.startswith(WARNING)]
     assert any("1 of 3 examples repeat another" in line for line in warned)
     assert any("1 validation examples stand among the training examples" in line for line in warned)
     held = task(texts("one", "two"), test=texts("ONE", "five"))
-    assert any("1 test examples stand" in line for line in assumptions(held, None, model()))
-    first = task(texts("TWO", "seven"))
-    assert any("1 of 2 examples stand in the prior's part" in line for line in assumptions(held, first, model()))
-    clean = assumptions(task(texts("p", "q")), None, model())
+    assert any("1 test examples stand" in line for line in assumptions(held, model()))
+    clean = assumptions(task(texts("p", "q")), model())
     assert not any(line.startswith(WARNING) for line in clean)
     assert "no example repeats another" in clean
     assert any("(not checked)" in line for line in clean)
@@ -89,7 +107,7 @@ def test_a_base_that_may_have_seen_the_examples(tmp_path: Path) -> None:
     assert any("speaks of sst2" in hint for hint in base_hints(model("someone/bert-base-uncased-SST-2"), sst2))
     assert base_hints(model("someone/converted"), replace(sst2, name="glue/rte")) == [], "a name inside a word is none"
     assert any("head for 2 classes" in hint for hint in base_hints(model(fresh=()), sst2))
-    assert any("voids the bound" in line for line in assumptions(sst2, None, model(fresh=())))
+    assert any("voids the bound" in line for line in assumptions(sst2, model(fresh=())))
     image_net = replace(model(fresh=("0.weight",)), tokenizer=None)
     assert base_hints(image_net, sst2) == []
     (tmp_path / "README.md").write_text("datasets:\n- glue\n- sst2\n")

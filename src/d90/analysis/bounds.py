@@ -304,10 +304,11 @@ def bits_per_token(
 
     The independent example is a document, its loss the mean of -log2 p_alpha over its tokens, in `smoothed_range`.
     When only m of n documents are evaluated, drawn uniformly after the hypothesis was fixed, the confidence is split,
-    s = n/(n+m): first the n documents' mean is bounded from the m's with (1-s) delta, then the expectation from that
-    with s delta. "hoeffding" is the paper's form, mean + Delta (sqrt(. / 2n) + sqrt(. / 2m)); "kl" the tighter one. A
-    hypothesis picked from several after the m were seen owes log2 of their number in the first step as well. "bernstein" is
-    `empirical_bernstein` of all n, which is tightest where documents differ little; the form is chosen before the data are seen.
+    s = n/(n+m): first the n documents' mean is bounded from the m's with s delta, the larger share where there are fewer
+    documents, then the expectation from that with (1-s) delta. "hoeffding" is the paper's form,
+    mean + Delta (sqrt(. / 2n) + sqrt(. / 2m)); "kl" the tighter one. A hypothesis picked from several after the m were seen
+    owes log2 of their number in the first step as well. "bernstein" is `empirical_bernstein` of all n, which is tightest where
+    documents differ little; the form is chosen before the data are seen.
 
     Args:
         mean: mean bits per token over the evaluated documents.
@@ -336,7 +337,7 @@ def bits_per_token(
     bound = bounded_kl if form == "kl" else bounded_hoeffding
     if m < documents:
         nats(delta)  # before it is split
-        share = delta * documents / (documents + m)
+        share = delta * m / (documents + m)
         mean = min(high, bound(mean, low, high, m, delta - share, choice_bits([among])))
     return min(high, bound(mean, low, high, documents, share, bits))
 

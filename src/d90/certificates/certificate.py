@@ -2,203 +2,158 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
-import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import torch
-from torch import Tensor
-
-from d90.analysis import bounds
 from d90.errors import InputError
-from d90.models.loading import Model
-from d90.projections.philox import permutation
-from d90.tasks import Split, Task
-from d90.tasks.hub import GLUE
-from d90.tasks.overlap import common, overlap
 
-__all__ = [
-    "WARNING",
-    "Candidate",
-    "Certificate",
-    "assumptions",
-    "base_hints",
-    "bounded",
-    "majority_error",
-    "parts",
-    "take",
-    "tighter",
-]
+__all__ = ["BaseCertificate", "Choice", "CodedTune"]
+
+NO_CHANGE = "no change: a test-set bound on the starting point"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One coded tune: `payload` is the message in hex, "" for no change at all."""
+@dataclass(frozen=True, kw_only=True)
+class CodedTune:
+    """One message and what it costs.
+
+    Attributes:
+        d, levels: how many numbers it holds, of at most how many values; 0 for no change at all.
+        bits, parts: its length, and where it goes.
+        bound: with what was measured on the decoded model.
+        payload: the message in hex, "" for no change.
+    """
 
     d: int
     levels: int
     bits: float
-    errors: int
     bound: float
     payload: str
     parts: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def certified(self) -> str:
+        """What the message changes, in words."""
+        return f"d = {self.d:,} numbers in {self.bits:,.0f} bits" if self.payload else NO_CHANGE
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Self:
+        """What `dataclasses.asdict` gave.
+
+        Raises:
+            TypeError: fields that are missing or unknown, or of the wrong type.
+        """
+        found = cls(**body)
+        if not isinstance(found.payload, str):
+            raise TypeError(f"its payload is a {type(found.payload).__name__}, expected a text in hex")
+        return replace(
+            found, d=int(found.d), levels=int(found.levels), bits=float(found.bits), bound=float(found.bound)
+        )
+
 
 @dataclass(frozen=True)
-class Certificate:
-    """What is guaranteed, with everything needed to check it again.
+class Choice:
+    """A choice behind a certificate that could have looked at the examples.
 
     Attributes:
-        n, errors: the examples the bound counts, and how many the decoded model gets wrong.
-        bits, parts: description length, and where it goes.
-        bound: on the true error, at confidence 1 - delta; `kl_bound` by inverting the relative entropy.
-        test_error, test_count, split: on examples no choice has seen.
-        majority: the error of always giving the most frequent class.
-        holdout: what holding out a tenth of the same examples would have certified at this test error.
+        name, value: what was chosen, and which.
+        bits: what it costs; 0 where `why` says why it is free.
+        why: how it is paid for, why it is free, or that it is assumed.
+    """
+
+    name: str
+    value: str
+    bits: float
+    why: str
+
+    def __str__(self) -> str:
+        cost = f"{self.bits:g} bits, " if self.bits else ""
+        return f"{self.name} {self.value}: {cost}{self.why}"
+
+
+_Tune = TypeVar("_Tune", bound=CodedTune)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseCertificate(Generic[_Tune]):
+    """What every certificate holds.
+
+    Attributes:
+        n: the examples that count.
+        bits, parts: description length of the best message, and where it goes.
+        bound, kl_bound: at confidence 1 - delta; `kl_bound` by inverting the relative entropy.
+        test_count, split: the examples that no choice has seen.
+        holdout: what holding out a tenth of the same examples would have certified.
+        prior: how many examples trained the starting point.
+        best, candidates: the messages.
         tighter: the bound if one thing were better, by name.
         assumptions: what the guarantee rests on, and what was found about it.
+        choices: every choice that could have looked at the examples, with what it costs.
     """
+
+    tune_type: ClassVar[type[CodedTune]]
 
     model: str
     task: str
     method: str
     n: int
-    errors: int
     bits: float
     parts: dict[str, float]
     delta: float
     bound: float
     kl_bound: float
-    test_error: float
     test_count: int
     split: str
-    majority: float
     holdout: float
     prior: int
-    best: Candidate
-    candidates: tuple[Candidate, ...]
+    best: _Tune
+    candidates: tuple[_Tune, ...]
     tighter: dict[str, float]
     assumptions: tuple[str, ...]
     recipe: dict[str, Any]
     definitions: dict[str, Any]
     command: str = ""
+    choices: tuple[Choice, ...] = ()
 
     @property
-    def error(self) -> float:
-        """Training error of the decoded model on the examples that count."""
-        return self.errors / self.n
+    def certified(self) -> str:
+        """What is certified, in words: "no change: ..." or "d = 100 numbers in 287 bits"."""
+        return self.best.certified
 
-    def __str__(self) -> str:
-        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
-        return (
-            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth} (training error {self.error:.2%} on {self.n:,}, "
-            f"{self.bits:.0f} bits, {self.split} error {self.test_error:.2%}; a hold-out of a tenth: {self.holdout:.2%})"
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: the fields, and `certified` in words."""
+        return {"certified": self.certified, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Self:
+        """What `to_dict` gave.
+
+        Raises:
+            InputError: fields that are missing or unknown, or of the wrong type.
+        """
+        try:
+            given = {name: value for name, value in body.items() if name != "certified"}
+            given["best"] = cls.tune_type.from_dict(body["best"])
+            given["candidates"] = tuple(cls.tune_type.from_dict(one) for one in body["candidates"])
+            given["assumptions"] = tuple(body["assumptions"])
+            given["choices"] = tuple(Choice(**one) for one in body.get("choices", ()))
+            found = cls(**given)
+            for each in fields(found):
+                if each.type in ("int", "float") and isinstance(given.get(each.name, 0), bool | str | None):
+                    raise TypeError(f"its {each.name} is {given[each.name]!r}, expected a number")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is not a certificate ({type(error).__name__}: {error}); write it again") from None
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; `check` reads it back and counts the errors again."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-
-def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
-    """The prior's task and the one that counts, by our own bits: chosen before anything is seen."""
-    if prior == 0:
-        return None, task
-    n = len(task.train)
-    order = permutation(0, "split", 0, n)
-    cut = round(prior * n)
-    if not 0 < cut < n:
-        raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
-    return replace(task, train=take(task.train, order[:cut])), replace(task, train=take(task.train, order[cut:]))
-
-
-def take(split: Split, chosen: Tensor) -> Split:
-    """The examples with these numbers."""
-    inputs = split.inputs[chosen] if isinstance(split.inputs, Tensor) else [split.inputs[i] for i in chosen.tolist()]
-    return Split(inputs, split.labels[chosen])
-
-
-def bounded(candidate: Candidate, n: int, delta: float) -> Candidate:
-    """The candidate with its bound on n examples, at confidence 1 - delta."""
-    return replace(candidate, bound=bounds.binomial_upper(candidate.errors, n, delta, candidate.bits))
-
-
-def majority_error(task: Task, split: str) -> float:
-    """The error of always giving the training examples' most frequent class."""
-    common = torch.bincount(task.train.labels).argmax()
-    return float((task.splits[split].labels != common).float().mean())
-
-
-def tighter(best: Candidate, n: int, delta: float) -> dict[str, float]:
-    """The bound if the message were free, if no example were wrong, and with twice the examples."""
-    return {
-        "no bits at all": bounds.binomial_upper(best.errors, n, delta),
-        "no training error": bounds.binomial_upper(0, n, delta, best.bits),
-        "twice the examples": bounds.binomial_upper(2 * best.errors, 2 * n, delta, best.bits),
-    }
-
-
-def assumptions(task: Task, first: Task | None, model: Model) -> tuple[str, ...]:
-    """What the guarantee rests on, and what was found about it in the examples and about the base model."""
-    found = overlap(task.train).lines
-    said = ["the examples are independent draws from the distribution the error is of"]
-    said += [f"{WARNING}: {line}" for line in found] or ["no example repeats another"]
-    for name, other in (("test", task.test), ("validation", task.validation)):
-        repeated = common(other, task.train) if other is not None else 0
-        if repeated:
-            said.append(f"{WARNING}: {repeated:,} {name} examples stand among the training examples as well")
-    if first is not None:
-        repeated = common(task.train, first.train)
-        if repeated:
-            said.append(f"{WARNING}: {repeated:,} of {len(task.train):,} examples stand in the prior's part as well")
-    hints = base_hints(model, task)
-    said.append("the base model was not trained on these examples" + (" (not checked)" if not hints else ""))
-    return (*said, *(f"{WARNING}: {hint}; a base that saw these examples voids the bound" for hint in hints))
-
-
-WARNING = "warning"
-
-
-def base_hints(model: Model, task: Task) -> list[str]:
-    """What says that the base model may have been trained on the task's examples: its head, name, card, or own record."""
-    hints = []
-    if model.tokenizer is not None and model.vocabulary is None and not model.fresh:
-        hints.append(
-            f"the base '{model.name}' comes with a head for {len(task.labels)} classes, so it was trained on labels"
-        )
-    folder = Path(model.name)
-    # as `d90 pretrain` leaves it, beside the checkpoints
-    text = next((text for path in (folder, folder.parent) if (text := _pretrained_on(path)) is not None), None)
-    source = Path(task.name.partition(":")[2] or task.name).resolve()
-    if text is not None and (text == source or source in text.parents):
-        hints.append(f"the base '{model.name}' was pretrained on '{text.name}' of this task")
-    last = task.name.lower().rpartition("/")[2]
-    name = next((part for part in re.split("[^a-z0-9]+", last) if part in DATASETS), None)
-    if name is not None:
-        if _speaks_of(model.name, name):
-            hints.append(f"the name of the base, '{model.name}', speaks of {name}")
-        with contextlib.suppress(OSError, ValueError):
-            if _speaks_of((folder / "README.md").read_text(encoding="utf-8"), name):
-                hints.append(f"the card of the base '{model.name}' speaks of {name}")
-    return hints
-
-
-DATASETS = {name.removeprefix("glue/") for name in GLUE} | {"glue", "imdb", "yelp", "anli", "snli", "wiki"}
-
-
-def _pretrained_on(folder: Path) -> Path | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return Path(json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))["recipe"]["text"]).resolve()
-    return None
-
-
-def _speaks_of(text: str, name: str) -> bool:
-    """Whether a word of the text, or two in a row, is the name: "SST-2" is sst2."""
-    found = re.findall("[a-z0-9]+", text.lower())
-    return name in found or any(a + b == name for a, b in itertools.pairwise(found))
+        """Write it as JSON, whole or not at all; `d90.certificates.opening` reads it back and measures again."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)

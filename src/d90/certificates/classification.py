@@ -6,51 +6,85 @@ length of that self-delimiting message and e errors of the DECODED model on n tr
     true error <= sup{p : Pr[Binomial(n, p) <= e] >= delta 2^-K}              (Langford 2005, theorem 4.6)
 
 at once for every message, so whatever chose the message (rate, epochs, levels, d) costs nothing beside its bits. What the
-decoder needs and the message does not hold (seed, structure, projection) is fixed beforehand or paid for (`tried`).
+decoder needs and the message does not hold (base, seed, structure, projection) is fixed beforehand or paid for (`tried`).
 
 With a prior, a first part of the training examples, chosen beforehand, trains the starting point at no cost; the message
-describes the change learned on the rest, and the bound counts the rest alone.
+describes the change learned on the rest, and the bound counts the rest alone. The message "no change" is one bit: its
+certificate is a test-set bound on the starting point, and says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from d90.analysis import bounds
-from d90.certificates.certificate import (
-    WARNING,
-    Candidate,
-    Certificate,
-    assumptions,
-    bounded,
-    majority_error,
-    parts,
-    tighter,
-)
-from d90.certificates.coding import check_sound, coded_tunes, decoded, opened_again, pay_for, start_from
+from d90.certificates.certificate import BaseCertificate, CodedTune
+from d90.certificates.choices import CertificateOptions
+from d90.certificates.coding import Measure, coded_tunes, decoded
+from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, save_study
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.subspace import file as tune_file
-from d90.subspace import layout
 from d90.tasks import Task
 from d90.training.loading import read_record
-from d90.training.loop import Data, Run, open_model, open_task, predict
+from d90.training.loop import Data, Run, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, make_recipe
-from d90.trials.runner import versions
-from d90.trials.store import Store, digest
+from d90.trials.store import Store
 
 __all__ = ["Candidate", "Certificate", "certify", "check"]
 
 DIMS = (100, 200, 400)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(CodedTune):
+    """A message, and how many of the examples that count the decoded model gets wrong."""
+
+    errors: int
+
+    def bounded(self, n: int, delta: float) -> Candidate:
+        """With its bound on n examples, at confidence 1 - delta."""
+        return replace(self, bound=bounds.binomial_upper(self.errors, n, delta, self.bits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate(BaseCertificate[Candidate]):
+    """What is guaranteed about a classifier, with everything needed to check it again.
+
+    Attributes:
+        errors: how many of the n examples the decoded model gets wrong.
+        bound: on the true error, at confidence 1 - delta.
+        test_error: on examples no choice has seen.
+        majority: the error of always giving the most frequent class.
+    """
+
+    tune_type: ClassVar[type[CodedTune]] = Candidate
+
+    errors: int
+    test_error: float
+    majority: float
+
+    @property
+    def error(self) -> float:
+        """Training error of the decoded model on the examples that count."""
+        return self.errors / self.n
+
+    def __str__(self) -> str:
+        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
+        return (
+            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth}; certified: {self.certified} (training error "
+            f"{self.error:.2%} on {self.n:,}, {self.bits:.0f} bits, {self.split} error {self.test_error:.2%}; a hold-out of a tenth: "
+            f"{self.holdout:.2%})"
+        )
 
 
 def certify(
@@ -65,6 +99,7 @@ def certify(
     tried: int | None = None,
     prior_epochs: float = 3,
     quantise_epochs: float = 2,
+    copies: str = "refuse",
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
@@ -79,14 +114,15 @@ def certify(
         dims, levels: what is tried; the message says which was taken. `dims` is the method's own d, or 100, 200 and 400.
         prior: share of the training examples that trains the starting point, 0 for none.
         delta: 1 - confidence.
-        tried: from how many alternatives outside the message (seeds, structures, projections, priors) this one was chosen; log2 of it
-            is added. By default 1, and the store must not show more.
+        tried: from how many alternatives outside the message (bases, seeds, structures, projections, priors, limits) this one was
+            chosen; log2 of it is added. By default 1, and the store must never show more.
         prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
+        copies: "refuse" where an example that counts stands in the prior's part as well, or "drop" all but the first of each.
         store: coded tunes are kept there; none is trained twice.
         options: fields of `Recipe`.
 
     Raises:
-        InputError: a regression, too few examples, or numbers out of range.
+        InputError: a regression, too few examples, numbers out of range, or a certificate that would be false.
     """
     progress = progress or Progress()
     theta: Tensor | None = None
@@ -98,101 +134,18 @@ def certify(
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
     assert not isinstance(model, Run)
     dims = dims if dims is not None else DIMS if spec.space is None or spec.space.d is None else (spec.space.d,)
-    check_sound(spec, dims, levels, prior, delta, 1 if tried is None else tried)
+    asked = CertificateOptions(
+        tuple(dims), tuple(levels), prior, delta, tried, prior_epochs, quantise_epochs, copies=copies
+    )
+    check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
-    if whole.kind == "language":
-        raise InputError(
-            f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
-        )
-    if whole.kind != "classification":
-        raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
-    if theta is not None and whole.test is None and recipe.evaluations > 1:
-        raise InputError(
-            f"this tune is the best of {recipe.evaluations} evaluations on the validation split, and task '{whole.name}' has no test "
-            "split: the error beside the bound would be of examples that chose it; expected ones that chose nothing. "
-            "Train with --evaluations 1, or give a task with a test split"
-        )
-    first, counted = parts(whole, prior)
-    loaded = open_model(model, whole, recipe)
-    keep = store if isinstance(store, Store) else Store(store)
-    tried, searched = pay_for(tried, keep, whole, loaded, spec, recipe, prior, prior_epochs)
-    progress.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {len(counted.train):,}")
-    if first is not None:
-        progress.search_planned(f"starting point from {len(first.train):,} examples")
-        start_from(loaded, first, recipe, prior_epochs, progress)
-    rests_on = (*assumptions(counted, first, loaded), *searched)
-    for line in rests_on:
-        if line.startswith(WARNING):
-            progress.note(line)
-    data = Data(loaded, counted)
-    candidates = list(
-        _candidates(data, spec, recipe, dims, levels, quantise_epochs, delta, tried, prior, keep, progress, theta)
-    )
-    best = min(candidates, key=lambda candidate: candidate.bound)
-    split = "test" if counted.test is not None else "validation"
-    with decoded(data, spec, recipe, best.d, best.payload):
-        wrong, seen = _errors(data, split, recipe)
-    result = Certificate(
-        model=recipe.model,
-        task=recipe.task,
-        method=str(spec.at(best.d)) if best.d else str(spec),
-        n=len(counted.train),
-        errors=best.errors,
-        bits=best.bits,
-        parts=best.parts,
-        delta=delta,
-        bound=best.bound,
-        kl_bound=bounds.occam_kl(best.errors / len(counted.train), len(counted.train), delta, best.bits),
-        test_error=wrong / seen,
-        test_count=seen,
-        split=split,
-        majority=majority_error(counted, split),
-        holdout=bounds.holdout_of_the_same_data(wrong / seen, len(whole.train), 0.1, delta),
-        prior=len(first.train) if first is not None else 0,
-        best=best,
-        candidates=tuple(candidates),
-        tighter=tighter(best, len(counted.train), delta),
-        assumptions=rests_on,
-        recipe={key: value for key, value in asdict(recipe).items() if key != "method"},
-        definitions={
-            "dims": list(dims), "levels": list(levels), "prior": prior, "tried": tried, "prior_epochs": prior_epochs,
-            "quantise_epochs": quantise_epochs, "task": whole.fingerprint, "base": loaded.fingerprint,
-            "start": layout.fingerprint(loaded.module.named_parameters()), **versions(),
-        },
-        command=command,
-    )  # fmt: skip
-    keep.put_study(
-        digest([str(spec), result.recipe, list(dims), list(levels), prior, delta, tried, prior_epochs]),
-        "certify",
-        asdict(result),
-    )
+    _check_task(whole, recipe, finished=theta is not None)
+    ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
+    result = _searched(ground, progress, theta, command)
+    save_study(ground, result, "certify")
     progress.search_ended(str(result))
     return result
-
-
-def _candidates(
-    data: Data, spec: Spec, recipe: Recipe, dims: Sequence[int], levels: Sequence[int], epochs: float,
-    delta: float, tried: int, prior: float, store: Store, progress: Progress, given: Tensor | None,
-) -> Iterator[Candidate]:  # fmt: skip
-    n = len(data.train)
-
-    def counted(d: int, count: int, payload: str, lengths: dict[str, float]) -> Candidate:
-        return Candidate(d, count, sum(lengths.values()), _errors(data, "train", recipe)[0], 1.0, payload, lengths)
-
-    if prior:
-        extra = bounds.choice_bits([tried])
-        yield bounded(counted(0, 0, "", {"no change": 1.0, "tried": extra}), n, delta)
-    for found in coded_tunes(
-        data, spec, recipe, dims, levels, epochs, tried=tried, prior=bool(prior), flag=bool(prior), store=store, progress=progress,
-        counted=counted, read=lambda body: Candidate(**body), given=given,
-    ):  # fmt: skip
-        one = bounded(found, n, delta)
-        progress.trial_ended(
-            f"d = {one.d}, {one.levels} levels",
-            f"{one.errors / n:.2%} training error, {one.bits:.0f} bits, bound {one.bound:.2%}",
-        )
-        yield one
 
 
 def check(
@@ -203,17 +156,67 @@ def check(
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
     """
-    said, data, spec, recipe = opened_again(path, Certificate, Candidate, model, task, "examples")
-    best = said.best
-    with decoded(data, spec, recipe, best.d, best.payload):
-        errors = _errors(data, "train", recipe)[0]
-    found = bounded(replace(best, errors=errors), len(data.train), said.delta)
+    said, data, start, spec, recipe = opened_again(path, Certificate, model, task, "examples")
+    with decoded(data, start, spec, recipe, said.best.d, said.best.payload) as fresh:
+        errors = _errors(fresh, "train", recipe)[0]
+    found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
         raise InputError(
             f"'{path}' says {said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}. "
             "Likely cause: another processor or precision; certify again here"
         )
     return said
+
+
+# --- steps -------------------------------------------------------------------------------------------------------------
+
+
+def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
+    if whole.kind == "language":
+        raise InputError(
+            f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
+        )
+    if whole.kind != "classification":
+        raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
+    if finished and whole.test is None and recipe.evaluations > 1:
+        raise InputError(
+            f"this tune is the best of {recipe.evaluations} evaluations on the validation split, and task '{whole.name}' has no test "
+            "split: the error beside the bound would be of examples that chose it; expected ones that chose nothing. "
+            "Train with --evaluations 1, or give a task with a test split"
+        )
+
+
+def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, command: str) -> Certificate:
+    n, delta, recipe, data = ground.n, ground.options.delta, ground.recipe, ground.data
+    measure = Measure(
+        Candidate, lambda fresh: {"errors": _errors(fresh, "train", recipe)[0]}, no_change=bool(ground.options.prior)
+    )
+    candidates = []
+    for found in coded_tunes(ground, measure, progress, theta):
+        one = found.bounded(n, delta)
+        candidates.append(one)
+        name = f"d = {one.d}, {one.levels} levels" if one.payload else "no change"
+        progress.trial_ended(name, f"{one.errors / n:.2%} training error, {one.bits:.0f} bits, bound {one.bound:.2%}")
+    best = min(candidates, key=lambda candidate: candidate.bound)
+    with decoded(data, ground.start, ground.spec, recipe, best.d, best.payload) as fresh:
+        wrong, seen = _errors(fresh, ground.split, recipe)
+    return Certificate(
+        **ground.common(command),
+        method=str(ground.spec.at(best.d)) if best.d else str(ground.spec),
+        errors=best.errors,
+        bits=best.bits,
+        parts=best.parts,
+        bound=best.bound,
+        kl_bound=bounds.occam_kl(best.errors / n, n, delta, best.bits),
+        test_error=wrong / seen,
+        test_count=seen,
+        majority=_majority_error(data.task, ground.split),
+        holdout=bounds.holdout_of_the_same_data(wrong / seen, len(ground.whole.train), 0.1, delta),
+        best=best,
+        candidates=tuple(candidates),
+        tighter=_tighter(best, n, delta),
+        definitions=ground.definitions(),
+    )
 
 
 def _finished(
@@ -245,12 +248,24 @@ def _finished(
     return theta.detach().cpu().clone(), parse(recipe.method), recipe.model, given, kept
 
 
-# --- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
     batches = data.split(split)
     outputs = predict(data.model, batches, precision_of(recipe, data))
-    # a tie or a value that is not finite counts as wrong
+    # a value that is not finite counts as wrong; of equal ones the first class is the answer
     right = (outputs.argmax(dim=-1) == batches.labels) & outputs.isfinite().all(dim=-1)
     return int((~right).sum()), len(batches)
+
+
+def _majority_error(task: Task, split: str) -> float:
+    """The error of always giving the training examples' most frequent class."""
+    common = torch.bincount(task.train.labels).argmax()
+    return float((task.splits[split].labels != common).float().mean())
+
+
+def _tighter(best: Candidate, n: int, delta: float) -> dict[str, float]:
+    """The bound if the message were free, if no example were wrong, and with twice the examples."""
+    return {
+        "no bits at all": bounds.binomial_upper(best.errors, n, delta),
+        "no training error": bounds.binomial_upper(0, n, delta, best.bits),
+        "twice the examples": bounds.binomial_upper(2 * best.errors, 2 * n, delta, best.bits),
+    }

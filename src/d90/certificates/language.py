@@ -6,106 +6,79 @@ SubLoRA (Lotfi et al. 2024): the tune's d numbers are a message of K bits, as in
 
 The independent example is the document: its loss is the mean of its tokens' bits under p_alpha, and n counts documents. With all of
 them evaluated the bound is empirical Bernstein's (Maurer & Pontil 2009), for documents differ little; with m of them, drawn
-beforehand by our own bits, the kl form in two steps (`d90.analysis.bounds.bits_per_token`). alpha is one of `ALPHAS`, which the
-message names; the unchanged model is a candidate too, and the message's first bit says whether anything changes.
+beforehand by our own bits, the kl form in two steps (`d90.analysis.bounds.bits_per_token`), the first of which pays for every model
+and alpha that was evaluated on the m. alpha is one of `ALPHAS`, which the message names; the unchanged model is a candidate too, and
+the message's first bit says whether anything changes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from d90.analysis import bounds
-from d90.certificates.certificate import WARNING, assumptions, parts, take
-from d90.certificates.coding import check_sound, coded_tunes, decoded, opened_again, pay_for, start_from
+from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
+from d90.certificates.choices import CertificateOptions, messages_evaluated
+from d90.certificates.coding import Measure, coded_tunes, decoded
+from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, save_study, take
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.projections.philox import permutation
-from d90.subspace import layout
 from d90.tasks import ABSENT, Split, Task
 from d90.training.batches import Batches
-from d90.training.loop import Data, open_model, open_task, predict
+from d90.training.loop import open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, make_recipe
-from d90.trials.runner import versions
-from d90.trials.store import Store, digest
+from d90.training.recipe import make_recipe
+from d90.trials.store import Store
 
 __all__ = ["ALPHAS", "LanguageCertificate", "TextCandidate", "certify_language", "check_language", "smoothed_bits"]
 
 ALPHAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6)  # fixed; the message names one in three bits
 DIMS, LEVELS = (50, 100), (3,)
+SAME = 1e-5  # bits per token: sums of float32 on another processor differ by less
 
 
-@dataclass(frozen=True)
-class TextCandidate:
-    """One coded tune: `payload` is the message in hex, "" for no change; `losses` [mean, variance] over documents by alpha."""
+@dataclass(frozen=True, kw_only=True)
+class TextCandidate(CodedTune):
+    """A message with its alpha; `losses` [mean, variance] over documents by alpha, `mean` that of its own."""
 
-    d: int
-    levels: int
-    bits: float
-    alpha: float
-    mean: float
-    bound: float
-    payload: str
-    parts: dict[str, float] = field(default_factory=dict)
+    alpha: float = 0.0
+    mean: float = 0.0
     losses: dict[str, list[float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class LanguageCertificate:
+@dataclass(frozen=True, kw_only=True)
+class LanguageCertificate(BaseCertificate[TextCandidate]):
     """What is guaranteed about a language model, with everything needed to check it again. Every loss is in bits per token.
 
     Attributes:
         unit: what a document is; n of them count, `evaluated` of them were evaluated.
         vocabulary, alpha: V, and the smoothing that was taken.
-        mean, bits, parts: training loss of the decoded, smoothed model, description length, and where it goes.
-        bound: on the expected loss of a new document, at confidence 1 - delta, by `form`; `kl_bound` by the kl form.
+        mean: training loss of the decoded, smoothed model.
+        bound: on the expected loss of a new document, at confidence 1 - delta, by `form`.
         uniform: log2 V, what the uniform guess costs.
         untrained: the starting point's loss on the test documents, not smoothed.
-        test, test_count, split: on documents no choice has seen, smoothed.
-        holdout: what a tenth of the same documents, held out, would have certified at this test loss.
-        tighter: the bound if one thing were better, by name.
-        assumptions: what the guarantee rests on, and what was found about it.
+        test: on documents no choice has seen, smoothed.
     """
 
-    model: str
-    task: str
-    method: str
+    tune_type: ClassVar[type[CodedTune]] = TextCandidate
+
     unit: str
-    n: int
     evaluated: int
     vocabulary: int
     alpha: float
     mean: float
-    bits: float
-    parts: dict[str, float]
-    delta: float
     form: str
-    bound: float
-    kl_bound: float
     uniform: float
     untrained: float
     test: float
-    test_count: int
-    split: str
-    holdout: float
-    prior: int
-    best: TextCandidate
-    candidates: tuple[TextCandidate, ...]
-    tighter: dict[str, float]
-    assumptions: tuple[str, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
-    command: str = ""
 
     def __str__(self) -> str:
         worth = "" if self.bound < self.uniform else ", which says nothing: the uniform guess costs no more"
@@ -114,14 +87,9 @@ class LanguageCertificate:
             f"{self.split} {self.test:.3f}, untrained {self.untrained:.3f}; a hold-out of a tenth: {self.holdout:.3f}"
         )
         return (
-            f"bits per token of a new document <= {self.bound:.3f} with probability {1 - self.delta:.0%}{worth} "
-            f"(uniform {self.uniform:.3f}; {seen}; {shown})"
+            f"bits per token of a new document <= {self.bound:.3f} with probability {1 - self.delta:.0%}{worth}; certified: "
+            f"{self.certified} (uniform {self.uniform:.3f}; {seen}; {shown})"
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; `check_language` reads it back and evaluates the documents again."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def certify_language(
@@ -137,6 +105,7 @@ def certify_language(
     tried: int | None = None,
     prior_epochs: float = 3,
     quantise_epochs: float = 1,
+    copies: str = "refuse",
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
@@ -148,93 +117,26 @@ def certify_language(
         model, task: a causal language model, and documents ("text:FOLDER", "lines:FILE").
         method, dims, levels: with a subspace; `dims` is the method's own d, or 50 and 100; levels 3.
         evaluated: evaluate so many training documents, drawn before anything is seen; None for all.
-        prior, delta, tried, prior_epochs, quantise_epochs, store, progress, command, options: as for `d90.certify`.
+        prior, delta, tried, prior_epochs, quantise_epochs, copies, store, progress, command, options: as for `d90.certify`.
 
     Raises:
-        InputError: a task without documents, too few of them, or numbers out of range.
+        InputError: a task without documents, too few of them, numbers out of range, or a certificate that would be false.
     """
     progress = progress or Progress()
     spec = parse(method) if isinstance(method, str) else method
     own = spec.space.d if spec.space else None
     dims = dims if dims is not None else DIMS if own is None else (own,)
-    levels = levels if levels is not None else LEVELS
-    check_sound(spec, dims, levels, prior, delta, 1 if tried is None else tried)
+    asked = CertificateOptions(
+        tuple(dims), tuple(levels if levels is not None else LEVELS), prior, delta, tried, prior_epochs, quantise_epochs, copies, evaluated
+    )  # fmt: skip
+    check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
     if whole.kind != "language":
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")
-    first, counted = parts(whole, prior)
-    n = len(counted.train)
-    m = n if evaluated is None else evaluated
-    if not 2 <= m <= n:
-        raise InputError(f"got {m} documents to evaluate, expected 2 ... {n}, those that count")
-    loaded = open_model(model, whole, recipe)
-    keep = store if isinstance(store, Store) else Store(store)
-    tried, searched = pay_for(tried, keep, whole, loaded, spec, recipe, prior, prior_epochs)
-    progress.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {n:,} documents")
-    if first is not None:
-        progress.search_planned(f"starting point from {len(first.train):,} documents")
-        start_from(loaded, first, recipe, prior_epochs, progress)
-    length = f"its first {loaded.max_length} tokens" if loaded.max_length else "all its tokens"
-    rests_on = (f"a document, cut to {length}, is one example", *assumptions(counted, first, loaded), *searched)
-    for line in rests_on:
-        if line.startswith(WARNING):
-            progress.note(line)
-    data = Data(loaded, counted)
-    seen = Batches(loaded, subsample(counted.train, m))
-    among = (1 + len(dims) * len(levels)) * len(ALPHAS)
-    known = _Known.of(n, m, _vocabulary(loaded), delta, among)
-    candidates = []
-    for one in _candidates(
-        data, seen, spec, recipe, dims, levels, quantise_epochs, tried, prior, keep, progress, known.vocabulary
-    ):
-        candidates.append(known.bounded(one))
-        name = f"d = {one.d}, {one.levels} levels" if one.d else "no change"
-        done = candidates[-1]
-        progress.trial_ended(name, f"{done.mean:.3f} bits per token, {done.bits:.0f} bits, bound {done.bound:.3f}")
-    best = min(candidates, key=lambda one: one.bound)
-    split = "test" if counted.test is not None else "validation"
-    shown, precision = data.split(split), precision_of(recipe, data)
-    untrained = data.task.loss(predict(loaded, shown, precision), shown.labels).item() / math.log(2)
-    with decoded(data, spec, recipe, best.d, best.payload):
-        tested = _losses(loaded, shown, precision, known.vocabulary)
-    result = LanguageCertificate(
-        model=recipe.model,
-        task=recipe.task,
-        method=str(spec.at(best.d)) if best.d else str(spec),
-        unit=next(iter(whole.notes), "documents"),
-        n=n,
-        evaluated=m,
-        vocabulary=known.vocabulary,
-        alpha=best.alpha,
-        mean=best.mean,
-        bits=best.bits,
-        parts=best.parts,
-        delta=delta,
-        form=known.form,
-        bound=best.bound,
-        kl_bound=replace(known, form="kl").bound(best, best.alpha),
-        uniform=math.log2(known.vocabulary),
-        untrained=untrained,
-        test=tested[str(best.alpha)][0],
-        test_count=len(shown),
-        split=split,
-        holdout=_holdout(tested, round(len(whole.train) / 10), known.vocabulary, delta),
-        prior=len(first.train) if first is not None else 0,
-        best=best,
-        candidates=tuple(candidates),
-        tighter=_tighter(best, known),
-        assumptions=rests_on,
-        recipe={key: value for key, value in asdict(recipe).items() if key != "method"},
-        definitions={
-            "dims": list(dims), "levels": list(levels), "alphas": list(ALPHAS), "among": among, "prior": prior, "tried": tried,
-            "prior_epochs": prior_epochs, "quantise_epochs": quantise_epochs, "task": whole.fingerprint, "base": loaded.fingerprint,
-            "start": layout.fingerprint(loaded.module.named_parameters()), **versions(),
-        },
-        command=command,
-    )  # fmt: skip
-    asked = [str(spec), result.recipe, list(dims), list(levels), prior, delta, tried, prior_epochs, m]
-    keep.put_study(digest(asked), "certify language", asdict(result))
+    ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
+    result = _searched(ground, progress, command)
+    save_study(ground, result, "certify language")
     progress.search_ended(str(result))
     return result
 
@@ -247,14 +149,17 @@ def check_language(
     Raises:
         InputError: a file that is no such certificate, other documents or another base, or figures that do not come out.
     """
-    said, data, spec, recipe = opened_again(
-        path, LanguageCertificate, TextCandidate, model, task, "documents", ("among",)
-    )
-    loaded, documents, best, among = data.model, data.task.train, said.best, int(said.definitions["among"])
-    known = _Known.of(len(documents), said.evaluated, _vocabulary(loaded), said.delta, among)
-    seen = Batches(loaded, subsample(documents, said.evaluated))
-    with decoded(data, spec, recipe, best.d, best.payload):
-        losses = _losses(loaded, seen, precision_of(recipe, data), known.vocabulary)
+    said, data, start, spec, recipe = opened_again(path, LanguageCertificate, model, task, "documents")
+    documents, best, among = data.task.train, said.best, said.definitions.get("among")
+    if not isinstance(among, int) or among < _own_messages(said.definitions):
+        raise InputError(
+            f"'{path}' is not a certificate: it says that {among} models were evaluated, expected at least the "
+            f"{_own_messages(said.definitions)} of its own search; write it again"
+        )
+    known = _Known.of(len(documents), said.evaluated, _vocabulary(data.model), said.delta, among)
+    with decoded(data, start, spec, recipe, best.d, best.payload) as fresh:
+        seen = Batches(fresh.model, subsample(documents, said.evaluated))
+        losses = _losses(fresh.model, seen, precision_of(recipe, data), known.vocabulary)
     found = known.bounded(replace(best, losses=losses))
     if abs(found.mean - said.mean) > SAME or abs(found.bound - said.bound) > SAME or found.alpha != said.alpha:
         raise InputError(
@@ -262,9 +167,6 @@ def check_language(
             f"{found.bound:.5f}. Likely cause: another processor or precision; certify again here"
         )
     return said
-
-
-SAME = 1e-5  # bits per token: sums of float32 on another processor differ by less
 
 
 def subsample(documents: Split, m: int) -> Split:
@@ -300,7 +202,13 @@ class _Known:
 
     @classmethod
     def of(cls, n: int, m: int, vocabulary: int, delta: float, among: int) -> _Known:
-        """With the form that the rule gives."""
+        """With the form that the rule gives.
+
+        Raises:
+            InputError: m documents of n cannot be evaluated.
+        """
+        if not 2 <= m <= n:
+            raise InputError(f"got {m} documents to evaluate, expected 2 ... {n}, those that count")
         return cls(n, m, vocabulary, delta, among, "bernstein" if m == n else "kl")
 
     def bound(self, one: TextCandidate, alpha: float) -> float:
@@ -315,22 +223,78 @@ class _Known:
         return replace(one, alpha=alpha, mean=one.losses[str(alpha)][0], bound=self.bound(one, alpha))
 
 
-def _candidates(
-    data: Data, seen: Batches, spec: Spec, recipe: Recipe, dims: Sequence[int], levels: Sequence[int], epochs: float,
-    tried: int, prior: float, store: Store, progress: Progress, vocabulary: int,
-) -> Iterator[TextCandidate]:  # fmt: skip
-    named = bounds.choice_bits([len(ALPHAS)])
+def _searched(ground: Preparation, progress: Progress, command: str) -> LanguageCertificate:
+    data, recipe, n = ground.data, ground.recipe, ground.n
+    m = n if ground.options.evaluated is None else ground.options.evaluated
+    own = _own_messages(ground.definitions())
+    known = _Known.of(n, m, _vocabulary(data.model), ground.options.delta, own)
+    precision = precision_of(recipe, data)
+    seen = Batches(data.model, subsample(data.task.train, m))
+    measure = Measure(
+        TextCandidate,
+        lambda fresh: {"losses": _losses(fresh.model, seen, precision, known.vocabulary)},
+        no_change=True,
+        parts={"alpha": bounds.choice_bits([len(ALPHAS)])},
+        key=("language", len(seen), str(ALPHAS)),
+    )
+    found = []
+    for one in coded_tunes(ground, measure, progress):
+        found.append(one)
+        done = known.bounded(one)
+        name = f"d = {done.d}, {done.levels} levels" if done.payload else "no change"
+        progress.trial_ended(name, f"{done.mean:.3f} bits per token, {done.bits:.0f} bits, bound {done.bound:.3f}")
+    # what other searches evaluated on these documents is chosen among too, as far as the store shows it
+    shown = (1 + messages_evaluated(ground.store, ground.whole)) * len(ALPHAS) * ground.tried.count
+    known = replace(known, among=max(own, shown))
+    candidates = tuple(known.bounded(one) for one in found)
+    return _certificate(ground, known, min(candidates, key=lambda one: one.bound), candidates, command)
 
-    def counted(d: int, count: int, payload: str, lengths: dict[str, float]) -> TextCandidate:
-        costs = {**lengths, "alpha": named}
-        losses = _losses(data.model, seen, precision_of(recipe, data), vocabulary)
-        return TextCandidate(d, count, sum(costs.values()), 0.0, 0.0, 0.0, payload, costs, losses)
 
-    yield counted(0, 0, "", {"no change": 1.0, "tried": bounds.choice_bits([tried])})
-    yield from coded_tunes(
-        data, spec, recipe, dims, levels, epochs, tried=tried, prior=bool(prior), flag=True, store=store, progress=progress,
-        counted=counted, read=lambda body: TextCandidate(**body), also=("language", len(seen), str(ALPHAS)),
-    )  # fmt: skip
+def _certificate(
+    ground: Preparation, known: _Known, best: TextCandidate, candidates: tuple[TextCandidate, ...], command: str
+) -> LanguageCertificate:
+    data, recipe, spec, delta = ground.data, ground.recipe, ground.spec, known.delta
+    shown, precision = data.split(ground.split), precision_of(recipe, data)
+    with decoded(data, ground.start, spec, recipe, 0, "") as fresh:
+        untrained = data.task.loss(predict(fresh.model, shown, precision), shown.labels).item() / math.log(2)
+    with decoded(data, ground.start, spec, recipe, best.d, best.payload) as fresh:
+        tested = _losses(fresh.model, shown, precision, known.vocabulary)
+    length = f"its first {data.model.max_length} tokens" if data.model.max_length else "all its tokens"
+    fields = ground.common(command)
+    fields["assumptions"] = (f"a document, cut to {length}, is one example", *fields["assumptions"])
+    if known.m < known.n:
+        cost = bounds.choice_bits([known.among])
+        why = f"paid in the first step: {known.among:,} pairs of a model and an alpha were, or are counted as, evaluated on them"
+        fields["choices"] += (Choice("documents evaluated", f"{known.m:,} of {known.n:,}", cost, why),)
+    return LanguageCertificate(
+        **fields,
+        method=str(spec.at(best.d)) if best.d else str(spec),
+        unit=next(iter(ground.whole.notes), "documents"),
+        evaluated=known.m,
+        vocabulary=known.vocabulary,
+        alpha=best.alpha,
+        mean=best.mean,
+        bits=best.bits,
+        parts=best.parts,
+        form=known.form,
+        bound=best.bound,
+        kl_bound=replace(known, form="kl").bound(best, best.alpha),
+        uniform=math.log2(known.vocabulary),
+        untrained=untrained,
+        test=tested[str(best.alpha)][0],
+        test_count=len(shown),
+        holdout=_holdout(tested, round(len(ground.whole.train) / 10), known.vocabulary, delta),
+        best=best,
+        candidates=candidates,
+        tighter=_tighter(best, known),
+        definitions=ground.definitions(alphas=list(ALPHAS), among=known.among),
+    )
+
+
+def _own_messages(definitions: dict[str, Any]) -> int:
+    """How many pairs of a model and an alpha a search evaluates, with the alternatives that it pays for."""
+    messages = 1 + len(definitions["dims"]) * len(definitions["levels"])
+    return messages * len(ALPHAS) * int(definitions["tried"])
 
 
 def _losses(model: Model, batches: Batches, precision: str, vocabulary: int) -> dict[str, list[float]]:

@@ -56,11 +56,17 @@ def certify(
     tried: Annotated[
         int | None,
         typer.Option(
-            help="From how many seeds, structures, projections, priors this one was chosen; 1 if the store shows none."
+            help="From how many bases, seeds, structures, projections, priors, limits this one was chosen; 1 if the store shows none."
         ),
     ] = None,
     prior_epochs: Annotated[float, typer.Option(help="Passes that train the starting point.")] = 3,
     quantise_epochs: Annotated[float, typer.Option(help="Passes with few values.")] = 2,
+    copies: Annotated[
+        str,
+        typer.Option(
+            help="With a prior, of examples that stand in both parts: refuse them, or drop all but the first of each."
+        ),
+    ] = "refuse",
     evaluated: Annotated[
         int | None, typer.Option(help="Documents alone: evaluate so many of those that count; all by default.")
     ] = None,
@@ -88,7 +94,7 @@ def certify(
     tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
     asked: dict[str, Any] = {
         "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs, "quantise_epochs": quantise_epochs,
-        "store": store, "progress": make_progress(), "command": shlex.join(["d90", *sys.argv[1:]]),
+        "copies": copies, "store": store, "progress": make_progress(), "command": shlex.join(["d90", *sys.argv[1:]]),
     }  # fmt: skip
     asked |= {"method": method} if method else {}
     asked |= {name: _whole(text, f"--{name}") for name, text in (("dims", dims), ("levels", levels)) if text}
@@ -140,32 +146,31 @@ def _whole(text: str, option: str) -> list[int]:
 
 
 def _show(result: Certificate | LanguageCertificate) -> None:
-    from d90.certificates.certificate import Certificate
+    from d90.certificates.language import LanguageCertificate
     from d90.training.console import console, make_table
 
-    if isinstance(result, Certificate):
-        what, unit = "training error", "examples"
-        rows = [
-            (one.d, one.levels, f"{one.errors / result.n:.2%}", one.bits, f"{one.bound:.2%}")
-            for one in result.candidates
-        ]
-        usual = f"majority class {result.majority:.2%}"
-        closer = ", ".join(f"{name} {value:.2%}" for name, value in result.tighter.items())
-    else:
-        what, unit = "bits per token", "documents"
-        rows = [(one.d, one.levels, f"{one.mean:.3f}", one.bits, f"{one.bound:.3f}") for one in result.candidates]
+    form, what, unit = ".2%", "training error", "examples"
+    if isinstance(result, LanguageCertificate):
+        form, what, unit = ".3f", "bits per token", "documents"
+        measured = [one.mean for one in result.candidates]
         usual = f"uniform guess {result.uniform:.3f}"
-        closer = ", ".join(f"{name} {value:.3f}" for name, value in result.tighter.items())
+    else:
+        measured = [one.errors / result.n for one in result.candidates]
+        usual = f"majority class {result.majority:.2%}"
     table = make_table(f"{result.model} on {result.task}: {result.n:,} {unit} count")
     for name in ("d", "levels", what, "bits", f"bound, {1 - result.delta:.0%}"):
         table.add_column(name, justify="right")
-    for one, (d, count, mean, bits, bound) in zip(result.candidates, rows, strict=True):
+    for one, mean in zip(result.candidates, measured, strict=True):
         mark = " *" if one == result.best else ""
-        table.add_row(*(str(number) if d else "-" for number in (d, count)), mean, f"{bits:.0f}", f"{bound}{mark}")
+        numbers = (str(number) if one.payload else "-" for number in (one.d, one.levels))
+        table.add_row(*numbers, f"{mean:{form}}", f"{one.bits:.0f}", f"{one.bound:{form}}{mark}")
     console.print(table)
-    echo(f"\n{result}")
+    echo(f"\ncertified: {result.certified}")
+    echo(str(result))
     echo("bits: " + ", ".join(f"{name} {bits:g}" for name, bits in result.parts.items() if bits))
     better = "the certificate" if result.bound < result.holdout else "the hold-out"
     echo(f"{better} is the smaller bound; {usual}")
-    echo("the bound with " + closer)
+    echo("the bound with " + ", ".join(f"{name} {value:{form}}" for name, value in result.tighter.items()))
     echo("it rests on: " + "; ".join(result.assumptions))
+    for choice in result.choices:
+        echo(f"choice: {choice}")

@@ -1,6 +1,7 @@
 """Which examples cannot be independent draws: repetitions, shared texts, phrases of one another. What a bound cannot see by itself.
 
 Texts are compared normalised: compatibility forms (NFKC), case folded, letters and digits alone, one space between words.
+Images, and tensors of any kind, are compared by their bytes.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from d90.tasks.base import Split
 
-__all__ = ["SHORTEST", "Overlap", "common", "normalised", "overlap"]
+__all__ = ["SHORTEST", "Overlap", "common", "keys", "normalised", "overlap"]
 
 SHORTEST = 3  # words of a phrase: shorter ones lie in other texts by chance
 _NO_WORD = re.compile(r"[\W_]+")
@@ -62,9 +63,8 @@ def overlap(split: Split) -> Overlap:
     """Count what repeats and what is shared within a split; of images the exact copies alone."""
     n = len(split)
     if isinstance(split.inputs, Tensor):
-        rows = split.inputs.flatten(1).contiguous().numpy()
-        return Overlap(n, n - len({row.tobytes() for row in rows}))
-    texts = [tuple(normalised(text) for text in example) for example in split.inputs]
+        return Overlap(n, n - len(set(keys(split))))
+    texts = [tuple(_told(text) for text in example) for example in split.inputs]
     distinct = set(texts)
     copies = n - len(set(split.inputs))
     near = n - len(distinct) - copies
@@ -78,11 +78,19 @@ def overlap(split: Split) -> Overlap:
 
 
 def common(some: Split, others: Split) -> int:
-    """How many examples of `some` stand in `others` too, normalised; pairs in either order. Images are not compared."""
-    if isinstance(some.inputs, Tensor) or isinstance(others.inputs, Tensor):
-        return 0
-    known = set(map(_unordered, others.inputs))
-    return sum(_unordered(example) in known for example in some.inputs)
+    """How many examples of `some` stand in `others` too: texts normalised, pairs in either order; images by their bytes."""
+    known = set(keys(others))
+    return sum(key in known for key in keys(some))
+
+
+def keys(split: Split) -> list[Hashable]:
+    """What an example is told by, labels apart: two of equal keys are copies, or near copies of a text."""
+    if not isinstance(split.inputs, Tensor):
+        return [_unordered(example) for example in split.inputs]
+    rows = split.inputs.detach().cpu().reshape(len(split), -1)
+    if rows.is_floating_point():
+        rows = rows.float() + 0.0  # one zero, not two
+    return [row.tobytes() for row in rows.contiguous().numpy()]
 
 
 def normalised(text: str) -> str:
@@ -90,8 +98,13 @@ def normalised(text: str) -> str:
     return " ".join(_NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
+def _told(text: str) -> str:
+    """Normalised; as it is where it has no word, so that ":)" and "..." stay two texts."""
+    return normalised(text) or text.strip()
+
+
 def _unordered(example: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted(map(normalised, example)))
+    return tuple(sorted(map(_told, example)))
 
 
 def _inside(texts: Sequence[str]) -> int:

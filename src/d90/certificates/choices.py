@@ -1,0 +1,259 @@
+"""Every choice behind a certificate: what it costs, why it is free, or that it is assumed.
+
+A bound holds at once for every message, whatever chose it. What a decoder must know besides the message (base, seed, structure,
+projection, prior, which examples) is fixed beforehand, or log2 of the number of alternatives is paid. What a store shows to have been
+tried on the same examples is counted; what no store can show is an assumption, and printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from d90.analysis import bounds
+from d90.certificates.certificate import Choice
+from d90.errors import InputError
+from d90.methods import Spec, parse
+from d90.models.loading import Model
+from d90.tasks import Split, Task
+from d90.tasks.overlap import keys
+from d90.training.recipe import Recipe
+from d90.trials.store import Store
+
+__all__ = [
+    "CertificateOptions",
+    "Tried",
+    "choices_of",
+    "first_example",
+    "messages_evaluated",
+    "what_was_tried",
+]
+
+COPIES = ("refuse", "drop")
+_NEEDED = ("seed", "max_length", "precision", "step_rule")
+_NEEDED_BY_A_PRIOR = ("batch_size", "warmup", "weight_decay", "clip", "evaluations", "validation_limit")
+
+
+@dataclass(frozen=True)
+class CertificateOptions:
+    """What decides a certificate beside model, task, method and recipe.
+
+    Attributes:
+        dims, levels: what is tried; the message says which was taken.
+        prior: share of the training examples that trains the starting point, 0 for none.
+        delta: 1 - confidence.
+        tried: from how many alternatives outside the message this one was chosen; None: 1, and the store must not show more.
+        prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
+        copies: "refuse" where an example that counts stands in the prior's part; "drop" all but the first of each beforehand.
+        evaluated: documents alone: how many are evaluated; None for all.
+    """
+
+    dims: tuple[int, ...]
+    levels: tuple[int, ...]
+    prior: float = 0.0
+    delta: float = 0.05
+    tried: int | None = None
+    prior_epochs: float = 3
+    quantise_epochs: float = 1
+    copies: str = "refuse"
+    evaluated: int | None = None
+
+    def check(self) -> None:
+        """Refuse what no bound can be had from.
+
+        Raises:
+            InputError: which, and what was expected.
+        """
+        if not self.dims or min(self.dims) < 1 or not self.levels or min(self.levels) < 1:
+            raise InputError(f"got dims={list(self.dims)}, levels={list(self.levels)}, expected positive whole numbers")
+        if not 0 <= self.prior < 1:
+            raise InputError(f"got prior={self.prior}, expected a share of the training examples, 0 <= prior < 1")
+        if self.tried is not None and self.tried < 1:
+            raise InputError(f"got tried={self.tried}, expected at least 1, this one")
+        if self.copies not in COPIES:
+            raise InputError(f"got copies='{self.copies}', expected refuse or drop")
+        bounds.nats(self.delta)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is paid for, and what the store shows.
+
+    Attributes:
+        count: the alternatives paid for, this one included.
+        shown: those in the store, this one included.
+        rates: the learning rates in the store.
+        store: where it was looked.
+    """
+
+    count: int
+    shown: int
+    rates: int
+    store: str
+
+    @property
+    def bits(self) -> float:
+        """What the choice among the alternatives costs."""
+        return bounds.choice_bits([self.count])
+
+
+def what_was_tried(
+    store: Store, task: Task, model: Model, spec: Spec, recipe: Recipe, options: CertificateOptions
+) -> Tried:
+    """What the store shows to have been tried on these examples, and what is paid for.
+
+    Raises:
+        InputError: the store shows more alternatives than are paid for.
+    """
+    n = len(task.train)
+    mine = _decoder(model.fingerprint, str(spec), asdict(recipe), asdict(options), n)
+    shown, bases, rates = {mine}, {model.fingerprint}, {recipe.lr}
+    looked = set()
+    for row in store.trials():
+        if not _same_examples(row.recipe, row.context.get("task"), None, task, recipe):
+            continue
+        base = str(row.context.get("base"))
+        if row.d is None:
+            looked.add(base)  # trained in full: no message, but a base whose scores were seen
+            continue
+        bases.add(base)
+        limit = row.recipe.get("train_limit")
+        examples = n if limit == recipe.train_limit else limit or "all"
+        options_of_mine = asdict(options) | {"prior": 0.0}
+        shown.add(_decoder(base, str(row.recipe["method"]), row.recipe, options_of_mine, examples))
+        if base == model.fingerprint:
+            rates.add(row.outcome["lr"])
+    for kind in ("certify", "certify language"):
+        for body in store.studies(kind):
+            known = body["definitions"]
+            if _same_examples(body["recipe"], known["task"], known.get("first_example"), task, recipe):
+                bases.add(str(known["base"]))
+                examples = known.get("examples", body["n"] + body["prior"])
+                options_of_theirs = _options_of(body)
+                shown.add(_decoder(str(known["base"]), body["method"], body["recipe"], options_of_theirs, examples))
+                rates.add(body["recipe"]["lr"])
+    alternatives = len(shown) + len(looked - bases)
+    if (options.tried or 1) < alternatives:
+        raise InputError(
+            f"'{store.path}' shows {alternatives} alternatives on these examples (bases, seeds, structures, projections, priors, limits; "
+            f"this one included), expected tried to say how many this one was chosen from: an unpaid choice voids the bound. Give "
+            f"tried={alternatives} (--tried), or a store of its own to what was fixed before any of them"
+        )
+    return Tried(options.tried or 1, alternatives, len(rates), str(store.path))
+
+
+def choices_of(task: Task, spec: Spec, recipe: Recipe, options: CertificateOptions, tried: Tried) -> list[Choice]:
+    """Every choice that could have looked at the examples, with what it costs."""
+    many = f"one of {tried.count} alternatives" if tried.count > 1 else "fixed beforehand: no alternative in the store"
+    said = [
+        Choice(
+            "the message",
+            f"d of {_list(options.dims)}, levels of {_list(options.levels)}",
+            0.0,
+            "its bits are paid in full",
+        ),
+        Choice(
+            "rate, epochs, clip, batches",
+            "of the training",
+            0.0,
+            "free: the bound holds at once for every message, whatever chose it",
+        ),
+        Choice("base, seed, structure, projection, prior, limits", str(spec), tried.bits, many),
+        Choice(
+            "alternatives outside the store",
+            tried.store,
+            0.0,
+            "assumed: none was tried elsewhere, and none of a later one is chosen",
+        ),
+        Choice("confidence", f"{1 - options.delta:g}", 0.0, "one of the alternatives, where the store shows another"),
+        Choice("tokenizer, pretraining data", recipe.model, 0.0, "assumed: the base was made without these examples"),
+    ]
+    if options.prior:
+        part = f"{options.prior:g} of the examples"
+        said.append(
+            Choice(
+                "prior's part",
+                part,
+                0.0,
+                "free: drawn by bits fixed beforehand; its training never saw those that count",
+            )
+        )
+    if tried.rates > 1:
+        said.append(Choice("rates in the store", str(tried.rates), 0.0, "free: the message is paid in full"))
+    if options.copies == "drop":
+        said.append(
+            Choice("copies", "dropped beforehand", 0.0, "assumed: the distinct examples are the independent draws")
+        )
+    if recipe.train_limit is not None:
+        said.append(
+            Choice("limit", f"the first {recipe.train_limit:,} examples", 0.0, "assumed: not chosen for its outcome")
+        )
+    shown = "test" if task.test is not None else "validation"
+    said.append(Choice("error beside the bound", f"{shown} split", 0.0, "chose nothing here"))
+    return said
+
+
+def first_example(split: Split) -> str:
+    """Tells the same examples whatever limit was set on their number: limits keep the first ones."""
+    return hashlib.sha256(repr(keys(split.take(1))).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def messages_evaluated(store: Store, task: Task) -> int:
+    """How many coded tunes in the store were evaluated on these documents, or on more or fewer of them."""
+    first = first_example(task.train)
+    bodies = [body for body in store.studies("certify candidate") if "language" in body["key"]]
+    return sum(body.get("first_example", first) == first for body in bodies)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(f"{number:,}" for number in numbers)
+
+
+def _options_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The options that a decoder needs, of a stored certificate."""
+    known = body["definitions"]
+    evaluated = body.get("evaluated")
+    evaluated = None if evaluated == body["n"] else evaluated
+    return {
+        "prior": known["prior"], "prior_epochs": known["prior_epochs"], "copies": known.get("copies", "refuse"), "delta": body["delta"],
+        "evaluated": evaluated,
+    }  # fmt: skip
+
+
+def _same_examples(
+    recipe: dict[str, Any], fingerprint: str | None, first: str | None, task: Task, mine: Recipe
+) -> bool:
+    """Whether a row looked at these examples: all of them, or more or fewer of the same under another limit."""
+    if fingerprint == task.fingerprint or first == first_example(task.train):
+        return True
+    if _source(str(recipe["task"])) != _source(mine.task):
+        return False
+    theirs, ours = (
+        {**each.get("columns", {}), **{name: each.get(name) for name in ("train_limit", "validation_limit")}}
+        for each in (recipe, asdict(mine))
+    )
+    return theirs != ours and all(theirs.get(name) == ours.get(name) for name in ("text", "label"))
+
+
+def _source(name: str) -> str:
+    """A task's name; of files their place, however it was written."""
+    kind, colon, path = name.rpartition(":")
+    where = Path(path)
+    return f"{kind}{colon}{where.resolve()}" if where.exists() else name
+
+
+def _decoder(base: str, method: str, recipe: dict[str, Any], options: dict[str, Any], examples: int | str) -> str:
+    """What a decoder must know: two messages with the same need no bit to be told apart."""
+    needed = [recipe.get(key, 1 if key == "step_rule" else None) for key in _NEEDED]
+    if options["prior"]:
+        needed += [options["prior"], options["prior_epochs"], *(recipe.get(key) for key in _NEEDED_BY_A_PRIOR)]
+    with contextlib.suppress(InputError):  # a method that this version does not have is an alternative all the same
+        method = str(parse(method).at(1))
+    return str([base, method, examples, *needed, options["copies"], options["delta"], options["evaluated"]])

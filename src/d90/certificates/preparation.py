@@ -1,0 +1,270 @@
+"""The ground of every certificate: examples in two parts, the starting point, what was tried, and how all of it is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from d90.analysis import bounds
+from d90.certificates.assumptions import WARNING, assumptions, drop_copies, refuse_copies
+from d90.certificates.certificate import BaseCertificate, Choice
+from d90.certificates.choices import CertificateOptions, Tried, choices_of, first_example, what_was_tried
+from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
+from d90.errors import InputError
+from d90.methods import Full, Spec, parse
+from d90.models.loading import Model
+from d90.projections.philox import permutation
+from d90.tasks import Split, Task
+from d90.tasks.overlap import common
+from d90.training.loop import Data, fit, open_model, open_task
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe
+from d90.trials.runner import versions
+from d90.trials.store import Store, digest
+
+__all__ = ["Preparation", "check_sound", "opened_again", "parts", "prepare", "save_study", "take"]
+
+FEW = 100  # examples: below it the best bound that can be had is said first
+
+_Certificate = TypeVar("_Certificate", bound=BaseCertificate[Any])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a search for the best message starts from.
+
+    Attributes:
+        spec, recipe, options: what decides it.
+        whole, first: the task with all its examples, and with the prior's part (None without a prior).
+        data: the examples that count, encoded for the model that is trained.
+        start: what a message is laid on.
+        tried, assumptions, choices: what is paid for, and what is said.
+        store: where messages are kept.
+    """
+
+    spec: Spec
+    recipe: Recipe
+    options: CertificateOptions
+    whole: Task
+    first: Task | None
+    data: Data
+    start: StartingPoint
+    tried: Tried
+    assumptions: tuple[str, ...]
+    choices: tuple[Choice, ...]
+    store: Store
+
+    @property
+    def n(self) -> int:
+        """How many examples count."""
+        return len(self.data.train)
+
+    @property
+    def split(self) -> str:
+        """The split that chose nothing: "test", or "validation" where there is none."""
+        return "test" if self.data.task.test is not None else "validation"
+
+    def common(self, command: str) -> dict[str, Any]:
+        """The fields of a certificate that do not hang on what was measured."""
+        options = self.options
+        return {
+            "model": self.recipe.model, "task": self.recipe.task, "n": self.n, "delta": options.delta, "split": self.split,
+            "prior": len(self.first.train) if self.first is not None else 0, "assumptions": self.assumptions, "choices": self.choices,
+            "recipe": {key: value for key, value in asdict(self.recipe).items() if key != "method"}, "command": command,
+        }  # fmt: skip
+
+    def definitions(self, **more: Any) -> dict[str, Any]:
+        """What a check needs to find the same ground again."""
+        options = self.options
+        return {
+            "dims": list(options.dims), "levels": list(options.levels), "prior": options.prior, "tried": self.tried.count,
+            "prior_epochs": options.prior_epochs, "quantise_epochs": options.quantise_epochs, "copies": options.copies,
+            "task": self.whole.fingerprint, "examples": len(self.whole.train),
+            "first_example": first_example(self.whole.train), "base": self.data.model.fingerprint,
+            "start": self.start.weights, "buffers": self.start.buffers, **more, **versions(),
+        }  # fmt: skip
+
+
+def check_sound(spec: Spec, options: CertificateOptions) -> None:
+    """Refuse what no message can be made of.
+
+    Raises:
+        InputError: which, and what was expected.
+    """
+    if spec.space is None:
+        raise InputError(
+            f"got '{spec}', expected a subspace behind '@', as in full@structure=said: only d numbers can be coded"
+        )
+    if spec.space.options.head == "outside":
+        raise InputError(
+            "head=outside trains the whole head beside theta, which the message does not hold; use head=inside"
+        )
+    options.check()
+
+
+def prepare(
+    model: str | Model,
+    whole: Task,
+    spec: Spec,
+    recipe: Recipe,
+    options: CertificateOptions,
+    store: Store,
+    progress: Progress,
+) -> Preparation:
+    """Split the examples, refuse what makes a bound false, train the starting point.
+
+    Raises:
+        InputError: copies across the split, a model that no message describes, or alternatives that nobody pays for.
+    """
+    loaded = _opened(model, whole, recipe)
+    first, counted = _split(loaded, whole, options)
+    n, words_of = len(counted.train), "documents" if whole.kind == "language" else "examples"
+    if whole.kind == "language" and not 2 <= (n if options.evaluated is None else options.evaluated) <= n:
+        raise InputError(f"got {options.evaluated or n} documents to evaluate, expected 2 ... {n}, those that count")
+    if options.evaluated == n:
+        options = replace(options, evaluated=None)
+    tried = what_was_tried(store, whole, loaded, spec, recipe, options)
+    progress.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {n:,} {words_of}")
+    if n < FEW:
+        best = bounds.binomial_upper(0, n, options.delta, 1.0 + tried.bits)
+        progress.note(
+            f"{n} {words_of} count: were no error made and nothing changed, the bound on an error rate would be {best:.1%}"
+        )
+    rests_on = assumptions(counted, loaded)
+    for line in rests_on:
+        if line.startswith(WARNING):
+            progress.note(line)
+    if first is not None:
+        progress.search_planned(f"starting point from {len(first.train):,} {words_of}")
+    data = _started(loaded, first, counted, recipe, options.prior_epochs, progress)
+    said = tuple(choices_of(counted, spec, recipe, options, tried))
+    return Preparation(spec, recipe, options, whole, first, data, StartingPoint(loaded), tried, rests_on, said, store)
+
+
+def opened_again(
+    path: str | os.PathLike[str],
+    kind: type[_Certificate],
+    model: str | Model | None,
+    task: str | Task | None,
+    unit: str,
+) -> tuple[_Certificate, Data, StartingPoint, Spec, Recipe]:
+    """A certificate read back, and what it certifies: the examples that count, and the starting point it was made from.
+
+    Args:
+        kind: of certificate.
+        model, task: where they lie now; None: under the names in the certificate.
+        unit: what the bound counts, for the errors.
+
+    Raises:
+        InputError: a file that is no such certificate, other examples, or another starting point.
+    """
+    try:
+        said = kind.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        known = said.definitions
+        recipe = Recipe(**{**said.recipe, "method": said.method})
+        options = CertificateOptions(
+            (1,),
+            (1,),
+            float(known["prior"]),
+            said.delta,
+            None,
+            float(known["prior_epochs"]),
+            copies=known.get("copies", "refuse"),
+        )
+        start, fingerprint = str(known["start"]), str(known["task"])
+    except FileNotFoundError:
+        raise InputError(f"no such file: '{path}'") from None
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
+    options.check()
+    whole = open_task(task if task is not None else recipe.task, recipe)
+    if whole.fingerprint != fingerprint:
+        raise InputError(
+            f"'{path}' certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
+            f"{whole.fingerprint[:16]}. The bound holds for those {unit} alone; give the same data"
+        )
+    loaded = _opened(model if model is not None else recipe.model, whole, recipe)
+    first, counted = _split(loaded, whole, options)
+    if len(counted.train) != said.n:
+        raise InputError(f"'{path}' says n = {said.n}, but {len(counted.train)} of its {unit} count; write it again")
+    data = _started(loaded, first, counted, recipe, options.prior_epochs, Progress())
+    found = StartingPoint(loaded)
+    if found.weights != start or known.get("buffers", found.buffers) != found.buffers:
+        raise InputError(
+            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
+            f"again for the check, and other threads or another processor round differently: it was made with "
+            f"{known.get('threads')} threads on {known.get('machine')}, here are {torch.get_num_threads()}"
+        )
+    return said, data, found, parse(said.method), recipe
+
+
+def save_study(ground: Preparation, certificate: BaseCertificate[Any], kind: str) -> None:
+    """Keep a certificate in the store, where later ones find it as an alternative."""
+    asked = [str(ground.spec), certificate.recipe, asdict(ground.options)]
+    ground.store.put_study(digest(asked), kind, certificate.to_dict())
+
+
+def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
+    """The prior's task and the one that counts, by our own bits: chosen before anything is seen."""
+    if prior == 0:
+        return None, task
+    n = len(task.train)
+    order = permutation(0, "split", 0, n)
+    cut = round(prior * n)
+    if not 0 < cut < n:
+        raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
+    return replace(task, train=take(task.train, order[:cut])), replace(task, train=take(task.train, order[cut:]))
+
+
+def take(split: Split, chosen: Tensor) -> Split:
+    """The examples with these numbers."""
+    inputs = split.inputs[chosen] if isinstance(split.inputs, Tensor) else [split.inputs[i] for i in chosen.tolist()]
+    return Split(inputs, split.labels[chosen])
+
+
+# --- steps -------------------------------------------------------------------------------------------------------------
+
+
+def _opened(model: str | Model, whole: Task, recipe: Recipe) -> Model:
+    """The base, to train on; a model that was given stays as it is."""
+    loaded = open_model(model, whole, recipe)
+    return loaded if isinstance(model, str) else own_copy(loaded)
+
+
+def _split(model: Model, whole: Task, options: CertificateOptions) -> tuple[Task | None, Task]:
+    if options.copies == "drop":
+        whole, dropped = drop_copies(model, whole)
+        if dropped:
+            note = f"{dropped:,} training examples that repeat an earlier one were dropped"
+            whole = replace(whole, notes=(*whole.notes, note))
+    first, counted = parts(whole, options.prior)
+    if first is not None:
+        refuse_copies(model, first, counted)
+    return first, counted
+
+
+def _started(
+    model: Model, first: Task | None, counted: Task, recipe: Recipe, epochs: float, progress: Progress
+) -> Data:
+    """The examples that count, encoded; the model is left at the starting point.
+
+    The starting point's best evaluation is kept only where the validation split chooses it, reports nothing, and shares no example
+    with those that count: else its last weights.
+    """
+    data = Data(model, counted)
+    check_evaluation(data)
+    if first is not None:
+        may_choose = first.test is not None and not common(first.validation, counted.train)
+        start = replace(
+            recipe, method="full", lr=None, epochs=epochs, evaluations=recipe.evaluations if may_choose else 1
+        )
+        fit(Data(model, first), Spec(Full()), start, progress=progress, keep_best=True)[1].merge()
+    return data
