@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from d90.models.loading import Model, load
 from d90.tasks import Split, Task
 from d90.training.batches import Batches
 from d90.training.loading import open_tune
-from d90.training.loop import _rate
+from d90.training.loop import Data, _rate, evaluate, predict
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, best_device, bf16_is_fast, default_lr, make_recipe
 
@@ -75,7 +76,7 @@ def test_the_score_is_the_best_evaluation_and_its_weights_are_kept() -> None:
     scores = [look.score for look in run.outcome.curve[1:]]
     assert run.score == max(scores)
     batches = Batches(model, task.validation)
-    assert task.score(d90.training.predict(model, batches, "fp32")) == pytest.approx(run.score)
+    assert task.score(predict(model, batches, "fp32")) == pytest.approx(run.score)
 
 
 def test_a_nan_stops_the_run_with_a_record() -> None:
@@ -97,6 +98,52 @@ def test_regression_and_its_metric() -> None:
     run = d90.train("mlp:16-32-1", blobs(kind="regression"), "full", **FAST)
     assert run.score > 0.8
     assert run.task.metric == "pearson"
+
+
+class _Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("method", ["full", "full@d=20", "bitfit"])
+def test_where_training_never_beats_the_start_the_start_is_kept_and_said(method: str) -> None:
+    trained = d90.train("mlp:16-32-3", blobs(noise=2.0), "full", **FAST)
+    trained.merge()
+    before = {name: p.detach().clone() for name, p in trained.model.module.named_parameters()}
+    told = _Notes()
+    run = d90.train(trained.model, blobs(noise=2.0), method, progress=told, **{**FAST, "lr": 30.0})
+    assert max(look.score for look in run.outcome.curve[1:]) <= run.outcome.zero_score
+    assert run.score == run.outcome.zero_score == trained.score
+    assert not run.outcome.improved
+    assert run.outcome.best.step == 0
+    assert evaluate(Data(run.model, run.task), "validation", "fp32")[0] == run.score, (
+        "the score is that of the weights kept"
+    )
+    for name, parameter in run.model.module.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    assert [note for note in told.notes if "training never beat the untrained model" in note]
+
+
+def test_a_run_that_ends_early_follows_the_whole_schedule() -> None:
+    whole = d90.train("mlp:16-32-3", blobs(), "full", **FAST).outcome
+    read = d90.train("mlp:16-32-3", blobs(), "full", until=1 / 3, **FAST).outcome
+    assert (read.status, read.steps) == ("read", 10)
+    assert read.curve == whole.curve[:2], "its rate at each step is the whole run's, not that of a shorter schedule"
+    between = d90.train("mlp:16-32-3", blobs(), "full", until=0.5, **FAST).outcome
+    assert [look.step for look in between.curve] == [0, 10, 15], "a run ends with a look"
+    with pytest.raises(InputError, match="until"):
+        d90.train("mlp:16-32-3", blobs(), "full", until=0.0, **FAST)
+
+
+def test_an_ordinary_recipe_is_stored_as_before_there_were_readings() -> None:
+    recipe = Recipe("m", "t")
+    assert "until" not in recipe.to_dict()
+    assert recipe.key("data", "base") == "6c4ad189d43bb451f3e5bca361888a62", "trials stored before are found"
+    assert replace(recipe, until=0.125).key("data", "base") != recipe.key("data", "base")
+    assert Recipe(**replace(recipe, until=0.125).to_dict()).until == 0.125
 
 
 @pytest.mark.parametrize(

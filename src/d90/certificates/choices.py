@@ -110,7 +110,7 @@ def what_was_tried(
         InputError: the store shows more alternatives than are paid for.
     """
     n = len(task.train)
-    mine = _decoder(model.fingerprint, str(spec), asdict(recipe), asdict(options), n)
+    mine = _decoder(model.fingerprint, str(spec), recipe.to_dict(), asdict(options), n)
     shown, bases, rates = {mine}, {model.fingerprint}, {recipe.lr}
     looked = set()
     for row in store.trials():

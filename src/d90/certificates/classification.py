@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -244,7 +244,7 @@ def _finished(
         )
     if not bool(torch.isfinite(theta).all()):
         raise InputError(f"{where} holds numbers that are not finite; train it again at a lower rate")
-    kept = {key: value for key, value in asdict(recipe).items() if key not in ("model", "task", "method")}
+    kept = {key: value for key, value in recipe.to_dict().items() if key not in ("model", "task", "method")}
     return theta.detach().cpu().clone(), parse(recipe.method), recipe.model, given, kept
 
 

@@ -76,7 +76,7 @@ class Preparation:
         return {
             "model": self.recipe.model, "task": self.recipe.task, "n": self.n, "delta": options.delta, "split": self.split,
             "prior": len(self.first.train) if self.first is not None else 0, "assumptions": self.assumptions, "choices": self.choices,
-            "recipe": {key: value for key, value in asdict(self.recipe).items() if key != "method"}, "command": command,
+            "recipe": {key: value for key, value in self.recipe.to_dict().items() if key != "method"}, "command": command,
         }  # fmt: skip
 
     def definitions(self, **more: Any) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def train(
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
     echo(
-        f"{metric} {score:.4f} (untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
+        f"{metric} {score:.4f} (the best of {len(outcome.curve)} looks, at step {outcome.best.step} of {outcome.steps}; untrained "
+        f"{untrained:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
     sizes = result.counts

@@ -145,6 +145,7 @@ def compare(
     numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in runner.task.splits
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
+    runner.data(recipe.seed).note_truncation(progress)
 
     def entry(index: int) -> Entry:
         spec = specs[index]
@@ -165,7 +166,7 @@ def compare(
         chance=runner.constant_score("test" if test else "validation"),
         seeds=seeds,
         entries=tuple(front(entries)),
-        recipe={key: value for key, value in asdict(recipe).items() if key not in ("method", "seed", "lr")},
+        recipe={key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed", "lr")},
         definitions={
             "rates": [round(rate, 6) for rate in rates],
             "seeds": list(range(recipe.seed, recipe.seed + seeds)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from d90.analysis import bounds
@@ -95,7 +95,7 @@ def generalization(
 
 def _row(study: dict[str, Any], known: dict[str, Any], store: Store, train: bool, progress: Progress) -> Row:
     method, recipe = _trial(study)
-    asked = digest([asdict(recipe), study["definitions"].get("task"), study["definitions"].get("base")])
+    asked = digest([recipe.to_dict(), study["definitions"].get("task"), study["definitions"].get("base")])
     body, note = known.get(asked), "" if train else "not trained for its training accuracy"
     if body is None and train:
         try:
@@ -155,4 +155,4 @@ def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, progress: Pro
     progress.trial_ended(
         f"{recipe.method} on {recipe.task}", f"accuracy {found['train']:.4f} in training, {found['evaluation']:.4f}"
     )
-    return {**found, "n": len(task.train), "recipe": asdict(recipe), "context": versions()}
+    return {**found, "n": len(task.train), "recipe": recipe.to_dict(), "context": versions()}

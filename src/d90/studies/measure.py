@@ -120,15 +120,13 @@ def measure(
             raise InputError(
                 f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({m} lambdas, D={most})"
             )
-    kept_recipe = {key: value for key, value in asdict(recipe).items() if key not in ("method", "seed")}
+    kept_recipe = {key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed")}
     asked: list[Any] = [
         str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, kept_recipe, recipe.seed,
     ]  # fmt: skip
     runner.study = digest([*asked, within] if within is not None else asked)
     progress.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
-    if runner.data(recipe.seed).truncated:
-        count = runner.data(recipe.seed).truncated
-        progress.note(f"{count} texts are longer than {runner.model(recipe.seed).max_length} tokens and were truncated")
+    runner.data(recipe.seed).note_truncation(progress)
 
     zero, majority = runner.zero_score(), runner.constant_score()
     chance = max(majority, zero)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -206,7 +206,7 @@ SEEDS = 1000  # a measurement learns from trials with its own seeds: those from 
 
 
 def _without(recipe: Recipe) -> dict[str, Any]:
-    return _bare(asdict(recipe))
+    return _bare(recipe.to_dict())
 
 
 def _bare(recipe: dict[str, Any]) -> dict[str, Any]:

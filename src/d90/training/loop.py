@@ -93,6 +93,11 @@ class Data:
         """How many texts were longer than the model takes."""
         return self.train.truncated + self.validation.truncated
 
+    def note_truncation(self, progress: Progress) -> None:
+        """Say how many texts were cut, if any were."""
+        if self.truncated:
+            progress.note(f"{self.truncated} texts are longer than {self.model.max_length} tokens and were truncated")
+
 
 def train(
     model: str | Model,
@@ -103,7 +108,7 @@ def train(
     progress: Progress | None = None,
     **options: Any,
 ) -> Run:
-    """Fine-tune `model` on `task` and keep the best evaluation's weights.
+    """Fine-tune `model` on `task` and keep the best evaluation's weights; the untrained model's where training never beat it.
 
     Args:
         model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), trained on the GPU where there is one; or a
@@ -126,7 +131,13 @@ def train(
     loaded_task = open_task(task, recipe)
     loaded = open_model(model, loaded_task, recipe, best_device())
     data = Data(loaded, loaded_task)
-    outcome, applied_method = fit(data, spec, recipe, progress=progress or Progress(), keep_best=True)
+    progress = progress or Progress()
+    data.note_truncation(progress)
+    outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)
+    if not outcome.improved:
+        progress.note(
+            "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
+        )
     return Run(recipe, outcome, loaded, loaded_task, applied_method)
 
 
@@ -235,13 +246,15 @@ def _loop(
     optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
     total = recipe.steps(len(data.train))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
-    looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
+    last = max(1, round(total * recipe.until))
+    looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)} | {last}
 
-    progress.trial_started(f"{recipe.method} seed {recipe.seed}", total)
+    progress.trial_started(f"{recipe.method} seed {recipe.seed}", last)
     zero_score, zero_loss = _look(data, precision, -math.inf, seen)
     curve = [Evaluation(0, zero_score, zero_loss)]
-    best, best_state, status, running, step = zero_score, None, "finished", 0.0, 0
-    for step, chosen in enumerate(_batches(data.train, recipe, total), start=1):
+    best, status, running, step = zero_score, "finished" if last == total else "read", 0.0, 0
+    best_state = snapshot(trained) if keep_best else None
+    for step, chosen in enumerate(_batches(data.train, recipe, last), start=1):
         module.train()
         with autocast(module, precision):
             outputs = outputs_of(module, data.train.inputs(chosen))
@@ -257,7 +270,7 @@ def _loop(
         schedule.step()
         optimizer.zero_grad()
         running = value if step == 1 else 0.98 * running + 0.02 * value
-        if step % 10 == 0 or step == total:
+        if step % 10 == 0 or step == last:
             progress.trial_step(step, running)
         if step in looks:
             score, validation_loss = _look(data, precision, best, seen)
@@ -266,16 +279,15 @@ def _loop(
                 break
             curve.append(Evaluation(step, score, validation_loss))
             progress.trial_scored(step, score, validation_loss)
-            if score > best or best_state is None:
-                best = max(best, score)
-                best_state = snapshot(trained) if keep_best else ()
+            if score > best:
+                best, best_state = score, snapshot(trained) if keep_best else None
             if stop_at is not None and score >= stop_at:
                 status = "passed" if step < total else "finished"
                 break
             if pruner is not None and step < total and pruner(curve):
                 status = "hopeless"
                 break
-    if keep_best and best_state is not None:
+    if best_state is not None:
         restore(trained, best_state)
     space = trained if isinstance(trained, Subspace) else None
     moved = space.D if space else sum(p.numel() for p in parameters)
@@ -358,7 +370,7 @@ class Run:
 
     @property
     def score(self) -> float:
-        """The best evaluation's score on the validation split."""
+        """That of the kept weights on the validation split: the best evaluation's, the untrained model's among them."""
         return self.outcome.score
 
     def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
@@ -371,7 +383,7 @@ class Run:
         self.applied_method.save(target, recipe=key[:16], dtype=dtype)
         record = {
             "d90": __version__,
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.to_dict(),
             "recipe_hash": key[:16],
             "outcome": asdict(self.outcome),
             "task": {
@@ -409,11 +421,11 @@ def _rate(step: int, total: int, warmup: float) -> float:
     return (step + 1) / ramp if step < ramp else max(0.0, (total - step) / max(1, total - ramp))
 
 
-def _batches(train_data: Batches, recipe: Recipe, total: int) -> Iterator[Tensor]:
+def _batches(train_data: Batches, recipe: Recipe, steps: int) -> Iterator[Tensor]:
     done, epoch = 0, 0
     while True:
         for chosen in train_data.shuffled(recipe.batch_size, recipe.seed, epoch):
-            if done == total:
+            if done == steps:
                 return
             yield chosen
             done += 1

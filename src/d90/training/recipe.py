@@ -34,6 +34,7 @@ class Recipe:
         seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
         train_limit, validation_limit, max_length, columns: how the data was read.
         step_rule: version of the subspace's unit of theta; 1 where the rules agree (`step_rule_of`).
+        until: the share of the steps after which the run ends, its schedule being that of the whole: below 1 it is a reading.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Recipe:
     max_length: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
     step_rule: int = 1
+    until: float = 1.0
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -69,6 +71,8 @@ class Recipe:
             raise InputError(f"got warmup={self.warmup}, expected a share of the steps, 0 <= warmup < 1")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
+        if not 0 < self.until <= 1:
+            raise InputError(f"got until={self.until}, expected a share of the steps, 0 < until <= 1")
         if not 0 <= self.seed < 1 << 64:
             raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
 
@@ -76,10 +80,17 @@ class Recipe:
         """Optimizer steps of a whole run on n training examples."""
         return max(1, round(-(-n // self.batch_size) * self.epochs))
 
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored: a field that came later stands there only where it differs from what was done before (`LATER`)."""
+        return {key: value for key, value in asdict(self).items() if key not in LATER or value != LATER[key]}
+
     def key(self, *fingerprints: str) -> str:
         """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
-        canonical = json.dumps([asdict(self), *fingerprints], sort_keys=True)
+        canonical = json.dumps([self.to_dict(), *fingerprints], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+LATER: dict[str, Any] = {"until": 1.0}  # fields that a Recipe did not always have, each with what was done before
 
 
 def step_rule_of(spec: Spec) -> int:
@@ -123,9 +134,10 @@ class Evaluation:
 class Outcome:
     """What a run gave, as stored.
 
-    `score` is the best of the evaluations; `status` is "finished", "passed" (stopped at the threshold: the score is a
-    lower bound), "hopeless" (given up: it would have stayed below the threshold) or "diverged" (the loss was not finite at
-    step `steps`). `zero_score` is that of the untrained model.
+    `score` is the best of the evaluations, the untrained model's among them, and that of the weights which are kept; `status` is
+    "finished", "passed" (stopped at the threshold: the score is a lower bound), "hopeless" (given up: it would have stayed below
+    the threshold), "read" (ended early as its recipe says, `Recipe.until`) or "diverged" (the loss was not finite at step
+    `steps`). `zero_score` is that of the untrained model.
     """
 
     score: float
@@ -143,6 +155,16 @@ class Outcome:
     lr: float
     precision: str
     test: float | None = None  # the best evaluation's score on the test split, where it was asked for
+
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation whose weights are kept: the first of those with the best score."""
+        return max(self.curve, key=lambda look: look.score)
+
+    @property
+    def improved(self) -> bool:
+        """Whether training ever beat the untrained model."""
+        return self.score > self.zero_score
 
 
 def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:

@@ -177,7 +177,7 @@ class TrialRunner:
 
     def _keep(self, ask: TrialRequest, made: Made, study: str | None) -> None:
         """Write a trial that was made."""
-        d, recipe = ask.spec.space.d if ask.spec.space else None, asdict(ask.recipe)
+        d, recipe = ask.spec.space.d if ask.spec.space else None, ask.recipe.to_dict()
         key = self.key(ask.recipe)
         self.store.add(
             key, ask.stop_at, d, ask.recipe.seed, recipe, made.outcome, made.context, made.predictions or None, study
@@ -187,7 +187,7 @@ class TrialRunner:
     def _job(self, ask: TrialRequest) -> Job:
         """A trial as plain data."""
         body = {
-            "recipe": asdict(ask.recipe),
+            "recipe": ask.recipe.to_dict(),
             "stop_at": ask.stop_at,
             "hopeless": asdict(ask.pruner) if ask.pruner else None,
             "test": ask.test,
