@@ -16,9 +16,10 @@ from d90.models.loading import Model, load
 from d90.tasks import Split, Task
 from d90.training.batches import Batches
 from d90.training.loading import open_tune
-from d90.training.loop import Data, _rate, evaluate, predict
+from d90.training.loop import Data, evaluate, predict
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, best_device, bf16_is_fast, default_lr, make_recipe
+from d90.training.schedule import rate
 
 
 def blobs(seed: int = 0, noise: float = 0.5, kind: str = "classification") -> Task:
@@ -171,12 +172,12 @@ def test_a_failed_start_gives_the_flags_back() -> None:
 
 
 def test_warm_up_and_decay() -> None:
-    rates = [_rate(step, 100, 0.1) for step in range(100)]
+    rates = [rate(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1
     assert rates.index(1) == 9
     assert rates[-1] < 0.02
-    assert _rate(100, 100, 0.1) == 0
+    assert rate(100, 100, 0.1) == 0
 
 
 def test_a_recipe_key_depends_on_recipe_data_and_base() -> None:

@@ -47,6 +47,7 @@ from d90.training.batches import Batches, outputs_of
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Evaluation, Outcome, Recipe, best_device, default_lr, make_recipe
+from d90.training.schedule import batches_of, rate
 
 __all__ = [
     "Data",
@@ -245,7 +246,7 @@ def _loop(
     # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
     optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
     total = recipe.steps(len(data.train))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, recipe.warmup))
     last = max(1, round(total * recipe.until))
     looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)} | {last}
 
@@ -254,7 +255,7 @@ def _loop(
     curve = [Evaluation(0, zero_score, zero_loss)]
     best, status, running, step = zero_score, "finished" if last == total else "read", 0.0, 0
     best_state = snapshot(trained) if keep_best else None
-    for step, chosen in enumerate(_batches(data.train, recipe, last), start=1):
+    for step, chosen in enumerate(batches_of(data.train, recipe, last), start=1):
         module.train()
         with autocast(module, precision):
             outputs = outputs_of(module, data.train.inputs(chosen))
@@ -413,23 +414,6 @@ class Run:
 
 # --- helpers
 # -----------------------------------------------------------------------------------------------------------
-
-
-def _rate(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over the first share of the steps, then linear decay to zero."""
-    ramp = max(1, round(total * warmup))
-    return (step + 1) / ramp if step < ramp else max(0.0, (total - step) / max(1, total - ramp))
-
-
-def _batches(train_data: Batches, recipe: Recipe, steps: int) -> Iterator[Tensor]:
-    done, epoch = 0, 0
-    while True:
-        for chosen in train_data.shuffled(recipe.batch_size, recipe.seed, epoch):
-            if done == steps:
-                return
-            yield chosen
-            done += 1
-        epoch += 1
 
 
 @contextlib.contextmanager
