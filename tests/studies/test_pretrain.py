@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import d90.pretrain
+import d90.studies.pretrain
 import pytest
 import torch
 
@@ -69,7 +69,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
         pretrain(small, tmp_path / "cut", progress=Interrupted())
     again = pretrain(small, tmp_path / "cut")[-1]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    monkeypatch.setattr(d90.pretrain, "_run", lambda *args: pytest.fail("trained a finished run again"))
+    monkeypatch.setattr(d90.studies.pretrain, "_run", lambda *args: pytest.fail("trained a finished run again"))
     assert pretrain(small, tmp_path / "cut")[-1] == again
 
 

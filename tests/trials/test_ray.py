@@ -14,7 +14,7 @@ import pytest
 from d90.errors import InputError
 from d90.studies.compare import compare
 from d90.training.progress import Progress
-from d90.trials import cluster as ours
+from d90.trials import ray as ours
 from tests.trials.test_studies import FAST, MODEL, idx_folder, rows
 
 # Ray's own: unclosed sockets and files of its processes, and what it deprecates of itself

@@ -1,0 +1,90 @@
+"""Variants by name: those that d90 brings, those that a program registers, and those that installed packages bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from d90.errors import InputError, unknown_name
+
+__all__ = ["Registry"]
+
+Variant = TypeVar("Variant")
+
+
+class Registry(Mapping[str, Variant], Generic[Variant]):
+    """Names and what they stand for.
+
+    An installed package adds a variant by an entry point of the registry's group, whose name is the variant's:
+
+        [project.entry-points."d90.methods"]
+        rows = "my_package.rows:Rows"
+
+    Entry points are loaded when a name is asked for that is not known yet, or when the names are listed.
+
+    Args:
+        what: the variant in words, for errors, as "method".
+        group: the entry points' group, as "d90.methods".
+        own: those that d90 brings; nothing may replace them.
+        hint: the next step, said with an unknown name.
+    """
+
+    def __init__(self, what: str, group: str, own: Mapping[str, Variant], hint: str = "") -> None:
+        self.what, self.group, self.hint = what, group, hint
+        self._known = dict(own)
+        self._own = frozenset(own)
+        self._waiting: dict[str, metadata.EntryPoint] | None = None
+
+    def register(self, name: str, variant: Variant) -> None:
+        """Add a variant, or replace one that was registered before.
+
+        Raises:
+            InputError: the name is no word of small letters, digits and "-", or is one that d90 brings.
+        """
+        if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
+            raise InputError(f"got {name!r} as the name of a {self.what}, expected small letters, digits, '-' and '_'")
+        if name in self._own:
+            raise InputError(f"the {self.what} '{name}' is d90's own and cannot be replaced; choose another name")
+        self._known[name] = variant
+
+    def find(self, name: str) -> Variant:
+        """The variant of a name.
+
+        Raises:
+            InputError: no such variant, or its package fails to load.
+        """
+        if name not in self._known:
+            self._load(name)
+        if name not in self._known:
+            raise unknown_name(self.what, name, sorted(self), self.hint)
+        return self._known[name]
+
+    def __getitem__(self, name: str) -> Variant:
+        if name not in self._known:
+            self._load(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._known, *self._entry_points()]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _entry_points(self) -> dict[str, metadata.EntryPoint]:
+        if self._waiting is None:
+            self._waiting = {point.name: point for point in metadata.entry_points(group=self.group)}
+        return {name: point for name, point in self._waiting.items() if name not in self._own}
+
+    def _load(self, name: str) -> None:
+        point = self._entry_points().get(name)
+        if point is None:
+            return
+        try:
+            self._known[name] = point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else point.value
+            raise InputError(
+                f"the {self.what} '{name}' comes with the package '{package}', which fails to load: "
+                f"{type(error).__name__}: {error}. Update that package or take it out"
+            ) from error
