@@ -7,10 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import d90.studies.pretrain
 import pytest
 import torch
 
+import d90.studies.pretrain
 from d90.errors import InputError
 from d90.models.loading import load
 from d90.studies.pretrain import Pretraining, pretrain, schedule
