@@ -3,9 +3,7 @@
 Names are imported when they are first asked for: torch takes seconds, and `d90 --help` needs none of it.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from d90._version import __version__
@@ -69,24 +67,14 @@ _MODULES = {
 _PACKAGES = ("analysis", "methods", "projections", "tasks")
 
 
-class _Package(ModuleType):
-    """This module: its names come from their rooms, and a room of the same name (`measure`) does not hide its function."""
-
-    def __getattr__(self, name: str) -> object:
-        if name in _PACKAGES:
-            return import_module(f"d90.{name}")
-        if name not in _MODULES:
-            raise AttributeError(f"module 'd90' has no attribute '{name}'")
-        value = getattr(import_module(f"d90.{_MODULES[name]}"), name)
-        super().__setattr__(name, value)
-        return value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _MODULES and isinstance(value, ModuleType)):  # the import system binds each submodule here
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return import_module(f"d90.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'd90' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"d90.{_MODULES[name]}"), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
