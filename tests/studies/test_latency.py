@@ -166,7 +166,7 @@ def test_the_command_prints_a_table_and_writes_the_figures(tiny: dict[str, Any],
     body = json.loads(out.read_text())
     assert len(body["rows"]) == 2 * (1 + 1 + 4 + 2)
     assert body["command"] == "d90 " + " ".join(["latency", "--shape", "gpt2", "--r", "2,4", "--prefix", "3", *quick])
-    assert "d90.latency" in sys.modules
+    assert "d90.studies.latency" in sys.modules
     one = run("latency", "--shape", "gpt2", "--methods", "bitfit adapter:r=2", *quick)
     assert [row["asked"] for row in json.loads(out.read_text())["rows"]] == ["base", "bitfit", "adapter:r=2"] * 2
     assert one.returncode == 0
