@@ -23,7 +23,8 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_the_command_line_starts_without_torch() -> None:
     assert (
-        python("import sys, d90.cli.main; print({'torch', 'scipy', 'transformers'} & set(sys.modules) or 'none')") == "none"
+        python("import sys, d90.cli.main; print({'torch', 'scipy', 'transformers'} & set(sys.modules) or 'none')")
+        == "none"
     )
 
 
