@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
 from d90.errors import InputError
-from d90.methods import METHODS, Space, parse
+from d90.methods import (
+    METHODS,
+    Adapter,
+    Applied,
+    Context,
+    HiWi,
+    LoRA,
+    Method,
+    PaFi,
+    PreEmbed,
+    Space,
+    SparseMask,
+    TopLayers,
+    parse,
+    register_method,
+)
+from d90.methods.fields import fields_of
 from d90.subspace.options import SubspaceOptions
 from tests.methods.table import plain
 
@@ -91,9 +111,70 @@ def test_every_method_is_described(name: str) -> None:
     assert kind.summary
     assert kind.__doc__
     assert str(parse(name).method).partition(":")[0] == getattr(kind, "short_for", name)
-    left_open = {key for key, (_, default) in kind.options.items() if default is None}
-    values = copy.deepcopy(kind()).values
-    assert {key: values[key] for key in kind.options.keys() - left_open} == {
-        key: default for key, (_, default) in kind.options.items() if key not in left_open
-    }
-    assert str(parse(str(kind()))) == str(kind())
+    made = kind()
+    for field in fields_of(kind).values():
+        if field.default is not None:
+            assert getattr(made, field.name) == field.default
+    assert str(parse(str(made))) == str(made)
+    assert parse(str(made)).method == made
+    assert hash(copy.deepcopy(made)) == hash(made)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LoRA(r="8"), r"lora: got r='8', expected an integer"),
+        (lambda: LoRA(r=True), r"lora: got r=True, expected an integer"),
+        (lambda: LoRA(alpha=2.5), r"lora: got alpha=2.5, expected an integer or None"),
+        (lambda: LoRA(init="codes"), r"unknown init of lora 'codes'.*Did you mean 'code'"),
+        (lambda: TopLayers(n=None), r"top: got n=None, expected an integer"),
+        (lambda: SparseMask(per="matrix"), r"unknown per of sparse 'matrix'"),
+        (lambda: HiWi(on="weights"), r"unknown on of hiwi 'weights'.*Did you mean 'weight'"),
+        (lambda: Adapter(kind="pfeifer"), r"unknown kind of adapter 'pfeifer'.*Did you mean 'pfeiffer'"),
+        (lambda: PaFi(fraction="many"), r"sparse: got fraction='many', expected a number or None"),
+        (lambda: PreEmbed(prefix=1.5), r"preembed: got prefix=1.5, expected an integer"),
+    ],
+)
+def test_a_wrong_value_from_python_is_said(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_methods_have_a_signature_an_equality_and_a_repr() -> None:
+    assert list(inspect.signature(LoRA).parameters) == ["r", "alpha", "targets", "init"]
+    assert LoRA(r=4) == LoRA(r=4, alpha=4) != LoRA(r=4, alpha=8)
+    assert repr(LoRA(r=4)) == "LoRA(r=4, alpha=4, targets='qv', init='code')"
+    assert PaFi(k=7) == SparseMask(mask="magnitude", k=7)
+    assert {parse("lora:r=4").method, LoRA(r=4)} == {LoRA(r=4)}
+    with pytest.raises(TypeError, match="rank"):
+        LoRA(rank=4)  # type: ignore[call-arg]
+
+
+def test_a_method_from_outside_joins_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_known", dict(METHODS._known))
+
+    @register_method
+    @dataclasses.dataclass(frozen=True)
+    class Norms(Method):
+        """Delta is zero outside one-dimensional weights."""
+
+        name: ClassVar[str] = "norms"
+        summary: ClassVar[str] = "one-dimensional weights and the head move"
+
+        biases: bool = True
+
+        def move(self, applied: Applied, context: Context) -> set[str]:
+            return {n for n, (p, _) in applied.flags.items() if p.dim() == 1 and (self.biases or "bias" not in n)}
+
+    assert str(parse("norms@d=3").method) == "norms:biases=True"
+    assert parse("norms:biases=false").method == Norms(biases=False)
+    with pytest.raises(InputError, match=r"got biases=perhaps, expected true or false"):
+        parse("norms:biases=perhaps")
+    model = plain()
+    applied = parse("norms").method.apply(model)
+    assert {p.dim() for p in model.parameters() if p.requires_grad} == {1}
+    applied.remove()
+    with pytest.raises(InputError, match="expected a frozen dataclass"):
+        register_method(dict)  # type: ignore[arg-type]

@@ -233,7 +233,7 @@ def test_generate_puts_the_positions_in_once(kind: str, given: str, method: str)
     found = other.generate(**inputs, attention_mask=mask, return_dict_in_generate=True, **options)
     new = other.base_model.preembed.vectors.shape[0]
     assert found.past_key_values.get_seq_length() == 7 + new + 5
-    prefix = parse(method).method.values["prefix"]
+    prefix = parse(method).method.prefix
     for row, length in enumerate(LENGTHS):
         hand = greedy(model, other.base_model.preembed.vectors, prefix, INPUTS[row, :length], 6)
         assert found.sequences[row, -6:].tolist() == hand

@@ -25,6 +25,7 @@ def methods(
 ) -> None:
     """List the methods, projections and subspace options; with --model, what each method costs in numbers."""
     from d90.methods import METHODS
+    from d90.methods.fields import fields_of
     from d90.projections import known
     from d90.subspace.options import HEADS, LAYERS, SCALES, STRUCTURES
 
@@ -33,8 +34,9 @@ def methods(
         return
 
     def usage(kind: Any) -> str:
-        keys = ",".join(f"{key}={default}" for key, (_, default) in kind.options.items() if default is not None)
-        left_open = "".join(f"[,{key}=]" for key, (_, default) in kind.options.items() if default is None)
+        fields = fields_of(kind).values()
+        keys = ",".join(f"{field.name}={field.default}" for field in fields if field.default is not None)
+        left_open = "".join(f"[,{field.name}=]" for field in fields if field.default is None)
         return f"{kind.name}:{keys}{left_open}" if keys else kind.name
 
     two_columns("methods, joined by '+'", {usage(kind): _summary(kind) for kind in METHODS.values()})

@@ -84,9 +84,9 @@ def to_lora(
     spec = parse(method) if isinstance(method, str) else method
     if spec.space is None and tune_file.about(path).header.structure != "direct":
         spec = replace(spec, space=Space())
-    own = isinstance(spec.method, LoRA)
-    if own and rank not in (None, spec.method.values["r"]):
-        raise InputError(f"got rank {rank}, expected none: '{path}' has LoRA's own rank {spec.method.values['r']}")
+    own = spec.method if isinstance(spec.method, LoRA) else None
+    if own and rank not in (None, own.r):
+        raise InputError(f"got rank {rank}, expected none: '{path}' has LoRA's own rank {own.r}")
     if not own and (rank is None or rank < 1):
         raise InputError(
             f"got rank {rank}, expected at least 1: '{path}' was trained with '{spec.method}', whose change of a matrix has "
@@ -116,7 +116,7 @@ def to_lora(
     kept: float = 1.0
     lost: dict[str, float] = {}
     if own:
-        r, alpha = int(spec.method.values["r"]), int(spec.method.values["alpha"])
+        r, alpha = own.r, own.alpha or own.r
     else:
         assert rank is not None
         r = alpha = rank

@@ -12,9 +12,11 @@ from d90.methods.lora import LoRA
 from d90.methods.peft import Peft
 from d90.methods.preembed import PreEmbed
 from d90.methods.prelayer import PreLayer
-from d90.methods.sparse import PaFi, Sparse
-from d90.methods.spec import METHODS, Space, Spec, parse
+from d90.methods.sparse import PaFi, SparseMask
+from d90.methods.spec import METHODS, Space, Spec, parse, register_method
 from d90.methods.top import TopLayers
+
+Sparse = SparseMask  # its name before 0.1
 
 __all__ = [
     "METHODS",
@@ -36,6 +38,7 @@ __all__ = [
     "PreLayer",
     "Space",
     "Sparse",
+    "SparseMask",
     "Spec",
     "TopLayers",
     "Trainable",
@@ -43,6 +46,7 @@ __all__ = [
     "counts",
     "load",
     "parse",
+    "register_method",
     "restore",
     "snapshot",
 ]

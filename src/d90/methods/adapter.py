@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +46,23 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 REDUCTION = 16  # d / r where neither is given
 
 
+@dataclass(frozen=True)
 class Adapter(Inserting):
     """`r` numbers wide, or d / `reduction`; `nonlinearity` is the kind's own where it is not given."""
 
-    name = "adapter"
-    summary = "bottlenecks of width r in every block, and the head; kind=houlsby, lin or pfeiffer"
-    options = {"kind": (str, "houlsby"), "r": (int, None), "reduction": (int, None), "nonlinearity": (str, None)}  # noqa: RUF012
-    merges = False
-    adds = "two layers behind sublayers of every block"
+    name: ClassVar[str] = "adapter"
+    summary: ClassVar[str] = "bottlenecks of width r in every block, and the head; kind=houlsby, lin or pfeiffer"
+    merges: ClassVar[bool] = False
+    adds: ClassVar[str] = "two layers behind sublayers of every block"
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        kind, r, reduction, nonlinearity = self.values.values()
-        if kind not in KINDS:
-            raise unknown_name("kind of adapter", kind, KINDS)
+    kind: Literal["houlsby", "lin", "pfeiffer"] = "houlsby"
+    r: int | None = None
+    reduction: int | None = None
+    nonlinearity: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        r, reduction = self.r, self.reduction
         if r is not None and reduction is not None:
             raise InputError(f"adapter: got r={r} and reduction={reduction}, expected one: r is d / reduction")
         if r is None and reduction is None:
@@ -66,14 +70,13 @@ class Adapter(Inserting):
         for key, value in (("r", r), ("reduction", reduction)):
             if value is not None and value < 1:
                 raise InputError(f"adapter: got {key}={value}, expected a whole number of at least 1")
-        nonlinearity = nonlinearity or KINDS[kind][2]
+        nonlinearity = self.nonlinearity or KINDS[self.kind][2]
         if nonlinearity not in NONLINEARITIES:
             raise unknown_name("nonlinearity of adapter", nonlinearity, NONLINEARITIES)
-        size = {"r": r} if r is not None else {"reduction": reduction}
-        self.values = {"kind": kind, **size, "nonlinearity": nonlinearity}  # what `str` writes, `parse` reads
+        self._settle(reduction=reduction, nonlinearity=nonlinearity)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        wanted, normed, _ = KINDS[self.values["kind"]]
+        wanted, normed, _ = KINDS[self.kind]
         have = roles.matrices(applied.model)
         found = [matrix for matrix in have if matrix.role in wanted]
         missing = [role for role in wanted if not any(matrix.role == role for matrix in found)]
@@ -87,7 +90,7 @@ class Adapter(Inserting):
             )
         for matrix in found:
             width, weight = matrix.sizes[1], matrix.module.weight
-            bottleneck = Bottleneck(width, self._r(width), normed, self.values["nonlinearity"], weight)
+            bottleneck = Bottleneck(width, self._r(width), normed, str(self.nonlinearity), weight)
             name = matrix.name.removesuffix(".base_layer")  # behind peft's wrapper, where there is one
             bottleneck.start(name, context.seed)
             module, owner = applied.model.get_submodule(name), applied.model.get_submodule(name.rpartition(".")[0])
@@ -99,16 +102,17 @@ class Adapter(Inserting):
             applied.undo.append(module.register_forward_hook(bottleneck.behind).remove)
 
     def _r(self, width: int) -> int:
-        if "reduction" in self.values:
-            r, said = width // self.values["reduction"], f"reduction={self.values['reduction']}"
+        if self.r is None:
+            reduction = self.reduction or REDUCTION
+            r, said = width // reduction, f"reduction={reduction}"
         else:
-            r, said = self.values["r"], f"r={self.values['r']}"
+            r, said = self.r, f"r={self.r}"
         if not 1 <= r <= width:
             raise InputError(
                 f"adapter: got {said}, but the sublayers of this model give {width} numbers for a token; expected r of "
                 f"1 ... {width}, as reduction of 1 ... {width}: a wider layer is no bottleneck"
             )
-        return int(r)
+        return r
 
 
 class Bottleneck(nn.Module):

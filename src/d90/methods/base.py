@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
+from d90.methods.fields import check_value, fields_of
 from d90.subspace import layout
 from d90.subspace.options import STEP_RULE
 
@@ -100,13 +101,15 @@ class Applied:
         self.claims.setdefault(str(method), set()).update(mine)
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """Chooses the weights of a model that move, or puts weights of its own in.
+
+    A method is a frozen dataclass: its fields are what the grammar accepts behind its name, checked when it is made.
 
     Class attributes:
         name: as in the grammar.
         summary: a line for `d90 methods`.
-        options: the keys the grammar accepts, each with its type and default.
         merges: whether the trained model can be left as an ordinary one of the base's shape.
         starts_at_base: whether the untrained model's outputs are the base's.
         leaves_weights: whether a file holds tuned weights of the base, and not what was trained.
@@ -115,17 +118,19 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    options: ClassVar[dict[str, tuple[type, Any]]] = {}
     merges: ClassVar[bool] = True
     starts_at_base: ClassVar[bool] = True
     leaves_weights: ClassVar[bool] = False
     adds: ClassVar[str] = "nothing"
 
-    def __init__(self, **given: Any) -> None:
-        for key in given:
-            if key not in self.options:
-                raise unknown_name(f"option of method '{self.name}'", key, self.options or ["(it takes none)"])
-        self.values = {key: given.get(key, default) for key, (_, default) in self.options.items()}
+    def __post_init__(self) -> None:
+        for field_ in fields_of(type(self)).values():
+            check_value(field_, getattr(self, field_.name), self.name)
+
+    def _settle(self, **values: Any) -> None:
+        """Write fields that a constructor left open."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @abstractmethod
     def move(self, applied: Applied, context: Context) -> set[str]:
@@ -175,10 +180,12 @@ class Method(ABC):
         return Combined(self, other)
 
     def __str__(self) -> str:
-        shown = ",".join(f"{key}={value}" for key, value in self.values.items())
+        given = {field_.name: getattr(self, field_.name) for field_ in fields(self)}
+        shown = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
         return f"{self.name}:{shown}" if shown else self.name
 
 
+@dataclass(frozen=True)
 class Inserting(Method):
     """A method that puts parameters of its own into the model: they and the task's head move."""
 

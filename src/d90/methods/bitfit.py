@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Method
 
 __all__ = ["BitFit"]
 
 
+@dataclass(frozen=True)
 class BitFit(Method):
     """Delta is zero outside the parameters called bias and the head's own."""
 
-    name = "bitfit"
-    summary = "the biases and the head move"
+    name: ClassVar[str] = "bitfit"
+    summary: ClassVar[str] = "the biases and the head move"
 
     def move(self, applied: Applied, context: Context) -> set[str]:
         biases = {name for name in applied.flags if name.rpartition(".")[2] == "bias"}

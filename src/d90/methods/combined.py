@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Method
 
 __all__ = ["Combined"]
 
 
+@dataclass(frozen=True, init=False)
 class Combined(Method):
     """The parts' parameters train together and are saved together; no weight may belong to two parts."""
 
-    name = "combined"
-    summary = "several methods joined by '+'"
+    name: ClassVar[str] = "combined"
+    summary: ClassVar[str] = "several methods joined by '+'"
+
+    parts: tuple[Method, ...]
 
     def __init__(self, *parts: Method) -> None:
-        super().__init__()
-        self.parts: list[Method] = [
-            one for part in parts for one in (part.parts if isinstance(part, Combined) else [part])
-        ]
+        self._settle(
+            parts=tuple(one for part in parts for one in (part.parts if isinstance(part, Combined) else [part]))
+        )
         names = [part.name for part in self.parts]
         if len(set(names)) < len(names):
             raise InputError(f"got '{self}', expected different methods on the two sides of '+'")

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.module_state import structure
@@ -27,7 +28,6 @@ from d90.subspace import layout
 
 __all__ = ["HiWi"]
 
-ON = ("bias", "weight")
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -36,35 +36,31 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
 class HiWi(Inserting):
     """`on` biases or weights of the `targets`, adapters of width `r`, `nonlinearity` f."""
 
-    name = "hiwi"
-    summary = "an adapter on the feed-forward biases or weights, thrown away at the end, and the head"
-    options = {  # noqa: RUF012
-        "on": (str, "bias"),
-        "r": (int, 16),
-        "nonlinearity": (str, "gelu"),
-        "targets": (str, "mlp"),
-    }
-    leaves_weights = True
+    name: ClassVar[str] = "hiwi"
+    summary: ClassVar[str] = "an adapter on the feed-forward biases or weights, thrown away at the end, and the head"
+    leaves_weights: ClassVar[bool] = True
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        if self.values["on"] not in ON:
-            raise unknown_name("on of hiwi", self.values["on"], ON)
-        if self.values["nonlinearity"] not in NONLINEARITIES:
-            raise unknown_name("nonlinearity of hiwi", self.values["nonlinearity"], NONLINEARITIES)
-        if self.values["r"] < 1:
-            raise InputError(f"hiwi: got r={self.values['r']}, expected a width of at least 1")
+    on: Literal["bias", "weight"] = "bias"
+    r: int = 16
+    nonlinearity: Literal["relu", "gelu", "tanh", "none"] = "gelu"
+    targets: str = "mlp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r < 1:
+            raise InputError(f"hiwi: got r={self.r}, expected a width of at least 1")
 
     def insert(self, applied: Applied, context: Context) -> None:
-        model, on = applied.model, self.values["on"]
-        found = {matrix.name: matrix.module._parameters.get(on) for matrix in roles.find(model, self.values["targets"])}
+        model, on = applied.model, self.on
+        found = {matrix.name: matrix.module._parameters.get(on) for matrix in roles.find(model, self.targets)}
         chosen = {name: parameter for name, parameter in found.items() if parameter is not None}
         if not chosen:
             raise InputError(
-                f"'{self}' looked for parameters called '{on}' in the {len(found)} matrices of targets={self.values['targets']}, and "
+                f"'{self}' looked for parameters called '{on}' in the {len(found)} matrices of targets={self.targets}, and "
                 "none has one (many decoders have no biases). Use hiwi:on=weight"
             )
         moving = {name: p for name, p in chosen.items() if p.is_meta or bool(p.detach().any())}
@@ -82,9 +78,7 @@ class HiWi(Inserting):
         kept: dict[str, tuple[nn.Module, str]] = {}
         for name, parameter in moving.items():
             applied.claim(self, [parameter])
-            adapter = WeightAdapter(
-                parameter, self.values["r"], self.values["nonlinearity"], f"{name}.{on}", context.seed
-            )
+            adapter = WeightAdapter(parameter, self.r, self.nonlinearity, f"{name}.{on}", context.seed)
             module = model.get_submodule(name)
             parametrize.register_parametrization(module, on, adapter, unsafe=True)
             applied.undo.append(partial(_off, module, on, False))

@@ -9,11 +9,12 @@ whose width the paper does not give: 1 / r, as peft's "gaussian".
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.peft import inject
@@ -21,30 +22,38 @@ from d90.models.fresh import draw
 
 __all__ = ["LoRA"]
 
-INITS = ("code", "paper")
 
-
+@dataclass(frozen=True)
 class LoRA(Inserting):
-    """`r` the rank; `alpha`, r where it is not given; `targets` as `d90.methods.targets` reads them."""
+    """h = W_0 x + (alpha / r) B A x for the target matrices.
 
-    name = "lora"
-    summary = "a change of rank r of the target matrices, and the head"
-    options = {"r": (int, 8), "alpha": (int, None), "targets": (str, "qv"), "init": (str, "code")}  # noqa: RUF012
+    Attributes:
+        r: the rank.
+        alpha: r where it is not given.
+        targets: as `d90.methods.targets` reads them.
+        init: how A is drawn.
+    """
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        if self.values["init"] not in INITS:
-            raise unknown_name("init of lora", self.values["init"], INITS)
-        if self.values["r"] < 1:
-            raise InputError(f"lora: got r={self.values['r']}, expected a rank of at least 1")
-        if self.values["alpha"] is None:
-            self.values["alpha"] = self.values["r"]
+    name: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "a change of rank r of the target matrices, and the head"
+
+    r: int = 8
+    alpha: int | None = None
+    targets: str = "qv"
+    init: Literal["code", "paper"] = "code"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r < 1:
+            raise InputError(f"lora: got r={self.r}, expected a rank of at least 1")
+        if self.alpha is None:
+            self._settle(alpha=self.r)
 
     def insert(self, applied: Applied, context: Context) -> None:
         from peft import LoraConfig
 
-        r, paper = self.values["r"], self.values["init"] == "paper"
-        found = roles.find(applied.model, self.values["targets"])
+        r, paper = self.r, self.init == "paper"
+        found = roles.find(applied.model, self.targets)
         small = next((matrix for matrix in found if min(matrix.sizes) < r), None)
         if small is not None:
             raise InputError(
@@ -56,9 +65,7 @@ class LoRA(Inserting):
                 "lora: the targets mix linear layers and transposed ones (Conv1D); expected one kind. Name fewer targets"
             )
         names = [matrix.name for matrix in found]
-        config = LoraConfig(
-            r=r, lora_alpha=self.values["alpha"], target_modules=names, fan_in_fan_out=found[0].transposed
-        )
+        config = LoraConfig(r=r, lora_alpha=self.alpha, target_modules=names, fan_in_fan_out=found[0].transposed)
         inject(self, applied, config)
         for matrix in found:
             layer: Any = applied.model.get_submodule(matrix.name)

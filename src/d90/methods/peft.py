@@ -8,7 +8,7 @@ prompt tuning, p-tuning) wraps the model's forward pass instead of changing laye
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,30 +23,41 @@ __all__ = ["Peft", "inject"]
 ADAPTER = "default"  # peft's name of the one adapter
 
 
+@dataclasses.dataclass(frozen=True, init=False)
 class Peft(Inserting):
-    """Made from a `peft` config, or from its type and fields as words; `targets` as `d90.methods.targets` reads them."""
+    """Made from a `peft` config, or from its type and fields as words.
 
-    name = "peft"
-    summary = "any method of peft that changes layers: type=, its options, targets="
-    options = {"type": (str, "LORA"), "targets": (str, "qv")}  # noqa: RUF012
+    Attributes:
+        type: as peft spells it.
+        targets: as `d90.methods.targets` reads them.
+        settings: fields of the config that were given, in their order.
+    """
 
-    def __init__(self, config: Any = None, **given: Any) -> None:
+    name: ClassVar[str] = "peft"
+    summary: ClassVar[str] = "any method of peft that changes layers: type=, its options, targets="
+
+    type: str
+    targets: str
+    settings: tuple[tuple[str, Any], ...]
+
+    def __init__(self, config: Any = None, *, type: str = "LORA", targets: str = "qv", **settings: Any) -> None:
         from peft import PeftType
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         if config is not None:
-            given = {**_written(config), **given}
-        super().__init__(**{key: given.pop(key) for key in self.options if key in given})
-        kind = self.values["type"] = str(self.values["type"]).upper()
+            written = _written(config)
+            type, targets = written.pop("type"), written.pop("targets")
+            settings = {**written, **settings}
+        kind = str(type).upper()
         if kind not in PeftType.__members__ or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
             raise unknown_name("type of peft", kind, sorted(map(str, PeftType.__members__)))
-        self._kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]]
-        fields = {f.name: f for f in dataclasses.fields(self._kind)}
-        for key, value in given.items():
-            if key not in fields:
-                raise unknown_name(f"option of peft:type={kind}", key, fields)
-            self.values[key] = _read(value) if isinstance(value, str) else value
-        if self._kind(**self._own()).is_prompt_learning:
+        fields = {f.name: f for f in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[kind]])}
+        unknown = next((key for key in settings if key not in fields), None)
+        if unknown is not None:
+            raise unknown_name(f"option of peft:type={kind}", unknown, fields)
+        read = tuple((key, _read(value) if isinstance(value, str) else value) for key, value in settings.items())
+        self._settle(type=kind, targets=targets, settings=read)
+        if self._config().is_prompt_learning:
             raise InputError(
                 f"peft: type={kind} wraps the whole model's forward pass, expected a method that changes layers. "
                 "Use preembed:prefix=... or prelayer:prefix=... for trained prefixes."
@@ -54,12 +65,12 @@ class Peft(Inserting):
 
     @property
     def starts_at_base(self) -> bool:  # type: ignore[override]
-        return not any(key.startswith("init") and value is False for key, value in self.values.items())
+        return not any(key.startswith("init") and value is False for key, value in self.settings)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        found = roles.find(applied.model, self.values["targets"]) if self.values["targets"] != "auto" else []
-        own = self._own()
-        fields = {f.name for f in dataclasses.fields(self._kind)}
+        found = roles.find(applied.model, self.targets) if self.targets != "auto" else []
+        own: dict[str, Any] = {}
+        fields = {f.name for f in dataclasses.fields(self._config())}
         if found and "target_modules" in fields:
             own["target_modules"] = [matrix.name for matrix in found]
         if "feedforward_modules" in fields:
@@ -70,10 +81,18 @@ class Peft(Inserting):
         applied.undo.append(lambda: _put_back(before))  # some types change the base's weights at the start
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(context.seed)
-            inject(self, applied, self._kind(**own))
+            inject(self, applied, self._config(**own))
 
-    def _own(self) -> dict[str, Any]:
-        return {key: value for key, value in self.values.items() if key not in self.options}
+    def _config(self, **more: Any) -> Any:
+        """The config of peft, with the fields that the model gives."""
+        from peft import PeftType
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[self.type]](**{**dict(self.settings), **more})
+
+    def __str__(self) -> str:
+        given = {"type": self.type, "targets": self.targets, **dict(self.settings)}
+        return f"{self.name}:{','.join(f'{key}={value}' for key, value in given.items())}"
 
 
 def inject(method: Method, applied: Applied, config: Any) -> None:

@@ -7,8 +7,9 @@ Where they stand, and what becomes of masks, positions, labels and caches: `d90.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.prompt import Vectors, check_sizes, lengthen, std_of, transformer_under
@@ -16,22 +17,25 @@ from d90.methods.prompt import Vectors, check_sizes, lengthen, std_of, transform
 __all__ = ["PreEmbed"]
 
 
+@dataclass(frozen=True)
 class PreEmbed(Inserting):
     """`prefix` and `infix` positions, drawn as the model draws its own embeddings."""
 
-    name = "preembed"
-    summary = "embeddings of prefix and infix positions around the text, and the head"
-    options = {"prefix": (int, 8), "infix": (int, 0)}  # noqa: RUF012
-    merges = False
-    starts_at_base = False
-    adds = "positions to every text"
+    name: ClassVar[str] = "preembed"
+    summary: ClassVar[str] = "embeddings of prefix and infix positions around the text, and the head"
+    merges: ClassVar[bool] = False
+    starts_at_base: ClassVar[bool] = False
+    adds: ClassVar[str] = "positions to every text"
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        check_sizes(self.name, self.values["prefix"], self.values["infix"])
+    prefix: int = 8
+    infix: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self.name, self.prefix, self.infix)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        prefix, infix = self.values["prefix"], self.values["infix"]
+        prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
         embedding = base.get_input_embeddings()
         name = f"preembed:{applied.model.base_model_prefix}"

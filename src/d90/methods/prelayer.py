@@ -10,8 +10,9 @@ its vectors below the last layer are without effect: give such a model a prefix.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +24,25 @@ from d90.methods.prompt import Longer, Vectors, check_sizes, lengthen, std_of, t
 __all__ = ["PreLayer"]
 
 
+@dataclass(frozen=True)
 class PreLayer(Inserting):
     """`prefix` and `infix` positions, drawn as the model draws its own embeddings."""
 
-    name = "prelayer"
-    summary = "activations of prefix and infix positions in every layer, and the head"
-    options = {"prefix": (int, 8), "infix": (int, 0)}  # noqa: RUF012
-    merges = False
-    starts_at_base = False
-    adds = "positions to every text"
+    name: ClassVar[str] = "prelayer"
+    summary: ClassVar[str] = "activations of prefix and infix positions in every layer, and the head"
+    merges: ClassVar[bool] = False
+    starts_at_base: ClassVar[bool] = False
+    adds: ClassVar[str] = "positions to every text"
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        check_sizes(self.name, self.values["prefix"], self.values["infix"])
+    prefix: int = 8
+    infix: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self.name, self.prefix, self.infix)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        prefix, infix = self.values["prefix"], self.values["infix"]
+        prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
         width, like = roles.width(applied.model), base.get_input_embeddings().weight
         blocks = roles.blocks(applied.model)

@@ -8,8 +8,9 @@ loading, so a file holds k values and no indices; one that looked at data is sto
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,43 +21,39 @@ from d90.methods.base import Applied, Context, Inserting
 from d90.methods.masks import MASKS, NEEDS_DATA, eligible, scores, smallest
 from d90.methods.module_state import holders, structure
 
-__all__ = ["PaFi", "Sparse"]
+__all__ = ["PaFi", "SparseMask"]
 
-PER = ("global", "tensor")
+FRACTION = 0.005  # of the weights, where neither a share nor a count is given
 
 
-class Sparse(Inserting):
+@dataclass(frozen=True)
+class SparseMask(Inserting):
     """`k` weights, or a `fraction` of them, the smallest by `mask` over all tensors or in each (`per`); and the head."""
 
-    name = "sparse"
-    summary = "k weights chosen by a mask (magnitude, fisher, fisher-least, change, random), and the head"
-    options = {  # noqa: RUF012
-        "mask": (str, "magnitude"),
-        "fraction": (float, None),
-        "k": (int, None),
-        "per": (str, "global"),
-        "batches": (int, 64),
-    }
+    name: ClassVar[str] = "sparse"
+    summary: ClassVar[str] = (
+        "k weights chosen by a mask (magnitude, fisher, fisher-least, change, random), and the head"
+    )
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        own = self.values
-        if own["mask"] not in MASKS:
-            raise unknown_name("mask of sparse", own["mask"], MASKS)
-        if own["per"] not in PER:
-            raise unknown_name("per of sparse", own["per"], PER)
-        if own["k"] is not None and own["fraction"] is not None:
-            raise InputError(f"sparse: got k={own['k']} and fraction={own['fraction']}, expected one of the two")
-        if own["k"] is None and own["fraction"] is None:
-            own["fraction"] = 0.005
-        if own["fraction"] is not None and not 0 < own["fraction"] <= 1:
-            raise InputError(
-                f"sparse: got fraction={own['fraction']}, expected a share of the weights, 0 < fraction <= 1"
-            )
-        if own["k"] is not None and own["k"] < 1:
-            raise InputError(f"sparse: got k={own['k']}, expected at least 1")
-        if own["batches"] < 1:
-            raise InputError(f"sparse: got batches={own['batches']}, expected at least 1")
+    mask: str = "magnitude"
+    fraction: float | None = None
+    k: int | None = None
+    per: Literal["global", "tensor"] = "global"
+    batches: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask not in MASKS:
+            raise unknown_name("mask of sparse", self.mask, MASKS)
+        if self.k is not None and self.fraction is not None:
+            raise InputError(f"sparse: got k={self.k} and fraction={self.fraction}, expected one of the two")
+        fraction = FRACTION if self.k is None and self.fraction is None else self.fraction
+        if fraction is not None and not 0 < fraction <= 1:
+            raise InputError(f"sparse: got fraction={fraction}, expected a share of the weights, 0 < fraction <= 1")
+        for name, value in (("k", self.k), ("batches", self.batches)):
+            if value is not None and value < 1:
+                raise InputError(f"sparse: got {name}={value}, expected at least 1")
+        self._settle(fraction=None if fraction is None else float(fraction))
 
     def insert(self, applied: Applied, context: Context) -> None:
         named = eligible(applied)
@@ -70,7 +67,7 @@ class Sparse(Inserting):
             if len(indices) == 0:
                 continue
             applied.claim(self, [parameter])
-            part = Masked(parameter, indices, stored=self.values["mask"] in NEEDS_DATA)
+            part = Masked(parameter, indices, stored=self.mask in NEEDS_DATA)
             for _, module, key in holders(applied.model, parameter):
                 parametrize.register_parametrization(module, key, part, unsafe=True)
                 applied.undo.append(partial(_off, module, key))
@@ -79,14 +76,14 @@ class Sparse(Inserting):
 
     def _chosen(self, applied: Applied, context: Context) -> list[Tensor]:
         named = eligible(applied)
-        if context.stored is not None and self.values["mask"] in NEEDS_DATA:
+        if context.stored is not None and self.mask in NEEDS_DATA:
             return [self._read(applied, context, parameter) for parameter in named.values()]
-        found = scores(self.values["mask"], applied, context, self.values["batches"])
+        found = scores(self.mask, applied, context, self.batches)
         if any(score.is_meta for score in found):
             return _evenly(found, self._count(sum(map(len, found))))  # shapes alone: any k will do to count them
         free = [int(torch.isfinite(score).sum()) for score in found]
         k = self._count(sum(free))
-        if self.values["per"] == "global":
+        if self.per == "global":
             return smallest(found, k)
         if k > sum(free):
             smallest(found, k)
@@ -96,7 +93,7 @@ class Sparse(Inserting):
         ]
 
     def _count(self, total: int) -> int:
-        return self.values["k"] if self.values["k"] is not None else max(1, round(self.values["fraction"] * total))
+        return self.k if self.k is not None else max(1, round((self.fraction or FRACTION) * total))
 
     def _read(self, applied: Applied, context: Context, parameter: nn.Parameter) -> Tensor:
         """The stored mask of one tensor."""
@@ -112,24 +109,24 @@ class Sparse(Inserting):
         return indices
 
     def __str__(self) -> str:
-        left_out = {"k", "fraction"} if self.values["mask"] in NEEDS_DATA else {"k", "fraction", "batches"}
-        shown = [f"{k}={v}" for k, v in self.values.items() if k not in left_out or (k != "batches" and v is not None)]
-        return f"{self.name}:{','.join(shown)}"
+        given = {"mask": self.mask, "fraction": self.fraction, "k": self.k, "per": self.per}
+        if self.mask in NEEDS_DATA:
+            given["batches"] = self.batches
+        return f"{self.name}:{','.join(f'{key}={value}' for key, value in given.items() if value is not None)}"
 
 
-class PaFi(Sparse):
-    """The mask that needs no data: the weights of smallest magnitude. Its canonical text is that of `Sparse`."""
+class PaFi(SparseMask):
+    """The mask that needs no data: the weights of smallest magnitude. What it makes is a `SparseMask`."""
 
-    name, short_for = "pafi", "sparse"
-    summary = "the k weights of smallest magnitude, and the head; short for sparse:mask=magnitude"
-    options = {key: value for key, value in Sparse.options.items() if key not in ("mask", "batches")}  # noqa: RUF012
+    name: ClassVar[str] = "pafi"
+    short_for: ClassVar[str] = "sparse"
+    summary: ClassVar[str] = "the k weights of smallest magnitude, and the head; short for sparse:mask=magnitude"
 
-    def __new__(cls, **given: Any) -> Sparse:  # type: ignore[misc]
-        """A `Sparse`, after the keys were checked."""
-        for key in given:
-            if key not in cls.options:
-                raise unknown_name("option of method 'pafi'", key, cls.options)
-        return Sparse(mask="magnitude", **given)
+    def __new__(  # type: ignore[misc]
+        cls, fraction: float | None = None, k: int | None = None, per: Literal["global", "tensor"] = "global"
+    ) -> SparseMask:
+        """SparseMask(mask="magnitude", ...)."""
+        return SparseMask("magnitude", fraction, k, per)
 
 
 class Masked(nn.Module):

@@ -8,6 +8,7 @@ as in `full`, `top:n=2`, `full@d=1000,structure=said`, `lora:r=8,targets=qv@d=50
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,22 +19,45 @@ from d90.methods.adapter import Adapter
 from d90.methods.base import Method
 from d90.methods.bitfit import BitFit
 from d90.methods.combined import Combined
+from d90.methods.fields import fields_of, read_value
 from d90.methods.full import Full
 from d90.methods.hiwi import HiWi
 from d90.methods.lora import LoRA
 from d90.methods.peft import Peft
 from d90.methods.preembed import PreEmbed
 from d90.methods.prelayer import PreLayer
-from d90.methods.sparse import PaFi, Sparse
+from d90.methods.sparse import PaFi, SparseMask
 from d90.methods.top import TopLayers
+from d90.registry import Registry
 from d90.subspace.options import STEP_RULE, SubspaceOptions
 from d90.subspace.subspace import Subspace
 
-__all__ = ["METHODS", "Space", "Spec", "parse"]
+__all__ = ["METHODS", "Space", "Spec", "parse", "register_method"]
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Full, TopLayers, BitFit, LoRA, Sparse, PaFi, HiWi, Adapter, PreEmbed, PreLayer, Peft)
-}
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "d90.methods",
+    {
+        kind.name: kind
+        for kind in (Full, TopLayers, BitFit, LoRA, SparseMask, PaFi, HiWi, Adapter, PreEmbed, PreLayer, Peft)
+    },
+    "Run 'd90 methods' for what each does.",
+)
+
+
+def register_method(kind: type[Method]) -> type[Method]:
+    """Add a method of your own to the grammar, under its `name`; usable as a decorator.
+
+    Raises:
+        InputError: it is no frozen dataclass derived from `Method`, lacks a name or a summary, or the name is taken.
+    """
+    sound = isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind)
+    if not sound or not all(isinstance(getattr(kind, key, None), str) for key in ("name", "summary")):
+        raise InputError(
+            f"got {kind!r} to register, expected a frozen dataclass derived from d90.methods.Method with `name` and `summary`"
+        )
+    METHODS.register(kind.name, kind)
+    return kind
 
 
 OPTIONS = ("structure", "projection", "scale", "layer", "head")  # of `SubspaceOptions`, as the grammar takes them
@@ -102,18 +126,22 @@ def parse(text: str) -> Spec:
     for key, value in _pairs(tail, text):
         if key not in ("d", *OPTIONS, "seed"):
             raise unknown_name("subspace option", key, ("d", *OPTIONS, "seed"))
-        fields[key] = _typed(int, value, key, text) if key in ("d", "seed") else value
+        fields[key] = _integer(value, key, text) if key in ("d", "seed") else value
     return Spec(method, Space().changed(**fields))
 
 
 def _method(text: str, whole: str) -> Method:
     name, _, options = text.strip().partition(":")
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS, "Run 'd90 methods' for what each does.")
-    kind = METHODS[name]
-    given = {}
+    kind = METHODS.find(name)
+    fields = fields_of(kind)
+    given: dict[str, Any] = {}
     for key, value in _pairs(options, whole):
-        given[key] = _typed(kind.options[key][0], value, key, whole) if key in kind.options else value
+        if key in fields:
+            given[key] = read_value(fields[key], value, whole)
+        elif kind is Peft:
+            given[key] = value  # a field of peft's own config, which the method reads
+        else:
+            raise unknown_name(f"option of method '{name}'", key, fields or ["(it takes none)"])
     return kind(**given)
 
 
@@ -129,15 +157,8 @@ def _pairs(text: str, whole: str) -> list[tuple[str, str]]:
     return pairs
 
 
-_KINDS = {int: "an integer", float: "a number", str: "a word", bool: "true or false"}
-
-
-def _typed(kind: type, value: str, key: str, whole: str) -> Any:
-    if kind is bool and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+def _integer(value: str, key: str, whole: str) -> int:
     try:
-        if kind is bool:
-            raise ValueError
-        return kind(value)
+        return int(value)
     except ValueError:
-        raise InputError(f"method '{whole}': got {key}={value}, expected {_KINDS[kind]}") from None
+        raise InputError(f"method '{whole}': got {key}={value}, expected an integer") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Method
 from d90.subspace.layout import layer_of
@@ -9,18 +12,20 @@ from d90.subspace.layout import layer_of
 __all__ = ["TopLayers"]
 
 
+@dataclass(frozen=True)
 class TopLayers(Method):
     """Delta is zero below the last `n` members of the model's longest ModuleList."""
 
-    name = "top"
-    summary = "the last n blocks and the head move"
-    options = {"n": (int, 2)}  # noqa: RUF012
+    name: ClassVar[str] = "top"
+    summary: ClassVar[str] = "the last n blocks and the head move"
+
+    n: int = 2
 
     def move(self, applied: Applied, context: Context) -> set[str]:
         names = list(applied.flags)
         layers, definition = layer_of(applied.model, names, "block")
         blocks = [layer for layer in dict.fromkeys(layers) if not layer.startswith("(")]
-        n = self.values["n"]
+        n = self.n
         if not definition.startswith("block"):
             raise InputError("top looked for a ModuleList of blocks and this model has none; choose another method")
         if not 1 <= n <= len(blocks):
