@@ -126,7 +126,7 @@ def to_lora(
         p.requires_grad_(flags[name])
     for module, mode in modes:
         module.training = mode
-    return Exported(Path(folder), r, own, kept, lost, tuned, exported)
+    return Exported(Path(folder), r, own is not None, kept, lost, tuned, exported)
 
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # module name -> A (r, inputs), B (outputs, r)
