@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "d90"
 FLOORS = (  # the lowest first; packages on one floor do not know each other
     ("errors", "_version"),
-    ("registry",),
+    ("registry", "files"),
     ("projections", "analysis"),
     ("search",),
     ("subspace", "tasks"),

@@ -144,10 +144,17 @@ def test_the_fingerprint_is_of_the_checkpoint(saved: Path, copy: Path) -> None:
     assert body.fingerprint != models.load(str(saved / "roberta"), 2).fingerprint
     import transformers
 
-    before = models.load(str(copy), 2).fingerprint
+    whole = models.load(str(copy), 2)
     module = transformers.BertForSequenceClassification.from_pretrained(copy).to(torch.bfloat16)
     module.save_pretrained(copy)
-    assert models.load(str(copy), 2).fingerprint == before  # not of its dtype
+    before = models.load(str(copy), 2).fingerprint
+    assert whole.base.differs(models.load(str(copy), 2).base) == ["weights"]  # rounded: other values
+    module.float().save_pretrained(copy)
+    assert models.load(str(copy), 2).fingerprint == before  # the same values in another dtype
+    module.save_pretrained(copy, max_shard_size="4KB")
+    assert len(list(copy.glob("model-*.safetensors"))) > 1
+    (copy / "model.safetensors").unlink(missing_ok=True)
+    assert models.load(str(copy), 2).fingerprint == before  # in other shards
     with torch.no_grad():
         module.bert.embeddings.word_embeddings.weight[3, 2] += 1
     module.save_pretrained(copy)

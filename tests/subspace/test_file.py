@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from d90 import Subspace
-from d90.errors import InputError
+from d90.errors import InputError, RunFailed
 from d90.projections import kernels
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.subspace.fingerprint import Base, base_of, note_tokenizer
 from tests.cli.test_main import run
 from tests.reference.models import Normed, words, zoo
 
@@ -129,11 +131,12 @@ def test_under_a_kilobyte(tmp_path: Path, projection: str, dtype: str, most: int
     """d = 200 with lambdas, over blocks, with the recipe's hash and the longest seed."""
     longest = {"structure": "said", "layer": "block", "seed": (1 << 64) - 1, "scale": "relative"}
     space = tuned(d=200, projection=projection, **longest)
+    note_tokenizer(space.model, "89abcdef")
     space.save(tmp_path / "task.d90", RECIPE, dtype=dtype)
     assert space.m > 1
     assert (tmp_path / "task.d90").stat().st_size <= most
     header, tensors = tune_file.read(tmp_path / "task.d90")
-    assert header.recipe == RECIPE
+    assert (header.recipe, header.tokenizer, header.seed) == (RECIPE, "89abcdef", (1 << 64) - 1)
     assert list(tensors) == ["theta"]
     assert tensors["theta"].shape == (200,)
 
@@ -205,7 +208,7 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_the_header_alone_says_what_it_is(tmp_path: Path) -> None:
     path, space = saved(tmp_path, d=30, structure="said")
     progress = tune_file.about(path)
-    assert progress == tune_file.About(space.header(RECIPE), 30, "fp32", 2, path.stat().st_size)
+    assert progress == tune_file.About(space.header(RECIPE), 30, "fp32", 3, path.stat().st_size)
     tune_file.write(
         path, tune_file.Header("direct"), {"a": torch.zeros(3, 2), "theta": torch.zeros(4, dtype=torch.bfloat16)}
     )
@@ -219,7 +222,8 @@ def test_files_of_format_1_load(tmp_path: Path) -> None:
     old = rewrite(path)
     assert tune_file.about(old).format == 1
     assert torch.equal(Subspace.load(old, zoo()).theta, space.theta)
-    assert tune_file.read(old)[0] == tune_file.read(path)[0]
+    base = layout.fingerprint(zoo().named_parameters())
+    assert tune_file.read(old)[0] == replace(tune_file.read(path)[0], format=1, base=base)
 
 
 def test_it_is_a_plain_safetensors_file(tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(RunFailed, match=r"No space left on device\. What lay there before is untouched"):
             space.save(path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -278,7 +282,7 @@ def test_inspect_shows_what_the_file_is(tmp_path: Path) -> None:
         "recipe": f"{RECIPE} (hash)",
         "dtype": "int8",
         "bytes": str(path.stat().st_size),
-        "format": "2",
+        "format": "3",
     }
 
 
@@ -289,7 +293,10 @@ def test_inspect_of_parameters_trained_as_they_are_and_of_format_1(tmp_path: Pat
     assert "1,200" in out
     assert "structure" not in out
     assert "without a checksum" not in out
-    assert "1 (without a checksum of the file)" in run("inspect", str(rewrite(saved(tmp_path)[0]))).stdout
+    assert (
+        "1 (without a checksum of the file; base: of its weights alone)"
+        in run("inspect", str(rewrite(saved(tmp_path)[0]))).stdout
+    )
 
 
 def test_inspect_of_an_unsound_file_is_one_line_and_status_2(tmp_path: Path) -> None:
@@ -320,7 +327,7 @@ def refused(path: Path, model: nn.Module, message: str) -> None:
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, head="outside")
-    refused(path, zoo(seed=1), r"another base model: fingerprint [0-9a-f]{16}, this model has [0-9a-f]{16}")
+    refused(path, zoo(seed=1), r"another base model, .* fingerprint [0-9a-f]{16}, this model has [0-9a-f]{16}")
     nearly = zoo()
     with torch.no_grad():
         nearly.frozen.bias[0] += 1  # a weight that the tune does not even move
@@ -358,6 +365,68 @@ def test_a_base_in_another_type_is_the_same_base(tmp_path: Path) -> None:
     assert torch.equal(loaded.theta, space.theta)
 
 
+def test_a_base_of_other_values_in_another_type_is_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    refused(path, zoo().to(torch.bfloat16), "another base model, with other weights")
+
+
+def test_changes_of_one_part_in_a_thousand_are_seen(tmp_path: Path) -> None:
+    """One number each, up and down, in every parameter; rounded to bf16 most of these looked the same."""
+    path, _ = saved(tmp_path)
+    seen = 0
+    for index in range(len(list(zoo().parameters()))):
+        for factor in (1.001, 0.999):
+            model = zoo()
+            parameter = list(model.parameters())[index]
+            with torch.no_grad():
+                if not parameter.any():
+                    continue
+                place = tuple((parameter.abs() == parameter.abs().max()).nonzero()[0].tolist())
+                parameter[place] *= factor
+            refused(path, model, "with other weights")
+            seen += 1
+    assert seen > 20
+
+
+def test_another_buffer_or_option_is_another_base(tmp_path: Path) -> None:
+    class WithBuffer(nn.Module):
+        def __init__(self, offset: float = 1.0, slope: float = 0.1, heads: int = 4) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.register_buffer("offset", torch.tensor(offset))
+            self.register_buffer("cache", torch.tensor(torch.rand(()).item()), persistent=False)
+            self.attention = nn.MultiheadAttention(8, heads)
+            self.net = nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU(slope))
+
+    Subspace(WithBuffer(), 5).save(tmp_path / "t.d90")
+    Subspace.load(tmp_path / "t.d90", WithBuffer()).release()
+    for changed in (WithBuffer(offset=1.001), WithBuffer(slope=0.2), WithBuffer(heads=2)):
+        refused(tmp_path / "t.d90", changed, "with other weights, config or buffers")
+
+
+def test_another_tokenizer_is_named_and_a_module_without_one_is_taken(tmp_path: Path) -> None:
+    space = tuned()
+    note_tokenizer(space.model, "89abcdef")
+    space.save(path := tmp_path / "t.d90")
+    other = zoo()
+    note_tokenizer(other, "00000000")
+    refused(path, other, "with other tokenizer: fingerprint")
+    note_tokenizer(other, "89abcdef")
+    Subspace.load(path, other).release()
+    Subspace.load(path, zoo()).release()
+    refused(path, zoo(seed=1), "with other weights")
+
+
+def test_the_parts_of_a_base_say_which_differ() -> None:
+    one = Base("0" * 16, "1" * 8, "2" * 16)
+    assert one.differs(replace(one, config="3" * 16, tokenizer="4" * 8, buffers="5" * 16)) == ["tokenizer", "config"]
+    assert one.differs(replace(one, tokenizer="-")) == []
+    assert Base.from_dict(one.to_dict()) == one
+    for wrong in ({}, {**one.to_dict(), "config": 5}, {**one.to_dict(), "weights": "x"}):
+        with pytest.raises(InputError, match="expected a hash of 16 hex digits"):
+            Base.from_dict(wrong)
+
+
 def test_a_model_that_has_a_space_is_refused(tmp_path: Path) -> None:
     path, space = saved(tmp_path)
     with pytest.raises(InputError, match="already has a Subspace"):
@@ -365,11 +434,17 @@ def test_a_model_that_has_a_space_is_refused(tmp_path: Path) -> None:
     assert torch.equal(Subspace.load(path, zoo()).theta, space.theta)
 
 
+def first_line(header: tune_file.Header) -> str:
+    """A metadata line of format 1: no tokenizer, no checksum, and as the base zoo()'s weights rounded to bf16."""
+    fields = {**vars(header), "base": layout.fingerprint(zoo().named_parameters())}
+    return "|".join(["1", *(str(value) for name, value in fields.items() if name not in ("tokenizer", "format"))])
+
+
 def rewrite(path: Path, metadata: str | None = None, tensors: dict[str, Tensor] | None = None) -> Path:
     """The same content in format 1, which has no checksum, with another metadata line or other tensors."""
     from safetensors.torch import load_file, save_file
 
-    line = "|".join(["1", *map(str, vars(tune_file.read(path)[0]).values())])
+    line = first_line(tune_file.read(path)[0])
     other = path.with_name("other.d90")
     save_file(load_file(path) if tensors is None else tensors, other, metadata={"d90": metadata or line})
     return other
@@ -401,11 +476,12 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path, space = saved(tmp_path)
-    line = "|".join(["1", *map(str, vars(space.header(RECIPE)).values())])
+    line = first_line(space.header(RECIPE))
     Subspace.load(rewrite(path, line), zoo())
-    names = ["format", *vars(space.header())]
+    names = ["format", *vars(space.header())][:11]
     for field, value, message in (
-        ("format", "3", "format 3, this d90 reads up to 2: upgrade d90"),
+        ("format", "4", "format 4, this d90 reads up to 3: upgrade d90"),
+        ("format", "3", "got 9 metadata fields, expected 11 in format 3"),
         ("format", "2", "got 9 metadata fields, expected 10 in format 2"),
         ("format", "999999999", "upgrade d90"),
         ("format", "9" * 5000, "not a sound d90 file"),
@@ -504,7 +580,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         "the same header in other bytes": with_header(header, data),
         "another checksum": re.sub(rb'\|[0-9a-f]{8}"', b'|00000000"', raw),
         "no checksum": re.sub(rb'\|[0-9a-f]{8}"', b'|"', raw),
-        "the older format's number": raw.replace(b'"2|', b'"1|'),
+        "the older format's number": raw.replace(b'"3|', b'"2|'),
     }
     model = zoo()
     before = values(model)
@@ -630,6 +706,6 @@ def test_mutated_files_of_format_1_never_crash(tmp_path: Path, head: str) -> Non
             loaded.release()
         if trial % 20 == 0:
             assert same(values(model), before)
-            assert layout.fingerprint(model.named_parameters()) == fixed.base
+            assert base_of(model).digest == fixed.base
     assert same(values(model), before)
     assert 0 < accepted < 200

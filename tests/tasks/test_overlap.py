@@ -22,7 +22,7 @@ def texts(*examples: str | tuple[str, str]) -> Split:
 
 
 def model(name: str = "base", fresh: tuple[str, ...] = ("head",)) -> Model:
-    return Model(name, torch.nn.Linear(2, 2), object(), fresh, None, "0")
+    return Model(name, torch.nn.Linear(2, 2), object(), fresh, None)
 
 
 def task(train: Split, name: str = "data/x", test: Split | None = None) -> Task:

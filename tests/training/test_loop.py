@@ -283,7 +283,7 @@ class _Words:
 
 def test_batches_pad_to_their_longest_and_cover_every_example_once() -> None:
     texts = [(" ".join(["w"] * (1 + i % 7)),) for i in range(100)]
-    model = Model("m", torch.nn.Linear(1, 1), _Words(), (), 5, "-")
+    model = Model("m", torch.nn.Linear(1, 1), _Words(), (), 5)
     batches = Batches(model, Split(texts, torch.arange(100)))
     assert batches.truncated == sum(1 + i % 7 > 5 for i in range(100))
     seen = torch.cat(batches.shuffled(8, seed=3, epoch=0))

@@ -177,5 +177,6 @@ def inspect(
         rows |= {"beside theta": ", ".join(beside)} if beside else {}
     rows |= {"base": f"{header.base} (fingerprint)", "draws": f"{header.draws} (checksum of P)"}
     rows |= {"recipe": f"{header.recipe} (hash)", "dtype": about.dtype, "bytes": f"{about.bytes:,}"}
-    rows["format"] = f"{about.format}" if about.format > 1 else "1 (without a checksum of the file)"
+    lacks = {1: "without a checksum of the file; ", 2: ""}.get(about.format)
+    rows["format"] = f"{about.format}" + (f" ({lacks}base: of its weights alone)" if lacks is not None else "")
     two_columns(str(tune), rows)

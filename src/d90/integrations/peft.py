@@ -32,6 +32,7 @@ from d90.errors import InputError, UnsupportedModelError
 from d90.integrations.parameter_twins import ParameterTwins
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.subspace.fingerprint import base_of, earlier_weights, tensor_digest
 from d90.subspace.options import Layer, Scale, Structure, SubspaceOptions, option_help
 from d90.subspace.subspace import Subspace
 
@@ -178,7 +179,7 @@ class SubspaceTuner(BaseTuner):
         self._spaces: dict[str, Subspace] = {}
         self._standins: dict[str, ParameterTwins] = {}
         self._laid: str | None = None
-        self.base_fingerprint = layout.fingerprint(self._named.items())
+        self.d90_base = base_of(model)
         self.head = set(layout.head_tensors(model, self._movable)) if any(True for _ in model.children()) else set()
 
     def _add(self, name: str, config: SubspaceConfig) -> None:
@@ -192,8 +193,9 @@ class SubspaceTuner(BaseTuner):
         if config.parameters is None and chosen != [n for n in self._named if n not in saved]:
             config.parameters = chosen
         self._take_off()
-        base = layout.fingerprint((n, p) for n, p in self._named.items() if n not in saved)
-        if config.base and config.base != base:
+        kept = [(n, p) for n, p in self._named.items() if n not in saved]
+        base = replace(self.d90_base, weights=tensor_digest(kept)).digest
+        if config.base and config.base not in (base, earlier_weights(kept)):
             raise InputError(
                 f"adapter '{name}' was trained on another base model: fingerprint {config.base}, this model has {base}. Load the "
                 "base it was trained on, with the same seed for weights that come from no checkpoint (a new head)"
@@ -349,7 +351,7 @@ def from_tune(
     theta = tune_file.theta_of(header, tensors, path)
     if getattr(model, "_d90_space", None) is not None or isinstance(model, PeftModel):
         raise InputError("got a model that carries a tune, expected the plain base. Call release() or unload() on it")
-    tune_file.same_base(header, layout.fingerprint(model.named_parameters()), path)
+    tune_file.same_base(header, model, path)
     beside = {name: tensor for name, tensor in tensors.items() if name != "theta"}
     held = [name for name in beside if not name.startswith("head:")]
     if held:
@@ -386,7 +388,11 @@ def to_tune(model: PeftModel, path: str | os.PathLike[str], adapter_name: str = 
     kept = get_peft_model_state_dict(model, adapter_name=adapter_name)
     head = {f"head:{name}": kept[f"base_model.model.{name}"] for name in sorted(saved)}
     header = replace(
-        space.header(), head="outside" if saved else "inside", base=tuner.base_fingerprint, draws=config.draws
+        space.header(),
+        head="outside" if saved else "inside",
+        base=tuner.d90_base.digest,
+        tokenizer=tuner.d90_base.tokenizer,
+        draws=config.draws,
     )
     tune_file.write(path, header, {"theta": space.theta, **head}, dtype)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods.fields import check_value, fields_of
 from d90.subspace import layout
+from d90.subspace.fingerprint import Base
 from d90.subspace.options import STEP_RULE
 
 __all__ = ["Applied", "Context", "Inserting", "Method", "task_head"]
@@ -58,7 +59,7 @@ class Applied:
     undo: list[Callable[[], None]] = field(default_factory=list)
     fold: list[Callable[[], None]] = field(default_factory=list)
     stored: Callable[[], dict[str, Tensor]] | None = None
-    base: str | None = None
+    base: Base | None = None
 
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str] | None = None) -> Applied:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from d90.errors import InputError
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.subspace.fingerprint import Base, base_of, earlier_weights
 
 __all__ = ["Direct", "Trainable"]
 
@@ -51,7 +52,7 @@ class Direct:
     """
 
     def __init__(
-        self, model: nn.Module, stored: Callable[[], dict[str, Tensor]] | None = None, base: str | None = None
+        self, model: nn.Module, stored: Callable[[], dict[str, Tensor]] | None = None, base: Base | None = None
     ) -> None:
         layout.check_supported(model)
         self.model = model
@@ -79,11 +80,10 @@ class Direct:
     def flush(self) -> None:
         """Nothing to do: the parameters are the weights."""
 
-    def base_fingerprint(self) -> str:
-        """Hash of the weights before training, over every parameter of the model."""
+    def base(self) -> Base:
+        """The four parts of the base model's fingerprint, of the weights before training."""
         if self._base is None:
-            named = self.model.named_parameters()
-            self._base = layout.fingerprint((name, self._before.get(name, p)) for name, p in named)
+            self._base = base_of(self.model, {**self._before, **self._buffers})
         return self._base
 
     def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
@@ -93,7 +93,9 @@ class Direct:
             InputError: a dtype other than "fp32": only theta of a subspace is rounded.
         """
         tune_file.check_dtype(dtype, subspace=False)
-        tune_file.write(path, tune_file.Header("direct", base=self.base_fingerprint(), recipe=recipe), self._held())
+        base = self.base()
+        header = tune_file.Header("direct", base=base.digest, recipe=recipe, tokenizer=base.tokenizer)
+        tune_file.write(path, header, self._held())
 
     @torch.no_grad()
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -106,10 +108,8 @@ class Direct:
         places = self._places()
         if header.structure != "direct" or places.keys() != tensors.keys():
             raise InputError(f"'{path}' does not hold the {len(places)} tensors that this method trains on this model")
-        if header.base != self.base_fingerprint():
-            raise InputError(
-                f"'{path}' was trained on another base model: fingerprint {header.base}, this one has {self.base_fingerprint()}"
-            )
+        earlier = ((name, self._before.get(name, p)) for name, p in self.model.named_parameters())
+        tune_file.check_base(header, self.base() if header.format > 2 else earlier_weights(earlier), path)
         for name, place in places.items():
             if place.shape != tensors[name].shape:
                 raise InputError(

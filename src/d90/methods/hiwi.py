@@ -24,7 +24,7 @@ from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.module_state import structure
 from d90.models.fresh import draw
-from d90.subspace import layout
+from d90.subspace.fingerprint import base_of
 
 __all__ = ["HiWi"]
 
@@ -70,7 +70,7 @@ class HiWi(Inserting):
                 "f(0 W_down) = 0 has no gradient. Likely a model from scratch; use on=weight, or bitfit"
             )
         if not any(p.is_meta for p in model.parameters()):
-            applied.base = layout.fingerprint(model.named_parameters())
+            applied.base = base_of(model)
         named = {id(parameter): name for name, (parameter, _) in applied.flags.items()}
         give_back = structure(model)
         applied.undo.append(give_back)

@@ -21,8 +21,9 @@ from torch import nn
 
 from d90.errors import InputError, UnsupportedModelError
 from d90.models.checkpoint import check_weight_files
+from d90.models.fingerprint import tokenizer_digest
 from d90.models.fresh import initialise
-from d90.subspace import layout
+from d90.subspace.fingerprint import Base, base_of, earlier_weights, note_tokenizer
 
 __all__ = ["MODELS", "Encoded", "Model", "encode", "load", "positions", "split_revision"]
 
@@ -49,9 +50,11 @@ class Model:
         tokenizer: of a text model; None for images.
         fresh: names of the parameters that come from no checkpoint; drawn from the stream "init" with `seed`.
         max_length: tokens it takes at most.
-        fingerprint: of the weights that do come from a checkpoint, or of the architecture where none do.
         seed: of the fresh weights.
         vocabulary: of a causal language model: among how many tokens it chooses; None for others.
+        base: the four parts of its fingerprint, of the weights that do come from a checkpoint; taken from the module as it
+            is when it is not given.
+        earlier: the fingerprint that trials stored before these four parts carry; empty for a model they cannot have.
     """
 
     name: str
@@ -59,9 +62,20 @@ class Model:
     tokenizer: Any | None
     fresh: tuple[str, ...]
     max_length: int | None
-    fingerprint: str
     seed: int = 0
     vocabulary: int | None = None
+    base: Base = None  # type: ignore[assignment]
+    earlier: str = ""
+
+    def __post_init__(self) -> None:
+        note_tokenizer(self.module, tokenizer_digest(self.tokenizer))
+        if self.base is None:
+            self.base = base_of(self.module, without=self.fresh)
+
+    @property
+    def fingerprint(self) -> str:
+        """The base's digest: what a trial's key and a tune are tied to."""
+        return self.base.digest
 
 
 def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, max_length: int | None = None) -> Model:
@@ -176,7 +190,8 @@ def _image_net(name: str, outputs: int, seed: int) -> Model:
     names = tuple(name for name, _ in module.named_parameters())
     initialise(module, names, seed)
     module.register_forward_pre_hook(_SizeCheck(name, first))
-    return Model(name, module, None, names, None, hashlib.sha256(repr(module).encode()).hexdigest()[:16], seed)
+    earlier = hashlib.sha256(repr(module).encode()).hexdigest()[:16]
+    return Model(name, module, None, names, None, seed, earlier=earlier)
 
 
 class _SizeCheck:
@@ -250,9 +265,9 @@ def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_
     fresh = _fresh(name, module, unique, report)
     std = getattr(module.config, "initializer_range", 0.02)
     initialise(module, fresh, seed, std)
-    known = layout.fingerprint((name, unique[name]) for name in sorted(unique) if name not in fresh)
+    earlier = earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh)
     vocabulary = _vocabulary(name, module, fresh) if kind == "language" else None
-    return Model(name, module, tokenizer, fresh, longest, known, seed, vocabulary)
+    return Model(name, module, tokenizer, fresh, longest, seed, vocabulary, earlier=earlier)
 
 
 @torch.no_grad()

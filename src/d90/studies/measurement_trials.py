@@ -146,10 +146,10 @@ class MeasurementTrials:
 
     def _matching(self) -> Iterator[tuple[Stored, int, Recipe]]:
         """The store's trials in this space, whatever their d and seeds, each with P's seed and its recipe."""
-        context = self.runner.task.fingerprint, self.runner.model(self.recipe.seed).fingerprint
+        task, bases = self.runner.task.fingerprint, self.runner.bases(self.recipe)
         wanted, template = _without(self.recipe), str(self.spec.at(1, seed=None))
         for row in self.runner.store.trials():
-            if (row.context.get("task"), row.context.get("base")) != context or row.d is None:
+            if row.context.get("task") != task or row.context.get("base") not in bases or row.d is None:
                 continue
             if _bare(row.recipe) != wanted or not 0 <= row.seed - self.recipe.seed < SEEDS:
                 continue

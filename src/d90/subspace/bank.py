@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from d90.errors import InputError, UnsupportedModelError, unknown_name
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.subspace.fingerprint import Base, base_of, earlier_weights
 from d90.subspace.subspace import Subspace
 
 __all__ = ["Bank"]
@@ -47,7 +48,7 @@ class Bank:
         self.active: str | None = None
         self._base: dict[str, Tensor] | None = None  # theta_0 and the base's running statistics, once they are needed
         self._live: dict[str, Tensor] = {}  # what they were taken from
-        self._fingerprint = ""
+        self._fingerprints: dict[bool, Base | str] = {}  # of the base, as files of today and of formats 1 and 2 name it
         self._space: Subspace | None = None
 
     def names(self) -> list[str]:
@@ -81,9 +82,9 @@ class Bank:
         if getattr(self.model, "_d90_space", None) is not None:
             raise InputError("this model has an armed Subspace; expected none. Call merge() or release() on it first")
         if self._base is None:
-            self._fingerprint = layout.fingerprint(self.model.named_parameters())
-        tune_file.same_base(header, self._fingerprint, path)
+            self._fingerprints = {}
         base = self._theta_0()
+        tune_file.check_base(header, self._fingerprint(earlier=header.format < 3), path)
         space = self._space
         if space is None or (space.d, space.options) != (theta.numel(), header.options):
             space = self._build(theta.numel(), header, base)
@@ -134,6 +135,14 @@ class Bank:
         if any(place is not self._live.get(name) for name, place in places.items()):
             self._live, self._space = places, None  # replaced by others of the same shapes
         return self._base
+
+    def _fingerprint(self, earlier: bool) -> Base | str:
+        """The base's fingerprint, taken once."""
+        if earlier not in self._fingerprints:
+            base = {name.removeprefix("buffer:"): tensor for name, tensor in (self._base or {}).items()}
+            named = ((name, base.get(name, parameter)) for name, parameter in self.model.named_parameters())
+            self._fingerprints[earlier] = earlier_weights(named) if earlier else base_of(self.model, base)
+        return self._fingerprints[earlier]
 
     def _build(self, d: int, header: tune_file.Header, base: dict[str, Tensor]) -> Subspace:
         """A disarmed Subspace over theta_0, whatever tune the live weights hold."""

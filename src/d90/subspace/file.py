@@ -1,9 +1,15 @@
-"""The tiny file: a safetensors file with few tensors and one line of metadata. Knows nothing of models.
+"""The tiny file: a safetensors file with few tensors and one line of metadata.
 
 A tune of d = 200 numbers is one tensor `theta` of 800 bytes and a header of some 200. The metadata is one string of
-fields joined by "|": the format, the fields of `Header` in their order (16 hex digits as "~" and 11 characters of
-base64), and a checksum; JSON inside the JSON header would double its size. The checksum is the first 8 hex digits of
-the SHA-256 of the whole file with zeros in their place. Format 1 had none, and is still read.
+fields joined by "|": the format, the fields of `Header` in their order (16 hex digits, and long seeds, as "~" and 11
+characters of base64), and a checksum; JSON inside the JSON header would double its size. The checksum is the first 8
+hex digits of the SHA-256 of the whole file with zeros in their place.
+
+    format 1   no checksum; `base` is a hash of the weights rounded to bf16
+    format 2   with a checksum
+    format 3   `base` is the digest of weights, tokenizer, config and buffers; the tokenizer's part stands beside it
+
+All three are read. The tokenizer's part is in the file so that a loader which has the module alone can check the rest.
 
 theta may be stored in fewer bytes; what is loaded is fp32 again, bit for bit the same everywhere.
 
@@ -22,14 +28,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
+from d90.files import write_bytes
+from d90.subspace.fingerprint import NO_PART, Base, base_of, earlier_weights
 from d90.subspace.options import STEP_RULES, STRUCTURES, SubspaceOptions
 
 __all__ = [
@@ -38,14 +46,17 @@ __all__ = [
     "About",
     "Header",
     "about",
+    "check_base",
     "check_dtype",
+    "encode",
+    "other_base",
     "read",
     "same_base",
     "theta_of",
     "write",
 ]
 
-FORMAT = 2
+FORMAT = 3
 DTYPES = ("fp32", "bf16", "int8")
 GROUP = 64  # numbers that share a scale in int8
 HEADER_LIMIT = 1 << 20  # bytes; ours take some 200 plus 100 for each tensor
@@ -60,9 +71,11 @@ class Header:
     Attributes:
         structure: "did" or "said" for a subspace, "direct" for parameters trained as they are.
         projection, scale, layer, head, seed, step_rule: as given to `d90.Subspace`; "-" and 0 for "direct".
-        base: fingerprint of theta_0.
+        base: digest of the base model (`d90.subspace.fingerprint.Base`); before format 3 of its weights alone.
         draws: checksum of P's integer draws.
-        recipe: hash of the recipe, which lies beside the file as JSON; "-" for none.
+        recipe: hash of the record that lies beside the file as JSON; "-" for none.
+        tokenizer: the base's tokenizer, as it entered `base`; "-" for none.
+        format: of the file that was read; what is written has the newest.
     """
 
     structure: str
@@ -75,6 +88,8 @@ class Header:
     base: str = "-"
     draws: str = "-"
     recipe: str = "-"
+    tokenizer: str = NO_PART
+    format: int = FORMAT
 
     @property
     def options(self) -> SubspaceOptions:
@@ -86,9 +101,9 @@ class Header:
         return SubspaceOptions(**{one.name: getattr(self, one.name) for one in fields(SubspaceOptions)})
 
     @classmethod
-    def of(cls, options: SubspaceOptions, base: str = "-", draws: str = "-", recipe: str = "-") -> Header:
+    def of(cls, options: SubspaceOptions, base: Base, draws: str = "-", recipe: str = "-") -> Header:
         """The header of a subspace's tune."""
-        return cls(**vars(options), base=base, draws=draws, recipe=recipe)
+        return cls(**vars(options), base=base.digest, draws=draws, recipe=recipe, tokenizer=base.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -115,10 +130,20 @@ def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Te
 
     Raises:
         InputError: an unknown dtype, a field that one line cannot hold, a theta that is not finite in bf16 or int8.
+        RunFailed: the disk is full, or the folder cannot be written; what lay there is untouched.
+    """
+    write_bytes(path, encode(header, tensors, dtype))
+
+
+def encode(header: Header, tensors: Mapping[str, Tensor], dtype: str = "fp32") -> bytes:
+    """The bytes of a tune.
+
+    Raises:
+        InputError: as `write`.
     """
     from safetensors.torch import save
 
-    values = [str(value) for value in astuple(header)]
+    values = [_text(name, getattr(header, name)) for name in _LINE]
     wrong = next((value for value in values if not re.fullmatch(r"[\w:.+-]*", value, re.ASCII)), None)
     if wrong is not None:
         raise InputError(f"got '{wrong}' for the file's metadata, expected letters, digits and _ : . + - alone")
@@ -128,14 +153,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Te
     payload = save(stored, metadata={"d90": "|".join([str(FORMAT), *map(_shorter, values), _NO_CHECK])})
     check = hashlib.sha256(payload).hexdigest()[:8]
     payload = payload.replace(f'|{_NO_CHECK}"'.encode(), f'|{check}"'.encode(), 1)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    try:
-        partial.write_bytes(payload)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    return payload
 
 
 def check_dtype(dtype: str, subspace: bool) -> None:
@@ -207,13 +225,39 @@ def theta_of(header: Header, tensors: dict[str, Tensor], path: object) -> Tensor
     return theta
 
 
-def same_base(header: Header, base: str, path: object) -> None:
-    """Refuse a file that was trained on another base model than the one with fingerprint `base`."""
-    if base != header.base:
-        raise InputError(
-            f"'{path}' was trained on another base model: fingerprint {header.base}, this model has {base}. Load the model "
-            "named in the recipe beside the file, with the same seed for the weights that come from no checkpoint."
-        )
+def same_base(header: Header, model: nn.Module, path: object) -> None:
+    """Refuse a file that was trained on another base model than `model`, as it stands.
+
+    Raises:
+        InputError: another base: which of its parts differ, as far as a file alone can tell.
+    """
+    check_base(header, base_of(model) if header.format > 2 else earlier_weights(model.named_parameters()), path)
+
+
+def check_base(header: Header, found: Base | str, path: object) -> None:
+    """Refuse a file whose base is not the one with this fingerprint: a `Base`, or text for a file of format 1 or 2.
+
+    Raises:
+        InputError: another base.
+    """
+    if isinstance(found, str):
+        parts = ["weights"] if found != header.base else []
+    else:
+        noted = NO_PART not in (header.tokenizer, found.tokenizer) and header.tokenizer != found.tokenizer
+        parts = ["tokenizer"] if noted else []
+        found = replace(found, tokenizer=header.tokenizer)  # a module may come without its tokenizer
+        parts += ["weights, config or buffers"] if found.digest != header.base else []
+    if parts:
+        raise other_base(path, parts, header.base, found if isinstance(found, str) else found.digest)
+
+
+def other_base(path: object, parts: Sequence[str], wanted: str, found: str) -> InputError:
+    """The error for a tune of another base: which parts differ, and both fingerprints."""
+    return InputError(
+        f"'{path}' was trained on another base model, with other {' and other '.join(parts)}: fingerprint {wanted}, this model has "
+        f"{found}. Load the model named in the recipe beside the file as it was then, with the same seed for the weights that come "
+        "from no checkpoint"
+    )
 
 
 # --- theta in fewer bytes ---------------------------------------------------------------------------------------------
@@ -265,6 +309,7 @@ def _finite(tensor: Tensor) -> bool:
 
 # --- the header -------------------------------------------------------------------------------------------------------
 
+_LINE = [field.name for field in fields(Header) if field.name != "format"]  # in the order of the metadata line
 _TYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -349,6 +394,11 @@ def _open(target: Path) -> _Opened:
     return _Opened(header, version, check, entries, 8 + length, sealed, size)
 
 
+def _text(name: str, value: object) -> str:
+    """A field as text; a seed of 10^12 and more in hex, which `_shorter` makes 12 characters of."""
+    return f"{value:016x}" if name == "seed" and isinstance(value, int) and value >= 10**12 else str(value)
+
+
 def _shorter(value: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{16}", value):
         return value
@@ -370,17 +420,20 @@ def _parse(line: object, target: Path) -> tuple[Header, int, str]:
         raise InputError(
             f"'{target}' has format {version}, this d90 reads up to {FORMAT}: upgrade d90 (pip install -U d90)"
         )
-    if version not in ("1", "2"):
-        raise InputError(f"'{target}' is not a sound d90 file: got a format that is no number, expected 1 or {FORMAT}")
+    if version not in ("1", "2", "3"):
+        raise InputError(f"'{target}' is not a sound d90 file: got a format that is no number, expected 1 to {FORMAT}")
     values, check = rest.split("|"), ""
-    names = [field.name for field in fields(Header)]
-    if version == "2":
+    names = _LINE if version == "3" else _LINE[:-1]
+    if version != "1":
         *values, check = values
         values = [_longer(value) for value in values]
-    if len(values) != len(names) or (version == "2" and not re.fullmatch(r"[0-9a-f]{8}", check)):
+    if len(values) != len(names) or (version != "1" and not re.fullmatch(r"[0-9a-f]{8}", check)):
         raise _damaged(target, f"got {len(values)} metadata fields, expected {len(names)} in format {version}")
     found: dict[str, str] = dict(zip(names, values, strict=True))
-    if not all(re.fullmatch(r"[0-9]{1,20}", found[name]) for name in ("seed", "step_rule")):
+    seed, rule = found["seed"], found["step_rule"]
+    if version == "3" and re.fullmatch(r"[0-9a-f]{16}", seed) and rest.split("|")[_LINE.index("seed")].startswith("~"):
+        seed = str(int(seed, 16))
+    if not all(re.fullmatch(r"[0-9]{1,20}", number) for number in (seed, rule)):
         raise InputError(f"'{target}' is not a sound d90 file: its seed or step rule is no number")
-    header = Header(**{**found, "seed": int(found["seed"]), "step_rule": int(found["step_rule"])})  # type: ignore[arg-type]
-    return header, int(version), check
+    numbers = {"seed": int(seed), "step_rule": int(rule), "format": int(version)}
+    return Header(**{**found, **numbers}), int(version), check  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from d90.projections.base import exact
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.distributed import Exchange, digest, refuse_wrapped
+from d90.subspace.fingerprint import Base, base_of
 from d90.subspace.options import Head, Layer, Scale, Structure, SubspaceOptions
 from d90.subspace.weights import Folding, Weights
 
@@ -110,7 +111,7 @@ class Subspace:
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
         self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0)
-        self._base: str | None = None  # its fingerprint, once it is known
+        self._base: Base | None = None  # once it is known
         self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
         self._extras_0 = {name: tensor.detach().clone() for name, tensor in self._extras().items()}
         self._set_aside: dict[str, Tensor] | None = None  # the tune's extras while the base's are in place
@@ -167,7 +168,7 @@ class Subspace:
             return
         weights.check_dtypes()
         if weights.theta_0 is None:
-            self.base_fingerprint()  # the last moment to take it
+            self.base()  # the last moment to take it
         theta = theta.clone()  # z may lie in it, and must not follow the parameter
         z = self.projection.prepare(theta[: self.d - self.m])
         weights.write(z, self.lambdas.tolist() if self.m else weights.lambdas)
@@ -216,16 +217,13 @@ class Subspace:
 
     def header(self, recipe: str = "-") -> tune_file.Header:
         """The file's metadata line."""
-        return tune_file.Header.of(
-            self.options, base=self.base_fingerprint(), draws=self.projection.checksum(), recipe=recipe
-        )
+        return tune_file.Header.of(self.options, self.base(), self.projection.checksum(), recipe)
 
-    def base_fingerprint(self) -> str:
-        """Hash of theta_0, over every parameter of the model."""
+    def base(self) -> Base:
+        """The four parts of the base model's fingerprint: of theta_0, and of what the model had when the space was made."""
         if self._base is None or self._weights.theta_0 is not None:
-            bases = self._weights.bases() | {name: self._extras_0[f"head:{name}"] for name in self._head}
-            named = self.model.named_parameters()
-            self._base = layout.fingerprint((n, bases[n].view_as(p) if n in bases else p) for n, p in named)
+            extras = {name.partition(":")[2]: tensor for name, tensor in self._extras_0.items()}
+            self._base = base_of(self.model, {**self._weights.bases(), **extras})
         return self._base
 
     @classmethod
@@ -239,7 +237,7 @@ class Subspace:
         theta = tune_file.theta_of(header, tensors, path)
         layout.check_supported(model)
         if getattr(model, "_d90_space", None) is None:  # else the constructor says what is wrong
-            tune_file.same_base(header, layout.fingerprint(model.named_parameters()), path)
+            tune_file.same_base(header, model, path)
         space = cls(model, theta.numel(), options=header.options, keep_theta0=keep_theta0)
         try:
             space.take(header, tensors, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +17,17 @@ from d90.models.loading import Model
 from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task
 
-__all__ = ["Evaluation", "Outcome", "Recipe", "best_device", "bf16_is_fast", "default_lr", "make_recipe"]
+__all__ = [
+    "Evaluation",
+    "Outcome",
+    "Recipe",
+    "best_device",
+    "bf16_is_fast",
+    "check_types",
+    "default_lr",
+    "make_recipe",
+    "recipe_key",
+]
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,53 @@ class Recipe:
 
     def key(self, *fingerprints: str) -> str:
         """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
-        canonical = json.dumps([self.to_dict(), *fingerprints], sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+        return recipe_key(self.to_dict(), *fingerprints)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Recipe:
+        """From what was stored, by this version or another: a field that is missing has what was done before, one that this
+        version does not know is left out.
+
+        Raises:
+            InputError: no model or task, or a field of another type.
+        """
+        known = {key: found[key] for key in cls.__dataclass_fields__ if key in found}
+        check_types(cls, known, "a recipe")
+        if not {"model", "task"} <= known.keys():
+            raise InputError("got a recipe without 'model' or 'task', expected both")
+        return cls(**known)
+
+
+_JSON = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None), "dict": dict, "tuple": list}
+
+
+def _types(kind: type) -> dict[str, tuple[str, ...]]:
+    """The JSON types that a dataclass's fields may have, by name; `float | None` gives ("float", "None")."""
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    return {name: tuple(part.split("[")[0] for part in str(field.type).split(" | ")) for name, field in fields.items()}
+
+
+def check_types(kind: type, found: Mapping[str, Any], what: str) -> None:
+    """Refuse values from JSON that a dataclass's fields cannot hold.
+
+    Raises:
+        InputError: which one, and what was expected.
+    """
+    for name, kinds in _types(kind).items():
+        if name in found and not _fits(found[name], kinds):
+            raise InputError(f"got {name}={found[name]!r:.60} in {what}, expected {' or '.join(kinds)}")
+
+
+def _fits(value: object, names: Sequence[str]) -> bool:
+    """Whether a value read from JSON has one of these types; a truth value is no number."""
+    kinds = [_JSON.get(name, object) for name in names]
+    return any(isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object)) for kind in kinds)
+
+
+def recipe_key(recipe: Mapping[str, Any], *fingerprints: str) -> str:
+    """The key of a trial: a hash of its recipe as stored, and of the fingerprints of data and base."""
+    canonical = json.dumps([recipe, *fingerprints], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 LATER: dict[str, Any] = {"until": 1.0}  # fields that a Recipe did not always have, each with what was done before
@@ -165,6 +221,36 @@ class Outcome:
     def improved(self) -> bool:
         """Whether training ever beat the untrained model."""
         return self.score > self.zero_score
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Outcome:
+        """From what was stored, by this version or another: an unknown field is left out, a missing one says nothing.
+
+        Raises:
+            InputError: a field of another type, or a curve of something else.
+        """
+        known: dict[str, Any] = {key: found[key] for key in cls.__dataclass_fields__ if key in found}
+        check_types(cls, known, "an outcome")
+        try:
+            curve = tuple(
+                Evaluation(int(e["step"]), float(e["score"]), float(e["loss"])) for e in known.pop("curve", ())
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"got a learning curve that is none ({type(error).__name__}: {error}), expected evaluations"
+            ) from None
+        return cls(**{**_NOTHING_SAID, **known}, curve=curve)
+
+
+# what an outcome says where an earlier version, or another program, said nothing
+_NOTHING_SAID: dict[str, Any] = {
+    "score": math.nan, "status": "finished", "zero_score": math.nan, "steps": 0, "seconds": 0.0, "train_loss": math.nan, "trained": 0,
+    "D": 0, "lambdas": 0, "layers": "", "truncated": 0, "lr": math.nan, "precision": "fp32",
+}  # fmt: skip
 
 
 def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:

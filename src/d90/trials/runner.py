@@ -21,6 +21,7 @@ from d90.errors import InputError, RunFailed
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.search.pruning import Pruner
+from d90.subspace.fingerprint import NOT_COVERED
 from d90.tasks import Task
 from d90.tasks.metrics import rises, to_display
 from d90.training.batches import device_of
@@ -79,7 +80,9 @@ class TrialRunner:
         self._given, self._recipe, self._executor = model, recipe, executor
         self._data: dict[int, Data] = {}
         self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
+        self._keys: list[str] = []  # under which these are stored
         self.study: str | None = None  # the study that trials are noted for
+        self._said_earlier = False
 
     @property
     def sends(self) -> bool:
@@ -149,12 +152,12 @@ class TrialRunner:
 
     def _outcome(self, ask: TrialRequest, fresh: dict[str, Any] | None) -> dict[str, Any]:
         """The outcome of a trial: made just now elsewhere, stored, or trained here."""
-        body = fresh
+        body, key = fresh, self.key(ask.recipe)
         if body is None:
             self._progress.trial_turned(0)  # none of those that run elsewhere
             stored = self._stored(ask)
             if stored is not None:
-                body = stored.outcome
+                body, key = stored.outcome, stored.key
                 if self.study is not None:
                     self.store.note(self.study, stored.key)
             else:
@@ -165,11 +168,12 @@ class TrialRunner:
                 self._label(ask), _words(body, self.task.metric) + (", stored" if stored is not None else "")
             )
         self.trials.append((ask.spec, ask.recipe, body))
+        self._keys.append(key)
         return body
 
     def _stored(self, ask: TrialRequest) -> Stored | None:
         """The stored trial that answers."""
-        found = self.store.find(self.key(ask.recipe), ask.stop_at)
+        found = self._find(ask.recipe, ask.stop_at)
         lacks = found and (
             (ask.test and found.outcome.get("test") is None) or (ask.predictions and not found.predictions)
         )
@@ -218,19 +222,35 @@ class TrialRunner:
         """The trial's key in the store."""
         return recipe.key(self.task.fingerprint, self._held(recipe).fingerprint)
 
+    def bases(self, recipe: Recipe) -> tuple[str, ...]:
+        """The fingerprints that a stored trial's base may have: today's, and that of trials stored before it had four parts."""
+        model = self._held(recipe)
+        return (model.fingerprint, model.earlier) if model.earlier else (model.fingerprint,)
+
+    def _find(self, recipe: Recipe, stop_at: float | None) -> Stored | None:
+        """A stored trial that answers, by the fingerprint of today or of its time."""
+        for base in self.bases(recipe):
+            found = self.store.find(recipe.key(self.task.fingerprint, base), stop_at)
+            if found is not None:
+                if base != self._held(recipe).fingerprint and not self._said_earlier:
+                    self._said_earlier = True
+                    self._progress.note(f"a stored trial answers: {NOT_COVERED}")
+                return found
+        return None
+
     def note(self, study: str) -> None:
         """Note that every trial so far was made for a study."""
-        for _, recipe, _ in self.trials:
-            self.store.note(study, self.key(recipe))
+        for key in self._keys:
+            self.store.note(study, key)
 
     def has_predictions(self, recipe: Recipe) -> bool:
         """Whether the store has this trial, run to its end, with its predictions."""
-        stored = self.store.find(self.key(recipe), None)
+        stored = self._find(recipe, None)
         return stored is not None and bool(stored.predictions)
 
     def predictions(self, recipe: Recipe) -> NDArray[Any]:
         """A stored trial's predictions on the validation split, by the best of its evaluations."""
-        stored = self.store.find(self.key(recipe), None)
+        stored = self._find(recipe, None)
         if stored is None or not stored.predictions:
             raise LookupError(f"no predictions of {recipe.method}, seed {recipe.seed}")
         return unpack(stored.predictions)
@@ -258,7 +278,7 @@ def check_sendable(executor: Executor | None, model: str | Model, task: str | Ta
 
 def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """In a worker: open the task and the model, train, and give back what the driver stores."""
-    recipe = Recipe(**body["recipe"])
+    recipe = Recipe.from_dict(body["recipe"])
     pruner = Pruner(**body["hopeless"]) if body["hopeless"] else None
     ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
     task = open_task(recipe.task, recipe)

@@ -1,0 +1,141 @@
+"""Every file that d90 writes appears whole or not at all, and never over something that is not its own kind.
+
+A file is written beside its place under a name of its own, brought to the disk, and renamed. After a kill or on a full
+disk what lay there before is untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from d90.errors import InputError, RunFailed
+
+__all__ = ["check_output", "replaced", "write_bytes", "write_text"]
+
+_SQLITE = b"SQLite format 3\x00"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text in UTF-8, with line ends as they are; what UTF-8 cannot hold becomes "?".
+
+    Raises:
+        InputError, RunFailed: as `replaced`.
+    """
+    return write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file at once.
+
+    Raises:
+        InputError, RunFailed: as `replaced`.
+    """
+    with replaced(path) as partial:
+        partial.write_bytes(content)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A place to write a file to, which takes the place of `path` when the block ends without an error.
+
+    Raises:
+        InputError: the path is a folder or an SQLite store.
+        RunFailed: the disk is full, or the folder cannot be written; what lay at `path` is untouched.
+    """
+    check_output(path)
+    target = Path(os.path.realpath(path))  # a link stays one
+    device = target.exists() and not target.is_file()  # /dev/stdout is written to, not replaced
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        where = None if device else target.parent
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".part", dir=where)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        if device:
+            target.write_bytes(partial.read_bytes())
+            return
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(partial, _mode(target))
+        os.replace(partial, target)
+        partial = None
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise RunFailed(
+            f"'{target}' could not be written: {error.strerror or error}. What lay there before is untouched; free some space or "
+            "choose another folder with --out"
+        ) from None
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike[str] | None, *others: str | os.PathLike[str] | None) -> None:
+    """Refuse, before any work is done, a file that could not be written, or that would destroy another.
+
+    Args:
+        path: where a result is to go; None for nowhere.
+        others: paths that the same command reads or writes.
+
+    Raises:
+        InputError: a folder, a folder that cannot be written, an SQLite store, or one of `others`.
+    """
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"got '{target}' to write to, which is a folder; expected the name of a file in it")
+    for other in others:
+        if other is not None and _same(target, Path(other)):
+            raise InputError(
+                f"got '{target}' both to write to and as the store; expected two files. Name another with --out"
+            )
+    if _is_sqlite(target):
+        raise InputError(
+            f"'{target}' is an SQLite file, as a store of trials is, and would be overwritten; expected another file. Name another"
+        )
+    folder = next(parent for parent in (target.absolute().parent, *target.absolute().parents) if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"got '{target}' to write to, and '{folder}' is a file, not a folder; name another path")
+    if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"'{target}' cannot be written: permission denied; name a file in a folder of your own")
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if one.exists() and other.exists():
+            return one.samefile(other)
+    return one.absolute() == other.absolute() or one.resolve() == other.resolve()
+
+
+def _is_sqlite(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+    return False
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file that is replaced, or those a new file would have."""
+    with contextlib.suppress(OSError):
+        return target.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the rename itself to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
