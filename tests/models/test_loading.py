@@ -151,7 +151,7 @@ def test_the_fingerprint_is_of_the_checkpoint(saved: Path, copy: Path) -> None:
     assert whole.base.differs(models.load(str(copy), 2).base) == ["weights"]  # rounded: other values
     module.float().save_pretrained(copy)
     assert models.load(str(copy), 2).fingerprint == before  # the same values in another dtype
-    module.save_pretrained(copy, max_shard_size="4KB")
+    module.save_pretrained(copy, max_shard_size=1000)
     assert len(list(copy.glob("model-*.safetensors"))) > 1
     (copy / "model.safetensors").unlink(missing_ok=True)
     assert models.load(str(copy), 2).fingerprint == before  # in other shards
@@ -391,3 +391,47 @@ def test_a_folder_may_have_an_at_sign(saved: Path, tmp_path: Path) -> None:
     assert models.load(str(folder), 2).fingerprint == models.load(str(saved / "bert"), 2).fingerprint
     assert models.split_revision("owner/name@refs/pr/1") == ("owner/name", "refs/pr/1")
     assert models.split_revision("minilm") == ("minilm", None)
+
+
+@pytest.mark.parametrize("field", ["num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"])
+def test_another_config_over_the_same_weights_is_another_base(copy: Path, field: str) -> None:
+    before = models.load(str(copy), 2)
+    config = json.loads((copy / "config.json").read_text())
+    changed = {
+        "num_attention_heads": 1,
+        "hidden_act": "relu",
+        "layer_norm_eps": 1e-5,
+        "position_embedding_type": "relative_key",
+    }
+    (copy / "config.json").write_text(json.dumps({**config, field: changed[field]}))
+    assert before.base.differs(models.load(str(copy), 2).base) == ["config"]
+
+
+def test_paths_versions_and_labels_are_no_part_of_the_base(copy: Path, tmp_path: Path) -> None:
+    before = models.load(str(copy), 2)
+    config = json.loads((copy / "config.json").read_text())
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(copy, moved)
+    named = {
+        "transformers_version": "9.9",
+        "_name_or_path": "x",
+        "id2label": {"0": "no", "1": "yes"},
+        "use_cache": False,
+    }
+    (moved / "config.json").write_text(json.dumps({**config, **named}))
+    assert models.load(str(moved), 2).base == before.base
+
+
+def test_exchanged_tokens_are_another_base_and_use_leaves_no_trace(copy: Path) -> None:
+    before = models.load(str(copy), 2)
+    from d90.models.fingerprint import tokenizer_digest
+
+    models.encode(before, [("a b c d", "e")])
+    before.tokenizer(["a b"], truncation=True, max_length=3, padding="max_length")
+    assert tokenizer_digest(before.tokenizer) == before.base.tokenizer
+    parsed = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = parsed["model"]["vocab"]
+    (one, i), (other, j) = list(vocabulary.items())[-2:]
+    vocabulary[one], vocabulary[other] = j, i
+    (copy / "tokenizer.json").write_text(json.dumps(parsed))
+    assert before.base.differs(models.load(str(copy), 2).base) == ["tokenizer"]

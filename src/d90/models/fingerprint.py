@@ -42,7 +42,7 @@ def _backend(parsed: Mapping[str, Any]) -> dict[str, Any]:
 
 def _slow(tokenizer: Any) -> list[Any]:
     """A tokenizer written in Python: its class, vocabulary, merges, and the model it was trained to."""
-    pieces = getattr(tokenizer, "sp_model", None)
+    pieces: Any = getattr(tokenizer, "sp_model", None)
     model = pieces.serialized_model_proto() if hasattr(pieces, "serialized_model_proto") else b""
     merges = sorted(map(str, getattr(tokenizer, "bpe_ranks", None) or ()))
     vocabulary = tokenizer.get_vocab() if callable(getattr(tokenizer, "get_vocab", None)) else {}

@@ -173,14 +173,14 @@ def config_digest(model: nn.Module) -> str:
 
     Of a config, what differs from its class's defaults: a field that a later version adds changes nothing.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not callable(getattr(config, "to_dict", None)):
         return digest_of([_described(name, module) for name, module in model.named_modules()])
     try:
-        usual = _bare(type(config)().to_dict())  # type: ignore[union-attr]
+        usual = _bare(type(config)().to_dict())
     except Exception:  # a class that cannot be made without arguments has no defaults
         usual = {}
-    return digest_of([getattr(config, "model_type", ""), _unusual(_bare(config.to_dict()), usual)])  # type: ignore[union-attr]
+    return digest_of([getattr(config, "model_type", ""), _unusual(_bare(config.to_dict()), usual)])
 
 
 def _bare(config: dict[Any, Any]) -> dict[str, Any]:

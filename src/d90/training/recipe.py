@@ -114,7 +114,15 @@ class Recipe:
         return cls(**known)
 
 
-_JSON = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None), "dict": dict, "tuple": list}
+_JSON: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "None": type(None),
+    "dict": dict,
+    "tuple": list,
+}
 
 
 def _types(kind: type) -> dict[str, tuple[str, ...]]:
