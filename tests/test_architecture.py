@@ -1,66 +1,49 @@
-"""The plan of the house: imports run downward only, and a file can be read in one sitting."""
+"""The plan of the house: imports run downward only, private names stay inside their package, and a file can be read in one sitting."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "d90"
-FLOORS = (  # the lowest first; packages on one floor do not know each other
-    ("errors", "_version"),
-    ("registry", "files"),
-    ("projections", "analysis"),
-    ("search",),
-    ("subspace", "tasks"),
-    ("models",),
-    ("methods",),
-    ("training",),
-    ("trials",),
-    ("integrations",),
-    ("certificates",),
-    ("studies",),
-    ("report",),
-    ("reproduce",),
-    ("__init__",),
-    ("cli",),
-)
-FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "d90"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def package_of(file: Path) -> str:
-    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
+def package_of(name: str) -> str:
+    return ".".join(name.split(".")[:2])
 
 
-def imported(file: Path) -> Iterator[str]:
-    """The packages a file imports, late imports and those for types alone included."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "d90":
-            yield from (alias.name if alias.name in FLOOR else "__init__" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("d90."):
-            yield str(node.module).split(".")[1]
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            raise AssertionError(f"{file}: relative import; write from d90.... import")
-        elif isinstance(node, ast.Import):
-            ours = [alias.name for alias in node.names if alias.name.split(".")[0] == "d90"]
-            yield from (name.split(".")[1] if "." in name else "__init__" for name in ours)
+def test_the_import_contract_holds() -> None:
+    """The layers of pyproject.toml; `make lint` prints the chain of imports that breaks them."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
-def test_imports_run_downward(file: Path) -> None:
-    package = package_of(file)
-    assert package in FLOOR, f"give '{package}' a floor in FLOORS"
-    above = {other for other in imported(file) if other != package and FLOOR.get(other, 99) >= FLOOR[package]}
-    assert not above, f"{package} imports {above}, which lie on its floor, above it, or on none"
+def test_imports_are_absolute_and_of_public_names(file: Path) -> None:
+    """A name with an underscore belongs to its package."""
+    own = f"d90.{file.relative_to(SOURCE).parts[0].removesuffix('.py')}"
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import; write from d90.... import"
+            if (
+                (node.module or "").startswith("d90.")
+                and node.module != "d90._version"
+                and package_of(str(node.module)) != own
+            ):
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{file} imports {private} of {node.module}"
 
 
 def test_projections_need_torch_and_numpy_alone() -> None:
     """The bottom floor can be lifted out."""
-    import sys
-
     for file in (SOURCE / "projections").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -1,1 +1,1 @@
-"""The commands: each parses, calls one public function, and prints. `d90.cli.main` gathers them."""
+"""The commands: each parses its words, calls one public function, and prints."""

@@ -1,1 +1,1 @@
-"""d90 in other libraries' forms: a method of peft, a module for the transformers Trainer, a plain LoRA adapter."""
+"""d90 in other libraries' forms: peft, a plain LoRA adapter, the transformers Trainer, the hub."""

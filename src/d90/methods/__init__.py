@@ -1,4 +1,4 @@
-"""Which weights move, or what is put in: a short file each; the grammar that names them is in `d90.methods.spec`."""
+"""Which weights move, or what is put in: a short file each, and the grammar that names them."""
 
 from d90.methods.adapter import Adapter
 from d90.methods.applied import AppliedMethod, Counts, apply, counts, load

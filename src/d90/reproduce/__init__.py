@@ -1,4 +1,4 @@
-"""Recipes: a YAML file for each table or figure of the papers, its studies, and the published figures beside ours.
+"""Recipes: a table or figure of a paper from YAML, its studies, and the published figures beside ours.
 
 reading    the file, checked whole before anything runs
 schema     a command's options, from its function
