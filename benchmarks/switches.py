@@ -88,8 +88,8 @@ def main() -> None:
                     room = longest["input_ids"].shape[1] - inputs["input_ids"].shape[1]
                     inputs = {key: torch.nn.functional.pad(value, (0, room)) for key, value in inputs.items()}
                 with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16):
-                    outputs = outputs_of(loaded.module, inputs)
-                task.loss(outputs, batches.labels[chosen]).backward()
+                    outputs = outputs_of(loaded.module, inputs, task.kind)
+                task.kind.training_loss(outputs, batches.labels[chosen]).backward()
                 for parameter in loaded.module.parameters():
                     parameter.grad = None
             took[name].append(time.perf_counter() - began)

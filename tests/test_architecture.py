@@ -59,3 +59,18 @@ def test_projections_need_torch_and_numpy_alone() -> None:
 def test_a_file_is_read_in_one_sitting(file: Path) -> None:
     lines = len(file.read_text().splitlines())
     assert lines <= 440, f"{file.name} has {lines} lines: past about 400 it is usually two files"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_a_kind_of_task_is_asked_and_never_compared_by_name(file: Path) -> None:
+    """`task.kind` is an object: comparing it with a word would be false in silence."""
+    names = {"classification", "regression", "language", "images"}
+    if file.is_relative_to(SOURCE / "tasks" / "kinds"):
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.Compare):
+            continue
+        parts = [node.left, *node.comparators]
+        words = {part.value for part in parts if isinstance(part, ast.Constant)}
+        kinds = [part for part in parts if isinstance(part, ast.Attribute) and part.attr == "kind"]
+        assert not (kinds and words & names), f"line {node.lineno}: ask the kind instead (d90.tasks.kinds)"

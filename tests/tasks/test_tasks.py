@@ -303,7 +303,7 @@ def test_glue_metrics_and_a_mirror_that_lacks_a_split(mirror: Path) -> None:
     for part in ("train", "validation"):
         _write(mirror / f"glue/stsb/{part}.jsonl", 5, sentence1="a", sentence2="b")
     task = tasks.load("glue/stsb", metric="spearman")
-    assert (task.kind, task.metric, task.outputs) == ("regression", "spearman", 1)
+    assert (task.kind.name, task.metric, task.outputs) == ("regression", "spearman", 1)
 
 
 def test_a_local_dataset_folder_and_hidden_labels(mirror: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_local_dataset_folder_and_hidden_labels(mirror: Path) -> None:
     for name in ("owner/name", f"hub:{folder}"):
         task = tasks.load(name)
         assert {part: len(split) for part, split in task.splits.items()} == {"train": 12, "validation": 6}
-        assert task.notes == ("test: left out, no labels",)
+        assert task.notes[0] == "test: left out, no labels"
     with pytest.raises(InputError, match="no column 'body'; it has text, label"):
         tasks.load("owner/name", text="body")
     with pytest.raises(InputError, match="no label column 'y'; it has text, label"):

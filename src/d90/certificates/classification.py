@@ -172,11 +172,11 @@ def check(
 
 
 def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
-    if whole.kind == "language":
+    if whole.kind.generative:
         raise InputError(
             f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
         )
-    if whole.kind != "classification":
+    if not whole.kind.right_or_wrong:
         raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
     if finished and whole.test is None and recipe.evaluations > 1:
         raise InputError(

@@ -132,7 +132,7 @@ def certify_language(
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, options)
     whole = open_task(task, recipe)
-    if whole.kind != "language":
+    if not whole.kind.generative:
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, command)

@@ -124,8 +124,8 @@ def prepare(
     """
     loaded = _opened(model, whole, recipe)
     first, counted = _split(loaded, whole, options)
-    n, words_of = len(counted.train), "documents" if whole.kind == "language" else "examples"
-    if whole.kind == "language" and not 2 <= (n if options.evaluated is None else options.evaluated) <= n:
+    n, words_of = len(counted.train), "documents" if whole.kind.generative else "examples"
+    if whole.kind.generative and not 2 <= (n if options.evaluated is None else options.evaluated) <= n:
         raise InputError(f"got {options.evaluated or n} documents to evaluate, expected 2 ... {n}, those that count")
     if options.evaluated == n:
         options = replace(options, evaluated=None)

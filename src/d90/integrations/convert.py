@@ -16,9 +16,8 @@ from d90.models.loading import Model
 from d90.models.loading import load as load_model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
-from d90.tasks import load as load_task
 from d90.training.batches import Batches
-from d90.training.loading import read_record
+from d90.training.loading import read_record, task_of
 from d90.training.loop import predict
 
 __all__ = ["FORMS", "Converted", "convert"]
@@ -118,11 +117,8 @@ def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: in
 
 def _probe(model: Model, record: dict[str, Any]) -> tuple[Callable[[nn.Module], Tensor], Any, str]:
     """(outputs of a module on the validation split, their score, the metric's name)."""
-    recipe = record["recipe"]
-    task = load_task(
-        recipe["task"], limit=recipe["train_limit"], validation_limit=recipe["validation_limit"], **recipe["columns"]
-    )
-    batches = Batches(model, task.splits["validation"])
+    task = task_of(record)
+    batches = Batches(model, task.splits["validation"], task.kind)
     precision = record["outcome"]["precision"]
     return (
         lambda module: predict(replace(model, module=module), batches, precision),

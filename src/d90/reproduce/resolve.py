@@ -14,8 +14,8 @@ from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import split
 from d90.studies.pretrain import folders
 from d90.tasks import load as load_task
-from d90.tasks.files import ENDINGS
 from d90.tasks.hub import GLUE
+from d90.tasks.readers import ending_of
 
 __all__ = ["makes", "names", "resolve"]
 
@@ -92,7 +92,7 @@ def _model(name: str) -> str:
 def _task(name: str, study: Study, load: bool) -> str:
     if name == "docstrings":
         return "embedded task, from Python's own sources"
-    if name.startswith(("idx:", ".", "/", "~")) or Path(name).exists() or name.endswith(ENDINGS):
+    if name.startswith(("idx:", ".", "/", "~")) or Path(name).exists() or ending_of(name):
         if not load and Path(name.removeprefix("idx:")).exists():
             return "local data"
         columns = {key: study.arguments[key] for key in ("text", "label", "metric", "kind") if study.arguments.get(key)}
@@ -111,7 +111,7 @@ def _task(name: str, study: Study, load: bool) -> str:
 def _count_of(task: Any) -> str:
     """A loaded task in a line."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in task.splits.items())
-    return f"{task.kind}, {task.metric}; {sizes} examples"
+    return f"{task.kind.name}, {task.metric_name}; {sizes} examples"
 
 
 def _text(name: str) -> str:

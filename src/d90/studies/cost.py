@@ -61,7 +61,7 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
 
     def forward() -> torch.Tensor:
         with autocast(module, precision):
-            return outputs_of(module, inputs)
+            return outputs_of(module, inputs, data.task.kind)
 
     def trainer(spec: Spec) -> tuple[Callable[[], None], Callable[[], None]]:
         applied_method = apply(spec, module, recipe.seed, context(data, recipe))
@@ -69,7 +69,7 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
         module.train()
 
         def step() -> None:
-            data.task.loss(forward(), labels).backward()
+            data.task.kind.training_loss(forward(), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -138,7 +138,7 @@ def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, progress: Pro
         raise InputError(
             f"task '{task.name}' holds other examples now, expected those that were measured; give the same data"
         )
-    if task.kind != "classification":
+    if not task.kind.right_or_wrong:
         raise InputError(f"task '{task.name}' is no classification, expected accuracies: the gap is one of error rates")
     model = open_model(recipe.model, task, recipe, best_device())
     if study["definitions"].get("base") not in (None, model.fingerprint):

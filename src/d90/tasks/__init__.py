@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from d90.errors import InputError
 from d90.tasks.base import ABSENT, Split, Task
+from d90.tasks.columns import Columns
 from d90.tasks.docstrings import load_docstrings
-from d90.tasks.files import ENDINGS, Columns, load_files
+from d90.tasks.files import load_files
 from d90.tasks.hub import GLUE, load_glue, load_hub
 from d90.tasks.images import load_images
+from d90.tasks.kinds import TaskKind, kind_names, register_kind
+from d90.tasks.readers import ENDINGS, ending_of
 from d90.tasks.text import UNITS, load_text
 
-__all__ = ["ABSENT", "TASKS", "Split", "Task", "load"]
+__all__ = ["ABSENT", "TASKS", "Split", "Task", "TaskKind", "kind_names", "load", "register_kind"]
 
 TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
@@ -34,6 +36,7 @@ def load(
     label: str | None = None,
     metric: str | None = None,
     kind: str | None = None,
+    positive: str | None = None,
     test: str | None = None,
     limit: int | None = None,
     validation_limit: int | None = None,
@@ -45,7 +48,8 @@ def load(
         text: the text column, or two joined by a comma.
         label: the label column.
         metric: a name in `d90.tasks.metrics.METRICS`, or "loss"; the task's own by default.
-        kind: "classification" or "regression"; guessed from the labels by default.
+        kind: the name of a kind of task (`kind_names`); guessed from columns and labels by default, and noted.
+        positive: the class that the metric f1 is of; the rarer of two by default.
         test: "made": where the task has no test split, a tenth of the training examples becomes one.
         limit, validation_limit: take only the first examples.
 
@@ -57,7 +61,7 @@ def load(
             raise InputError(f"got a limit of {count} {what} examples, expected at least 1")
     if test not in (None, "made"):
         raise InputError(f"got test='{test}', expected made, or nothing")
-    task = _open(name, Columns(text, label), metric, kind)
+    task = _open(name, Columns(text, label), metric, kind).with_metric(metric, positive)
     return (task.with_test() if test else task).limit(limit, validation_limit)
 
 
@@ -71,11 +75,10 @@ def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> 
             return load_text(name, metric)
         if name.startswith("glue/"):
             return load_glue(name, metric)
-        task = load_docstrings() if name == "docstrings" else load_images(name, name.removeprefix("idx:"))
-        return replace(task, metric=metric or task.metric)
+        return load_docstrings() if name == "docstrings" else load_images(name, name.removeprefix("idx:"))
     if Path(name).exists():
         return load_files(name, columns, metric, kind)
-    if name.endswith(ENDINGS) or name.startswith((".", "/", "~")):
+    if ending_of(name) or name.startswith((".", "/", "~")):
         raise InputError(f"no such file or folder: '{name}'; expected a path to a task's data")
     if name.startswith("hub:") or name.count("/") in (1, 2):
         return load_hub(name, columns, metric, kind)

@@ -19,6 +19,7 @@ import torch
 from d90.errors import InputError
 from d90.projections.philox import name_block, words
 from d90.tasks.base import Split, Task
+from d90.tasks.kinds import Classification
 
 __all__ = ["load_docstrings"]
 
@@ -55,7 +56,7 @@ def load_docstrings() -> Task:
     count = sum(map(len, splits.values()))
     return Task(
         "docstrings",
-        "classification",
+        Classification(("other", "own"), positive="own"),
         ("other", "own"),
         "accuracy",
         **splits,

@@ -10,12 +10,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError, unknown_name
 from d90.tasks.base import Task
-from d90.tasks.files import PARTS, Columns, Row, find_split, from_rows
+from d90.tasks.columns import Columns, Table
+from d90.tasks.files import PARTS, from_tables
+from d90.tasks.kinds import Classification
+from d90.tasks.readers import Row, find_split
 
 __all__ = ["GLUE", "load_glue", "load_hub"]
 
@@ -51,14 +55,17 @@ def load_glue(name: str, metric: str | None) -> Task:
             where = f"the folder '{local}'" if local else f"'{name}'"
             raise InputError(f"{where} has splits {', '.join(found)}, expected {part} (as in {part}.jsonl) among them")
     parts = {"train": found["train"], "validation": found[validation]}
-    return from_rows(
+    task = from_tables(
         name,
-        {part: (rows, f"{name} {part}") for part, rows in parts.items()},
+        {part: Table(rows, f"{name} {part}") for part, rows in parts.items()},
         Columns(text),
         metric or own_metric,
         kind,
         notes=(f"validation: GLUE's {validation}",),
     )
+    if isinstance(task.kind, Classification) and len(task.labels) == 2:
+        task = replace(task, kind=task.kind.named(task.labels[1]))  # the class of GLUE's published F1, common or rare
+    return task
 
 
 def load_hub(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
@@ -80,8 +87,10 @@ def load_hub(name: str, columns: Columns, metric: str | None, kind: str | None) 
         raise InputError(f"dataset '{name}' has splits {', '.join(found)}, expected one called train")
     parts = {part: found[part] for part in PARTS if part in found}
     hidden = [part for part, rows in parts.items() if part != "train" and _unlabelled(rows, columns.label)]
-    shown = {part: (rows, f"{name} {part}") for part, rows in parts.items() if part not in hidden}
-    return from_rows(name, shown, columns, metric, kind, notes=tuple(f"{part}: left out, no labels" for part in hidden))
+    shown = {part: Table(rows, f"{name} {part}") for part, rows in parts.items() if part not in hidden}
+    return from_tables(
+        name, shown, columns, metric, kind, notes=tuple(f"{part}: left out, no labels" for part in hidden)
+    )
 
 
 def _unlabelled(rows: list[Row], label: str) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from d90.errors import InputError
 from d90.tasks.base import Split, Task
+from d90.tasks.kinds import Images
 
 __all__ = ["load_images", "read_idx"]
 
@@ -44,7 +45,14 @@ def load_images(name: str, folder: str) -> Task:
     note = f"pixels scaled with mean {scale[0]:.4f} and standard deviation {scale[1]:.4f} of the training images"
     labels = tuple(str(i) for i in range(classes))
     return Task(
-        name, "classification", labels, "accuracy", train, validation, None, (note, "validation: the t10k files")
+        name,
+        Images(labels).fitted(train),
+        labels,
+        "accuracy",
+        train,
+        validation,
+        None,
+        (note, "validation: the t10k files"),
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from d90.errors import InputError
 from d90.tasks.base import Split, Task
-from d90.tasks.files import PARTS, find_split, numbered_lines
+from d90.tasks.files import split_files
+from d90.tasks.kinds.language import Language, documents
 from d90.tasks.metrics import LOSS
+from d90.tasks.readers import ending_of, numbered_lines
 
 __all__ = ["UNITS", "load_text"]
 
@@ -33,17 +33,14 @@ def load_text(name: str, metric: str | None = None) -> Task:
     """
     unit = next(unit for unit in UNITS if name.startswith(unit))
     path = Path(name.removeprefix(unit))
-    if path.is_dir():
-        found = {part: find_split(path, names, ENDINGS) for part, names in PARTS.items()}
-        if found["train"] is None:
-            raise InputError(
-                f"the folder '{path}' has no training text; expected train with one of {', '.join(ENDINGS)}"
-            )
-        files = {part: file for part, file in found.items() if file is not None}
-    elif path.is_file():
-        files = {"train": path}
-    else:
+    if not path.exists():
         raise InputError(f"no such file or folder: '{path}'; expected text, one file or a folder with train.txt")
+    if ending_of(path) is not None:
+        raise InputError(
+            f"'{path}' is a table, and {unit} takes plain text ({', '.join(ENDINGS)}); leave {unit} out and, where it has no "
+            "labels, add --kind language"
+        )
+    files = split_files(str(path), ENDINGS)
     splits = {part: _split(file, unit) for part, file in files.items()}
     notes = [f"{sum(map(len, splits.values())):,} {UNITS[unit]}"]
     if len(splits["train"]) < 2:
@@ -56,12 +53,11 @@ def load_text(name: str, metric: str | None = None) -> Task:
         notes.append(
             f"validation: {len(splits['validation'])} of the training documents, drawn with the stream 'split'"
         )
-    return Task(name, "language", (), metric or LOSS, **splits, notes=tuple(notes))
+    return Task(name, Language(), (), metric or LOSS, **splits, notes=tuple(notes))
 
 
 def _split(file: Path, unit: str) -> Split:
-    documents = [(document,) for document in _documents(file, unit)]
-    return Split(documents, torch.zeros(len(documents), dtype=torch.int64))
+    return documents([(document,) for document in _documents(file, unit)])
 
 
 def _documents(file: Path, unit: str) -> Iterator[str]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from d90.models.loading import Model, encode
 from d90.projections.philox import permutation
-from d90.tasks import ABSENT, Split
+from d90.tasks import Split, TaskKind
+from d90.tasks.kinds import Language
 
 __all__ = ["Batches", "device_of", "outputs_of"]
 
@@ -23,11 +24,13 @@ class Batches:
     Args:
         model: gives the tokenizer and the longest input.
         split: the examples; images are taken as they are.
+        kind: says what is kept of the model's outputs; those of documents for a causal model by default, else all.
 
     `truncated` counts the texts that were longer than the model takes.
     """
 
-    def __init__(self, model: Model, split: Split) -> None:
+    def __init__(self, model: Model, split: Split, kind: TaskKind | None = None) -> None:
+        self.kind = kind if kind is not None else Language() if model.vocabulary is not None else None
         self.labels = split.labels
         self.truncated = 0
         self._images: Tensor | None = None
@@ -76,19 +79,12 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor) -> Tensor:
-    """The model's outputs (n, outputs) on one batch; of a language model each token's nats, -ln p(token | those before it)."""
+def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor, kind: TaskKind | None = None) -> Tensor:
+    """What a kind of task keeps of the model's logits on one batch, (n, outputs); the logits as they are without a kind."""
     device = device_of(module)
     if isinstance(batch, Tensor):
         result: Any = module(batch.to(device))
     else:
         result = module(**{name: tensor.to(device) for name, tensor in batch.items()})
     logits: Tensor = result if isinstance(result, Tensor) else result.logits
-    return logits if logits.dim() == 2 or isinstance(batch, Tensor) else _nats(logits, batch)
-
-
-def _nats(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """(n, tokens - 1) from logits (n, tokens, V): the first token is given; `ABSENT` behind a document's end."""
-    ids, mask = (batch[name].to(logits.device)[:, 1:] for name in ("input_ids", "attention_mask"))
-    nats = nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids, reduction="none")
-    return nats.masked_fill(mask == 0, ABSENT)
+    return logits if kind is None or isinstance(batch, Tensor) else kind.outputs_of(logits, batch)

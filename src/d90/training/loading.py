@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from d90.methods import Spec, load, parse
 from d90.models.loading import Model
 from d90.models.loading import load as load_model
 from d90.subspace import file as tune_file
-from d90.tasks import Split, Task
+from d90.tasks import Split, Task, TaskKind
 from d90.tasks import load as load_task
+from d90.tasks.kinds import stored_kind
 from d90.training.batches import Batches
 from d90.training.loop import predict
 
-__all__ = ["Scored", "Tuned", "open_tune", "read_record"]
+__all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Scored:
     score: float
     loss: float
     count: int
+    metric_name: str = ""  # as it is shown: of F1 with its class
 
 
 class Tuned:
@@ -49,28 +51,42 @@ class Tuned:
         """The names of the classes; empty for regression."""
         return list(self.record["task"]["labels"])
 
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task it was trained for, with what it kept of the training labels."""
+        return kind_of(self.record)
+
+    @property
+    def texts(self) -> int:
+        """How many texts an example has: one or two; 0 for images."""
+        return int(self.record["task"]["texts"])
+
     def outputs(self, texts: Sequence[tuple[str, ...]]) -> Tensor:
         """The model's outputs (n, outputs) for texts, one or two strings an example."""
-        if self.record["task"]["kind"] == "language":
+        if self.kind.generative:
             raise InputError(
                 "this tune is of a language model, and predict takes classes or values; merge it to generate"
             )
-        wanted = self.record["task"]["texts"]
+        wanted = self.texts
         if wanted == 0:
             raise InputError("this tune takes images, and predict takes texts; use 'd90 evaluate' with an idx folder")
         wrong = next((i for i, text in enumerate(texts, start=1) if len(text) != wanted), None)
         if wrong is not None:
             raise InputError(f"example {wrong} has {len(texts[wrong - 1])} texts, expected {wanted} as in training")
         split = Split(list(texts), torch.zeros(len(texts), dtype=torch.int64))
-        return predict(self.model, Batches(self.model, split), self._precision)
+        return predict(self.model, Batches(self.model, split, self.kind), self._precision)
+
+    def describe(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+        """Each example's prediction as JSON values: the label, its probability and every class's; or the value."""
+        return [self.kind.describe(output) for output in self.outputs(texts)]
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[str, float]]:
-        """(label, probability) for each example; for regression (value as text, value)."""
-        outputs = self.outputs(texts)
-        if not self.labels:
-            return [(f"{value:.4f}", value) for value in outputs.squeeze(-1).tolist()]
-        best = outputs.softmax(dim=-1).max(dim=-1)
-        return [(self.labels[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        """(label, probability) for each example; for regression (value as text, value in the unit of the training labels)."""
+        found = []
+        for described in self.describe(texts):
+            answer, *rest = described.values()
+            found.append((answer, rest[0]) if isinstance(answer, str) else (f"{answer:.4f}", answer))
+        return found
 
     def evaluate(self, task: str | Task | None = None, split: str = "validation") -> Scored:
         """Score on a split of the task it was trained on, or of another with the same labels.
@@ -78,26 +94,42 @@ class Tuned:
         Raises:
             InputError: no such split, or other labels.
         """
-        recipe = self.record["recipe"]
-        if task is None:
-            task = load_task(
-                recipe["task"],
-                limit=recipe["train_limit"],
-                validation_limit=recipe["validation_limit"],
-                **recipe["columns"],
-            )
-        elif isinstance(task, str):
-            task = load_task(task, **recipe["columns"])
-        if list(task.labels) != self.labels:
-            raise InputError(
-                f"task '{task.name}' has labels {list(task.labels)}, this tune was trained on {self.labels}"
-            )
-        if split not in task.splits:
-            raise InputError(f"task '{task.name}' has no split '{split}', it has {', '.join(task.splits)}")
-        batches = Batches(self.model, task.splits[split])
+        loaded = task_of(self.record, task)
+        if split not in loaded.splits:
+            raise InputError(f"task '{loaded.name}' has no split '{split}', it has {', '.join(loaded.splits)}")
+        batches = Batches(self.model, loaded.splits[split], loaded.kind)
         outputs = predict(self.model, batches, self._precision)
-        loss = task.loss(outputs, batches.labels).item()
-        return Scored(task.name, split, task.metric, task.score(outputs, split), loss, len(batches))
+        loss = loaded.loss(outputs, batches.labels).item()
+        return Scored(
+            loaded.name, split, loaded.metric, loaded.score(outputs, split), loss, len(batches), loaded.metric_name
+        )
+
+
+def kind_of(record: dict[str, Any]) -> TaskKind:
+    """The kind of task that a tune's record tells of."""
+    about = record["task"]
+    return stored_kind(about["kind"], not about["texts"], tuple(about["labels"])).restored(about)
+
+
+def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
+    """The task that a tune was trained on, or another, with the tune's classes and units.
+
+    Raises:
+        InputError: a task of other labels or of another kind.
+    """
+    recipe, kind = record["recipe"], kind_of(record)
+    if task is None:
+        limits = {"limit": recipe["train_limit"], "validation_limit": recipe["validation_limit"]}
+        task = load_task(recipe["task"], **limits, **recipe["columns"])
+    elif isinstance(task, str):
+        task = load_task(task, **recipe["columns"])
+    task = task.in_order(kind.labels)
+    if task.labels != kind.labels or type(task.kind) is not type(kind):
+        raise InputError(
+            f"task '{task.name}' is a {task.kind.name} with labels {list(task.labels)[:20]}, this tune was trained for a "
+            f"{kind.name} with {list(kind.labels)[:20]}"
+        )
+    return replace(task, kind=kind)
 
 
 def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Spec]:

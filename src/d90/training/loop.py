@@ -71,8 +71,8 @@ class Data:
 
     def __init__(self, model: Model, task: Task) -> None:
         self.model, self.task = model, task
-        self.train = Batches(model, task.train)
-        self.validation = Batches(model, task.validation)
+        self.train = Batches(model, task.train, task.kind)
+        self.validation = Batches(model, task.validation, task.kind)
         self._test: Batches | None = None
 
     def split(self, name: str) -> Batches:
@@ -80,7 +80,7 @@ class Data:
         if name != "test":
             return self.train if name == "train" else self.validation
         if self._test is None:
-            self._test = Batches(self.model, self.task.splits["test"])
+            self._test = Batches(self.model, self.task.splits["test"], self.task.kind)
         return self._test
 
     def for_model(self, model: Model) -> Data:
@@ -154,7 +154,7 @@ def open_model(model: str | Model, task: Task, recipe: Recipe, device: str = "cp
     """The model with a head for the task, its fresh weights drawn from the recipe's seed; one opened by its name on `device`."""
     loaded = model
     if isinstance(loaded, str):
-        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
+        loaded = load_model(loaded, task.outputs, task.kind.stored, recipe.seed, recipe.max_length)
         loaded.module.to(device)
     if task.is_text != (loaded.tokenizer is not None):
         takes, has = ("images", "texts") if task.is_text else ("texts", "images")
@@ -208,8 +208,8 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
         with _undisturbed(module, recipe.seed):
             module.eval()
             for chosen in itertools.islice(data.train.shuffled(recipe.batch_size, recipe.seed, 0), count):
-                outputs = outputs_of(module, data.train.inputs(chosen))
-                yield data.task.loss(outputs, data.train.labels[chosen].to(outputs.device))
+                outputs = outputs_of(module, data.train.inputs(chosen), data.task.kind)
+                yield data.task.kind.training_loss(outputs, data.train.labels[chosen].to(outputs.device))
 
     def fine_tune() -> None:
         spec = Spec(Full())
@@ -258,9 +258,9 @@ def _loop(
     for step, chosen in enumerate(batches_of(data.train, recipe, last), start=1):
         module.train()
         with autocast(module, precision):
-            outputs = outputs_of(module, data.train.inputs(chosen))
-        loss = task.loss(outputs, data.train.labels[chosen].to(outputs.device))
-        value = loss.item()
+            outputs = outputs_of(module, data.train.inputs(chosen), task.kind)
+        loss = task.kind.training_loss(outputs, data.train.labels[chosen].to(outputs.device))
+        value = loss.item() * task.kind.unit
         if not math.isfinite(value):
             status = "diverged"
             break
@@ -330,7 +330,7 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
     module.eval()
     for chosen in batches.by_length(size):
         with autocast(module, precision):
-            rows.append(outputs_of(module, batches.inputs(chosen)).float().cpu())
+            rows.append(outputs_of(module, batches.inputs(chosen), batches.kind).float().cpu())
         order.append(chosen)
     out = torch.full((len(batches), rows[0].shape[1]), ABSENT)  # the longest come first
     for chosen, row in zip(order, rows, strict=True):
@@ -388,10 +388,11 @@ class Run:
             "recipe_hash": key[:16],
             "outcome": asdict(self.outcome),
             "task": {
-                "kind": self.task.kind,
+                "kind": self.task.kind.stored,
                 "labels": list(self.task.labels),
                 "metric": self.task.metric,
-                "texts": len(self.task.train.inputs[0]) if self.task.is_text else 0,
+                **self.task.kind.record,
+                "texts": self.task.texts,
                 "fingerprint": self.task.fingerprint,
                 "notes": list(self.task.notes),
             },

@@ -1,0 +1,126 @@
+"""Which columns hold the texts and the label, and the texts they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from d90.errors import InputError, quoted
+from d90.tasks.readers import Row
+
+__all__ = ["Columns", "Table"]
+
+TEXTS = (
+    ("text",),
+    ("text_a", "text_b"),
+    ("sentence",),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
+MAX_SHOWN = 20  # columns in an error
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split.
+
+    Attributes:
+        rows: a dictionary each, by column.
+        where: the file or dataset they come from, as an error names it.
+        places: where each stands ("line 3"); its number by default.
+        typed: whether numbers and texts differ in it, as in JSON; not in CSV.
+    """
+
+    rows: Sequence[Row]
+    where: str
+    places: Sequence[str] | None = None
+    typed: bool = True
+
+    def spot(self, index: int) -> str:
+        """A row, as an error names it."""
+        place = f"row {index + 1}" if self.places is None else self.places[index]
+        return f"{self.where}, {place}"
+
+
+class Columns:
+    """Which columns hold the texts and the label; None: found by their usual names."""
+
+    def __init__(self, text: str | None = None, label: str | None = None) -> None:
+        self.text = tuple(part.strip() for part in text.split(",")) if text else None
+        self.given_label = label
+        self.label = label or "label"
+        if self.text and len(self.text) > 2:
+            raise InputError(f"got {len(self.text)} text columns ('{text}'), expected one, or two joined by a comma")
+
+    def find(self, row: Row) -> tuple[str, ...] | None:
+        """The names of the text columns of a table whose first row is `row`; None where it lacks them."""
+        wanted = [self.text] if self.text else sorted(TEXTS, key=len, reverse=True)
+        return next((names for names in wanted if all(name in row for name in names)), None)
+
+    def text_names(self, table: Table, labelled: bool = True) -> tuple[str, ...]:
+        """The text columns of a table.
+
+        Args:
+            table: its first row decides.
+            labelled: whether the label column must be there as well.
+
+        Raises:
+            InputError: what is missing, texts and label together.
+        """
+        row = table.rows[0]
+        found = self.find(row)
+        missing, advice = [], []
+        if found is None:
+            missing.append(f"no column '{','.join(self.text) if self.text else 'text or text_a,text_b'}'")
+            advice.append("Name one or two with --text a[,b]")
+        if labelled and self.label not in row:
+            missing.append(f"no label column '{self.label}'")
+            advice.append("Name it with --label")
+        if found is None or missing:
+            shown = [quoted(name)[1:-1] for name in list(row)[:MAX_SHOWN]]
+            more = f" and {len(row) - MAX_SHOWN} more" if len(row) > MAX_SHOWN else ""
+            end = "Name them with --text a[,b] and --label" if len(missing) == 2 else advice[0]
+            if found and not self.given_label:
+                end += ", or take the texts as documents of a language model with --kind language"
+            raise InputError(f"{table.where}: {' and '.join(missing)}; it has {', '.join(shown)}{more}. {end}")
+        return found
+
+    def texts(self, table: Table, labelled: bool = True) -> list[tuple[str, ...]]:
+        """Each row's one or two texts.
+
+        Raises:
+            InputError: a column that is missing, or a row without a text, with its place.
+        """
+        names = self.text_names(table, labelled)
+        return [tuple(_text(row, key, table, i) for key in names) for i, row in enumerate(table.rows)]
+
+
+def _text(row: Row, key: str, table: Table, index: int) -> str:
+    value = row.get(key)
+    if isinstance(value, str) and value.isascii():
+        return value
+    spot = table.spot(index)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{spot}: column {quoted(key)} holds bytes that are not UTF-8 (byte {error.start}); expected a text"
+            ) from None
+    if value is None:
+        raise InputError(f"{spot}: no text in column {quoted(key)}; every example needs one")
+    if not isinstance(value, str):
+        if isinstance(value, list | dict):
+            got = type(value).__name__
+            raise InputError(f"{spot}: column {quoted(key)} holds a {got}, expected a text; name another with --text")
+        return str(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{spot}: half a surrogate pair at character {error.start} of column {quoted(key)}, expected whole "
+            "characters. Likely cause: a text cut inside an escape such as \\ud83d\\ude00; cut it elsewhere"
+        ) from None
+    return value

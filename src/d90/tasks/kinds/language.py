@@ -1,0 +1,115 @@
+"""Documents whose tokens are predicted in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from d90.errors import InputError
+from d90.tasks.columns import Columns, Table
+from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.split import Split
+
+__all__ = ["ABSENT", "Language"]
+
+ABSENT = -1.0  # among a document's nats, which are >= 0: there is no token
+_ASIDES = {
+    "id",
+    "meta",
+    "metadata",
+    "source",
+    "url",
+    "title",
+    "timestamp",
+    "date",
+    "author",
+    "lang",
+    "language",
+    "subset",
+}
+
+
+@dataclass(frozen=True)
+class Language(TaskKind):
+    """Each example is a document; the loss is the mean over documents of each one's mean nats a token."""
+
+    name: ClassVar[str] = "language"
+    stored: ClassVar[str] = "language"
+    summary: ClassVar[str] = "documents for a causal language model, whose tokens are predicted in turn"
+    auto_class: ClassVar[str | None] = "AutoModelForCausalLM"
+    generative: ClassVar[bool] = True
+
+    @classmethod
+    def recognises(cls, table: Table, columns: Columns) -> bool:
+        """A single text column and beside it nothing but what tells of the text: no label that was named or that may be one."""
+        row, names = table.rows[0], columns.find(table.rows[0])
+        if names is None or len(names) != 1 or columns.given_label or columns.label in row:
+            return False
+        others = {key: value for key, value in row.items() if key not in names}
+        return all(isinstance(v, list | dict) or str(key).lower() in _ASIDES for key, v in others.items())
+
+    @classmethod
+    def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:
+        """Each row's text is a document."""
+        if columns.given_label:
+            raise InputError("got a label column for documents, which have none; leave --label out")
+        splits = {part: documents(columns.texts(table, labelled=False)) for part, table in tables.items()}
+        if len(splits["train"].inputs[0]) != 1:
+            raise InputError("got two text columns for documents, expected one; name it with --text")
+        notes = [f"{sum(map(len, splits.values())):,} documents, a row each"]
+        notes += [] if given else ["kind: language, guessed as there is no label column; --label names one"]
+        return Reading(cls(), splits, tuple(notes))
+
+    def check(self, task: str, train: Split, metric: str) -> None:
+        """The loss alone."""
+        from d90.tasks.metrics import LOSS, METRICS
+
+        if metric in METRICS:
+            raise InputError(f"task '{task}': got metric '{metric}' for documents, expected {LOSS}; leave it out")
+        super().check(task, train, metric)
+
+    @property
+    def outputs(self) -> int:
+        """One a token: not asked of a model."""
+        return 0
+
+    def outputs_of(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Each token's nats (n, tokens - 1) from logits (n, tokens, V): the first is given; `ABSENT` behind a document's end."""
+        ids, mask = (batch[name].to(logits.device)[:, 1:] for name in ("input_ids", "attention_mask"))
+        nats = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids, reduction="none")
+        return nats.masked_fill(mask == 0, ABSENT)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Each document's mean nats; `labels` are not looked at."""
+        there = outputs != ABSENT  # not a comparison of size: a value that is not finite must stay and be seen
+        return outputs.where(there, 0.0).sum(dim=1) / there.sum(dim=1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Nothing is chosen: each document's mean nats."""
+        return self.losses(outputs, outputs)
+
+    def describe(self, output: Tensor) -> dict[str, Any]:
+        """Mean nats a token and how many tokens."""
+        return {"nats": self.losses(output[None], output).item(), "tokens": int((output != ABSENT).sum())}
+
+    def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
+        """Minus the mean loss."""
+        return -self.loss(outputs, labels).item()
+
+    def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
+        """The uniform guess among the model's V tokens, -ln V."""
+        if vocabulary is None:
+            raise InputError(
+                "got documents without vocabulary=V, expected V: chance is the uniform guess among a model's V tokens"
+            )
+        return -math.log(vocabulary)
+
+
+def documents(texts: list[tuple[str, ...]]) -> Split:
+    """Documents as a split: their tokens are their own labels."""
+    return Split(texts, torch.zeros(len(texts), dtype=torch.int64))

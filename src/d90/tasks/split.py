@@ -1,0 +1,52 @@
+"""Examples and their labels: a split, and the part that is held out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from d90.projections.philox import permutation
+
+__all__ = ["MAX_HELD", "Split"]
+
+MAX_HELD = 2000  # examples in a split that is made
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: inputs are texts (one or two strings an example) or images (n, channels, height, width) in fp32.
+
+    `labels` is (n,): int64 class numbers, or fp32 values for regression; zeros for documents, whose tokens are their own labels.
+    """
+
+    inputs: Sequence[tuple[str, ...]] | Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, count: int | None) -> Split:
+        """The first `count` examples (all of them for None): prefixes nest, so a larger limit only adds examples."""
+        if count is None or count >= len(self):
+            return self
+        return Split(self.inputs[:count], self.labels[:count])
+
+    def hold_out(self, block: int) -> tuple[Split, Split]:
+        """(rest, held): a tenth, at most `MAX_HELD` examples, drawn by the bits of the stream "split"; order is kept.
+
+        Args:
+            block: which of the stream's bits: 0 draws a validation split, 1 a test split.
+        """
+        count = min(MAX_HELD, max(1, len(self) // 10))
+        held = torch.zeros(len(self), dtype=torch.bool)
+        held[permutation(0, "split", block, len(self))[:count]] = True
+        return self._pick(~held), self._pick(held)
+
+    def _pick(self, mask: Tensor) -> Split:
+        if isinstance(self.inputs, Tensor):
+            return Split(self.inputs[mask], self.labels[mask])
+        chosen = [texts for texts, kept in zip(self.inputs, mask.tolist(), strict=True) if kept]
+        return Split(chosen, self.labels[mask])
