@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from d90.certificates.classification import Certificate, certify
     from d90.certificates.language import LanguageCertificate, certify_language
     from d90.integrations.peft import SubspaceConfig
+    from d90.models.model import Model
     from d90.projections import register_projection
     from d90.studies.compare import Comparison, compare
     from d90.studies.measure import Measurement, measure
@@ -28,6 +29,7 @@ __all__ = [
     "Comparison",
     "LanguageCertificate",
     "Measurement",
+    "Model",
     "Recipe",
     "Run",
     "Subspace",
@@ -52,6 +54,7 @@ _MODULES = {
     "Comparison": "studies.compare",
     "LanguageCertificate": "certificates.language",
     "Measurement": "studies.measure",
+    "Model": "models.model",
     "Recipe": "training.recipe",
     "Run": "training.loop",
     "Subspace": "subspace.subspace",

@@ -15,10 +15,11 @@ from d90.methods import parse
 from d90.models.loading import Model, load
 from d90.tasks import Split, Task
 from d90.training.batches import Batches
+from d90.training.device import best_device
 from d90.training.loading import open_tune
 from d90.training.loop import Data, evaluate, predict
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, best_device, bf16_is_fast, default_lr, make_recipe
+from d90.training.recipe import Recipe, bf16_is_fast, default_lr, make_recipe
 from d90.training.schedule import rate
 
 
@@ -274,9 +275,7 @@ class _Words:
 
     pad_token_id = 0
 
-    def __call__(
-        self, *columns: list[str], truncation: bool, max_length: int | None = None, verbose: bool = True
-    ) -> dict:
+    def __call__(self, *columns: list[str], truncation: bool, max_length: int | None = None, **options: bool) -> dict:
         rows = [" ".join(texts).split() for texts in zip(*columns, strict=True)]
         return {"input_ids": [[1 + len(word) for word in row][: max_length if truncation else None] for row in rows]}
 

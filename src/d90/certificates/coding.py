@@ -26,7 +26,7 @@ from d90.methods import AppliedMethod, Context, Spec, apply
 from d90.subspace.subspace import Subspace
 from d90.training.loop import Data, fit
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe
+from d90.training.recipe import Recipe, trial_key
 from d90.trials.store import digest
 
 __all__ = ["Measure", "coded_tunes", "decoded"]
@@ -124,7 +124,8 @@ def decoded(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int
 def _asked(ground: Preparation, trial: Recipe, also: Sequence[Any], given: Tensor | None) -> list[Any]:
     options = ground.options
     asked = [
-        trial.key(ground.data.task.fingerprint, ground.start.weights), options.quantise_epochs, ground.tried.count, bool(options.prior),
+        trial_key(trial, ground.data.task, ground.data.model, ground.start.weights),
+        options.quantise_epochs, ground.tried.count, bool(options.prior),
         *also,
     ]  # fmt: skip
     if ground.start.buffers:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
 from d90.methods import Context, Spec
-from d90.models.loading import Model
-from d90.models.loading import load as load_model
+from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.loading import read_record, task_of
 from d90.training.loop import predict
@@ -77,8 +77,8 @@ def convert(
             raise InputError(
                 f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use --to lora"
             )
-    recipe, about = record["recipe"], record["task"]
-    model = load_model(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    recipe = record["recipe"]
+    model = open_base(record)
     if to == "peft":
         from d90.integrations.peft import from_tune
 

@@ -195,7 +195,7 @@ def _write(
 
     layout.check_supported(model)
     transposed = _matrices(model)
-    heads = {child: model.get_submodule(child) for child in sorted({name.split(".")[0] for name in head})}
+    heads = {name: model.get_submodule(name) for name in layout.owners(model, head)}
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -220,5 +220,6 @@ def _write(
     finally:
         found.unload()
         vars(model).pop("peft_config", None)  # peft 0.18 leaves it
-        for child, module in heads.items():  # peft leaves the trained copy
-            setattr(model, child, module)
+        for name, module in heads.items():  # peft leaves the trained copy
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module)

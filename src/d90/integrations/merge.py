@@ -11,7 +11,7 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.methods import load
-from d90.models.loading import load as load_model
+from d90.training.base import open_base
 from d90.training.loading import read_record
 
 __all__ = ["merge"]
@@ -20,8 +20,8 @@ __all__ = ["merge"]
 def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Write theta_0 + Delta as a model folder that `AutoModelForSequenceClassification.from_pretrained(out)` loads.
 
-    The weights are the base's in shape and type, the classes have the task's names, and the tokenizer cuts texts where the
-    tune's training did. The folder appears whole or not at all.
+    The weights have the base's shapes, in fp32 as they were trained; the classes have the task's names, and the tokenizer cuts
+    texts where the tune's training did. The folder appears whole or not at all.
 
     Args:
         path: a tune with its recipe beside it.
@@ -44,7 +44,7 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
             f"'{path}' is the tune of '{recipe['model']}', expected one of a Hugging Face model: an image network has no "
             "config to write. Use the tune with 'd90 evaluate'"
         )
-    model = load_model(recipe["model"], len(labels) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    model = open_base(record)
     module: Any = load(spec, path, model.module, recipe["seed"]).merge()
     _describe(module, labels)
     tokenizer = model.tokenizer

@@ -358,7 +358,7 @@ def from_tune(
         raise InputError(
             f"'{path}' holds '{held[0]}' beside theta, and a peft folder has no place for it; keep the tune"
         )
-    head = sorted({name.removeprefix("head:").split(".")[0] for name in beside})
+    head = layout.owners(model, (name.removeprefix("head:") for name in beside))
     fields = {name: value for name, value in vars(header.options).items() if name != "head"}
     asked: dict[str, Any] = {"parameters": parameters, "modules_to_save": head or None, "draws": header.draws, **config}
     found = get_peft_model(model, SubspaceConfig(d=theta.numel(), **fields, **asked), adapter_name)

@@ -203,12 +203,15 @@ class Inserting(Method):
 
 
 def task_head(model: nn.Module) -> set[str]:
-    """Names of the parameters of a head made for the task.
+    """Names of the parameters of a head made for the task, and of the layers that no checkpoint gave.
 
     A language model's output matrix is none, nor is the last part of a transformer that has no head.
     """
-    heads = [name for name, _ in model.named_children() if name in layout.HEAD_MODULES]
-    if not any(True for _ in model.children()) or (not heads and hasattr(model, "base_model_prefix")):
-        return set()
-    found = layout.head_tensors(model, [name for name, _ in model.named_parameters()])
-    return {name for name in found if name.split(".")[0] not in layout.LANGUAGE_HEADS}
+    names = [name for name, _ in model.named_parameters()]
+    heads = layout.head_modules(model)
+    if not heads and not hasattr(model, "base_model_prefix"):
+        heads = [name for name, child in model.named_children() if any(True for _ in child.parameters())][-1:]
+    found = {name for name in names if name.split(".")[0] in heads}
+    return {name for name in found if name.split(".")[0] not in layout.LANGUAGE_HEADS} | set(
+        layout.fresh_tensors(model, names)
+    )

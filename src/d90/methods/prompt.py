@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods.base import Applied
 from d90.models.fresh import draw
-from d90.models.loading import positions
+from d90.models.model import positions
 
 __all__ = ["Longer", "Place", "Vectors", "check_sizes", "lengthen", "place", "std_of", "transformer_under"]
 
@@ -93,7 +93,7 @@ class Longer:
     def __init__(self, method: str, model: Any, base: Any, prefix: int, infix: int, embedded: Vectors | None) -> None:
         self.method, self.prefix, self.infix, self.embedded = method, prefix, infix, embedded
         self.causal = _is_causal(model.config)
-        self.limit, self.offset = positions(model.config)
+        self.limit, self.offset = positions(model)
         self.pad = getattr(model.config, "pad_token_id", None)
         self.predicts = model.get_output_embeddings() is not None
         self.names, self.outer = ([*inspect.signature(m.forward).parameters] for m in (base, model))
@@ -240,7 +240,7 @@ def transformer_under(method: str, model: Any, new: int) -> Any:
         )
     if any(isinstance(getattr(hook, "__self__", None), Longer) for hook in base._forward_pre_hooks.values()):
         raise InputError(f"'{method}' would lengthen texts that another method lengthens; expected one of the two")
-    limit = positions(model.config)[0]
+    limit = positions(model)[0]
     if limit is not None and new >= limit:
         raise InputError(
             f"'{method}': got {new} trained positions, and the model takes {limit} in all (max_position_embeddings); "

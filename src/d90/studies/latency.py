@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
 from d90.methods import Context, Spec, parse
-from d90.models.loading import load, positions
+from d90.models.loading import load
+from d90.models.model import positions
 from d90.training.progress import Progress
 from d90.trials.runner import versions
 
@@ -140,7 +141,7 @@ def latency(
         raise InputError(f"got '{under}', expected a method without '@': a subspace adds nothing to a forward pass")
     module = (_shaped(shape, seed) if shape is not None else _loaded(model, seed)).to(DTYPES[dtype]).eval()
     module.config.use_cache = False  # nothing is generated
-    longest = positions(module.config)[0]
+    longest = positions(module)[0]
     far = next((length for _, length in pairs if longest is not None and length > longest), None)
     if far is not None:
         raise InputError(

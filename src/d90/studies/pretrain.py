@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from d90.errors import InputError
+from d90.training.device import best_device
 from d90.training.progress import Progress
-from d90.training.recipe import best_device, bf16_is_fast
+from d90.training.recipe import bf16_is_fast
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

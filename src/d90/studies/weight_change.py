@@ -28,6 +28,7 @@ from d90.errors import InputError
 from d90.methods import load
 from d90.methods import targets as roles
 from d90.models.loading import load as load_model
+from d90.training.base import open_base
 from d90.training.loading import read_record
 
 __all__ = ["Analysis", "Change", "Likeness", "Row", "analyze", "changes"]
@@ -188,8 +189,8 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
     if path.is_dir():
         return _of_peft(path, model, targets)
     record, spec = read_record(path)
-    recipe, about = record["recipe"], record["task"]
-    loaded = load_model(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    recipe = record["recipe"]
+    loaded = open_base(record)
     chosen = roles.find(loaded.module, targets)
     before = {matrix.name: _weight(matrix).clone() for matrix in chosen}
     applied_method = load(spec, path, loaded.module, recipe["seed"])

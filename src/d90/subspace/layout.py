@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,19 +19,32 @@ __all__ = [
     "balance",
     "check_supported",
     "fingerprint",
+    "fresh_tensors",
+    "head_modules",
     "head_tensors",
     "layer_of",
     "lone_embeddings",
+    "mark_called_head",
+    "mark_fresh",
+    "owners",
+    "padding_rows",
     "places",
     "running_statistics",
     "step_factor",
     "tensor_scale",
     "trainable",
+    "uncompiled",
     "units",
 ]
 
 LANGUAGE_HEADS = ("lm_head", "embed_out", "cls")  # come with the checkpoint, over the vocabulary
 HEAD_MODULES = ("classifier", "score", "qa_outputs", "classification_head", "head", "fc_out", *LANGUAGE_HEADS)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model under `torch.compile`'s wrapper, whose parameters have their own names; any other as it is."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def check_supported(model: nn.Module) -> None:
@@ -86,8 +100,41 @@ def places(model: nn.Module, names: Iterable[str]) -> list[tuple[Mapping[str, ob
     return list(found.values())
 
 
+def mark_fresh(model: nn.Module, names: Iterable[str]) -> None:
+    """Note on a model which of its parameters no checkpoint gave: they belong to its head, whatever they are called."""
+    model._d90_fresh = frozenset(names)  # type: ignore[assignment]
+
+
+def mark_called_head(model: nn.Module) -> None:
+    """Take for the head only what is called like one, as d90 did before its tunes recorded their head."""
+    model._d90_fresh = frozenset()  # type: ignore[assignment]
+    model._d90_called_head = True  # type: ignore[assignment]
+
+
+def fresh_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the names that no checkpoint gave, also where a method has wrapped the layer that holds them."""
+    fresh: frozenset[str] = getattr(model, "_d90_fresh", frozenset())
+    return [name for name in names if fresh and _WRAPPED.sub(r"\1", name) in fresh]
+
+
+_WRAPPED = re.compile(
+    r"\.base_layer(?=\.)|\.parametrizations(\.\w+)\.original$"
+)  # peft's, and torch's parametrisations
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The children that are a head by their names: classifier, score, lm_head, ..., else, in a model of transformers, what stands
+    beside the part that `base_model_prefix` names; none in a transformer without a head.
+    """
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    heads = [name for name in children if name in HEAD_MODULES]
+    beside = [name for name in children if name != getattr(model, "base_model_prefix", name)]
+    beside = [] if getattr(model, "_d90_called_head", False) or len(beside) == len(children) else beside
+    return heads or beside
+
+
 def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The names that belong to the model's head: children called classifier, score, lm_head, ..., else the last child.
+    """The names that belong to the model's head: `head_modules`, else the last child; and what no checkpoint gave (`mark_fresh`).
 
     Raises:
         InputError: the model has no child modules, so no head can be told apart.
@@ -95,8 +142,16 @@ def head_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
     children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
     if not children:
         raise InputError("head='outside': the model has no child modules, so it has no head; expected head='inside'")
-    heads = [name for name in children if name in HEAD_MODULES] or children[-1:]
-    return [name for name in names if name.split(".")[0] in heads]
+    heads, given = head_modules(model) or children[-1:], list(names)
+    fresh = set(fresh_tensors(model, given))
+    return [name for name in given if name.split(".")[0] in heads or name in fresh]
+
+
+def owners(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The modules that hold these parameters of a head: the whole child where it is one, else the very module."""
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    heads = head_modules(model) or children[-1:]
+    return sorted({name.split(".")[0] if name.split(".")[0] in heads else name.rpartition(".")[0] for name in names})
 
 
 def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[str], str]:
@@ -201,6 +256,15 @@ def running_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
         if getattr(module, "track_running_stats", False) or getattr(module, "belongs_to_tune", False):
             found += [(f"{prefix}.{name}".lstrip("."), buffer) for name, buffer in module.named_buffers(recurse=False)]
     return found
+
+
+def padding_rows(model: nn.Module, tensors: Sequence[Tensor]) -> dict[int, int]:
+    """{number of a tensor: the row of it that an embedding's `padding_idx` names}: padding means nothing, so it never moves."""
+    index = {id(tensor): i for i, tensor in enumerate(tensors)}
+    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    return {
+        index[id(m.weight)]: m.padding_idx for m in embeddings if m.padding_idx is not None and id(m.weight) in index
+    }
 
 
 def lone_embeddings(model: nn.Module, tensors: Sequence[Tensor]) -> list[nn.Embedding]:

@@ -11,7 +11,7 @@ numbers. Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAI
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -48,6 +48,7 @@ class Subspace:
             once as `options`.
         keep_theta0: hold a copy of theta_0. Without it (fp32 only) there is no second copy of the model: each step adds
             P (theta_new - theta_old), and `release()` and `unmerge()` mean loading the base again.
+        head_names: the parameters of a head that is outside; by default `layout.head_tensors`. A file names them.
 
     `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it
     to an optimizer; the training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and
@@ -73,11 +74,13 @@ class Subspace:
         keep_theta0: bool = True,
         *,
         options: SubspaceOptions | None = None,
+        head_names: Iterable[str] | None = None,
     ) -> None:
         keywords = SubspaceOptions(structure, projection, scale, layer, head, seed, step_rule)
         if options is not None and keywords != DEFAULT:
             raise InputError(f"got options={options} and single options beside them, expected one or the other")
         options = options or keywords
+        compiled, model = model, layout.uncompiled(model)
         layout.check_supported(model)
         if getattr(model, "_d90_space", None) is not None:
             raise InputError("this model already has a Subspace; expected one at a time. Call release() on the first")
@@ -86,7 +89,7 @@ class Subspace:
             raise InputError(
                 "the model has no trainable parameters (all have requires_grad=False), expected at least one"
             )
-        outside = set(layout.head_tensors(model, named)) if options.head == "outside" else set()
+        outside = set(head_names or layout.head_tensors(model, named)) if options.head == "outside" else set()
         self._names = [name for name in named if name not in outside]
         self._head = {name: named[name] for name in named if name in outside}
         self._tensors = [named[name] for name in self._names]
@@ -110,7 +113,8 @@ class Subspace:
         units = layout.units(self.options.scale, self._tensors, d - self.m, self.options.step_rule)
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
-        self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0)
+        still = layout.padding_rows(model, self._tensors)
+        self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0, still)
         self._base: Base | None = None  # once it is known
         self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
         self._extras_0 = {name: tensor.detach().clone() for name, tensor in self._extras().items()}
@@ -122,6 +126,8 @@ class Subspace:
         self._made_sparse: list[nn.Embedding] = []
         self._inside = False
         self.enable()
+        if compiled is not model:
+            torch.compiler.reset()  # what was compiled before saw no hooks
 
     # --- what the optimizer sees -----------------------------------------------------------------------------------
 
@@ -235,10 +241,12 @@ class Subspace:
         """
         header, tensors = tune_file.read(path)
         theta = tune_file.theta_of(header, tensors, path)
-        layout.check_supported(model)
-        if getattr(model, "_d90_space", None) is None:  # else the constructor says what is wrong
-            tune_file.same_base(header, model, path)
-        space = cls(model, theta.numel(), options=header.options, keep_theta0=keep_theta0)
+        inner = layout.uncompiled(model)
+        layout.check_supported(inner)
+        if getattr(inner, "_d90_space", None) is None:  # else the constructor says what is wrong
+            tune_file.same_base(header, inner, path)
+        heads = [name.removeprefix("head:") for name in tensors if name.startswith("head:")]
+        space = cls(model, theta.numel(), options=header.options, keep_theta0=keep_theta0, head_names=heads)
         try:
             space.take(header, tensors, path)
         except Exception:
@@ -350,6 +358,7 @@ class Subspace:
                     f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
                     "parameters. Likely cause: resize_token_embeddings(), a new head, or FSDP. Change the model first."
                 )
+        self._weights.check_shapes()
         self.flush()
         self._inside = True
         if torch._C._current_graph_task_id() == -1:  # not called from a backward pass, to recompute activations

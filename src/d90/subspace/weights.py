@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Weights:
         units: u_t, everything that does not change with theta.
         layers: the layer i of each tensor.
         projection: R, one segment a tensor.
+        padding: {number of a tensor: its row that stands for padding}, which does not move (`layout.padding_rows`).
         keep: hold a copy of theta_0. Without it each write adds what has changed, R (lambda' z' - lambda z), onto the
             weights as they are: no second copy of the model, fp32 only, and theta_0 is gone but for rounding.
 
@@ -40,10 +41,13 @@ class Weights:
         layers: Sequence[int],
         projection: Projection,
         keep: bool,
+        padding: Mapping[int, int] | None = None,
     ) -> None:
         self.names, self.tensors, self.units, self.layers = names, tensors, units, layers
         self.projection = projection
+        self.padding = dict(padding or {})
         self.dtypes = [tensor.dtype for tensor in tensors]
+        self.shapes = [tensor.shape for tensor in tensors]
         for name, dtype in zip(names, self.dtypes, strict=True):
             if not keep and dtype != torch.float32:
                 raise InputError(
@@ -78,11 +82,14 @@ class Weights:
             factors, bases = list(self.units), flat
             steps = [new * z - old * self.z for new, old in zip(lambdas, self.lambdas, strict=True)]
             zs = [steps[i] for i in self.layers]
+        fixed = [(self.tensors[i].data[row], self.tensors[i].data[row].clone()) for i, row in self.padding.items()]
         self.projection.write([Target(i, bases[i], factors[i], zs[i], out) for i, out in enumerate(flat)])
         for tensor, out in zip(self.tensors, flat, strict=True):
             if not tensor.is_contiguous():
                 tensor.data.copy_(out.view(tensor.shape))
             torch.autograd.graph.increment_version(tensor)  # so that a backward pass over the old weights is refused
+        for place, value in fixed:
+            place.copy_(value)
         self.z, self.lambdas, self.moved = z, list(lambdas), True
         torch.clear_autocast_cache()
 
@@ -113,6 +120,19 @@ class Weights:
             raise InputError("theta_0 was not kept (keep_theta0=False) and the weights have moved: load the base again")
         bases = self.theta_0 or [tensor.detach().reshape(-1) for tensor in self.tensors]
         return dict(zip(self.names, bases, strict=True))
+
+    def check_shapes(self) -> None:
+        """Refuse a model whose tensors were resized in place.
+
+        Raises:
+            UnsupportedModelError: a parameter has another shape than when the Subspace was made.
+        """
+        for name, tensor, shape in zip(self.names, self.tensors, self.shapes, strict=True):
+            if tensor.shape != shape:
+                raise UnsupportedModelError(
+                    f"parameter '{name}' was resized from {tuple(shape)} to {tuple(tensor.shape)} under a Subspace; expected the shape "
+                    "it was made for. Likely cause: resize_token_embeddings(). Load the base again, resize it, and make the Subspace then."
+                )
 
     def check_dtypes(self) -> None:
         """Refuse a model that was cast, for its exact weights are gone.
@@ -156,6 +176,8 @@ class Folding:
     def add(self, index: int, grad: Tensor) -> None:
         """The gradient of tensor `index`."""
         weights = self._weights
+        if index in weights.padding:  # an embedding gives its padding none, but an output matrix tied to it does
+            grad = _without_row(grad, weights.padding[index])
         flat = grad if grad.is_sparse else grad.reshape(-1)
         if grad.is_sparse or not weights.projection.folds_together(flat):
             self._fold(index, flat)
@@ -201,6 +223,14 @@ class Folding:
         if self._m:
             self._lambdas[weights.layers[index]] += weights.units[index] * (part @ weights.z.double())
         self._total.add_(part, alpha=weights.units[index] * weights.lambdas[weights.layers[index]])
+
+
+def _without_row(grad: Tensor, row: int) -> Tensor:
+    if not grad.is_sparse:
+        return grad.index_fill(0, torch.tensor([row], device=grad.device), 0)
+    grad = grad.coalesce()
+    grad._values().masked_fill_((grad._indices()[0] == row)[:, None], 0)  # ours alone: it was taken from the parameter
+    return grad
 
 
 def _flat(tensor: Tensor) -> Tensor:

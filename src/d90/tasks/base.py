@@ -83,6 +83,17 @@ class Task:
         kept = self.train.take(train)
         return replace(self, train=kept, validation=self.validation.take(validation), kind=self.kind.fitted(kept))
 
+    def mentions(self, words: Sequence[str]) -> bool:
+        """Whether any text holds one of these words."""
+        known: dict[tuple[str, ...], bool] = self.__dict__.setdefault("_mentions", {})
+        key = tuple(words)
+        if key not in known:
+            rows = [
+                row for split in self.splits.values() if not isinstance(split.inputs, Tensor) for row in split.inputs
+            ]
+            known[key] = any(word in text for row in rows for text in row for word in key)
+        return known[key]
+
     def with_test(self) -> Task:
         """The task with a test split: its own, or a tenth of the training examples, made and noted here.
 

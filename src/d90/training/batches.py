@@ -45,6 +45,9 @@ class Batches:
         self._ids = torch.tensor([i for ids in encoded.ids for i in ids])
         self._types = None if encoded.types is None else torch.tensor([i for types in encoded.types for i in types])
         self._pad = int(getattr(model.tokenizer, "pad_token_id", None) or 0)
+        self._masked = (
+            not model.inputs or "attention_mask" in model.inputs
+        )  # some, as FNet, see padding as they see words
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +63,8 @@ class Batches:
         batch = {"input_ids": self._ids[where].masked_fill_(~mask, self._pad), "attention_mask": mask.long()}
         if self._types is not None:
             batch["token_type_ids"] = self._types[where].masked_fill_(~mask, 0)
+        if not self._masked:
+            del batch["attention_mask"]
         return batch
 
     def shuffled(self, size: int, seed: int, epoch: int) -> list[Tensor]:

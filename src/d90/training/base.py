@@ -1,0 +1,39 @@
+"""The base of a tune: what its record says of it, and the model opened again as the tune was trained on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d90.models.loading import load
+from d90.models.model import Model
+from d90.subspace import layout
+
+__all__ = ["describe_base", "open_base"]
+
+
+def describe_base(model: Model) -> dict[str, Any]:
+    """What a tune's record holds of its base beside the recipe: its fresh layers, and how texts are encoded."""
+    tokenizer = model.tokenizer
+    separator = (
+        None if model.separator is None or tokenizer is None else tokenizer.convert_ids_to_tokens(model.separator)
+    )
+    return {
+        "fresh": list(model.fresh),
+        "encoding": {"separator": model.separator, "separator_token": separator, "split_special": model.split_special},
+    }
+
+
+def open_base(record: dict[str, Any]) -> Model:
+    """The base of a tune with this record, as it was trained on: a record without `fresh` or `encoding` is of the first tunes, whose
+    head was what is called like one, whose pairs were not separated, and whose texts could name special tokens.
+
+    Raises:
+        InputError: as `d90.models.loading.load`.
+    """
+    recipe, about = record["recipe"], record["task"]
+    model = load(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    if "fresh" not in record:
+        layout.mark_called_head(model.module)
+    encoding = record.get("encoding") or {}
+    model.separator, model.split_special = encoding.get("separator"), bool(encoding.get("split_special", False))
+    return model

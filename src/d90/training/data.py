@@ -1,0 +1,130 @@
+"""A task and a model opened for one another: the classes in one order, texts encoded, a network's outputs looked at first."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from d90.errors import InputError
+from d90.models.loading import checkpoint_labels
+from d90.models.loading import load as load_model
+from d90.models.model import Model, as_model
+from d90.tasks import Task
+from d90.tasks import load as load_task
+from d90.training.batches import Batches, outputs_of
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe
+
+__all__ = ["Data", "open_model", "open_task"]
+
+
+class Data:
+    """A task encoded for a model, shared by the trials of a search."""
+
+    def __init__(self, model: Model, task: Task) -> None:
+        self.model, self.task = model, task
+        self.train = Batches(model, task.train, task.kind)
+        self.validation = Batches(model, task.validation, task.kind)
+        self._test: Batches | None = None
+
+    def split(self, name: str) -> Batches:
+        """A split, encoded; the test split when it is first asked for."""
+        if name != "test":
+            return self.train if name == "train" else self.validation
+        if self._test is None:
+            self._test = Batches(self.model, self.task.splits["test"], self.task.kind)
+        return self._test
+
+    def for_model(self, model: Model) -> Data:
+        """The same encoded task for the same kind of model with other fresh weights."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were longer than the model takes."""
+        return self.train.truncated + self.validation.truncated
+
+    def note_truncation(self, progress: Progress) -> None:
+        """Say how many texts were cut, if any were."""
+        if self.truncated:
+            progress.note(f"{self.truncated} texts are longer than {self.model.max_length} tokens and were truncated")
+
+
+def open_task(task: str | Task, recipe: Recipe, model: str | Model | None = None) -> Task:
+    """The task as the recipe reads it, its classes in the order that the model's checkpoint gives them where the names agree.
+
+    Args:
+        model: given as an object; otherwise the recipe names it.
+    """
+    if not isinstance(task, str):
+        task = task.with_test() if "test" in recipe.columns else task
+        task = task.limit(recipe.train_limit, recipe.validation_limit)
+    else:
+        task = load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
+    if not task.labels or not task.is_text:
+        return task
+    return task.in_order(model.labels if isinstance(model, Model) else checkpoint_labels(recipe.model, task.outputs))
+
+
+def open_model(model: str | Model | nn.Module, task: Task, recipe: Recipe, device: str = "cpu") -> Model:
+    """The model with a head for the task, its fresh weights drawn from the recipe's seed; one opened by its name on `device`.
+
+    Raises:
+        InputError: a model that does not fit the task.
+    """
+    loaded = as_model(model)
+    if isinstance(loaded, str):
+        loaded = load_model(loaded, task.outputs, task.kind.stored, recipe.seed, recipe.max_length)
+        loaded.module.to(device)
+    elif not task.is_text and loaded.tokenizer is None:
+        _check_outputs(loaded, task)
+    if task.is_text != (loaded.tokenizer is not None):
+        takes, has = ("images", "texts") if task.is_text else ("texts", "images")
+        hint = "; a network of your own needs its tokenizer: d90.Model(name, net, tokenizer)" if task.is_text else ""
+        raise InputError(
+            f"model '{loaded.name}' takes {takes} and task '{task.name}' has {has}; expected them to match{hint}"
+        )
+    return _note_labels(loaded, task)
+
+
+@torch.no_grad()
+def _check_outputs(model: Model, task: Task) -> None:
+    """Refuse a network of the user's that does not give a number for each class, before it is trained.
+
+    Raises:
+        InputError: what it gives, or why it cannot take the images.
+    """
+    assert isinstance(task.train.inputs, Tensor)
+    modes = [(part, part.training) for part in model.module.modules()]
+    model.module.eval()
+    shape = tuple(task.train.inputs.shape[1:])
+    try:
+        found = tuple(outputs_of(model.module, task.train.inputs[:2]).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"model '{model.name}' cannot take the images of task '{task.name}', {shape} each: {' '.join(str(error).split())[:160]}"
+        ) from None
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    count = min(2, len(task.train))
+    if found != (count, task.outputs):
+        raise InputError(
+            f"model '{model.name}' gives outputs of shape {found} for {count} images, expected {(count, task.outputs)}: a number for "
+            "each class. Change its last layer"
+        )
+
+
+def _note_labels(model: Model, task: Task) -> Model:
+    """Say where a checkpoint's own head is used and its classes are told by number alone."""
+    theirs, ours = ([name.casefold() for name in names] for names in (model.labels, task.labels))
+    if not theirs or theirs == ours:
+        return model
+    pairs = ", ".join(f"'{a}' as '{b}'" for a, b in zip(model.labels[:4], task.labels, strict=False))
+    note = f"the checkpoint's own head is used by number, for its class names are not the data's: {pairs}"
+    return model if note in model.notes else replace(model, notes=(*model.notes, note))
