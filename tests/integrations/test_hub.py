@@ -266,8 +266,7 @@ def test_what_is_not_a_tune_is_not_put_in_place(trained: Path, stub: Stub, tmp_p
         "holds no task.json": {"task.d90": good["task.d90"]},
         "not a sound d90 file": good | {"task.d90": pickle.dumps(print)},
         "is not the recipe of a tune": good | {"task.json": b"[" * 100_000},
-        "copy the right one": good
-        | {"task.json": good["task.json"].replace(b'"recipe_hash": "', b'"recipe_hash": "0')},
+        "it was edited": good | {"task.json": good["task.json"].replace(b'"recipe_hash": "', b'"recipe_hash": "0')},
         "checksum": good | {"task.d90": good["task.d90"][:-1] + bytes([good["task.d90"][-1] ^ 1])},
     }
     for words, files in bad.items():

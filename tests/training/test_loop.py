@@ -240,7 +240,7 @@ def test_a_recipe_of_another_tune_is_refused(tmp_path: Path) -> None:
     beside = tmp_path / "x.json"
     record = json.loads(beside.read_text())
     beside.write_text(json.dumps({**record, "recipe_hash": "0" * 16}))
-    with pytest.raises(InputError, match="copy the right one"):
+    with pytest.raises(InputError, match="it was edited"):
         open_tune(tmp_path / "x.d90")
     beside.unlink()
     with pytest.raises(InputError, match="not beside it"):

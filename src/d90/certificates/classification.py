@@ -230,7 +230,7 @@ def _finished(
         given: str | Task = tuned.task
     else:
         record, where = read_record(tuned)[0], f"'{tuned}'"
-        recipe, theta = Recipe(**record["recipe"]), tune_file.read(tuned)[1].get("theta")
+        recipe, theta = Recipe.from_dict(record["recipe"]), tune_file.read(tuned)[1].get("theta")
         given = task if task is not None else recipe.task
         found = open_task(given, recipe).fingerprint
         if found != record["task"]["fingerprint"]:

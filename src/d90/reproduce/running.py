@@ -23,10 +23,10 @@ from d90.methods import parse
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
 from d90.studies.pretrain import losses
-from d90.subspace import file as tune_file
 from d90.training.loop import open_model, open_task
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, make_recipe, trial_key
+from d90.training.recipe import Recipe, make_recipe
+from d90.training.record import read_record
 from d90.trials.store import Store
 
 __all__ = ["Row", "rows_of", "run"]
@@ -161,9 +161,14 @@ def _trained(given: Mapping[str, Any]) -> bool:
     options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
     recipe = make_recipe(given["model"], given["task"], spec, {**options, "columns": columns})
     task = open_task(given["task"], recipe)
-    key = trial_key(recipe, task, open_model(given["model"], task, recipe))
+    model = open_model(given["model"], task, recipe)
     try:
-        return tune_file.read(out)[0].recipe == key[:16]
+        record = read_record(out)[0]
+        asked = [recipe.to_dict(), task.fingerprint]
+        bases = (model.base.to_dict(), model.earlier)
+        return [record["recipe"], record["task"]["fingerprint"]] == json.loads(json.dumps(asked)) and record[
+            "base"
+        ] in bases
     except InputError:
         return False  # damaged: trained again
 

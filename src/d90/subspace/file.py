@@ -254,8 +254,8 @@ def check_base(header: Header, found: Base | str, path: object) -> None:
 def other_base(path: object, parts: Sequence[str], wanted: str, found: str) -> InputError:
     """The error for a tune of another base: which parts differ, and both fingerprints."""
     return InputError(
-        f"'{path}' was trained on another base model, with other {' and other '.join(parts)}: fingerprint {wanted}, this model has "
-        f"{found}. Load the model named in the recipe beside the file as it was then, with the same seed for the weights that come "
+        f"'{path}': the tune was trained on another base model, with other {' and other '.join(parts)}: fingerprint {wanted}, "
+        f"this model has {found}. Load the model named in the recipe beside the file as it was then, with the same seed for the weights that come "
         "from no checkpoint"
     )
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from d90.models.loading import load
 from d90.models.model import Model
+from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.subspace.fingerprint import Base
 
 __all__ = ["describe_base", "open_base"]
 
@@ -28,12 +30,29 @@ def open_base(record: dict[str, Any]) -> Model:
     head was what is called like one, whose pairs were not separated, and whose texts could name special tokens.
 
     Raises:
-        InputError: as `d90.models.loading.load`.
+        InputError: as `d90.models.loading.load`; another base than the tune's: which of its parts differ.
     """
     recipe, about = record["recipe"], record["task"]
     model = load(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    check_same_base(record, model)
     if "fresh" not in record:
         layout.mark_called_head(model.module)
     encoding = record.get("encoding") or {}
     model.separator, model.split_special = encoding.get("separator"), bool(encoding.get("split_special", False))
     return model
+
+
+def check_same_base(record: dict[str, Any], model: Model) -> None:
+    """Refuse a model that is not the base of the tune with this record.
+
+    Raises:
+        InputError: another base: which of its parts differ.
+    """
+    if isinstance(record["base"], dict):
+        base = Base.from_dict(record["base"])
+        parts, wanted, found = base.differs(model.base), base.digest, model.fingerprint
+    else:
+        same = record["base"] in (model.earlier, model.fingerprint)
+        parts, wanted, found = [] if same else ["weights"], record["base"], model.earlier
+    if parts:
+        raise tune_file.other_base(record["recipe"]["model"], parts, wanted, found)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from d90.errors import InputError
-from d90.methods import Spec, load, parse
+from d90.methods import load
 from d90.models.model import Model
-from d90.subspace import file as tune_file
 from d90.tasks import Split, Task, TaskKind
 from d90.tasks import load as load_task
 from d90.tasks.kinds import stored_kind
@@ -23,6 +20,8 @@ from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loop import predict
+from d90.training.progress import Progress
+from d90.training.record import not_covered, read_record
 
 __all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
 
@@ -133,39 +132,17 @@ def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
     return replace(task, kind=kind)
 
 
-def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Spec]:
-    """The recipe beside a tune, and its method.
-
-    Raises:
-        InputError: no file or no recipe beside it, a recipe of another tune, an unsound file.
-    """
-    target = Path(path)
-    header, _ = tune_file.read(target)
-    beside = target.with_suffix(".json")
-    try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
-        spec, mark = parse(record["recipe"]["method"]), record["recipe_hash"]
-        _ = record["task"]["labels"], record["task"]["kind"], record["outcome"]["precision"]
-    except FileNotFoundError:
-        raise InputError(f"'{target}': the recipe '{beside.name}' is not beside it; copy both files") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"'{beside}' is not the recipe of a tune ({type(error).__name__}: {error}); copy it again"
-        ) from None
-    if mark != header.recipe:
-        raise InputError(
-            f"'{beside}' is the recipe {mark} and '{target.name}' was made by {header.recipe}; copy the right one"
-        )
-    return record, spec
-
-
-def open_tune(path: str | os.PathLike[str]) -> Tuned:
-    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+def open_tune(path: str | os.PathLike[str], progress: Progress | None = None) -> Tuned:
+    """Load the base model named in the recipe beside `path`, and lay the tune over it; `progress` is told what an earlier file
+    does not cover.
 
     Raises:
         InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
     """
     record, spec = read_record(path)
+    lacks = not_covered(record)
+    if lacks is not None and progress is not None:
+        progress.note(f"'{path}': {lacks}")
     model = open_base(record)
     applied = load(spec, path, model.module, record["recipe"]["seed"])
     applied.model.to(best_device())

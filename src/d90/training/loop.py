@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +43,8 @@ from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
+from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe
+from d90.training.record import save_pair, sealed
 from d90.training.schedule import batches_of, rate
 
 __all__ = [
@@ -327,13 +326,9 @@ class Run:
 
         `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
         """
-        target = Path(path)
-        key = trial_key(self.recipe, self.task, self.model)
-        self.applied_method.save(target, recipe=key[:16], dtype=dtype)
         record = {
             "d90": __version__,
             "recipe": self.recipe.to_dict(),
-            "recipe_hash": key[:16],
             "outcome": asdict(self.outcome),
             "task": {
                 "kind": self.task.kind.stored,
@@ -344,10 +339,10 @@ class Run:
                 "fingerprint": self.task.fingerprint,
                 "notes": [*self.task.notes, *self.model.notes],
             },
-            "base": self.model.fingerprint,
+            "base": self.model.base.to_dict(),
             **describe_base(self.model),
         }
-        target.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        save_pair(path, sealed(record), lambda target, named: self.applied_method.save(target, named, dtype))
 
     def merge(self) -> nn.Module:
         """Leave a plain model of the base's shape that carries the tune; the run is then spent.
