@@ -255,8 +255,8 @@ def other_base(path: object, parts: Sequence[str], wanted: str, found: str) -> I
     """The error for a tune of another base: which parts differ, and both fingerprints."""
     return InputError(
         f"'{path}': the tune was trained on another base model, with other {' and other '.join(parts)}: fingerprint {wanted}, "
-        f"this model has {found}. Load the model named in the recipe beside the file as it was then, with the same seed for the weights that come "
-        "from no checkpoint"
+        f"this model has {found}. Load the model named in the recipe beside the file as it was then, with the same seed for "
+        "the weights that come from no checkpoint"
     )
 
 
