@@ -27,7 +27,7 @@ from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
 from d90.certificates.choices import CertificateOptions
 from d90.certificates.coding import Measure, coded_tunes, decoded
-from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, save_study
+from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, recipe_of, save_study
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -156,8 +156,9 @@ def check(
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
     """
-    said, data, start, spec, recipe = opened_again(path, Certificate, model, task, "examples")
-    with decoded(data, start, spec, recipe, said.best.d, said.best.payload) as fresh:
+    said, data, start = opened_again(path, Certificate, model, task)
+    recipe = recipe_of(said)
+    with decoded(data, start, parse(said.method), recipe, said.best.d, said.best.payload) as fresh:
         errors = _errors(fresh, "train", recipe)[0]
     found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:

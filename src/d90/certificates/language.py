@@ -25,7 +25,7 @@ from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
 from d90.certificates.choices import CertificateOptions, messages_evaluated
 from d90.certificates.coding import Measure, coded_tunes, decoded
-from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, save_study, take
+from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, recipe_of, save_study, take
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -149,15 +149,15 @@ def check_language(
     Raises:
         InputError: a file that is no such certificate, other documents or another base, or figures that do not come out.
     """
-    said, data, start, spec, recipe = opened_again(path, LanguageCertificate, model, task, "documents")
-    documents, best, among = data.task.train, said.best, said.definitions.get("among")
+    said, data, start = opened_again(path, LanguageCertificate, model, task)
+    recipe, documents, best, among = recipe_of(said), data.task.train, said.best, said.definitions.get("among")
     if not isinstance(among, int) or among < _own_messages(said.definitions):
         raise InputError(
             f"'{path}' is not a certificate: it says that {among} models were evaluated, expected at least the "
             f"{_own_messages(said.definitions)} of its own search; write it again"
         )
     known = _Known.of(len(documents), said.evaluated, _vocabulary(data.model), said.delta, among)
-    with decoded(data, start, spec, recipe, best.d, best.payload) as fresh:
+    with decoded(data, start, parse(said.method), recipe, best.d, best.payload) as fresh:
         seen = Batches(fresh.model, subsample(documents, said.evaluated))
         losses = _losses(fresh.model, seen, precision_of(recipe, data), known.vocabulary)
     found = known.bounded(replace(best, losses=losses))

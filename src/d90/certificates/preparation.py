@@ -17,7 +17,7 @@ from d90.certificates.certificate import BaseCertificate, Choice
 from d90.certificates.choices import CertificateOptions, Tried, choices_of, first_example, what_was_tried
 from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
 from d90.errors import InputError
-from d90.methods import Full, Spec, parse
+from d90.methods import Full, Spec
 from d90.models.loading import Model
 from d90.projections.philox import permutation
 from d90.tasks import Split, Task
@@ -28,7 +28,17 @@ from d90.training.recipe import Recipe
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
-__all__ = ["Preparation", "check_sound", "opened_again", "parts", "prepare", "save_study", "take"]
+__all__ = [
+    "Preparation",
+    "check_sound",
+    "ground_of",
+    "opened_again",
+    "parts",
+    "prepare",
+    "recipe_of",
+    "save_study",
+    "take",
+]
 
 FEW = 100  # examples: below it the best bound that can be had is said first
 
@@ -148,62 +158,66 @@ def prepare(
 
 
 def opened_again(
-    path: str | os.PathLike[str],
-    kind: type[_Certificate],
-    model: str | Model | None,
-    task: str | Task | None,
-    unit: str,
-) -> tuple[_Certificate, Data, StartingPoint, Spec, Recipe]:
+    path: str | os.PathLike[str], kind: type[_Certificate], model: str | Model | None, task: str | Task | None
+) -> tuple[_Certificate, Data, StartingPoint]:
     """A certificate read back, and what it certifies: the examples that count, and the starting point it was made from.
 
     Args:
         kind: of certificate.
         model, task: where they lie now; None: under the names in the certificate.
-        unit: what the bound counts, for the errors.
 
     Raises:
         InputError: a file that is no such certificate, other examples, or another starting point.
     """
     try:
         said = kind.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        known = said.definitions
-        recipe = Recipe(**{**said.recipe, "method": said.method})
-        options = CertificateOptions(
-            (1,),
-            (1,),
-            float(known["prior"]),
-            said.delta,
-            None,
-            float(known["prior_epochs"]),
-            copies=known.get("copies", "refuse"),
-        )
-        start, fingerprint = str(known["start"]), str(known["task"])
+        data = ground_of(said, model, task)
     except FileNotFoundError:
         raise InputError(f"no such file: '{path}'") from None
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
-    options.check()
-    whole = open_task(task if task is not None else recipe.task, recipe)
-    if whole.fingerprint != fingerprint:
-        raise InputError(
-            f"'{path}' certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has "
-            f"{whole.fingerprint[:16]}. The bound holds for those {unit} alone; give the same data"
-        )
-    loaded = _opened(model if model is not None else recipe.model, whole, recipe)
-    first, counted = _split(loaded, whole, options)
-    if len(counted.train) != said.n:
-        raise InputError(f"'{path}' says n = {said.n}, but {len(counted.train)} of its {unit} count; write it again")
-    data = _started(loaded, first, counted, recipe, options.prior_epochs, Progress())
-    found = StartingPoint(loaded)
-    if found.weights != start or known.get("buffers", found.buffers) != found.buffers:
+    found, known = StartingPoint(data.model), said.definitions
+    if found.weights != known["start"] or known.get("buffers", found.buffers) != found.buffers:
         raise InputError(
             f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
             f"again for the check, and other threads or another processor round differently: it was made with "
             f"{known.get('threads')} threads on {known.get('machine')}, here are {torch.get_num_threads()}"
         )
-    return said, data, found, parse(said.method), recipe
+    return said, data, found
+
+
+def recipe_of(said: BaseCertificate[Any]) -> Recipe:
+    """The recipe of a certificate's training."""
+    return Recipe(**{**said.recipe, "method": said.method})
+
+
+def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str | Task | None) -> Data:
+    """The examples that a certificate counts, and the model at its starting point, its prior trained again.
+
+    Raises:
+        InputError: other examples.
+        KeyError, TypeError, ValueError: what a check needs is not in it.
+    """
+    known, recipe = said.definitions, recipe_of(said)
+    start, fingerprint, copies = str(known["start"]), str(known["task"]), str(known.get("copies", "refuse"))
+    options = CertificateOptions(
+        (1,), (1,), float(known["prior"]), said.delta, None, float(known["prior_epochs"]), copies=copies
+    )
+    options.check()
+    whole = open_task(task if task is not None else recipe.task, recipe)
+    unit = "documents" if whole.kind == "language" else "examples"
+    if not start or whole.fingerprint != fingerprint:
+        raise InputError(
+            f"it certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has {whole.fingerprint[:16]}. "
+            f"The bound holds for those {unit} alone; give the same data"
+        )
+    loaded = _opened(model if model is not None else recipe.model, whole, recipe)
+    first, counted = _split(loaded, whole, options)
+    if len(counted.train) != said.n:
+        raise InputError(f"it says n = {said.n}, but {len(counted.train)} of its {unit} count; write it again")
+    return _started(loaded, first, counted, recipe, options.prior_epochs, Progress())
 
 
 def save_study(ground: Preparation, certificate: BaseCertificate[Any], kind: str) -> None:
