@@ -148,7 +148,7 @@ def planted_model(case: str) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = nn.Sequential(*MODELS[case]())
-    return Model(case, module, None, tuple(name for name, _ in module.named_parameters()), None, case)
+    return Model(case, module, None, tuple(name for name, _ in module.named_parameters()), None)
 
 
 def errors_of(case: str, body: dict[str, Any]) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from d90.errors import InputError
+from d90.files import write_text
 
 __all__ = ["BaseCertificate", "Choice", "CodedTune"]
 
@@ -148,12 +148,5 @@ class BaseCertificate(Generic[_Tune]):
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON, whole or not at all; `d90.certificates.opening` reads it back and measures again."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            unfinished.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        """Write it as JSON, whole or not at all; `check` and `d90.certificates.verify` read it back."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")

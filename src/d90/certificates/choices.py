@@ -116,7 +116,7 @@ def what_was_tried(
     for row in store.trials():
         if not _same_examples(row.recipe, row.context.get("task"), None, task, recipe):
             continue
-        base = str(row.context.get("base"))
+        base = _base(row.context.get("base"), model)
         if row.d is None:
             looked.add(base)  # trained in full: no message, but a base whose scores were seen
             continue
@@ -131,10 +131,11 @@ def what_was_tried(
         for body in store.studies(kind):
             known = body["definitions"]
             if _same_examples(body["recipe"], known["task"], known.get("first_example"), task, recipe):
-                bases.add(str(known["base"]))
+                base = _base(known["base"], model)
+                bases.add(base)
                 examples = known.get("examples", body["n"] + body["prior"])
                 options_of_theirs = _options_of(body)
-                shown.add(_decoder(str(known["base"]), body["method"], body["recipe"], options_of_theirs, examples))
+                shown.add(_decoder(base, body["method"], body["recipe"], options_of_theirs, examples))
                 rates.add(body["recipe"]["lr"])
     alternatives = len(shown) + len(looked - bases)
     if (options.tried or 1) < alternatives:
@@ -214,6 +215,11 @@ def messages_evaluated(store: Store, task: Task) -> int:
 
 def _list(numbers: Sequence[int]) -> str:
     return ", ".join(f"{number:,}" for number in numbers)
+
+
+def _base(stored: object, model: Model) -> str:
+    """A base's fingerprint; rows that are older than its four parts carry another of the same base."""
+    return model.fingerprint if stored == model.earlier else str(stored)
 
 
 def _options_of(body: dict[str, Any]) -> dict[str, Any]:

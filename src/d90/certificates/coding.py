@@ -23,6 +23,7 @@ from d90.certificates.quantised import QuantisedSpace
 from d90.certificates.starting_point import StartingPoint, steady
 from d90.errors import InputError
 from d90.methods import AppliedMethod, Context, Spec, apply
+from d90.subspace.fingerprint import NO_PART
 from d90.subspace.subspace import Subspace
 from d90.training.loop import Data, fit
 from d90.training.progress import Progress
@@ -128,8 +129,8 @@ def _asked(ground: Preparation, trial: Recipe, also: Sequence[Any], given: Tenso
         options.quantise_epochs, ground.tried.count, bool(options.prior),
         *also,
     ]  # fmt: skip
-    if ground.start.buffers:
-        asked.append(f"buffers {ground.start.buffers}")
+    if ground.start.base.buffers != NO_PART:
+        asked.append(f"buffers {ground.start.base.buffers}")
     if given is not None:
         asked.append(hashlib.sha256(given.numpy().tobytes()).hexdigest())
     return asked

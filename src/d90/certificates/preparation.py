@@ -20,6 +20,7 @@ from d90.errors import InputError
 from d90.methods import Full, Spec
 from d90.models.loading import Model
 from d90.projections.philox import permutation
+from d90.subspace.fingerprint import Base
 from d90.tasks import Split, Task
 from d90.tasks.overlap import common
 from d90.training.loop import Data, fit, open_model, open_task
@@ -97,7 +98,7 @@ class Preparation:
             "prior_epochs": options.prior_epochs, "quantise_epochs": options.quantise_epochs, "copies": options.copies,
             "task": self.whole.fingerprint, "examples": len(self.whole.train),
             "first_example": first_example(self.whole.train), "base": self.data.model.fingerprint,
-            "start": self.start.weights, "buffers": self.start.buffers, **more, **versions(),
+            "start": self.start.weights, "start_parts": self.start.base.to_dict(), **more, **versions(),
         }  # fmt: skip
 
 
@@ -178,19 +179,27 @@ def opened_again(
         raise InputError(f"'{path}': {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is not a certificate ({type(error).__name__}: {error}); write it again") from None
-    found, known = StartingPoint(data.model), said.definitions
-    if found.weights != known["start"] or known.get("buffers", found.buffers) != found.buffers:
+    found = StartingPoint(data.model)
+    apart = _apart(found, said.definitions)
+    if apart:
+        known = said.definitions
         raise InputError(
-            f"'{path}': the starting point is another one here; expected the base and the prior it was made from. A prior is trained "
-            f"again for the check, and other threads or another processor round differently: it was made with "
+            f"'{path}': the starting point is another one here ({', '.join(apart)}); expected the base and the prior it was made from. A "
+            f"prior is trained again for the check, and other threads or another processor round differently: it was made with "
             f"{known.get('threads')} threads on {known.get('machine')}, here are {torch.get_num_threads()}"
         )
     return said, data, found
 
 
+def _apart(found: StartingPoint, known: dict[str, Any]) -> list[str]:
+    """The parts in which a starting point is not the one that a certificate names."""
+    parts_apart = found.base.differs(Base.from_dict(known["start_parts"])) if "start_parts" in known else []
+    return parts_apart or (["weights"] if found.weights != known["start"] else [])
+
+
 def recipe_of(said: BaseCertificate[Any]) -> Recipe:
     """The recipe of a certificate's training."""
-    return Recipe(**{**said.recipe, "method": said.method})
+    return Recipe.from_dict({**said.recipe, "method": said.method})
 
 
 def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str | Task | None) -> Data:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from d90.errors import InputError
 from d90.models.loading import Model
-from d90.subspace import layout
+from d90.subspace.fingerprint import base_of, earlier_weights
 from d90.training.batches import outputs_of
 from d90.training.loop import Data
 
@@ -39,16 +39,14 @@ class StartingPoint:
         model: with its prior, before training on the examples that count.
 
     Attributes:
-        weights: fingerprint of the parameters.
-        buffers: of the buffers that a checkpoint would hold, value by value; "" for none.
+        weights: fingerprint of the parameters, rounded: part of a message's key in the store.
+        base: the four parts of its fingerprint, value by value.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = own_copy(model)
-        self.weights = layout.fingerprint(self._model.module.named_parameters())
-        kept = self._model.module.state_dict().keys() - dict(self._model.module.named_parameters()).keys()
-        held = {name: digest for name, digest in _digests(self._model.module).items() if name in kept}
-        self.buffers = hashlib.sha256(str(sorted(held.items())).encode()).hexdigest()[:16] if held else ""
+        self.weights = earlier_weights(self._model.module.named_parameters())
+        self.base = base_of(self._model.module)
 
     def fresh(self) -> Model:
         """A copy of it, to lay a message on."""

@@ -27,6 +27,7 @@ from d90.cli.options import (
     recipe_options,
 )
 from d90.errors import InputError
+from d90.files import check_output
 
 if TYPE_CHECKING:
     from d90.certificates.classification import Certificate
@@ -91,6 +92,7 @@ def certify(
     if check is not None:
         _check(check)
         return
+    check_output(out, store)
     tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
     asked: dict[str, Any] = {
         "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs, "quantise_epochs": quantise_epochs,
