@@ -253,7 +253,7 @@ def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
     batches = data.split(split)
     outputs = predict(data.model, batches, precision_of(recipe, data))
     # a value that is not finite counts as wrong; of equal ones the first class is the answer
-    right = (outputs.argmax(dim=-1) == batches.labels) & outputs.isfinite().all(dim=-1)
+    right = (data.task.predictions(outputs) == batches.labels) & outputs.isfinite().all(dim=-1)
     return int((~right).sum()), len(batches)
 
 

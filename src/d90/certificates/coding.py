@@ -27,7 +27,7 @@ from d90.subspace.fingerprint import NO_PART
 from d90.subspace.subspace import Subspace
 from d90.training.loop import Data, fit
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, trial_key
+from d90.training.recipe import Recipe, default_lr, trial_key
 from d90.trials.store import digest
 
 __all__ = ["Measure", "coded_tunes", "decoded"]
@@ -168,7 +168,7 @@ def _quantised(
     _write(space, theta)
     few = QuantisedSpace(space, levels)
     if epochs > 0:
-        usual = trial.lr if trial.lr is not None else 5e-3 if ground.data.task.is_text else 5e-2
+        usual = trial.lr if trial.lr is not None else default_lr(spec, ground.data.task.is_text)
         # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
         again = replace(trial, lr=usual / 10, epochs=epochs, evaluations=1)
         fit(ground.data, spec, again, progress=progress, applied_method=AppliedMethod(spec, applied.applied, few))

@@ -216,7 +216,7 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
     )
     options.check()
     whole = open_task(task if task is not None else recipe.task, recipe)
-    unit = "documents" if whole.kind == "language" else "examples"
+    unit = "documents" if whole.kind.generative else "examples"
     if not start or whole.fingerprint != fingerprint:
         raise InputError(
             f"it certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has {whole.fingerprint[:16]}. "
