@@ -1,284 +1,181 @@
-"""The search where the truth is known: simulated accuracy curves, beside bisection and a grid.
+"""Whether the interval of d90 holds what it says: 5,400 searches of simulated worlds whose d90 is known.
 
-    python benchmarks/search.py [searches=600] [--out benchmarks/search.json] [--rows FILE]
+    python benchmarks/search.py [--worlds 200] [--rows FILE] [--out benchmarks/search.json] [--figure benchmarks/search.svg]
 
-Curves of several shapes rise from chance to the full score; a score scatters about them over seeds (half of the variance P's,
-half training's), and a trial's evaluations approach it as those of minilm on SST-2 sentences did (docs/results): a trial
-stops at the first that reaches the threshold, and costs what it ran. True d90: where the curve reaches 90 % of the full score
-(or of the gain), between 60 and 40,000. Noise: the scatter of single trials in docs/results lies between 0.4 and 1.2 points.
-
-Bisection is the search that d90 had before: bracket by a factor of 4 from 256, then bisect to a ratio of 1.1, a d passing when
-more than half of its seeds do. The grid takes 25 values of d, and the first of its isotonic fit at the threshold.
+A cell is a noise (0.5, 1, 2 points), a first d (256, 4,096, 65,536) and a budget (5, 7, 12); 200 worlds each, of the seventeen shapes of
+`search_worlds.SHAPES`. The search is `d90.search.search`, its expectation of the noise `d90.search.noise.expected_noise`, what it learns of
+a trial `Observation.of`: what `d90.measure` calls. With --rows a line is written for each search as it ends, and searches that
+have a line are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
-import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy
-from scipy import optimize
+from search_worlds import HIGH, LOW, SHAPES, TUNED, World
 
-from d90.search import Asked, SearchProblem, Trial, round_d, search
-from d90.search.pruning import hopeless
-from d90.search.rules import goal
+from d90.search import NextTrial, Observation, SearchProblem, search
+from d90.search.noise import expected_noise
 
-PROGRESS = (0.25, 0.80, 0.93, 0.96, 0.99, 1.0)  # of the way to the final score, at each of six evaluations
-SCATTER = (0.10, 0.04, 0.02, 0.015, 0.008, 0.0)
-LOW, HIGH = 1, 22_700_000
-EXPECTED = 0.01  # the noise the search is told to expect, whatever it is
+NOISES, STARTS, BUDGETS = (0.005, 0.01, 0.02), (256, 4096, 65_536), (5, 7, 12)
+CELLS = tuple(itertools.product(NOISES, STARTS, BUDGETS))
+Row = dict[str, Any]
 
 
-class World:
-    """One simulated model and task."""
+def searched(world: World, start: int, budget: float) -> Row:
+    """One search."""
+    gain = world.full - world.chance if world.shape == "loss" else None
+    noise = expected_noise(world.examples, gain)
+    problem = SearchProblem(world.goal, LOW, HIGH, world.chance, noise, start=start, budget=budget)
+    scores, earlier = list[float](), list[list[float]]()
 
-    def __init__(self, number: int) -> None:
-        draw = random.Random(number)
-        self.seed = number
-        self.shape = number % 5
-        self.noise = (0.005, 0.01, 0.02)[number // 5 % 3]
-        self.gain_rule = number // 15 % 2 == 1
-        self.chance, self.full = draw.choice([(0.5, 0.885), (0.5, 0.93), (0.32, 0.80), (0.684, 0.80)])
-        # 90 % of the score is below chance + a little where chance is high: there the gain rule is the one in use
-        self.rule = "gain" if self.gain_rule or 0.9 * self.full < self.chance + 0.05 else "paper"
-        self.goal = goal(self.rule, self.chance, 0.9)
-        self.level = self.goal.at(self.full)
-        self.width = draw.uniform(0.25, 0.5)
-        self.d90 = math.exp(draw.uniform(math.log(60), math.log(40_000)))
-        share = (self.level - self.chance) / (self.full - self.chance)
-        self.centre = optimize.brentq(lambda c: self.rise(math.log10(self.d90) - c) - share, -30, 30)
-
-    def rise(self, z: float) -> float:
-        """The curve, from 0 to 1, z decades of d beyond its centre."""
-        z = max(-25.0, min(25.0, z))
-        if self.shape == 0:
-            return 1 / (1 + math.exp(-z / (0.6 * self.width)))
-        if self.shape == 1:  # a tail: a power of d
-            return 1 - (1 + 10**z) ** (-0.6 - self.width)
-        if self.shape == 2:  # saturation, d / (d + c)
-            return 10**z / (10**z + 1)
-        if self.shape == 3:  # two steps
-            return 0.6 / (1 + math.exp(-(z + 1) / 0.25)) + 0.4 / (1 + math.exp(-z / 0.25))
-        return math.exp(-(10 ** (-z * 0.9)))  # Gompertz
-
-    def mean(self, d: float) -> float:
-        return self.chance + (self.full - self.chance) * self.rise(math.log10(d) - self.centre)
-
-    def _normal(self, *key: object) -> float:
-        return random.Random(f"{self.seed}|{key}").gauss(0, 1)
-
-    def final(self, d: int | None, p: int, t: int) -> float:
-        part = self.noise * math.sqrt(0.5)
+    def evaluate(asked: NextTrial) -> Observation:
+        d, p, t = asked.d, asked.projection_seed, asked.training_seed
+        level = world.goal.at(statistics.fmean(scores)) if scores else math.inf
+        status, score, cost = world.trial(d, p, t, level, asked.whole, earlier, noise)
         if d is None:
-            return self.full + self.noise * math.sqrt(0.5) * self._normal("full", t)
-        return self.mean(d) + part * (self._normal("p", p, d) + self._normal("t", t, p, d))
+            scores.append(score)
+        return Observation.of(d, p, t, status, score, level, cost)
 
-    def curve(self, d: int | None, p: int, t: int) -> list[float]:
-        """The best of the evaluations so far, at each of them."""
-        end = self.final(d, p, t)
-        draw = random.Random(f"{self.seed}|curve|{d}|{p}|{t}")
-        way = [min(1.0, g + s * draw.gauss(0, 1)) for g, s in zip(PROGRESS, SCATTER, strict=True)]
-        best = numpy.maximum.accumulate([self.chance + (end - self.chance) * g for g in way])
-        return [float(v) for v in best]
-
-    def trial(
-        self, d: int | None, p: int, t: int, level: float, whole: bool, earlier: list[list[float]] | None = None
-    ) -> Trial:
-        """Stopped at the first evaluation that reaches the level, or says that none will, unless it must run to its end."""
-        curve = self.curve(d, p, t)
-        for i, score in enumerate(curve[:-1], 1):
-            if not whole and score >= level:
-                return Trial(d, p, t, score, math.inf, i / len(curve))
-            if not whole and earlier is not None and hopeless(curve[:i], earlier, len(curve), level, EXPECTED):
-                return Trial(d, p, t, score, level, i / len(curve))
-        if earlier is not None and d is not None:
-            earlier.append(curve)
-        return Trial(d, p, t, curve[-1], curve[-1], 1.0)
-
-
-def ours(world: World, gives_up: bool = True, start: int = 16384) -> dict[str, float]:
-    """The search of this package, baseline included."""
-    scores: list[float] = []
-    earlier: list[list[float]] | None = [] if gives_up else None
-
-    def evaluate(asked: Asked) -> Trial:
-        level = world.goal.at(statistics.fmean(scores)) if scores else 0.0
-        trial = world.trial(asked.d, asked.p, asked.t, level, asked.whole, earlier)
-        if asked.d is None:
-            scores.append(trial.low)
-        return trial
-
-    problem = SearchProblem(world.goal, LOW, HIGH, world.full - world.chance, EXPECTED, start=start)
+    began = time.process_time()
     found = search(evaluate, problem)
+    seconds = time.process_time() - began
     low, high = found.interval
-    inside = found.status == "found" and (low or 0) <= world.d90 <= (high or math.inf)
     return {
-        **_error(world, found.d90),
-        "inside": float(inside),
-        "ratio": (high or HIGH) / max(1, low or 1),
+        "shape": world.shape,
+        "status": found.status,
+        "truth": world.d90,
+        "d90": found.d90,
+        "low": low,
+        "high": high,
         "cost": found.spent,
         "trials": len(found.trials),
-        "confirmed": float(found.confirmed),
-        "given up": sum(math.isfinite(t.high) and not t.exact for t in found.trials),
+        "failed": len(found.failed),
+        "sure": found.sure,
+        "decision": seconds / (len(found.trials) + 1),
+        "tried": sorted(trial.d for trial in found.trials if trial.d is not None),
     }
 
 
-def bisection(world: World, seeds: int) -> dict[str, float]:
-    """The search that was here before, baselines included."""
-    costs: list[float] = [1.0] * seeds
-    level = world.goal.at(statistics.fmean(world.final(None, s, s) for s in range(seeds)))
-    known: dict[int, bool] = {}
-
-    def passes(d: int) -> bool:
-        if d not in known:
-            won = 0
-            for s in range(seeds):
-                trial = world.trial(d, s, s, level, False)
-                costs.append(trial.cost)
-                won += trial.low >= level
-                if 2 * won > seeds or 2 * (s + 1 - won) >= seeds:
-                    break
-            known[d] = 2 * won > seeds
-        return known[d]
-
-    def done(d: int | None, low: float) -> dict[str, float]:
-        return {
-            **_error(world, d),
-            "inside": float(d is not None and low < world.d90 <= d),
-            "ratio": (d or HIGH) / max(1, low),
-            "cost": sum(costs),
-            "trials": len(costs),
-            "confirmed": 0.0,
-        }
-
-    d = 256
-    if passes(d):
-        good, bad = d, None
-        while bad is None:
-            d = max(LOW, round_d(good / 4))
-            good, bad = (d, bad) if passes(d) else (good, d)
-            if good == LOW:
-                return done(LOW, 0)
-    else:
-        good, bad = None, d
-        while good is None:
-            if bad == HIGH:
-                return done(None, HIGH)
-            d = min(HIGH, round_d(bad * 4))
-            good, bad = (d, bad) if passes(d) else (None, d)
-    while good > bad * 1.1:
-        d = round_d(math.sqrt(good * bad))
-        if not bad < d < good:
-            break
-        good, bad = (d, bad) if passes(d) else (good, d)
-    return done(good, bad)
+def run(job: tuple[int, int, bool]) -> Row:
+    """Job: the cell's index, the world's number, whether of the tuned shapes."""
+    cell, number, tuned = job
+    noise, start, budget = CELLS[cell]
+    return {"cell": cell, "number": number, **searched(World(number, noise, tuned), start, budget)}
 
 
-def table(world: World) -> dict[str, float]:
-    """25 values of d from 30 to 100,000, three seeds each, run to their ends."""
-    level = world.goal.at(statistics.fmean(world.final(None, s, s) for s in range(3)))
-    ds = numpy.geomspace(30, 100_000, 25)
-    means = [statistics.fmean(world.final(int(d), s, s) for s in range(3)) for d in ds]
-    fit = optimize.isotonic_regression(means).x
-    if fit[-1] < level or fit[0] >= level:
-        return {**_error(world, None), "inside": 0.0, "ratio": math.inf, "cost": 78.0, "trials": 78, "confirmed": 0.0}
-    i = int(numpy.argmax(fit >= level))
-    share = (level - fit[i - 1]) / (fit[i] - fit[i - 1])
-    d = math.exp(math.log(ds[i - 1]) + share * math.log(ds[i] / ds[i - 1]))
-    inside = float(ds[i - 1] < world.d90 <= ds[i])
+def holds(row: Row) -> bool:
+    """Whether d90 lies in the interval; an end that is not bounded holds everything on its side."""
+    return bool((row["low"] or 0) <= row["truth"] <= (row["high"] or math.inf))
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of some searches."""
+    closed = [row["high"] / max(1, row["low"]) for row in rows if row["low"] is not None and row["high"] is not None]
+    opened = [row for row in rows if row["low"] is None or row["high"] is None]
+    errors = [abs(math.log(row["d90"] / row["truth"])) if row["d90"] else math.inf for row in rows]
+    quartiles = statistics.quantiles(closed, n=4) if len(closed) > 1 else [math.nan] * 3
     return {
-        **_error(world, d),
-        "inside": inside,
-        "ratio": ds[i] / ds[i - 1],
-        "cost": 78.0,
-        "trials": 78,
-        "confirmed": 0.0,
+        "searches": len(rows),
+        "holds": round(statistics.fmean(map(holds, rows)), 3),
+        "ratio of closed ends": round(quartiles[1], 2),
+        "upper quartile": round(quartiles[2], 2),
+        "open ends": round(len(opened) / len(rows), 3),
+        "open ends true": round(statistics.fmean(map(holds, opened)), 3) if opened else None,
+        "median error of ln d90": round(statistics.median(errors), 3),
+        "cost": round(statistics.fmean(row["cost"] for row in rows), 2),
+        "seconds a decision": round(statistics.fmean(row["decision"] for row in rows), 3),
     }
 
 
-def _error(world: World, d: float | None) -> dict[str, float]:
-    off = abs(math.log(d / world.d90)) if d else math.inf
-    return {"error": math.expm1(off) if off < 50 else math.inf, "hit": float(off <= math.log(1.1))}
+def tables(rows: Sequence[Row]) -> dict[str, Any]:
+    """Over all, and by cell, noise, start, budget and shape."""
+    found: dict[str, Any] = {"all": summary(rows)}
+    parts: Iterable[tuple[str, Any]] = [
+        *((f"noise {100 * noise:g}", lambda cell, n=noise: cell[0] == n) for noise in NOISES),
+        *((f"start {start}", lambda cell, s=start: cell[1] == s) for start in STARTS),
+        *((f"budget {budget}", lambda cell, b=budget: cell[2] == b) for budget in BUDGETS),
+        *((f"noise {100 * n:g}, start {s}, budget {b}", lambda cell, c=(n, s, b): cell == c) for n, s, b in CELLS),
+    ]
+    for name, of_cell in parts:
+        chosen = [row for row in rows if of_cell(CELLS[row["cell"]])]
+        if chosen:
+            found[name] = summary(chosen)
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        found[shape] = summary([row for row in rows if row["shape"] == shape])
+    return found
 
 
-WAYS: dict[str, Callable[[World], dict[str, float]]] = {
-    "search": ours,
-    "search, none given up": lambda world: ours(world, gives_up=False),
-    "search from d = 256": lambda world: ours(world, start=256),
-    "bisection, 1 seed": lambda world: bisection(world, 1),
-    "bisection, 3 seeds": lambda world: bisection(world, 3),
-    "grid of 25, 3 seeds": table,
-}
+def shown(found: dict[str, Any]) -> str:
+    """The tables as text."""
+    keys = list(found["all"])
+    lines = ["| | " + " | ".join(keys) + " |", "|-" * (len(keys) + 1) + "|"]
+    for name, values in found.items():
+        lines.append(
+            f"| {name} | " + " | ".join("" if values[key] is None else str(values[key]) for key in keys) + " |"
+        )
+    return "\n".join(lines)
 
 
-def run(number: int) -> dict[str, dict[str, float]]:
-    world = World(number)
-    return {name: way(world) for name, way in WAYS.items()}
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Coverage by cell and by shape, each with two standard errors."""
+    from matplotlib.figure import Figure
 
-
-def summary(rows: list[dict[str, float]]) -> dict[str, float]:
-    def middle(key: str) -> float:
-        return round(statistics.median(row[key] for row in rows), 3)
-
-    def share(key: str) -> float:
-        return round(statistics.fmean(row.get(key, 0.0) for row in rows), 3)
-
-    return {
-        "interval or bracket holds the truth": share("inside"),
-        "within 10 %": share("hit"),
-        "median error": middle("error"),
-        "median ratio of the ends": middle("ratio"),
-        "median cost in full fine-tunings": middle("cost"),
-        "median trials": middle("trials"),
-        "confirmed": share("confirmed"),
-        "trials given up, mean": share("given up"),
-    }
+    names = (
+        [name for name in found if name.count(",") == 2]
+        + [name for name in (*SHAPES, *TUNED) if name in found]
+        + ["all"]
+    )
+    figure = Figure(figsize=(7, 0.19 * len(names) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    for place, name in enumerate(reversed(names)):
+        share, count = found[name]["holds"], found[name]["searches"]
+        axes.errorbar(share, place, xerr=2 * math.sqrt(share * (1 - share) / count), fmt="o", ms=4, color="C0", lw=1)
+    axes.axvline(0.9, color="0.4", lw=1, ls="--")
+    axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=7)
+    axes.set_xlim(0.6, 1.01)
+    axes.set_xlabel("share of 90 % intervals that hold d90 (bars: two standard errors)")
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("searches", type=int, nargs="?", default=600)
+    parser.add_argument("--worlds", type=int, default=200, help="in each of the 27 cells")
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--tuned", action="store_true", help="the shapes that the search was tuned on")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--rows", type=Path, help="a line a curve is added here; curves that have one are not run again"
-    )
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
-    began = time.monotonic()
-    numbers = range(given.first, given.first + given.searches)
-    stored = (
-        [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
-    )
-    made = {row["number"]: row["found"] for row in stored}
-    missing = [number for number in numbers if number not in made]
+    numbers = range(given.first, given.first + given.worlds)
+    # a cell has worlds of its own: 27 times as many worlds as one alone
+    jobs = [(cell, number * len(CELLS) + cell, given.tuned) for number in numbers for cell in range(len(CELLS))]
+    lines = given.rows.read_text().splitlines() if given.rows and given.rows.exists() else []
+    made = {(row["cell"], row["number"]): row for row in map(json.loads, lines)}
+    missing = [job for job in jobs if job[:2] not in made]
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        for number, row in zip(missing, pool.imap(run, missing, chunksize=5), strict=True):
-            made[number] = row
+        for row in pool.imap(run, missing, chunksize=4):
+            made[row["cell"], row["number"]] = row
             if given.rows:
                 with open(given.rows, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"number": number, "found": row}) + "\n")
-    rows = [made[number] for number in numbers]
-    found: dict[str, object] = {"searches": given.searches, "seconds": round(time.monotonic() - began)}
-    found["all"] = {name: summary([row[name] for row in rows]) for name in WAYS}
-    for way in ("search", "search from d = 256"):
-        for points, part in ((0.5, 0), (1.0, 1), (2.0, 2)):
-            chosen = [row[way] for number, row in zip(numbers, rows, strict=True) if number // 5 % 3 == part]
-            found[f"{way}, noise {points} points"] = summary(chosen)
-    for shape, name in enumerate(("logistic", "power tail", "saturation", "two steps", "Gompertz")):
-        chosen = [row["search"] for number, row in zip(numbers, rows, strict=True) if number % 5 == shape]
-        found[f"search, {name}"] = summary(chosen)
-    text = json.dumps(found, indent=1)
-    print(text)
+                    file.write(json.dumps(row) + "\n")
+    found = tables([made[job[:2]] for job in jobs])
+    print(shown(found))
     if given.out:
-        given.out.write_text(text + "\n")
+        command = f"python benchmarks/search.py --worlds {given.worlds}{' --tuned' if given.tuned else ''}"
+        given.out.write_text(json.dumps({"command": command, **found}, indent=1) + "\n")
+    if given.figure:
+        draw(found, given.figure)
 
 
 if __name__ == "__main__":

@@ -164,6 +164,15 @@ def test_studies_are_told_apart() -> None:
         (TRIVIAL, "not above chance"),
         ({**TRIVIAL, "baseline": 0.45}, "itself does no better"),
         (UNREACHABLE, "no d up to 4,000"),
+        ({**UNREACHABLE, "sure": None, "coverage": 0.9}, "d90 is above 4,000"),
+        (
+            {"status": "unknown", "d90": None, "interval": [None, None], "curve": [], "sure": None},
+            "not bounded by these trials",
+        ),
+        (
+            {"status": "floor", "d90": 2, "interval": [None, 2], "sure": 2, "coverage": 0.9},
+            "at most 2 of 123,456 weights, not bounded below",
+        ),
         ({**UNREACHABLE, "curve": [*UNREACHABLE["curve"], point(900, 0.82)]}, "d = 900 reached 81.00 %"),
         ({"status": "floor", "d90": 2, "interval": [None, 2]}, "at most 2"),
     ],
@@ -175,9 +184,47 @@ def test_no_number_is_claimed_where_there_is_none(changes: dict[str, Any], words
     assert "d90 = " not in text
     assert "<svg" in text
     if made["d90"] is None:
-        assert f"none ({made['status']})" in text
+        assert {"unknown": "not bounded by these trials", "unreachable": "above 4,000"}.get(
+            made["status"] if "sure" in made else "", f"none ({made['status']})"
+        ) in text
     else:
         assert "d90 at most 2</text>" in text
+
+
+@pytest.mark.parametrize(
+    ("ends", "words", "arrows"),
+    [
+        ((250, 340), "90 % interval 250 to 340", []),
+        ((None, 340), "90 % interval up to 340, not bounded below by these trials", ["openbelow"]),
+        ((250, None), "90 % interval from 250, not bounded above by these trials", ["openabove"]),
+    ],
+)
+def test_an_open_end_is_said_and_drawn_as_an_arrow(
+    ends: tuple[int | None, int | None], words: str, arrows: list[str]
+) -> None:
+    shown = study(interval=list(ends), coverage=0.9, sure=330, definitions={"notes": [], "validation": 300})
+    text = page([shown])
+    assert words in headline(shown)
+    assert words in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+    assert re.findall(r'id="s1-(open\w+)"', text) == arrows
+    assert "this validation split of 300 examples" in text
+    above = page([study(**UNREACHABLE, coverage=0.9, sure=None)])
+    assert re.findall(r'id="s1-(open\w+)"', above) == ["openabove"]
+
+
+def test_training_at_d90_is_told_with_its_mean_beside_the_threshold() -> None:
+    """ "Confirmed" was a median with two seeds trained: in three of six cases their mean lay under the threshold."""
+    curve = [point(240, 0.8921), point(240, 0.8939, seed=1), point(240, 0.91, "passed", seed=2), point(100, 0.6)]
+    shown = study(d90=240, threshold=0.9, baseline=1.0, curve=curve, coverage=0.9, confirmed=True, interval=[228, 266])
+    text = page([shown])
+    assert "trained there with 2 seeds: mean 89.30 %, threshold 90.00 %" in text
+    assert "confirmed" not in text
+    assert "not trained to the end there" in page([study(coverage=0.9, interval=[228, 320])])
+
+
+def test_a_trial_whose_training_failed_is_marked_in_the_table() -> None:
+    text = page([study(coverage=0.9, sure=None, failed=[[250, 0, 0]])])
+    assert text.count("training most likely failed") == 1
 
 
 def test_users_strings_are_escaped_and_no_mathematics() -> None:

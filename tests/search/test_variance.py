@@ -7,11 +7,11 @@ import math
 import numpy
 import pytest
 
-from d90.search.posterior import Trial
+from d90.search import Observation
 from d90.search.variance import variance_shares
 
 
-def drawn(share: float, seed: int, projections: int, repeats: int) -> list[Trial]:
+def drawn(share: float, seed: int, projections: int, repeats: int) -> list[Observation]:
     draw = numpy.random.default_rng(seed)
     trials, t = [], 0
     for d, mean in ((100, 0.7), (200, 0.8)):
@@ -19,7 +19,7 @@ def drawn(share: float, seed: int, projections: int, repeats: int) -> list[Trial
             own = math.sqrt(share) * draw.standard_normal()
             for _ in range(repeats):
                 score = mean + 0.01 * (own + math.sqrt(1 - share) * draw.standard_normal())
-                trials.append(Trial(d, p, t, score, score))
+                trials.append(Observation(d, p, t, score, score))
                 t += 1
     return trials
 
@@ -45,7 +45,7 @@ def test_few_trials_say_little_and_the_interval_covers() -> None:
 
 
 def test_without_a_repeated_projection_there_is_no_share() -> None:
-    trials = [Trial(100, s, s, 0.7 + s / 100, 0.7 + s / 100) for s in range(4)]
+    trials = [Observation(100, s, s, 0.7 + s / 100, 0.7 + s / 100) for s in range(4)]
     assert variance_shares(trials) is None
-    assert variance_shares([*trials, Trial(100, 0, 9, 0.7, math.inf)]) is None, "a stopped trial has no score"
-    assert variance_shares([*trials, Trial(100, 0, 9, 0.71, 0.71)]) is not None
+    assert variance_shares([*trials, Observation(100, 0, 9, 0.7, math.inf)]) is None, "a stopped trial has no score"
+    assert variance_shares([*trials, Observation(100, 0, 9, 0.71, 0.71)]) is not None

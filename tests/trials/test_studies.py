@@ -15,7 +15,7 @@ import torch
 import d90
 from d90 import compare
 from d90.errors import InputError
-from d90.search import Asked, SearchProblem, Trial, search
+from d90.search import NextTrial, Observation, SearchProblem, search
 from d90.search.rules import Goal
 from d90.studies.low_data import lowdata
 from d90.training.progress import Progress
@@ -124,21 +124,22 @@ def test_what_a_worker_cannot_open_by_its_name_is_refused(tmp_path: Path, local:
 
 
 def test_the_search_names_ahead_what_it_will_ask_for() -> None:
-    """The values of `first` exactly; of confirming trials those that the answer, where it stays, is confirmed with."""
-    made: list[Asked] = []
-    prefetch: list[list[Asked]] = []
+    """The values of `first` at once; then as many trials as are wanted at a time, each planned as if those before it had ended."""
+    made: list[NextTrial] = []
+    prefetch: list[list[NextTrial]] = []
 
-    def evaluate(asked: Asked) -> Trial:
+    def evaluate(asked: NextTrial) -> Observation:
         made.append(asked)
         score = 0.9 if asked.d is None or asked.d >= 100 else 0.5
-        return Trial(asked.d, asked.p, asked.t, score, score)
+        return Observation(asked.d, asked.projection_seed, asked.training_seed, score, score)
 
-    problem = SearchProblem(Goal(0.0, 0.9), 1, 10_000, scale=0.8, noise=0.01, first=(30, 300, 3000), seeds=3, budget=30)
+    problem = SearchProblem(
+        Goal(0.0, 0.9), 1, 10_000, chance=0.1, noise=0.01, first=(30, 300, 3000), budget=10, parallel=2
+    )
     search(evaluate, problem, prefetch=lambda coming: prefetch.append(list(coming)))
-    first = [asked for asked in made if "asked for" in asked.why]
-    assert [asked.d for asked in first] == [30, 300, 3000]
-    assert prefetch[0] == first
-    confirming = [asked for asked in made if asked.why.startswith("confirm")]
-    assert len(confirming) > 1
-    named = next(coming for coming in prefetch if coming[0] == confirming[-2])
-    assert named[1] == confirming[-1]
+    assert [asked.d for asked in prefetch[0]] == [30, 300, 3000]
+    assert made[1:4] == prefetch[0]
+    pairs = prefetch[1:]
+    assert pairs
+    assert all(len(pair) == 2 and pair[0].training_seed != pair[1].training_seed for pair in pairs)
+    assert len(made) <= 10

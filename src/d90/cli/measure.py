@@ -64,10 +64,16 @@ def measure(
     dims: Annotated[str, typer.Option(help="Values of d to try besides, joined by commas.")] = "",
     low: Annotated[int | None, typer.Option(help="Smallest d to try.")] = None,
     high: Annotated[int | None, typer.Option(help="Largest d to try.")] = None,
-    start: Annotated[int, typer.Option(help="The d the search starts at.")] = 16384,
+    start: Annotated[int, typer.Option(help="The d the search starts at.")] = 4096,
     resolution: Annotated[float, typer.Option(help="Enough when the interval's ends are within this ratio.")] = 1.25,
-    budget: Annotated[float, typer.Option(help="Enough when this many full fine-tunings were spent.")] = 12.0,
-    seeds: Annotated[int, typer.Option(help="Seeds of P that confirm the answer.")] = 2,
+    budget: Annotated[float, typer.Option(help="Enough when this many full fine-tunings were spent.")] = 9.0,
+    parallel: Annotated[
+        int, typer.Option(help="Trials the search asks for at once; with --jobs they run at once.")
+    ] = 1,
+    seeds: Annotated[int, typer.Option(help="Trials of the baseline that others are paired with, under --within.")] = 2,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="Say as well the smallest d whose mean passes with a probability of 90 %.")
+    ] = False,
     full_curve: Annotated[bool, typer.Option("--full-curve", help="Stop no trial early.")] = False,
     prune: Annotated[bool, typer.Option(help="Give up trials whose learning curve says that they will fail.")] = True,
     test: Annotated[
@@ -132,6 +138,7 @@ def measure(
             start=start,
             resolution=resolution,
             budget=budget,
+            parallel=parallel,
             seeds=seeds,
             baseline=given,
             baseline_lr=baseline_lr,
@@ -159,7 +166,12 @@ def measure(
         )
     written = report.write_report(opened, page or store.with_suffix(".html"))
     _show(result)
-    echo(f"\n{result}\npage: {written}")
+    echo(f"\n{result}")
+    if result.status == "found":
+        echo(f"{result.trained_there}; the interval is that of this validation split")
+    if sure:
+        echo(result.shipped)
+    echo(f"page: {written}")
 
 
 def report(

@@ -60,7 +60,7 @@ LowOpt = Annotated[int | None, typer.Option(help="Smallest d to try.")]
 HighOpt = Annotated[int | None, typer.Option(help="Largest d to try.")]
 ResolutionOpt = Annotated[float, typer.Option(help="A search ends when its interval's ends are within this ratio.")]
 BudgetOpt = Annotated[float, typer.Option(help="A search ends when this many full fine-tunings were spent.")]
-SeedsOpt = Annotated[int, typer.Option(help="Seeds of P that confirm each answer.")]
+SeedsOpt = Annotated[int, typer.Option(help="Trials of the baseline under the margin rule.")]
 BaselineLrOpt = Annotated[float | None, typer.Option(help="Full fine-tuning's learning rate.")]
 PageOpt = Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")]
 LogOpt = Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")]
@@ -227,6 +227,7 @@ def _series(kind: str, **given: Any) -> None:
 
 
 def _show(result: Series) -> None:
+    from d90.studies.measurement import ends_in_words
     from d90.tasks.metrics import to_display
     from d90.training.console import console, make_table
 
@@ -237,7 +238,7 @@ def _show(result: Series) -> None:
         scores = (cell.score, cell.threshold)
         full, threshold = ("" if value is None else f"{to_display(value, cell.metric):.4f}" for value in scores)
         answer = f"{cell.d90:,}" if cell.d90 is not None else cell.status
-        ends = " to ".join("open" if end is None else f"{end:,}" for end in cell.interval) if any(cell.interval) else ""
+        ends = ends_in_words(*cell.interval) if any(cell.interval) else ""
         table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, ends)
     console.print(table)
     for task, giver in result.givers.items():

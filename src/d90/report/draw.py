@@ -69,13 +69,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Mark:
-    """A d90, in its series' colour; its interval or bracket is (`low`, `high`), `high` being d where it is None."""
+    """A d90, in its series' colour, with its interval or bracket: an end that is None is not bounded, and an arrow shows it."""
 
-    d: int
-    low: int | None
+    d: int | None
+    ends: tuple[int | None, int | None] | None
     label: str
     series: int
-    high: int | None = None
 
 
 def draw(
@@ -117,15 +116,32 @@ def draw(
         for level in levels:
             axes.axhline(level.value, color=INK, lw=1.2, ls=level.dash, zorder=1.5)
         for mark in marks:
-            if mark.low is not None:
-                axes.axvspan(mark.low, mark.high or mark.d, color=_colour(mark.series), alpha=0.15, lw=0)
-            axes.axvline(mark.d, color=_colour(mark.series), lw=1.1, ls="-.", zorder=1.6)
+            _draw_mark(axes, mark, (low, high))
         hover = {key: text for i, one in enumerate(series) for key, text in _draw_series(axes, look, one, i).items()}
         figure.legend(
             handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5
         )
         text = rendered(figure)
     return for_page(text, title, hover, prefix)
+
+
+def _draw_mark(axes: Any, mark: Mark, limits: tuple[float, float]) -> None:
+    """A line at d90 and its interval; an end that no trial bounds goes on to the figure's side, with an arrow."""
+    colour = _colour(mark.series)
+    if mark.ends is not None and mark.ends != (None, None):
+        low, high = mark.ends
+        left, right = (limits[0] if low is None else low), (limits[1] if high is None else high)
+        if left < right:
+            axes.axvspan(left, right, color=colour, alpha=0.15, lw=0)
+        for name, end, tip, tail in (("below", low, limits[0], right), ("above", high, limits[1], left)):
+            if end is None:
+                start = (max(limits[0], min(tail, limits[1])), 0.06)
+                arrow = {"arrowstyle": "->", "color": colour, "lw": 1.3}
+                drawn = axes.annotate("", (tip, 0.06), start, xycoords=axes.get_xaxis_transform(), arrowprops=arrow)
+                assert drawn.arrow_patch is not None
+                drawn.arrow_patch.set_gid(f"open{name}")
+    if mark.d is not None:
+        axes.axvline(mark.d, color=colour, lw=1.1, ls="-.", zorder=1.6)
 
 
 def _draw_series(axes: Any, look: Look, series: Series, index: int) -> dict[str, list[str]]:
@@ -205,7 +221,7 @@ def _legend(
         entries.append((Line2D([], [], **shape), look.named(kind)))
     if alone and series[0].band:
         line = Line2D([], [], color=_colour(0), lw=1.4, alpha=0.8)
-        entries.append((line, "monotone fit of the mean over seeds, with its band"))
+        entries.append((line, "fit of the mean over seeds, with its band"))
     elif alone and len(series[0].means) > 1:
         entries.append((Line2D([], [], color=_colour(0), lw=1.4, alpha=0.6), "mean of the trials run to their end"))
     entries += [(Line2D([], [], color=INK, lw=1.2, ls=level.dash), level.label) for level in levels if level.label]

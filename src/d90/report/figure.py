@@ -52,16 +52,17 @@ def figure_svg(studies: Sequence[Study], prefix: str) -> str:
     series = [_series(group, label, alone) for group, label in zip(groups, labels, strict=True)]
     marks = []
     for study, key in zip(studies, keys, strict=True):
+        low, high = study["interval"] if "coverage" in study else (study["interval"][0], study["d90"])
+        if study["status"] == "unreachable" and low is not None and alone:
+            marks.append(Mark(None, (low, None), f"d90 above {low:,}", index[key]))
         if study["d90"] is not None and study["status"] in ("found", "floor"):
-            low = study["interval"][0]
             text = f"d90 {'=' if study['status'] == 'found' else 'at most'} {study['d90']:,}"
             # beside others its colour tells the method, and its threshold which of that method's
             more = f" at {score(study['threshold'], first['metric'])}"
-            high = study["interval"][1] if "coverage" in study else None
             if alone:
                 more = "" if low is None else f", bracket ({low:,}, {study['d90']:,}]"
                 more = f", {spread(study)}" if study["status"] == "found" and "coverage" in study else more
-            marks.append(Mark(study["d90"], low if alone else None, text + more, index[key], high))
+            marks.append(Mark(study["d90"], (low, high) if alone else None, text + more, index[key]))
     limits = (1, max(study["D"] for study in studies))
     metric = first["metric"]
     look = Look(f"validation {metric}", percent=metric in SHARES, falls=not rises(metric))

@@ -22,7 +22,9 @@ from d90.report.words import (
     names,
     reached,
     spread,
+    sure,
     threshold_name,
+    trained_there,
     variance,
 )
 from d90.tasks.metrics import rises
@@ -80,6 +82,9 @@ def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:
             "answer": answer(study),
             "sign": "≥" if rises(study["metric"]) else "≤",
             "spread": spread(study),
+            "trained_there": trained_there(study),
+            "shipped": sure(study),
+            "failures": {tuple(one) for one in study.get("failed", ())},
             "scatter": variance(study) if study.get("variance") else "",
             "trials": [{"p_seed": p["seed"], **p, "reached": reached(study, p)} for p in points(study)],
             "command": study.get("command", ""),

@@ -14,6 +14,7 @@ from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import axis, count, score
+from d90.studies.measurement import ends_in_words
 from d90.tasks.metrics import to_display
 
 __all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
@@ -30,7 +31,7 @@ class Line:
     """One line.
 
     Attributes:
-        points: (x, y, low, high), the last two the ends of a bar, both y for none; an infinite high end is open, an arrow.
+        points: (x, y, low, high), the last two the ends of a bar, both y for none; an end of zero or infinity is open, an arrow.
         told: what the pointer shows of each.
         above: where there is no y because nothing is large enough: an arrow at the top.
     """
@@ -130,6 +131,8 @@ def answered(cell: dict[str, Any]) -> str:
     """A cell's d90, or why there is none."""
     if cell["d90"] is not None:
         return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
+    if cell["status"] == "unreachable" and cell["interval"][0] is not None:
+        return f"above {cell['interval'][0]:,}"
     return {"unreachable": "none reaches it", "trivial": "target at chance"}.get(cell["status"], str(cell["status"]))
 
 
@@ -138,7 +141,7 @@ def interval(cell: dict[str, Any]) -> str:
     low, high = cell["interval"]
     if low is None and high is None:
         return ""
-    return f", {'...' if low is None else f'{low:,}'} to {'...' if high is None else f'{high:,}'}"
+    return f", {ends_in_words(low, high)}"
 
 
 def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
@@ -147,7 +150,7 @@ def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
 
 def _ends(cell: dict[str, Any]) -> tuple[float, float]:
     low, high = cell["interval"]
-    return float(cell["d90"] if low is None else low), math.inf if high is None else float(high)
+    return 0.0 if low is None else float(low), math.inf if high is None else float(high)
 
 
 def _scale(xs: Sequence[int]) -> str:
@@ -243,12 +246,14 @@ def _figure(
             if lows != highs:
                 look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
                 bars = [
-                    [y - low for y, low in zip(ys, lows, strict=True)],
+                    [y - low if low > 0 else 0.0 for y, low in zip(ys, lows, strict=True)],
                     [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],
                 ]
                 axes.errorbar(xs, ys, yerr=bars, **look)
                 for x, y in ((x, y) for x, y, _, high in line.points if math.isinf(high)):
                     axes.errorbar([x], [y], yerr=[[0.0], [(OPEN - 1) * y]], lolims=True, **look)
+                for x, y in ((x, y) for x, y, low, _ in line.points if low == 0):
+                    axes.errorbar([x], [y], yerr=[[(1 - 1 / OPEN) * y], [0.0]], uplims=True, **look)
             axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
             hover[f"{prefix}{i}-dots"] = list(line.shown) or [
                 f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
@@ -268,7 +273,7 @@ def _figure(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
         if yscale == "log":
-            values = [value for line in lines for point in line.points for value in point[1:] if math.isfinite(value)]
+            values = [value for line in lines for point in line.points for value in point[1:] if 0 < value < math.inf]
             if not values:  # every model is above every d tried: no value to take the axis from
                 axes.set_ylim(1.0, 10.0)
             axes.set_yscale("log")

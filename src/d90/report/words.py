@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from d90.search.rules import COUNTS, SHARES
+from d90.studies.measurement import ends_in_words
 from d90.tasks.metrics import rises, to_display
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "score",
     "seconds",
     "spread",
+    "sure",
     "threshold_name",
+    "trained_there",
     "variance",
 ]
 
@@ -101,8 +105,9 @@ def spread(study: Study) -> str:
     if study["status"] == "trivial":
         return "not searched"
     if study["status"] == "found" and "coverage" in study:
-        share = f"{100 * study['coverage']:g} % interval"
-        return f"{share} {low:,} to {high:,}" if high is not None else f"{share} from {low:,}, no upper end"
+        return f"{100 * study['coverage']:g} % interval {ends_in_words(low, high)}"
+    if "sure" in study:
+        return ends_in_words(low, high)
     shown = f"d = {low:,} falls short" if low is not None else "no d fell short"
     return shown + (f", d = {high:,} reaches it" if high else ", no d reached it")
 
@@ -115,8 +120,29 @@ def answer(study: Study) -> str:
         if study["status"] == "found"
         else f"at most {d:,}"
         if study["status"] == "floor"
+        else f"above {study['interval'][0]:,}"
+        if study["status"] == "unreachable" and "sure" in study
+        else "not bounded by these trials"
+        if study["status"] == "unknown"
         else f"none ({study['status']})"
     )
+
+
+def trained_there(study: Study) -> str:
+    """What training at d90 itself gave, and against which threshold."""
+    scores = [p["score"] for p in study["curve"] if p["d"] == study["d90"] and p["status"] == "finished"]
+    if not scores:
+        return "not trained to the end there"
+    metric, seeds = study["metric"], "one seed" if len(scores) == 1 else f"{len(scores)} seeds"
+    mean = score(math.fsum(scores) / len(scores), metric)
+    return f"trained there with {seeds}: mean {mean}, threshold {score(study['threshold'], metric)}"
+
+
+def sure(study: Study) -> str:
+    """The d that someone who ships a tune wants; nothing where a study of before does not say."""
+    if "sure" not in study or study["status"] == "trivial":
+        return ""
+    return "not known by these trials" if study["sure"] is None else f"{study['sure']:,}"
 
 
 def reached(study: Study, point: dict[str, Any]) -> bool:
@@ -158,7 +184,13 @@ def headline(study: Study) -> str:
         short = "" if low is None else f"; d = {low:,} falls short"
         return f"d90 = {d:,} of {weights} weights: the smallest d found to reach {goal}{short}."
     if study["status"] == "floor":
+        if "sure" in study:
+            return f"d90 is at most {d:,} of {weights} weights, not bounded below by these trials: every d tried reaches {goal}."
         return f"d90 is at most {d:,} of {weights} weights: the smallest d tried already reaches {goal}."
+    if study["status"] == "unknown":
+        return f"d90 is not bounded by these trials, of {len(study['curve'])} in a subspace: too few to say where {goal} is reached."
+    if study["status"] == "unreachable" and "sure" in study:
+        return f"d90 is above {low:,} of {weights} weights, not bounded above by these trials: none reaches {goal} for sure."
     of_chance = f"{score(chance(study), metric)}, {chance_name(study)}"
     if study["status"] == "trivial":
         more = (

@@ -1,264 +1,315 @@
-"""What finished trials say about the crossing: a monotone fit of the score against ln d, with its uncertainty.
+"""What finished trials say about c = ln d90.
 
-    y = f(ln d) + noise,  noise ~ N(0, sigma^2);   f monotone;   d90 = min {d : f(ln d) >= a + b F},  F: the mean full score
+    f(d) = L + slope (r(ln d - c) - share),   share = (L - chance) / (F - chance),   y = f(d) + noise of standard deviation sigma
 
-f has a Gaussian-process prior (a constant, a slope, a Matern 5/2 part); samples of its posterior are projected onto monotone
-functions by isotonic regression: the posterior of Lin and Dunson, "Bayesian monotone regression using Gaussian process
-projection", Biometrika 101, 303-317, 2014. Amplitude, length and sigma are averaged over a grid by their marginal likelihood.
-A trial that stopped once it passed, or was given up, is censored: its score is known to lie in an interval, and the samples
-are weighted by the probability of that. F is uncertain too: N(mean of its k scores, s^2 / k), s^2 between the scores' own variance
-and sigma^2. Trials that share a seed share noise: half of the variance for P's seed (a quarter at another d), half for training's.
+F is the full score, L the threshold; slope is (F - L) / (1 - share) above the crossing and (L - chance) / share below it, so every
+curve is anchored at chance, at the threshold and at the full score. r is one of the fixed curves of `d90.search.curves`. Unknown are c
+(flat over the range, and some way beyond it on both sides, so that no end of a grid decides), the curve, sigma (lognormal about
+what is expected) and F (about the mean of the baselines). All four are summed over grids: nothing is sampled, equal trials give equal bits.
 
-A function of the set of trials alone: neither their order nor the time enters, so a resumed search goes on as it would have.
+A trial's score has heavy tails, and with a small probability its training failed: then it lies near chance and says nothing of d.
+A trial that stopped once it passed is known to reach the threshold at which it stopped, one given up to lie in an interval.
+
+Whatever depends on a trial is a function of f and sigma alone. It is tabulated over f once, and a trial costs one look-up
+for each point of the grids.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
-from scipy import linalg, optimize, special
+from scipy import special
 
-from d90.search.rules import Goal
+from d90.search.curves import COUNT, Rises, rises
+from d90.search.problem import Observation, SearchProblem
 
-__all__ = ["Posterior", "Trial", "fitted", "grid", "round_d"]
+__all__ = ["Atoms", "Posterior", "fit_posterior", "full_scores", "probability_failed", "score_cdf"]
 
 Array = NDArray[Any]
-STEPS = 24  # values of d in a decade: steps of 10 %, each of two digits
-FAR = math.log(64)  # the fit reaches so far beyond the values of d that were tried
-# The prior's slope, as a share of the scale for each factor e of d: what curves have near a threshold of 90 %. 0.09 to 0.26 in
-# benchmarks/search.py, 0.03 to 0.2 in docs/results. A mean of 1/6 was too steep where noise let the trials say little about it.
-SLOPE, SLOPE_SPREAD = 1 / 10, 1 / 6
-# Of the Matern part, as shares of the scale. Near straight lines (0.03) would carry the slope of far trials to the crossing.
-AMPLITUDES = (0.1, 0.3)
-LENGTHS = (1.0, 2.5)  # of the Matern part, in units of ln d: from a factor 3 to a decade
-NOISES = (0.4, 0.63, 1.0, 1.6, 2.5, 4.0)  # times the noise that is expected
-SPREAD = 1.0  # of ln sigma around it
-WEIGHED = 3  # as many scores of full fine-tuning the trials' own scatter counts for, in that of the full scores
-FEWEST = 150  # samples that must carry the weight
-MOST = 12  # times the first number of samples, to get there
+BELOW, ABOVE = 1.5, 2.5  # the prior of c reaches so far beyond the range of d
+SIGMAS = 2.0 ** numpy.linspace(-2, 2, 7)  # times the noise that is expected
+SPREAD = 0.7  # of ln sigma about it
+OF_FULL = 0.8  # a baseline's scatter is so much of a trial's
+TAIL, WIDER = 0.04, 3.0  # of scores that scatter more, and how much more
+FAILS = 0.02  # the probability that a trial's training fails
+FAILED_NEAR, FAILED_SCALE, FAILED_UP_TO = (
+    0.8,
+    0.08,
+    0.6,
+)  # its score: near chance, or anywhere up to so much of the gain
+TABLE = 2048  # values of f
+TABLE_BELOW, TABLE_ABOVE = 0.4, 0.7  # beyond chance and the full score, in units of the gain
+COARSE, MIDDLE, FINE = 44, 12, 32  # points of c
+EVERY = 12  # the coarse pass takes every so manieth curve
+MAX_CURVES = 450
+MASS = 0.995  # of the curves that are kept
+ATOMS = 1500
+CDF_REACH, CDF_PER = 15.0, 400.0
+_Z = numpy.arange(-CDF_REACH, CDF_REACH + 1 / CDF_PER, 1 / CDF_PER)
+CDF = (1 - TAIL) * special.ndtr(_Z) + TAIL * special.ndtr(_Z / WIDER)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A finished trial: its score lies in [low, high], equal where it is known.
+class Atoms:
+    """Points of the posterior, equally likely: what decides a trial's score at each of them."""
 
-    `d` is None for full fine-tuning. `p` and `t` are the seeds of P and of training. `cost` is in full fine-tunings.
-    """
+    rises: Rises
+    c: Array
+    curve: Array
+    sigma: Array
+    full: Array
+    level: Array
+    chance: float
 
-    d: int | None
-    p: int
-    t: int
-    low: float
-    high: float
-    cost: float = 1.0
-
-    @property
-    def exact(self) -> bool:
-        """Whether the trial ran to its end."""
-        return self.low == self.high
+    def mean_at(self, d: float) -> Array:
+        """f(d) of each."""
+        share = self.rises.share
+        rise = self.rises.pairs(math.log(d) - self.c, self.curve) - share
+        up, down = (self.full - self.level) / (1 - share), (self.level - self.chance) / share
+        return numpy.asarray(self.level + numpy.where(rise > 0, up, down) * rise)
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Weighted samples.
+    """The posterior of c on a grid, and equally likely points of the whole."""
 
-    Attributes:
-        ds: values of d, ascending; `paths` (samples, ds) has f there.
-        sigma, full, level: noise, full score and threshold of each sample; `repeats`: how many full scores there are.
-        crossing: ln of where each path reaches its level; infinite where it does not.
-        weight: of each sample; they sum to 1.
-    """
-
-    ds: Array
-    paths: Array
-    sigma: Array
-    full: Array
-    repeats: int
-    level: Array
-    crossing: Array
+    c: Array
     weight: Array
+    atoms: Atoms
+    noise: float
+    gain: float
+
+    @property
+    def step(self) -> float:
+        """Of the grid, in ln d."""
+        return float(self.c[1] - self.c[0])
 
     def quantile(self, share: float) -> float:
-        """A quantile of d90; infinite where the samples do not reach their level."""
-        order = numpy.argsort(self.crossing)
-        place = int(numpy.searchsorted(numpy.cumsum(self.weight[order]), share))
-        return float(numpy.exp(self.crossing[order][min(place, len(order) - 1)]))
+        """A quantile of d90."""
+        edges = numpy.append(self.c - self.step / 2, self.c[-1] + self.step / 2)
+        cumulated = numpy.concatenate(([0.0], numpy.cumsum(self.weight)))
+        return math.exp(float(numpy.interp(share, cumulated / cumulated[-1], edges)))
 
-    def passes(self, d: int) -> float:
-        """The probability that the mean score at d (one of `ds`) reaches the threshold."""
-        column = self.paths[:, int(numpy.searchsorted(self.ds, d))]
-        return float(self.weight @ (column >= self.level))
+    def passes(self, d: float) -> float:
+        """The probability that the mean score at d reaches the threshold."""
+        return float((self.atoms.mean_at(d) >= self.atoms.level).mean())
 
-    def band(self, share: float) -> tuple[Array, Array, Array]:
-        """Mean of f over `ds`, and its pointwise quantiles that hold `share` between them."""
-        order = numpy.argsort(self.paths, axis=0)
-        summed = numpy.cumsum(self.weight[order], axis=0)
-        ranked = numpy.take_along_axis(self.paths, order, axis=0)
-        ends = [numpy.argmax(summed >= q, axis=0) for q in ((1 - share) / 2, (1 + share) / 2)]
-        low, high = (numpy.take_along_axis(ranked, end[None], axis=0)[0] for end in ends)
-        return self.weight @ self.paths, low, high
-
-    def worth(self) -> tuple[Array, float]:
-        """By how much one more trial narrows the variance of ln d90: at each of `ds`, and of full fine-tuning.
-
-        To first order, cov(crossing, f)^2 / (var f + sigma^2).
-        """
-        ends = math.log(self.ds[0]), math.log(self.ds[-1])
-        c = numpy.clip(self.crossing, *ends)
-        c = c - self.weight @ c
-
-        def worth(values: Array, noise: float | None) -> Array:
-            centred = values - self.weight @ values
-            variance = self.weight @ centred**2
-            # of full fine-tuning the mean's variance is known, and one score's is as many times that as there are
-            more = self.repeats * variance if noise is None else noise
-            return (self.weight * c @ centred) ** 2 / numpy.maximum(variance + more, 1e-300)
-
-        noise = float(self.weight @ self.sigma**2)
-        return worth(self.paths, noise), float(worth(self.full[:, None], None)[0])
+    def band(self, ds: Sequence[float], share: float) -> list[tuple[float, float, float, float]]:
+        """(d, mean of f, its pointwise quantiles that hold `share` between them)."""
+        found = []
+        for d in ds:
+            values = self.atoms.mean_at(d)
+            low, high = numpy.quantile(values, [(1 - share) / 2, (1 + share) / 2])
+            found.append((float(d), float(values.mean()), float(low), float(high)))
+        return found
 
 
-def round_d(d: float) -> int:
-    """d to two significant digits."""
-    if d < 10:
-        return max(1, round(d))
-    unit = 10 ** (int(math.log10(d) + 1e-12) - 1)
-    return round(d / unit) * unit
+@dataclass(frozen=True)
+class _Scale:
+    """What all curves have in common: the scores' scale and the noise."""
+
+    chance: float
+    full: float
+    repeats: int
+    goal: Any
+    share: float
+    sigmas: Array
+    log_prior: Array
+
+    @property
+    def gain(self) -> float:
+        return self.full - self.chance
+
+    def levels(self, sigma: float, normal: Array) -> tuple[Array, Array]:
+        """(full score, threshold) of curves whose normal numbers are given."""
+        off = OF_FULL * sigma / math.sqrt(self.repeats) * normal if self.repeats else 0.0 * normal
+        full = numpy.maximum(self.full + off, self.chance + 0.1 * self.gain)
+        level = self.goal.intercept + self.goal.slope * full
+        # a threshold at chance or at the full score leaves no room for a curve
+        return full, numpy.clip(level, self.chance + 0.02 * self.gain, full - 1e-3 * self.gain)
 
 
-def grid(low: float, high: float) -> list[int]:
-    """The values of d that are tried between two, both of them included."""
-    first, last = math.floor(STEPS * math.log10(low)), math.ceil(STEPS * math.log10(high))
-    between = {round_d(10 ** (k / STEPS)) for k in range(first, last + 1)}
-    return sorted({math.ceil(low), math.floor(high)} | {d for d in between if low < d < high})
+def full_scores(trials: Sequence[Observation], problem: SearchProblem) -> list[float]:
+    """Of the baselines; the given number where it is given."""
+    if problem.full is not None:
+        return [problem.full]
+    return sorted(trial.low for trial in trials if trial.d is None)
 
 
-def fitted(
-    trials: Sequence[Trial], goal: Goal, low: int, high: int, scale: float, noise: float, samples: int = 500
-) -> Posterior:
-    """The posterior of f, of the threshold and of the crossing.
+def fit_posterior(trials: Sequence[Observation], problem: SearchProblem) -> Posterior:
+    """The posterior.
 
     Args:
-        trials: at least one in a subspace; of full fine-tuning where the goal depends on it.
-        goal: the threshold as a function of the full score.
-        low, high: the range of d.
-        scale: what there is to gain: the full score less chance.
-        noise: the standard deviation of a score over seeds that is expected.
-        samples: how many, at first.
+        trials: finished; of the baseline where the problem gives no full score.
+        problem: what is searched.
     """
     # the order in which trials ended must not change a bit
-    inside = sorted((t for t in trials if t.d is not None), key=lambda t: (t.d, t.p, t.t, t.low, t.high))
-    full = numpy.sort([t.low for t in trials if t.d is None])
-    tried = sorted({t.d for t in inside if t.d is not None})
-    ds = numpy.array(sorted({*grid(max(low, tried[0] / 64), min(high, tried[-1] * 64)), *tried}), dtype=numpy.float64)
-    x = numpy.log(ds)
-    place = numpy.searchsorted(ds, [t.d for t in inside if t.d is not None])
-    known = numpy.array([t.exact for t in inside])
-    exact = [t for t in inside if t.exact]
-    mean_full = float(full.mean()) if len(full) else 0.0
-    prior = goal.at(mean_full) + SLOPE * scale * (x - x[place].mean())
-    y = numpy.array([t.low for t in exact]) - prior[place[known]]
-    models = [
-        _Model(x, place[known], y, _shared(exact), scale, scale * a, length, noise * n)
-        for a, length, n in itertools.product(AMPLITUDES, LENGTHS, NOISES)
-    ]
-    squares = float(((full - mean_full) ** 2).sum())
-    evidence = numpy.array([
-        model.evidence() - math.log(model.sigma / noise) ** 2 / (2 * SPREAD**2)
-        for model in models
-    ])  # fmt: skip
-    chances = numpy.exp(evidence - evidence.max())
-    chances /= chances.sum()
-    for tries in itertools.count():
-        count = samples * 2**tries
-        draw = numpy.random.default_rng(tries)
-        shares = numpy.floor(numpy.cumsum(chances) * count + 0.5).astype(int)
-        many = numpy.diff(shares, prepend=0)
-        paths = [model.paths(int(n), draw) for model, n in zip(models, many, strict=True) if n]
-        sigma = numpy.repeat([model.sigma for model in models], many)
-        f = numpy.stack([optimize.isotonic_regression(path).x for path in prior + numpy.concatenate(paths)])
-        weight = _censored(f[:, place[~known]], [t for t in inside if not t.exact], sigma)
-        if 1 / (weight**2).sum() >= FEWEST or 2**tries >= MOST:
-            break
-    fulls = numpy.full(len(f), mean_full)
-    if len(full):
-        own = numpy.sqrt((WEIGHED * sigma**2 + squares) / (WEIGHED + len(full) - 1))
-        fulls = fulls + own * draw.standard_normal(len(f)) / math.sqrt(len(full))
-    levels = goal.intercept + goal.slope * fulls
-    return Posterior(ds, f, sigma, fulls, len(full), levels, _crossing(x, f, levels), weight)
+    return _fitted(tuple(sorted(trials, key=lambda trial: trial.order)), replace(problem, first=()))
 
 
-def _shared(trials: Sequence[Trial]) -> Array:
-    """The correlation of the trials' noise."""
-    d, p, t = (numpy.array([getattr(trial, name) for trial in trials]) for name in ("d", "p", "t"))
-    same_d, same_p, same_t = (seeds[:, None] == seeds[None] for seeds in (d, p, t))
-    found = 0.5 * same_t + same_p * numpy.where(same_d, 0.5, 0.25)
-    numpy.fill_diagonal(found, 1.0)
-    return found
+@lru_cache(maxsize=2)  # the plan and the summary ask for the same
+def _fitted(trials: tuple[Observation, ...], problem: SearchProblem) -> Posterior:
+    inside = [trial for trial in trials if trial.d is not None]
+    scale = _scale(trials, problem)
+    curves = rises(scale.share)
+    tables = _tables(inside, scale)
+    lowest, highest = math.log(problem.low) - BELOW, math.log(problem.high) + ABOVE
+    every = numpy.arange(0, COUNT, EVERY)
+    c = numpy.linspace(lowest, highest, COARSE)
+    weight = _weights(curves, every, c, tables, scale, numpy.arange(len(SIGMAS)), problem.noise)
+    sigma = weight.sum((1, 2))
+    noise = float(sigma @ scale.sigmas / sigma.sum())
+    c = _narrowed(c, weight.sum((0, 2)), lowest, highest, MIDDLE)
+    middle = numpy.sort(numpy.argsort(-sigma, kind="stable")[:2])
+    weight = _weights(curves, numpy.arange(COUNT), c, tables, scale, middle, noise)
+    of_curve = weight.sum((0, 1))
+    order = numpy.argsort(-of_curve, kind="stable")
+    count = int(numpy.searchsorted(numpy.cumsum(of_curve[order]), MASS)) + 1
+    chosen = numpy.sort(order[: min(max(count, 50), MAX_CURVES)])
+    c = _narrowed(c, weight.sum((0, 2)), lowest, highest, FINE)
+    likely = numpy.flatnonzero(sigma > 5e-3 * sigma.max())
+    weight = _weights(curves, chosen, c, tables, scale, likely, noise)
+    return _posterior(curves, chosen, c, weight, scale, likely, noise)
 
 
-class _Model:
-    """The Gaussian process of f less its prior mean, given the exact scores y at x[place], for one set of its numbers."""
-
-    def __init__(
-        self, x: Array, place: Array, y: Array, shared: Array, scale: float, amplitude: float, length: float, sigma: float
-    ) -> None:  # fmt: skip
-        r = math.sqrt(5) * numpy.abs(x[:, None] - x[None]) / length
-        from_centre = x - (x[place].mean() if len(place) else x.mean())
-        slope = (SLOPE_SPREAD * scale) ** 2 * numpy.outer(from_centre, from_centre)
-        self.prior = scale**2 + slope + amplitude**2 * (1 + r + r**2 / 3) * numpy.exp(-r)
-        self.place, self.y, self.sigma, self.scale = place, y, sigma, scale
-        self.factor: Any = None
-        if len(place):
-            inner = self.prior[numpy.ix_(place, place)] + sigma**2 * shared
-            self.factor = linalg.cho_factor(inner, lower=True)
-
-    def evidence(self) -> float:
-        """ln of the marginal likelihood of the exact scores, but for a constant."""
-        if self.factor is None:
-            return 0.0
-        fit = self.y @ linalg.cho_solve(self.factor, self.y)
-        return float(-0.5 * fit - numpy.log(numpy.diag(self.factor[0])).sum())
-
-    def paths(self, count: int, draw: numpy.random.Generator) -> Array:
-        """Samples (count, len(x))."""
-        mean, covariance = numpy.zeros(len(self.prior)), self.prior
-        if self.factor is not None:
-            cross = covariance[:, self.place]
-            mean = cross @ linalg.cho_solve(self.factor, self.y)
-            covariance = covariance - cross @ linalg.cho_solve(self.factor, cross.T)
-        # rounding leaves a posterior covariance a little short of positive: that much is added
-        root = linalg.cholesky(covariance + 1e-8 * self.scale**2 * numpy.eye(len(covariance)), lower=True)
-        return mean + draw.standard_normal((count, len(covariance))) @ root.T
+def _scale(trials: Sequence[Observation], problem: SearchProblem) -> _Scale:
+    scores = full_scores(trials, problem)
+    full = math.fsum(scores) / len(scores) if scores else problem.chance + 1.0
+    full = max(full, problem.chance + 1e-6)
+    goal = problem.goal
+    level = goal.at(full)
+    share = (level - problem.chance) / (full - problem.chance)
+    sigmas = problem.noise * SIGMAS
+    log_prior = -0.5 * (numpy.log(SIGMAS) / SPREAD) ** 2
+    freedom = len(scores) - 1 if problem.full is None else 0
+    if freedom > 0:
+        squares = math.fsum((score - full) ** 2 for score in scores) / OF_FULL**2
+        log_prior = log_prior - freedom * numpy.log(sigmas) - squares / (2 * sigmas**2)
+    squares, freedom = problem.scatter
+    if freedom > 0:
+        log_prior = log_prior - freedom * numpy.log(sigmas) - squares / (2 * sigmas**2)
+    repeats = len(scores) if problem.full is None else 0
+    # curves are anchored at a share in steps: they are made once for a search, whatever its baselines say later
+    share = min(max(round(share * 20) / 20, 0.05), 0.95)
+    return _Scale(problem.chance, full, repeats, goal, share, sigmas, log_prior)
 
 
-def _censored(f: Array, trials: Sequence[Trial], sigma: Array) -> Array:
-    """Weights of samples whose f at each censored trial is given: the probability of a score inside its interval."""
-    logs = numpy.zeros(len(sigma))
-    for values, trial in zip(f.T, trials, strict=True):
-        upper, lower = (trial.high - values) / sigma, (trial.low - values) / sigma
-        # ln(Phi(upper) - Phi(lower)), from the side on which both are small
-        swap = lower > 0
-        upper, lower = numpy.where(swap, -lower, upper), numpy.where(swap, -upper, lower)
-        large, small = special.log_ndtr(upper), special.log_ndtr(lower)
-        logs += large + numpy.log1p(-numpy.exp(numpy.minimum(small - large, -1e-12)))
-    weight = numpy.exp(logs - logs.max())
-    return weight / weight.sum()
+def _tables(inside: Sequence[Observation], scale: _Scale) -> list[tuple[float, Array]]:
+    """For each d (ln d, log-likelihood of its trials (sigmas, TABLE) over f)."""
+    f = _table_grid(scale).astype(numpy.float32)[None]
+    sigma = scale.sigmas.astype(numpy.float32)[:, None]
+    found: dict[int, Array] = {}
+    for trial in inside:
+        assert trial.d is not None
+        log = _log_likelihood(trial, f, sigma, scale)
+        found[trial.d] = found[trial.d] + log if trial.d in found else log
+    return [(math.log(d), found[d].astype(numpy.float32)) for d in sorted(found)]
 
 
-def _crossing(x: Array, f: Array, level: Array) -> Array:
-    """Where monotone paths reach their levels, linear between the values of x; x[0] if they start above, infinite if below."""
-    over = f >= level[:, None]
-    first = over.argmax(1)
-    rows = numpy.arange(len(f))
-    before = numpy.maximum(first - 1, 0)
-    rise = f[rows, first] - f[rows, before]
-    share = numpy.divide(level - f[rows, before], rise, out=numpy.ones(len(f)), where=(first > 0) & (rise > 0))
-    found = x[before] + share * (x[first] - x[before])
-    return numpy.where(over.any(1), found, numpy.inf)
+def _table_grid(scale: _Scale) -> Array:
+    start, end = scale.chance - TABLE_BELOW * scale.gain, scale.full + TABLE_ABOVE * scale.gain
+    return numpy.linspace(start, end, TABLE)
+
+
+def _log_likelihood(trial: Observation, f: Array, sigma: Array, scale: _Scale) -> Array:
+    right, wrong = _likelihoods(trial, f, sigma, scale.chance, scale.gain)
+    return numpy.log((1 - FAILS) * right + FAILS * wrong + (1e-12 / scale.gain if trial.exact else 1e-9))
+
+
+def _likelihoods(trial: Observation, f: Array, sigma: float | Array, chance: float, gain: float) -> tuple[Array, float]:
+    """Of the trial's score, where training went right, and where it failed: densities, or of an interval probabilities."""
+    low, high = ((score - chance) / gain for score in (trial.low, trial.high))
+    if trial.exact:
+        z = (trial.low - f) / sigma
+        normal = (1 - TAIL) * numpy.exp(-0.5 * z**2) + TAIL / WIDER * numpy.exp(-0.5 * (z / WIDER) ** 2)
+        near = FAILED_NEAR * math.exp(-abs(low) / FAILED_SCALE) / (2 * FAILED_SCALE)
+        wrong = (near + (1 - FAILED_NEAR) / FAILED_UP_TO * (0 <= low < FAILED_UP_TO)) / gain
+        return normal / (sigma * math.sqrt(2 * math.pi)), wrong
+    upper = score_cdf(trial.high, f, sigma) if math.isfinite(trial.high) else 1.0
+    right = numpy.maximum(upper - score_cdf(trial.low, f, sigma), 0.0)
+    return right, max(_failed_cdf(high) - _failed_cdf(low), 0.0)
+
+
+def score_cdf(score: float | Array, f: Array, sigma: float | Array) -> Array:
+    """The probability of a score below, where training does not fail."""
+    z = numpy.clip((score - f) / sigma, -CDF_REACH, CDF_REACH)
+    return numpy.asarray(CDF.take(((z + CDF_REACH) * CDF_PER + 0.5).astype(numpy.int32)))
+
+
+def _failed_cdf(share: float) -> float:
+    """The probability of less than this share of the gain, where training fails."""
+    near = 0.5 * math.exp(share / FAILED_SCALE) if share < 0 else 1 - 0.5 * math.exp(-share / FAILED_SCALE)
+    return FAILED_NEAR * near + (1 - FAILED_NEAR) * min(max(share / FAILED_UP_TO, 0.0), 1.0)
+
+
+def probability_failed(trial: Observation, fit: Posterior) -> float:
+    """That a trial's training failed, by all trials together."""
+    if trial.d is None or trial.high == math.inf:
+        return 0.0
+    atoms = fit.atoms
+    right, wrong = _likelihoods(trial, atoms.mean_at(trial.d), atoms.sigma, atoms.chance, fit.gain)
+    return float((FAILS * wrong / ((1 - FAILS) * right + FAILS * wrong + 1e-12 / fit.gain)).mean())
+
+
+def _weights(
+    curves: Rises,
+    chosen: Array,
+    c: Array,
+    tables: Sequence[tuple[float, Array]],
+    scale: _Scale,
+    sigmas: Array,
+    noise: float,
+) -> Array:
+    """The posterior (sigmas, c, curves), which sums to 1; `noise` is what the baselines' mean is uncertain by."""
+    logs = numpy.zeros((len(sigmas), len(c), len(chosen)), dtype=numpy.float32)
+    logs += scale.log_prior[sigmas].astype(numpy.float32)[:, None, None]
+    start = scale.chance - TABLE_BELOW * scale.gain
+    per = (TABLE - 1) / ((1 + TABLE_BELOW + TABLE_ABOVE) * scale.gain)
+    full, level = scale.levels(noise, curves.full[chosen])
+    up, down = (full - level) / (1 - scale.share), (level - scale.chance) / scale.share
+    level, up, down = ((value * per).astype(numpy.float32) for value in (level - start, up, down))
+    values = curves.values.take(chosen, axis=1) - numpy.float32(scale.share)
+    values *= numpy.where(values > 0, up, down)
+    values += level + numpy.float32(0.5)
+    numpy.clip(values, 0, TABLE - 1, out=values)
+    for log_d, table in tables:
+        below, weight = curves.places(log_d - c)
+        place = values.take(below, axis=0)
+        place += weight * (values.take(below + 1, axis=0) - place)
+        index = place.astype(numpy.int32)
+        for row, sigma in enumerate(sigmas):
+            logs[row] += table[sigma].take(index)
+    logs -= logs.max()
+    numpy.exp(logs, out=logs)
+    return numpy.asarray(logs / logs.sum(dtype=numpy.float64))
+
+
+def _narrowed(c: Array, weight: Array, lowest: float, highest: float, points: int) -> Array:
+    """A finer grid over where the mass is."""
+    step = c[1] - c[0]
+    cumulated = numpy.cumsum(weight)
+    first, last = (int(numpy.searchsorted(cumulated, share)) for share in (2e-4, 1 - 2e-4))
+    low = max(lowest, c[max(first, 0)] - 1.5 * step)
+    high = min(highest, c[min(last, len(c) - 1)] + 1.5 * step)
+    return numpy.linspace(low, high, points)
+
+
+def _posterior(
+    curves: Rises, chosen: Array, c: Array, weight: Array, scale: _Scale, likely: Array, noise: float
+) -> Posterior:
+    cumulated = numpy.cumsum(weight.ravel())
+    places = numpy.searchsorted(cumulated, (numpy.arange(ATOMS) + 0.5) / ATOMS * cumulated[-1])
+    s, k, r = numpy.unravel_index(numpy.minimum(places, weight.size - 1), weight.shape)
+    step = c[1] - c[0]
+    # points of one cell are spread over it, by a fixed sequence
+    spread = (numpy.arange(ATOMS) * 0.6180339887498949) % 1 - 0.5
+    full, level = scale.levels(noise, curves.full[chosen[r]])
+    atoms = Atoms(curves, c[k] + spread * step, chosen[r], scale.sigmas[likely][s], full, level, scale.chance)
+    noise = float(weight.sum((1, 2)) @ scale.sigmas[likely])
+    return Posterior(c, weight.sum((0, 2)), atoms, noise, scale.gain)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from d90.search.posterior import Trial
+from d90.search.problem import Observation
 
 __all__ = ["Shares", "variance_shares"]
 
@@ -33,14 +33,18 @@ class Shares:
     trials: int
 
 
-def variance_shares(trials: Sequence[Trial]) -> Shares | None:
+def variance_shares(trials: Sequence[Observation]) -> Shares | None:
     """The shares, from trials that ran to their end; None where no P was trained twice at one d."""
-    groups: dict[int, list[Trial]] = defaultdict(list)
+    groups: dict[int, list[Observation]] = defaultdict(list)
     for trial in trials:
         if trial.d is not None and trial.exact:
             groups[trial.d].append(trial)
-    used = [sorted(group, key=lambda t: (t.p, t.t)) for _, group in sorted(groups.items()) if len(group) > 1]
-    if not any(len({t.p for t in group}) < len(group) for group in used):
+    used = [
+        sorted(group, key=lambda t: (t.projection_seed, t.training_seed))
+        for _, group in sorted(groups.items())
+        if len(group) > 1
+    ]
+    if not any(len({t.projection_seed for t in group}) < len(group) for group in used):
         return None
     ws = numpy.linspace(0.005, 0.995, 100)
     scores = [numpy.array([t.low for t in group]) for group in used]
@@ -48,7 +52,7 @@ def variance_shares(trials: Sequence[Trial]) -> Shares | None:
     sigmas = typical * numpy.exp(numpy.linspace(-2.5, 2.5, 81))
     logs = numpy.zeros((len(ws), len(sigmas)))
     for group, y in zip(used, scores, strict=True):
-        p = numpy.array([t.p for t in group])
+        p = numpy.array([t.projection_seed for t in group])
         same = p[:, None] == p[None]
         ones, n = numpy.ones(len(y)), len(y)
         for i, w in enumerate(ws):

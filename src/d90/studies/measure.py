@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy
+
 from d90 import search
 from d90.analysis.paired import compare_paired, examples_needed
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
-from d90.search.rules import RULES, Goal, choose_rule, goal
+from d90.search.noise import expected_noise
+from d90.search.rules import COUNTS, RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement import Measurement, Point
 from d90.studies.measurement_trials import MeasurementTrials
@@ -34,6 +37,8 @@ from d90.trials.runner import TrialRunner, check_sendable, versions
 from d90.trials.store import Store, digest
 
 __all__ = ["RULES", "Measurement", "Point", "measure"]
+
+SMALL_BUDGET = 7.0  # below it intervals are wide
 
 
 def measure(
@@ -51,9 +56,10 @@ def measure(
     dims: Sequence[int] = (),
     low: int | None = None,
     high: int | None = None,
-    start: int = 16384,
+    start: int = 4096,
     resolution: float = 1.25,
-    budget: float = 12.0,
+    budget: float = 9.0,
+    parallel: int = 1,
     seeds: int = 2,
     baseline: str | float = "full",
     baseline_lr: float | None = None,
@@ -81,7 +87,8 @@ def measure(
         start: the first d.
         resolution, budget: the search ends when the interval's ends are within this ratio, or when this many full fine-tunings
             are spent, the baseline's included.
-        seeds: with how many seeds of P the answer is confirmed; under the margin rule, trials of the baseline as well.
+        parallel: how many trials the search asks for at once: with an executor they end sooner, and tell it a little less each.
+        seeds: under the margin rule, how many trials of the baseline the others are paired with.
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0; of a loss, the loss).
         baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
         command: the command line that asked, kept with the result.
@@ -95,7 +102,7 @@ def measure(
         StoreError, RunFailed: the store cannot be used.
     """
     progress = progress or Progress()
-    for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget)):
+    for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget), ("parallel", parallel)):
         if not value >= 1:
             raise InputError(f"got {name}={value}, expected at least 1")
     check_sendable(executor, model, task)
@@ -144,33 +151,40 @@ def measure(
         stops=not full_curve,
         gives_up=prune,
         references=seeds if rule == "margin" else 0,
-        noise=_noise(opened),
+        noise=0.0,
     )  # fmt: skip
     references = range(recipe.seed, recipe.seed + (seeds if rule == "margin" else 1)) if base else ()
     measurement_trials.begin()
     if references:
         measurement_trials.run_full(references)
-    first = (
-        measurement_trials.full_score
-    )  # of the first trials alone: resumed, the search must go on with the same scale
+    # of the first trials alone: resumed, the search must go on with the same scale
+    gain = max(measurement_trials.full_score - chance, 1e-3)
+    measurement_trials.noise = expected_noise(
+        len(opened.validation), gain=None if opened.metric in COUNTS else gain, deviation=_deviation(runner, opened)
+    )
     own, others = measurement_trials.stored()
     threshold = wanted.at(measurement_trials.full_score)
     levels = (f"{to_display(value, opened.metric):.4f}" for value in (measurement_trials.full_score, threshold, chance))
     progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=rule))
+    if budget < SMALL_BUDGET:
+        progress.note(
+            f"a budget of {budget:g} leaves a wide interval; expected 7 or more for ends within a factor of two"
+        )
 
     problem = search.SearchProblem(
         goal=Goal(wanted.intercept, 0.0) if rule == "margin" else wanted,
         low=low,
         high=high,
-        scale=max(first - chance, 1e-3),
+        chance=chance if rule != "margin" else -gain,
         noise=measurement_trials.noise,
         full=0.0 if rule == "margin" else measurement_trials.fixed,
+        scatter=measurement_trials.scatter(),
         start=start,
-        first=dims,
+        first=tuple(dims),
         seed=recipe.seed,
-        seeds=1 if spec.space and spec.space.seed is not None else seeds,
         resolution=resolution,
         budget=budget,
+        parallel=parallel,
     )
     found = None
     if threshold > chance:
@@ -179,7 +193,7 @@ def measure(
         )
         threshold = wanted.at(measurement_trials.full_score)
     else:
-        coming = [search.Asked(d, recipe.seed, recipe.seed, True, "") for d in dims]
+        coming = [search.NextTrial(d, recipe.seed, recipe.seed, True, "") for d in dims]
         measurement_trials.prefetch(coming)
         for asked_for in coming:
             measurement_trials.run(asked_for)
@@ -193,20 +207,20 @@ def measure(
     tested = measurement_trials.test(d90) if test and d90 is not None else (None, None)
     trials = found.trials if found else ()
     seconds_full = [outcome["seconds"] for outcome in measurement_trials.full.values()]
-    wrong = sorted({t.d for t in trials if t.d and search.failed(t, trials, problem.scale, problem.noise)})
     notes = [*opened.notes, *(_power(measurement_trials, opened, within) if within is not None else ())]
-    if wrong:
-        listed = ", ".join(f"{d:,}" for d in wrong)
+    if found and found.failed and status != "trivial":
+        listed = ", ".join(f"d = {trial.d:,} (seed {trial.training_seed})" for trial in found.failed)
         notes.append(
-            f"d = {listed}: far below a smaller d, so training failed there, most often by too high a learning rate; the "
-            "answer is not to be trusted before it is measured again with a lower --lr"
+            f"{listed}: training most likely failed there, most often by too high a learning rate; such trials say nothing of "
+            "d90, and a lower --lr may help"
         )
         progress.note(notes[-1])
     shares = variance_shares(trials) if rule != "margin" else None
     band: tuple[tuple[float, float, float, float], ...] = ()
     if found and found.posterior is not None and rule != "margin":
-        columns = (found.posterior.ds, *found.posterior.band(found.coverage))
-        band = tuple((float(d), float(mean), float(a), float(b)) for d, mean, a, b in zip(*columns, strict=True))
+        tried = [trial.d for trial in trials if trial.d is not None]
+        ds = numpy.geomspace(max(low, min(tried) / 2), min(high, max(tried) * 2), 60)
+        band = tuple(found.posterior.band(ds.tolist(), found.coverage))
     result = Measurement(
         model=recipe.model,
         task=recipe.task,
@@ -229,9 +243,10 @@ def measure(
         recipe=kept_recipe,
         definitions={
             "layer": definition,
-            "seeds": sorted({t.p for t in trials} | {t.t for t in trials}),
+            "seeds": sorted({t.projection_seed for t in trials} | {t.training_seed for t in trials}),
             "resolution": resolution,
             "budget": budget,
+            "validation": len(opened.validation),
             "notes": notes,
             "truncated": runner.data(recipe.seed).truncated,
             "task": opened.fingerprint,
@@ -241,7 +256,9 @@ def measure(
         seconds=measurement_trials.seconds,
         command=command,
         coverage=found.coverage if found else search.COVERAGE,
-        confirmed=bool(found and found.confirmed),
+        sure=found.sure if found and status != "trivial" else None,
+        noise=found.noise if found else None,
+        failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed) if found else (),
         within=within,
         spent=found.spent if found else 0.0,
         spent_seconds=measurement_trials.seconds * len(seconds_full) / math.fsum(seconds_full)
@@ -257,9 +274,9 @@ def measure(
     return result
 
 
-def _noise(task: Task) -> float:
-    """The standard deviation of a score over seeds that is expected: half of what drawing the examples anew would give."""
-    return 0.5 * math.sqrt(0.15 * 0.85 / len(task.validation))
+def _deviation(runner: TrialRunner, task: Task) -> float | None:
+    """The standard deviation of one validation example's value, where the metric is a mean of them; None for accuracy's own."""
+    return None
 
 
 def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> list[str]:

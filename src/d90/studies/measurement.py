@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from d90.tasks.metrics import to_display
 
-__all__ = ["Measurement", "Point"]
+__all__ = ["Measurement", "Point", "ends_in_words"]
+
+
+def ends_in_words(low: int | None, high: int | None) -> str:
+    """An interval; an end that is None is not bounded by the trials."""
+    if low is None and high is None:
+        return "not bounded by these trials"
+    if low is None:
+        return f"up to {high:,}, not bounded below by these trials"
+    if high is None:
+        return f"from {low:,}, not bounded above by these trials"
+    return f"{low:,} to {high:,}"
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,15 @@ class Measurement:
     """The answer.
 
     Attributes:
-        status: "found"; "floor": no d tried fails (down to the lowest there is, or until the budget was spent); "trivial": the
-            threshold is not above chance, so no d would mean anything; "unreachable": no d tried reaches it.
-        d90: where the mean score over seeds reaches the threshold, to the nearest d that is tried; None where the status is
-            trivial or unreachable.
-        interval: holds it with probability `coverage`; an end is None where it is open. Where nothing was found, (largest d
-            that failed, None).
-        confirmed: whether d90 itself was trained to the end with as many seeds as were asked for.
+        status: "found"; "floor": no d tried fails, so d90 is at most `d90`; "unreachable": none reaches the threshold, so it is above
+            the lower end; "unknown": the trials bound it on no side; "trivial": the threshold is not above chance, so no d would
+            mean anything.
+        d90: where the mean score over seeds reaches the threshold, the middle of what the trials leave possible; None where
+            the status is trivial, unreachable or unknown.
+        interval: holds it with probability `coverage`, on this validation split; an end that the trials do not bound is None.
+        sure: the smallest d whose mean score passes with a probability of 90 %; None where no trial tells.
+        noise: the standard deviation of a score over seeds, as the search estimates it.
+        failed: (d, P's seed, training's) of trials whose training most likely failed: nothing of d90 is learned from them.
         baseline: mean score of full fine-tuning over `baseline_scores`, a seed each.
         majority, zero: the score of the most frequent class (of a constant guess where there are no classes), and of the untrained model;
             chance is the larger.
@@ -78,7 +92,9 @@ class Measurement:
     seconds: float
     command: str = ""
     coverage: float = 0.9
-    confirmed: bool = False
+    sure: int | None = None
+    noise: float | None = None
+    failed: tuple[tuple[int, int, int], ...] = ()
     within: float | None = None
     spent: float = 0.0
     spent_seconds: float | None = None
@@ -101,15 +117,43 @@ class Measurement:
         """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did."""
         return point.score >= self.threshold if point.lower is None else point.lower >= -(self.within or 0.0) / 100
 
+    @property
+    def trained_there(self) -> str:
+        """What training at d90 itself gave."""
+        scores = [p.score for p in self.curve if p.d == self.d90 and p.status == "finished"]
+        if not scores:
+            return f"d = {self.d90} itself was not trained to its end"
+        mean = to_display(math.fsum(scores) / len(scores), self.metric)
+        seeds = "one seed" if len(scores) == 1 else f"{len(scores)} seeds"
+        return f"d = {self.d90} was trained with {seeds}: mean {mean:.4f}, threshold {to_display(self.threshold, self.metric):.4f}"
+
+    @property
+    def shipped(self) -> str:
+        """What someone who ships a tune wants to know."""
+        if self.sure is None:
+            return "no d passes with a probability of 90 % by these trials"
+        return f"d = {self.sure} passes with a probability of 90 %"
+
+    def _tried(self) -> str:
+        ds = sorted({point.d for point in self.curve})
+        if not ds:
+            return "the budget was spent before any d was tried"
+        return (
+            f"{len(self.curve)} trials of d = {ds[0]:,} to {ds[-1]:,}"
+            if len(ds) > 1
+            else f"d = {ds[0]:,} alone was tried"
+        )
+
     def __str__(self) -> str:
         low, high = self.interval
         found = {
-            "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {low} to {high if high else 'beyond'}",
-            "floor": f"d90 <= {self.d90}: no d tried falls short, and this is the smallest",
+            "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {ends_in_words(low, high)}",
+            "floor": f"d90 is at most {self.d90}: not bounded below by these trials, none of which falls short",
+            "unknown": f"d90 is not bounded by these trials: {self._tried()}",
             "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",
-            "unreachable": f"d90 > {low}: no d tried reaches the threshold"
+            "unreachable": f"d90 is above {low}: not bounded above by these trials, none of which reaches the threshold"
             if not self.passed
-            else f"no d90: d = {low} falls short, though d = {max(self.passed)} passed once; the scores do not rise with d",
+            else f"d90 is above {low}, though d = {max(self.passed)} passed once; not bounded above by these trials",
         }[self.status]
         baseline, threshold, chance, test, baseline_test = (
             None if value is None else f"{to_display(value, self.metric):.4f}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,8 @@ import numpy
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
 from d90.methods import Spec, parse
-from d90.search import Asked, Trial
+from d90.search import NextTrial, Observation
+from d90.search.noise import pooled_scatter
 from d90.search.pruning import Pruner
 from d90.search.rules import Goal
 from d90.studies.measurement import Point
@@ -49,7 +52,7 @@ class MeasurementTrials:
         self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, noise
         self.stops, self.gives_up, self.references = stops, gives_up, references
         self.full: dict[int, Outcome] = {}
-        self.made: dict[tuple[int, int, int], tuple[Trial, Point, Outcome]] = {}
+        self.made: dict[tuple[int, int, int], tuple[Observation, Point, Outcome]] = {}
         self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
 
     @property
@@ -63,7 +66,7 @@ class MeasurementTrials:
         """Every trial in a subspace, by d and seeds."""
         return tuple(self.made[key][1] for key in sorted(self.made))
 
-    def run_full(self, seeds: Sequence[int]) -> list[Trial]:
+    def run_full(self, seeds: Sequence[int]) -> list[Observation]:
         """Full fine-tuning with some seeds."""
         assert self.base is not None
         spec = parse(self.base.method)
@@ -71,26 +74,26 @@ class MeasurementTrials:
         self.full.update(zip(seeds, self.runner.all(asks), strict=True))
         return [self._full_trial(seed, self.full[seed]) for seed in seeds]
 
-    def run(self, asked: Asked) -> Trial:
+    def run(self, asked: NextTrial) -> Observation:
         """One trial that the search asks for."""
         if asked.d is None:
-            return self.run_full([asked.t])[0]
+            return self.run_full([asked.training_seed])[0]
         ask, p = self._ask(asked)
         (outcome,) = self.runner.all([ask])
-        self.own.add((asked.d, p, asked.t))
-        return self._keep(asked.d, p, asked.t, ask.recipe, outcome, ask.stop_at)
+        self.own.add((asked.d, p, asked.training_seed))
+        return self._keep(asked.d, p, asked.training_seed, ask.recipe, outcome, ask.stop_at)
 
-    def prefetch(self, coming: Sequence[Asked]) -> None:
+    def prefetch(self, coming: Sequence[NextTrial]) -> None:
         """Trials that the search will ask for: at once, where several can run, if what came before does not change them."""
         asks = [self._ask(asked)[0] for asked in coming if asked.d is not None]
         if self.runner.sends and all(ask.pruner is None for ask in asks):
             self.runner.prefetch(asks)
 
-    def _ask(self, asked: Asked) -> tuple[TrialRequest, int]:
+    def _ask(self, asked: NextTrial) -> tuple[TrialRequest, int]:
         """A trial of the search's, and P's seed."""
         assert asked.d is not None
-        p = asked.p if self._p is None else self._p
-        spec, recipe = self._recipe(asked.d, p, asked.t)
+        p = asked.projection_seed if self._p is None else self._p
+        spec, recipe = self._recipe(asked.d, p, asked.training_seed)
         stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
         give_up = self._pruner(stop_at) if stop_at is not None and self.gives_up else None
         return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references)), p
@@ -120,9 +123,9 @@ class MeasurementTrials:
         store, study = self.runner.store, self.runner.study
         assert study is not None
         if not store.used(study):
-            store.begin(study, [row.key for row, _, _ in self._matching()])
+            store.begin(study, {row.key for row, _, _ in self._matching()} | {row.key for row in self._alike()})
 
-    def stored(self) -> tuple[list[Trial], list[Trial]]:
+    def stored(self) -> tuple[list[Observation], list[Observation]]:
         """The store's trials that answer this measurement's question: (made for it, there when it began).
 
         Full fine-tunings are among them only where they were made for it.
@@ -165,24 +168,40 @@ class MeasurementTrials:
             if same and paired and self._p in (None, p):
                 yield row, p, recipe
 
+    def _alike(self) -> Iterator[Stored]:
+        """The store's trials on this task that ran to their end, of whatever model and method: what they repeat tells of the noise."""
+        for row in self.runner.store.trials():
+            if row.context.get("task") == self.runner.task.fingerprint and row.status == "finished":
+                yield row
+
+    def scatter(self) -> tuple[float, int]:
+        """(sum of squares, degrees of freedom) of trials that differ in their seeds alone, as they were when the measurement began."""
+        used, groups = self.runner.store.used(self.runner.study or ""), defaultdict[str, list[float]](list)
+        own = {row.key for row, _, _ in self._matching()}  # the fit has these themselves
+        for row in self._alike():
+            if used.get(row.key) is False and row.key not in own:
+                method = re.sub(r",?seed=\d+", "", str(row.recipe["method"]))
+                groups[json.dumps([method, row.context.get("base"), _bare(row.recipe)], sort_keys=True)].append(
+                    row.score
+                )
+        return pooled_scatter(sorted(scores) for _, scores in sorted(groups.items()) if len(scores) > 1)
+
     def _recipe(self, d: int, p: int, t: int) -> tuple[Spec, Recipe]:
         spec = self.spec.at(d, seed=self._p if self._p is not None or p == t else p)
         return spec, replace(self.recipe, method=str(spec), seed=t)
 
-    def _full_trial(self, seed: int, outcome: Outcome) -> Trial:
-        return Trial(None, seed, seed, outcome["score"], outcome["score"], outcome["steps"] / self.steps)
+    def _full_trial(self, seed: int, outcome: Outcome) -> Observation:
+        return Observation.of(
+            None, seed, seed, outcome["status"], outcome["score"], None, outcome["steps"] / self.steps
+        )
 
-    def _keep(self, d: int, p: int, t: int, recipe: Recipe, outcome: Outcome, stop_at: float | None) -> Trial:
+    def _keep(self, d: int, p: int, t: int, recipe: Recipe, outcome: Outcome, stop_at: float | None) -> Observation:
         status, score = outcome["status"], outcome["score"]
-        low = high = score
+        trial = Observation.of(d, p, t, status, score, stop_at, outcome["steps"] / self.steps)
         lower = None
-        if status == "passed":
-            high = math.inf
-        elif status == "hopeless":
-            high = stop_at if stop_at is not None else math.inf
-        elif self.references:
-            low = high = lower = self._bound(recipe, t)
-        trial = Trial(d, p, t, low, high, outcome["steps"] / self.steps)
+        if self.references and trial.exact:
+            lower = self._bound(recipe, t)
+            trial = replace(trial, low=lower, high=lower)
         passed, below = status == "passed", status == "hopeless"
         point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower)
         self.made[d, p, t] = trial, point, outcome

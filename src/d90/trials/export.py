@@ -14,8 +14,8 @@ from d90.trials.store import Store
 __all__ = ["ENDINGS", "export", "spreadsheet_cell"]
 
 ENDINGS = (".csv", ".parquet", ".xlsx")
-SHOWN = ("kind", "model", "task", "method", "metric", "rule", "fraction", "within", "status", "d90", "interval", "coverage", "confirmed",
-         "baseline", "threshold", "majority", "zero", "D", "lambdas", "spent", "seconds", "test", "command")  # fmt: skip
+SHOWN = ("kind", "model", "task", "method", "metric", "rule", "fraction", "within", "status", "d90", "interval", "coverage", "sure",
+         "confirmed", "baseline", "threshold", "majority", "zero", "D", "lambdas", "spent", "seconds", "test", "command")  # fmt: skip
 LONGEST = 31  # letters in a sheet's name
 
 

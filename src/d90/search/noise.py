@@ -1,0 +1,44 @@
+"""The noise a search expects before any trial has told: the standard deviation of a score over seeds of P and of training.
+
+    sigma_0 = sqrt(floor^2 + expected^2)
+
+`floor` is what seeds alone do (about a point of accuracy, a hundredth of the gain of other scores); `expected` is half of what drawing
+the n validation examples anew would do, sd(one example's value) / sqrt(n) / 2. The search takes this for the middle of a wide prior, and
+its trials decide: expecting too little is the dangerous side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+__all__ = ["FLOOR", "expected_noise", "pooled_scatter"]
+
+FLOOR = 0.01  # in points of accuracy, or of what there is to gain
+USUAL = math.sqrt(0.15 * 0.85)  # the standard deviation of one example's accuracy at a score of 85 %
+MAX_FREEDOM = 6  # repeats elsewhere count for no more than so many: another task's noise is a hint
+
+
+def expected_noise(examples: int, gain: float | None = None, deviation: float | None = None) -> float:
+    """sigma_0.
+
+    Args:
+        examples: of the validation split.
+        gain: what there is to gain, where the score is no share of examples (a loss, a correlation); None for accuracy and its like.
+        deviation: of one example's value, where it is known; by default that of accuracy, and nothing for other scores.
+    """
+    floor = FLOOR if gain is None else FLOOR * abs(gain)
+    value = deviation if deviation is not None else USUAL if gain is None else 0.0
+    return math.hypot(floor, 0.5 * value / math.sqrt(max(1, examples)))
+
+
+def pooled_scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """(sum of squared deviations, degrees of freedom) over groups of repeated scores, scaled to at most MAX_FREEDOM."""
+    squares, freedom = 0.0, 0
+    for group in groups:
+        mean = math.fsum(group) / len(group)
+        squares += math.fsum((score - mean) ** 2 for score in group)
+        freedom += len(group) - 1
+    if freedom > MAX_FREEDOM:
+        squares, freedom = squares * MAX_FREEDOM / freedom, MAX_FREEDOM
+    return squares, freedom
