@@ -28,6 +28,7 @@ KINDS = ("logistic", "gompertz", "power", "ramp")
 KIND_SHARES = (0.45, 0.20, 0.25, 0.10)
 COMPONENTS = (0.6, 0.28, 0.12)  # how often a curve has one, two, three
 PLATEAUS = 0.06  # how often a curve rests just under the threshold
+DECLINES = 0.05  # how often one loses some beyond its crossing
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def rises(share: float) -> Rises:
     floors[plateau] = 0.0
     raw = floors[:, None].astype(numpy.float32) + (ends - floors)[:, None].astype(numpy.float32) * raw
     crossing = _first(u, raw, share)
-    declines = numpy.flatnonzero(draw.random(COUNT) < 0.15)
+    declines = numpy.flatnonzero(draw.random(COUNT) < DECLINES)
     raw[declines] -= _declines(draw, u, crossing[declines])
     full = draw.permutation(special.ndtri((numpy.arange(COUNT) + 0.5) / COUNT))
     grid = numpy.arange(-REACH, REACH + STEP / 2, STEP)

@@ -2,9 +2,9 @@
 
     sigma_0 = sqrt(floor^2 + expected^2)
 
-`floor` is what seeds alone do (about a point of accuracy, a hundredth of the gain of other scores); `expected` is half of what drawing
-the n validation examples anew would do, sd(one example's value) / sqrt(n) / 2. The search takes this for the middle of a wide prior, and
-its trials decide: expecting too little is the dangerous side.
+`floor` is what seeds alone do: a little over a point of accuracy, of other scores a little over a hundredth of the gain. `expected` is half
+of what drawing the n validation examples anew would do, sd(one example's value) / sqrt(n) / 2. The search takes sigma_0 for the
+middle of a wide prior, and its trials decide: expecting too little is the dangerous side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["FLOOR", "expected_noise", "pooled_scatter"]
 
-FLOOR = 0.01  # in points of accuracy, or of what there is to gain
+FLOOR = 0.012  # in points of accuracy, or of what there is to gain
 USUAL = math.sqrt(0.15 * 0.85)  # the standard deviation of one example's accuracy at a score of 85 %
 MAX_FREEDOM = 6  # repeats elsewhere count for no more than so many: another task's noise is a hint
 

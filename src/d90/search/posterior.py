@@ -34,7 +34,7 @@ __all__ = ["Atoms", "Posterior", "fit_posterior", "full_scores", "probability_fa
 Array = NDArray[Any]
 BELOW, ABOVE = 1.5, 2.5  # the prior of c reaches so far beyond the range of d
 SIGMAS = 2.0 ** numpy.linspace(-2, 2, 7)  # times the noise that is expected
-SPREAD = 0.7  # of ln sigma about it
+SPREAD = 0.8  # of ln sigma about it
 OF_FULL = 0.8  # a baseline's scatter is so much of a trial's
 TAIL, WIDER = 0.04, 3.0  # of scores that scatter more, and how much more
 FAILS = 0.02  # the probability that a trial's training fails
@@ -45,7 +45,7 @@ FAILED_NEAR, FAILED_SCALE, FAILED_UP_TO = (
 )  # its score: near chance, or anywhere up to so much of the gain
 TABLE = 2048  # values of f
 TABLE_BELOW, TABLE_ABOVE = 0.4, 0.7  # beyond chance and the full score, in units of the gain
-COARSE, MIDDLE, FINE = 44, 12, 32  # points of c
+COARSE, MIDDLE, FINE = 44, 18, 32  # points of c
 EVERY = 12  # the coarse pass takes every so manieth curve
 MAX_CURVES = 450
 MASS = 0.995  # of the curves that are kept

@@ -101,9 +101,7 @@ def summarise(problem: SearchProblem, observations: Sequence[Observation], spent
     failed = tuple(trial for trial in inside if probability_failed(trial, fit) > LIKELY)
     sound = [trial for trial in inside if trial not in failed]
     low, high = _ends(fit, problem, sound)
-    passed = any(trial.low >= level for trial in sound)
-    short = any(trial.low < level and trial.high <= level for trial in sound)
-    status, d90 = _status(fit, low, high, passed, short)
+    status, d90 = _status(fit, low, high, sound, level)
     sure = math.ceil(fit.quantile(SURE))
     bounded = high is not None and sure <= problem.high
     return SearchResult(
@@ -116,18 +114,24 @@ def _ends(fit: Posterior, problem: SearchProblem, sound: Sequence[Observation]) 
     tried = [trial.d for trial in sound if trial.d is not None]
     if not tried:
         return None, None
-    low, high = fit.quantile((1 - COVERAGE) / 2), fit.quantile((1 + COVERAGE) / 2)
+    pad = math.exp(fit.step / 2)  # what the grid of c cannot tell
+    low, high = fit.quantile((1 - COVERAGE) / 2) / pad, fit.quantile((1 + COVERAGE) / 2) * pad
     below = low < problem.low or low < min(tried) / OUTSIDE
     above = high > problem.high or high > max(tried) * OUTSIDE
     return None if below else math.floor(low), None if above else math.ceil(high)
 
 
-def _status(fit: Posterior, low: int | None, high: int | None, passed: bool, short: bool) -> tuple[str, int | None]:
+def _status(
+    fit: Posterior, low: int | None, high: int | None, sound: Sequence[Observation], level: float
+) -> tuple[str, int | None]:
     """(status, d90): a median only where trials lie on both sides of it."""
     if low is None and high is None:
         return "unknown", None
-    if low is None and not short:
+    middle = fit.quantile(0.5)
+    passed = [trial.d for trial in sound if trial.d is not None and trial.low >= level]
+    short = [trial.d for trial in sound if trial.d is not None and trial.low < level and trial.high <= level]
+    if low is None and (not short or middle < min(short)):
         return "floor", high
-    if high is None and not passed:
+    if high is None and (not passed or middle > max(passed)):
         return "unreachable", None
-    return "found", min(max(round_d(fit.quantile(0.5)), low or 1), high or 10**18)
+    return "found", min(max(round_d(middle), low or 1), high or 10**18)

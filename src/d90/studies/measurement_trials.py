@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -24,7 +24,7 @@ from d90.training.recipe import Recipe
 from d90.trials.runner import TrialRequest, TrialRunner
 from d90.trials.store import Stored
 
-__all__ = ["MeasurementTrials"]
+__all__ = ["MeasurementTrials", "scatter_of"]
 
 Outcome = dict[str, Any]
 
@@ -176,15 +176,9 @@ class MeasurementTrials:
 
     def scatter(self) -> tuple[float, int]:
         """(sum of squares, degrees of freedom) of trials that differ in their seeds alone, as they were when the measurement began."""
-        used, groups = self.runner.store.used(self.runner.study or ""), defaultdict[str, list[float]](list)
+        used = self.runner.store.used(self.runner.study or "")
         own = {row.key for row, _, _ in self._matching()}  # the fit has these themselves
-        for row in self._alike():
-            if used.get(row.key) is False and row.key not in own:
-                method = re.sub(r",?seed=\d+", "", str(row.recipe["method"]))
-                groups[json.dumps([method, row.context.get("base"), _bare(row.recipe)], sort_keys=True)].append(
-                    row.score
-                )
-        return pooled_scatter(sorted(scores) for _, scores in sorted(groups.items()) if len(scores) > 1)
+        return scatter_of(row for row in self._alike() if used.get(row.key) is False and row.key not in own)
 
     def _recipe(self, d: int, p: int, t: int) -> tuple[Spec, Recipe]:
         spec = self.spec.at(d, seed=self._p if self._p is not None or p == t else p)
@@ -219,6 +213,15 @@ class MeasurementTrials:
         total = self.recipe.evaluations
         earlier = [[e["score"] for e in o["curve"]][1:] for _, _, o in self.made.values() if o["status"] == "finished"]
         return Pruner([curve for curve in earlier if len(curve) == total], total, stop_at, self.noise)
+
+
+def scatter_of(rows: Iterable[Stored]) -> tuple[float, int]:
+    """(sum of squares, degrees of freedom) of finished trials that differ in their seeds alone."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        method = re.sub(r",?seed=\d+", "", str(row.recipe["method"]))
+        groups[json.dumps([method, row.context.get("base"), _bare(row.recipe)], sort_keys=True)].append(row.score)
+    return pooled_scatter(sorted(scores) for _, scores in sorted(groups.items()) if len(scores) > 1)
 
 
 SEEDS = 1000  # a measurement learns from trials with its own seeds: those from its first on
