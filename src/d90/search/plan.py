@@ -51,7 +51,7 @@ def next_trial(
             return None  # nothing can be planned without a threshold
         return NextTrial(None, problem.seed, problem.seed, True, "full fine-tuning")
     seed = _fresh_seed(observations, pending, problem)
-    tried = {trial.d for trial in [*observations, *pending]}
+    tried = {trial.d for trial in observations} | {trial.d for trial in pending}
     wanted = next((d for d in problem.first if d not in tried), None)
     if wanted is not None:
         return NextTrial(wanted, seed, seed, False, f"d = {wanted:,}, asked for")
@@ -74,7 +74,7 @@ def _best(
     fit: Posterior, problem: SearchProblem, observations: Sequence[Observation], pending: Sequence[NextTrial], seed: int
 ) -> NextTrial:
     shown = f"{fit.quantile((1 - COVERAGE) / 2):,.0f} ... {fit.quantile((1 + COVERAGE) / 2):,.0f}"
-    candidates = _candidates(fit, problem, [t.d for t in [*observations, *pending] if t.d is not None])
+    candidates = _candidates(fit, problem, _tried(observations, pending))
     variances = [_expected_variance(fit.atoms, fit.atoms.mean_at(d), fit.atoms.sigma) for d in candidates]
     best = int(numpy.argmin(variances))
     inside = sum(trial.d is not None for trial in observations)
@@ -87,6 +87,10 @@ def _best(
     d = candidates[best]
     unsure = UNSURE[0] < fit.passes(d) < UNSURE[1]
     return NextTrial(d, seed, seed, unsure, f"{shown}: d = {d:,}, seed {seed}")
+
+
+def _tried(observations: Sequence[Observation], pending: Sequence[NextTrial]) -> list[int]:
+    return [t.d for t in observations if t.d is not None] + [t.d for t in pending if t.d is not None]
 
 
 def _candidates(fit: Posterior, problem: SearchProblem, tried: Sequence[int]) -> list[int]:
@@ -129,6 +133,11 @@ def _as_if_ended(
 
 def _fresh_seed(observations: Sequence[Observation], pending: Sequence[NextTrial], problem: SearchProblem) -> int:
     """The first seed that no trial in a subspace has."""
-    trials = [*observations, *pending]
-    taken = {seed for t in trials if t.d is not None for seed in (t.projection_seed, t.training_seed)}
+    taken = {
+        seed
+        for trials in (observations, pending)
+        for t in trials
+        if t.d is not None
+        for seed in (t.projection_seed, t.training_seed)
+    }
     return next(s for s in range(problem.seed, problem.seed + len(taken) + 1) if s not in taken)

@@ -273,10 +273,10 @@ def _weights(
     per = (TABLE - 1) / ((1 + TABLE_BELOW + TABLE_ABOVE) * scale.gain)
     full, level = scale.levels(noise, curves.full[chosen])
     up, down = (full - level) / (1 - scale.share), (level - scale.chance) / scale.share
-    level, up, down = ((value * per).astype(numpy.float32) for value in (level - start, up, down))
-    values = curves.values.take(chosen, axis=1) - numpy.float32(scale.share)
-    values *= numpy.where(values > 0, up, down)
-    values += level + numpy.float32(0.5)
+    base, rising, falling = ((value * per).astype(numpy.float32) for value in (level - start, up, down))
+    values: Array = curves.values.take(chosen, axis=1) - numpy.float32(scale.share)
+    values *= numpy.where(values > 0, rising, falling)
+    values += base + numpy.float32(0.5)
     numpy.clip(values, 0, TABLE - 1, out=values)
     for log_d, table in tables:
         below, weight = curves.places(log_d - c)

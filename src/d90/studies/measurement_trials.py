@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import replace
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
