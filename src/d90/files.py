@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from d90.errors import InputError, RunFailed
 
-__all__ = ["check_output", "replaced", "write_bytes", "write_text"]
+__all__ = ["check_output", "check_outputs", "replaced", "write_bytes", "write_text"]
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -107,6 +108,42 @@ def check_output(path: str | os.PathLike[str] | None, *others: str | os.PathLike
         raise InputError(f"got '{target}' to write to, and '{folder}' is a file, not a folder; name another path")
     if not os.access(folder, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise InputError(f"'{target}' cannot be written: permission denied; name a file in a folder of your own")
+
+
+def check_outputs(command: str, given: Mapping[str, Any]) -> None:
+    """Check every file that a command line names to write to, before the command does anything.
+
+    Args:
+        command: its name; some write a folder, which they check themselves.
+        given: its arguments by name.
+
+    Raises:
+        InputError: as `check_output`; a store with the ending of a page.
+    """
+    stores = [given.get("store"), *(given.get("stores") or ())]
+    store = given.get("store")
+    writes = store is not None and command not in ("report", "export")
+    if writes and Path(store).suffix.lower() in _PAGES:
+        raise InputError(
+            f"got --store {store}, expected a name of its own such as d90.sqlite: '{Path(store).suffix}' is a page's"
+        )
+    if writes and Path(store).is_dir():
+        raise InputError(
+            f"got --store {store}, which is a folder; expected the name of a file in it, as {store}/d90.sqlite"
+        )
+    if command in _WRITE_FOLDERS:
+        return
+    for name in ("out", "page"):
+        path = given.get(name)
+        check_output(path, *stores)
+        if path is not None and name == "out" and command in ("train", "analyze"):
+            check_output(Path(path).with_suffix(".json"), *stores)
+    if command == "report" and given.get("out") is None and store is not None and Path(store).suffix.lower() == ".html":
+        raise InputError(f"the page of '{store}' would have its name; expected another. Name one with --out")
+
+
+_PAGES = (".html", ".json", ".csv", ".d90")
+_WRITE_FOLDERS = ("merge", "convert", "pull", "pretrain")
 
 
 def _same(one: Path, other: Path) -> bool:

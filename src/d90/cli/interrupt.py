@@ -8,6 +8,8 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
+from d90.files import check_outputs
+
 __all__ = ["Interrupted", "catch_signals", "interruptible"]
 
 
@@ -28,10 +30,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with an interruption turned into `Interrupted`."""
+    """The command, its files checked before it begins, and an interruption turned into `Interrupted`."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        check_outputs(command.__name__, kwargs)
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:

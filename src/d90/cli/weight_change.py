@@ -15,6 +15,7 @@ import typer
 
 from d90.cli.options import echo
 from d90.errors import InputError
+from d90.files import write_text
 
 if TYPE_CHECKING:
     from d90.studies.weight_change import Analysis
@@ -41,7 +42,7 @@ def analyze(
     result = run(tune, other, model=model, targets=targets, ranks=[int(part) for part in parts], command=command)
     body = asdict(result)
     written = write_analysis(body, out)
-    out.with_suffix(".json").write_text(json.dumps(body) + "\n", encoding="utf-8")
+    write_text(out.with_suffix(".json"), json.dumps(body) + "\n")
     _show(result, body)
     echo(f"page: {written}")
 

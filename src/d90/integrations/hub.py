@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.files import write_text
 from d90.integrations.download import CAUSES, download, file_sizes, hub_client
 from d90.integrations.model_card import card
 from d90.subspace import file as tune_file
@@ -50,7 +51,7 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         folder = Path(repo).expanduser()
         _refuse_taken(folder, "another folder to push to")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CARD).write_text(text, encoding="utf-8")
+        write_text(folder / CARD, text)
         shutil.copyfile(source.with_suffix(".json"), folder / RECIPE)
         shutil.copyfile(source, folder / TUNE)
         return str(folder)

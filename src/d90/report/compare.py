@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.files import write_text
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import axis, count, score
@@ -26,10 +27,7 @@ def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
     studies = store.studies("compare")
     if not studies:
         raise InputError(f"no comparison in '{store.path}'; run 'd90 compare' first")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(comparison_page(studies), encoding="utf-8", errors="replace", newline="\n")
-    return target
+    return write_text(path, comparison_page(studies))
 
 
 def comparison_page(studies: Sequence[dict[str, Any]]) -> str:

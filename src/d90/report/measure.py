@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.files import write_text
 from d90.report.environment import environment
 from d90.report.figure import figure_svg, points
 from d90.report.words import (
@@ -44,11 +45,7 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
     studies = store.studies()
     if not studies:
         raise InputError(f"no measurement in '{store.path}'; run 'd90 measure' first")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # a file name with undecodable bytes holds lone surrogates, which UTF-8 refuses
-    target.write_text(page(studies, store.trials()), encoding="utf-8", errors="replace", newline="\n")
-    return target
+    return write_text(path, page(studies, store.trials()))
 
 
 def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:

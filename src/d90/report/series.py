@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d90.files import write_text
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
@@ -46,10 +47,7 @@ class Line:
 
 def write_page(text: str, path: str | os.PathLike[str]) -> Path:
     """Write a page to its file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    return target
+    return write_text(path, text)
 
 
 def series_page(study: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d90.files import write_text
 from d90.report.claims import analysis_claims, ratio_of_means
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
@@ -22,10 +23,7 @@ NAMES = {"q": "W_q", "k": "W_k", "v": "W_v", "o": "W_o", "qkv": "W_qkv", "mlp_in
 
 def write_analysis(analysis: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the page of one analysis, `asdict(Analysis)`."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(analysis_page(analysis), encoding="utf-8", errors="replace", newline="\n")
-    return target
+    return write_text(path, analysis_page(analysis))
 
 
 def analysis_page(analysis: dict[str, Any]) -> str:

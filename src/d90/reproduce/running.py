@@ -19,6 +19,7 @@ from typing import Any
 
 from d90._version import __version__
 from d90.errors import D90Error, InputError
+from d90.files import write_text
 from d90.methods import parse
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
@@ -183,7 +184,6 @@ def _timed(out: Path, line: str) -> bool:
 def _write(plan: Plan, rows: list[Row], failed: list[str], done: int) -> None:
     """The summary so far, whole or not at all."""
     target = plan.folder / "summary.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     body = {
         "d90": __version__,
         "recipe": str(plan.path),
@@ -196,6 +196,4 @@ def _write(plan: Plan, rows: list[Row], failed: list[str], done: int) -> None:
         "failed": failed,
         "rows": [asdict(row) for row in rows],
     }
-    part = target.with_suffix(".json.part")
-    part.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    part.replace(target)
+    write_text(target, json.dumps(body, indent=1) + "\n")

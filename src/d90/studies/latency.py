@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
+from d90.files import write_text
 from d90.methods import Context, Spec, parse
 from d90.models.loading import load
 from d90.models.model import positions
@@ -90,8 +91,7 @@ class Latency:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def usual_methods(ranks: Sequence[int] = (64,), prefix: int = 16) -> list[str]:

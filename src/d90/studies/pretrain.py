@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from d90.errors import InputError
+from d90.files import write_text
 from d90.training.device import best_device
 from d90.training.progress import Progress
 from d90.training.recipe import bf16_is_fast
@@ -164,7 +165,7 @@ def _claim(out: Path, wanted: Pretraining) -> None:
         raise InputError(f"text '{wanted.text}' is not a file; expected one text a line, plain or .gz")
     out.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in ("d90", "torch", "transformers", "tokenizers")}
-    record.write_text(json.dumps({"recipe": asked, "versions": versions}, indent=1) + "\n", encoding="utf-8")
+    write_text(record, json.dumps({"recipe": asked, "versions": versions}, indent=1) + "\n")
 
 
 def _lines(path: str, limit: int | None) -> Iterator[str]:
@@ -328,7 +329,7 @@ def _run(
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
             loss = None if held is None else _loss(model, masking, held, wanted.batch_size)
-            (part / "pretraining.json").write_text(json.dumps({"step": step, "validation_loss": loss}) + "\n")
+            write_text(part / "pretraining.json", json.dumps({"step": step, "validation_loss": loss}) + "\n")
             shutil.rmtree(path, ignore_errors=True)
             part.rename(path)
             progress.note(f"step {step}: {path.name}" + (f", masked loss {loss:.3f}" if loss is not None else ""))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
+from d90.files import replaced
 from d90.trials.store import Store
 
 __all__ = ["ENDINGS", "export", "spreadsheet_cell"]
@@ -34,16 +35,20 @@ def export(store: Store, path: str | os.PathLike[str]) -> Path:
     if not rows:
         raise InputError(f"no trials in '{store.path}'; run 'd90 measure' or 'd90 compare' first")
     frame = pandas.DataFrame(rows, columns=columns)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".csv":
+    with replaced(target) as partial:
+        _write_table(store, frame, target.suffix, partial)
+    return target
+
+
+def _write_table(store: Store, frame: Any, ending: str, target: Path) -> None:
+    if ending == ".csv":
         frame = frame.map(lambda value: spreadsheet_cell(value) if isinstance(value, str) else value)
         frame.columns = [spreadsheet_cell(str(name)) for name in frame.columns]
         frame.to_csv(target, index=False, lineterminator="\n")
-    elif target.suffix == ".parquet":
+    elif ending == ".parquet":
         frame.to_parquet(target, index=False, engine="pyarrow")
     else:
         _spreadsheet(store, frame, target)
-    return target
 
 
 def _spreadsheet(store: Store, frame: Any, target: Path) -> None:
@@ -61,7 +66,7 @@ def _spreadsheet(store: Store, frame: Any, target: Path) -> None:
         {"sheet": name, **{key: _cell({"kind": kind, **body}.get(key)) for key in SHOWN}}
         for name, (_, kind, body) in zip(names, studies, strict=True)
     ]
-    with pandas.ExcelWriter(target, engine="openpyxl") as book:
+    with target.open("wb") as file, pandas.ExcelWriter(file, engine="openpyxl") as book:
         _write(book, "studies", pandas.DataFrame(overview, columns=["sheet", *SHOWN]))
         _write(book, "trials", frame)
         for name, (key, _, body) in zip(names, studies, strict=True):
