@@ -121,7 +121,7 @@ def check_outputs(command: str, given: Mapping[str, Any]) -> None:
         InputError: as `check_output`; a store with the ending of a page.
     """
     stores = [given.get("store"), *(given.get("stores") or ())]
-    store = given.get("store")
+    store: Any = given.get("store")
     writes = store is not None and command not in ("report", "export")
     if writes and Path(store).suffix.lower() in _PAGES:
         raise InputError(
