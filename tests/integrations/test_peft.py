@@ -232,7 +232,7 @@ def test_another_base_or_another_p_is_refused(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        UnsupportedModelError, match=r"'body.1.num_batches_tracked|running_mean' is a running statistic"
+        UnsupportedModelError, match=r"'body.1.num_batches_tracked|running_mean' is a buffer that training moves"
     ):
         get_peft_model(plain(), d90.SubspaceConfig(d=20))
     with pytest.raises(InputError, match=r"none called 'nothing.weight'"):

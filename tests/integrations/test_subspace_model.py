@@ -203,12 +203,12 @@ def test_one_space_at_a_time() -> None:
         Subspace(model, 9)
     first.merge()
     second = Subspace(model, 9, seed=1)
-    with pytest.raises(InputError, match="another armed Subspace"):
+    with pytest.raises(InputError, match="another enabled Subspace"):
         first.enable()
     second.release()
     first.enable()
     for part in (model.blocks[0], nn.Sequential(model)):  # its weights are taken, whoever holds them
-        with pytest.raises(InputError, match="weights of this one, has another armed Subspace"):
+        with pytest.raises(InputError, match="weights of this one, has another enabled Subspace"):
             Subspace(part, 9)
     first.release()
     Subspace(model.blocks[0], 9).release()

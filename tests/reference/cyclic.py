@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class Cyclic(Projection):
         rows = self.starts[segment] + torch.arange(low, high, device=device)
         if len(rows) == 0:
             return rows, rows.float()
-        first = int(rows[0]) // BLOCK
-        drawn = signs(self.seed, "probe", torch.arange(first, int(rows[-1]) // BLOCK + 1, device=device), BLOCK)
-        return rows % self.d, drawn.reshape(-1)[rows - first * BLOCK]
+        first, last = int(rows[0]) // BLOCK, int(rows[-1]) // BLOCK
+        drawn = torch.cat([_signs(self.seed, block) for block in range(first, last + 1)]).to(device)
+        return rows % self.d, drawn[rows - first * BLOCK]
+
+
+@lru_cache(maxsize=256)
+def _signs(seed: int, block: int) -> Tensor:
+    return signs(seed, "probe", torch.tensor([block]), BLOCK)[0]

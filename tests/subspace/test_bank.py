@@ -228,7 +228,7 @@ def test_models_it_cannot_switch(folder: Path, tmp_path: Path) -> None:
     model = zoo()
     bank = d90.Bank(model, folder)
     space = Subspace(model, 12)
-    with pytest.raises(InputError, match=r"armed Subspace; expected none. Call merge\(\) or release\(\)"):
+    with pytest.raises(InputError, match=r"enabled Subspace; expected none. Call merge\(\) or release\(\)"):
         bank.use("a")
     space.release()
     bank.use("a")

@@ -22,7 +22,7 @@ from d90.errors import InputError
 from d90.methods import LoRA, Space, Spec, load, parse
 from d90.methods.base import task_head
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, support
 
 __all__ = ["Exported", "to_lora"]
 
@@ -193,7 +193,7 @@ def _write(
 ) -> Tensor | None:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    layout.check_supported(model)
+    support.check_supported(model)
     transposed = _matrices(model)
     heads = {name: model.get_submodule(name) for name in layout.owners(model, head)}
     config = LoraConfig(

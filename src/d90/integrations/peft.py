@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from d90.errors import InputError, UnsupportedModelError
 from d90.integrations.parameter_twins import ParameterTwins
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, support
+from d90.subspace.buffers import trained_state
 from d90.subspace.fingerprint import base_of, earlier_weights, tensor_digest
 from d90.subspace.options import Layer, Scale, Structure, SubspaceOptions, option_help
 from d90.subspace.subspace import Subspace
@@ -163,11 +164,11 @@ class SubspaceTuner(BaseTuner):
             raise
 
     def _open(self, model: nn.Module) -> None:
-        layout.check_supported(model)
-        statistics = [name for name, _ in layout.running_statistics(model)]
+        support.check_supported(model)
+        statistics = trained_state(model)
         if statistics:
             raise UnsupportedModelError(
-                f"'{statistics[0]}' is a running statistic, which training moves and a peft folder does not hold; expected "
+                f"'{statistics[0]}' is a buffer that training moves and a peft folder does not hold; expected "
                 "a model without them. Use d90.Subspace, whose file holds them"
             )
         # "bias" is in the name for the Trainer, which decays no parameter called so: decay would pull theta to theta_0
@@ -213,7 +214,8 @@ class SubspaceTuner(BaseTuner):
         for n in chosen:
             if n not in self._theta_0:
                 self._theta_0[n] = self._named[n].detach().clone(memory_format=torch.contiguous_format)
-        space.share_theta_0(self._theta_0)
+        space.share(self._theta_0)
+        space.guard.others = False  # modules_to_save are trained beside it, by peft
         config.base, config.draws = base, draws
         self._spaces[name], self._standins[name] = space, twins
         self.d90_bias[name] = space.theta

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
-from d90.subspace import layout
+from d90.subspace.buffers import PREFIX
 from d90.subspace.distributed import digest, refuse_wrapped
 from d90.subspace.subspace import Subspace
 
@@ -92,15 +92,16 @@ class SubspaceModel(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
     ) -> None:
-        mark, held = state_dict.get(f"{prefix}mark"), self._held()
-        if mark is None or int(mark) != int(self._mark) or any(f"{prefix}{name}" not in state_dict for name in held):
+        mark, theta = (state_dict.get(f"{prefix}{name}") for name in ("mark", "theta"))
+        if mark is None or int(mark) != int(self._mark) or theta is None:
             raise InputError(
                 "the state is not of this subspace, expected the same base weights, d, seed and options. Likely cause: another "
                 "checkpoint's folder, or a new head drawn from another seed; build the model and the Subspace as in the first run"
             )
-        for name, place in held.items():
-            place.copy_(state_dict[prefix + name])
+        buffers = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix + PREFIX)}
+        self.space.buffers.check(buffers, {name: value.shape for name, value in buffers.items()}, "the checkpoint")
+        self.space.theta.copy_(theta)
+        self.space.buffers.write({name.removeprefix(PREFIX): value for name, value in buffers.items()})
 
     def _held(self) -> dict[str, Tensor]:
-        statistics = layout.running_statistics(self.space.model)
-        return {"theta": self.space.theta, **{f"buffer:{name}": buffer for name, buffer in statistics}}
+        return {"theta": self.space.theta, **self.space.buffers.carried()}

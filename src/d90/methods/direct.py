@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from d90.errors import InputError
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, support
+from d90.subspace.buffers import PREFIX, Buffers
 from d90.subspace.fingerprint import Base, base_of, earlier_weights
 
 __all__ = ["Direct", "Trainable"]
@@ -54,11 +55,11 @@ class Direct:
     def __init__(
         self, model: nn.Module, stored: Callable[[], dict[str, Tensor]] | None = None, base: Base | None = None
     ) -> None:
-        layout.check_supported(model)
+        support.check_supported(model)
         self.model = model
         self._named = layout.trainable(model)
         self._before = {name: p.detach().clone() for name, p in self._named.items()}
-        self._buffers = {name: b.detach().clone() for name, b in layout.running_statistics(model)}
+        self._buffers = Buffers(model)
         self._grads = {name: p.grad for name, p in self._named.items()}
         for parameter in self._named.values():
             parameter.grad = None
@@ -83,7 +84,8 @@ class Direct:
     def base(self) -> Base:
         """The four parts of the base model's fingerprint, of the weights before training."""
         if self._base is None:
-            self._base = base_of(self.model, {**self._before, **self._buffers})
+            with self._buffers.at_start():
+                self._base = base_of(self.model, self._before)
         return self._base
 
     def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
@@ -105,8 +107,8 @@ class Direct:
             InputError: another base model, or other tensors than this method trains.
         """
         header, tensors = tune_file.read(path)
-        places = self._places()
-        if header.structure != "direct" or places.keys() != tensors.keys():
+        places, buffers = self._named, {name for name in tensors if name.startswith(PREFIX)}
+        if header.structure != "direct" or places.keys() != tensors.keys() - buffers:
             raise InputError(f"'{path}' does not hold the {len(places)} tensors that this method trains on this model")
         earlier = ((name, self._before.get(name, p)) for name, p in self.model.named_parameters())
         tune_file.check_base(header, self.base() if header.format > 2 else earlier_weights(earlier), path)
@@ -115,39 +117,38 @@ class Direct:
                 raise InputError(
                     f"'{path}': '{name}' has shape {tuple(tensors[name].shape)}, expected {tuple(place.shape)}"
                 )
+        self._buffers.check(buffers, {name: tensors[name].shape for name in buffers}, path)
         for name, place in places.items():
             place.copy_(tensors[name])
+        self._buffers.write({name.removeprefix(PREFIX): tensors[name] for name in buffers})
 
     @torch.no_grad()
     def release(self) -> nn.Module:
-        """Put weights, running statistics and gradients back as they were found."""
+        """Put weights, buffers and gradients back as they were found."""
         for name, parameter in self._named.items():
             parameter.copy_(self._before[name])
             parameter.grad = self._grads[name]
-        for name, buffer in layout.running_statistics(self.model):
-            buffer.copy_(self._buffers[name])
+        self._buffers.restore()
         return self.model
 
     def _held(self) -> dict[str, Tensor]:
-        if self._stored is None:
-            return self._places()
-        return {**self._stored(), **{name: t for name, t in self._places().items() if name.startswith("buffer:")}}
-
-    def _places(self) -> dict[str, Tensor]:
-        buffers = {f"buffer:{name}": b for name, b in layout.running_statistics(self.model)}
-        return {**self._named, **buffers}
+        weights: Mapping[str, Tensor] = self._named if self._stored is None else self._stored()
+        return {**weights, **self._buffers.carried()}
 
 
-def snapshot(trained: Trainable) -> Sequence[Tensor]:
-    """A copy of what is trained and of the running statistics: the best evaluation's, for `put_back`."""
-    held = [*trained.parameters(), *(b for _, b in layout.running_statistics(trained.model))]
-    return [tensor.detach().clone() for tensor in held]
+Snapshot = tuple[list[Tensor], dict[str, Tensor | None]]
+
+
+def snapshot(trained: Trainable) -> Snapshot:
+    """A copy of what is trained and of the model's buffers: the best evaluation's, for `restore`."""
+    return [tensor.detach().clone() for tensor in trained.parameters()], Buffers(trained.model).start
 
 
 @torch.no_grad()
-def restore(trained: Trainable, saved: Sequence[Tensor]) -> None:
+def restore(trained: Trainable, saved: Snapshot) -> None:
     """Undo what happened since `snapshot`."""
-    held = [*trained.parameters(), *(b for _, b in layout.running_statistics(trained.model))]
-    for tensor, old in zip(held, saved, strict=True):
+    tensors, buffers = saved
+    for tensor, old in zip(trained.parameters(), tensors, strict=True):
         tensor.copy_(old)
+    Buffers(trained.model).write(buffers)
     trained.flush()

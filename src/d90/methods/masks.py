@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods.base import Applied, Context
 from d90.models.fresh import draw
-from d90.subspace import layout
+from d90.subspace.buffers import Buffers
 
 __all__ = ["MASKS", "NEEDS_DATA", "eligible", "scores", "smallest"]
 
@@ -115,9 +115,9 @@ def _fisher(applied: Applied, context: Context, parameters: list[nn.Parameter], 
 
 @torch.no_grad()
 def _changes(applied: Applied, context: Context, parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Fine-tune everything, note the changes, and put every weight and running statistic back."""
+    """Fine-tune everything, note the changes, and put every weight and buffer back."""
     assert context.fine_tune is not None
-    held = [*(p for p, _ in applied.flags.values()), *(b for _, b in layout.running_statistics(applied.model))]
+    held, buffers = [p for p, _ in applied.flags.values()], Buffers(applied.model)
     before = [tensor.detach().clone() for tensor in held]
     kept = {id(tensor): value for tensor, value in zip(held, before, strict=True)}
     gradients = [(p, p.grad) for p, _ in applied.flags.values()]
@@ -128,5 +128,6 @@ def _changes(applied: Applied, context: Context, parameters: list[nn.Parameter])
     finally:
         for tensor, value in zip(held, before, strict=True):
             tensor.copy_(value)
+        buffers.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient

@@ -26,7 +26,7 @@ from d90.search.rules import COUNTS, RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement import Measurement, Point
 from d90.studies.measurement_trials import MeasurementTrials
-from d90.subspace import layout
+from d90.subspace import layout, support
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.loop import Data, context, open_task
@@ -303,7 +303,7 @@ def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]
     model = data.model
     applied = spec.method.apply(model.module, context(data, recipe))
     try:
-        layout.check_supported(model.module)
+        support.check_supported(model.module)
         named = layout.trainable(model.module)
         names = list(named)
         if space.options.head == "outside":

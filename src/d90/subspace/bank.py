@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from d90.errors import InputError, UnsupportedModelError, unknown_name
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, support
+from d90.subspace.buffers import Buffers
 from d90.subspace.fingerprint import Base, base_of, earlier_weights
 from d90.subspace.subspace import Subspace
 
@@ -44,9 +45,10 @@ class Bank:
         self.model, self.folder = model, Path(folder)
         if not self.folder.is_dir():
             raise InputError(f"got folder '{self.folder}', which is none; expected a folder of tunes (NAME.d90)")
-        layout.check_supported(model)
+        support.check_supported(model)
         self.active: str | None = None
-        self._base: dict[str, Tensor] | None = None  # theta_0 and the base's running statistics, once they are needed
+        self._base: dict[str, Tensor] | None = None  # theta_0, once it is needed
+        self._buffers: Buffers | None = None  # the base's
         self._live: dict[str, Tensor] = {}  # what they were taken from
         self._fingerprints: dict[bool, Base | str] = {}  # of the base, as files of today and of formats 1 and 2 name it
         self._space: Subspace | None = None
@@ -71,7 +73,7 @@ class Bank:
 
         Raises:
             InputError: an unknown name, an unsound file, a tune of another base or over other weights, or a model that
-                has an armed Subspace of its own. The model is then as it was, its weights and gradients too.
+                has an enabled Subspace of its own. The model is then as it was, its weights and gradients too.
             UnsupportedModelError: the model was cast since the first `use`.
         """
         if name not in self.names():
@@ -80,7 +82,7 @@ class Bank:
         header, tensors = tune_file.read(path)
         theta = tune_file.theta_of(header, tensors, path)
         if getattr(self.model, "_d90_space", None) is not None:
-            raise InputError("this model has an armed Subspace; expected none. Call merge() or release() on it first")
+            raise InputError("this model has an enabled Subspace; expected none. Call merge() or release() on it first")
         if self._base is None:
             self._fingerprints = {}
         base = self._theta_0()
@@ -98,7 +100,9 @@ class Bank:
         if self._base is not None and self.active is not None:
             for name, place in self._live.items():
                 place.copy_(self._base[name])
-        self._base = self._space = self.active = None
+            assert self._buffers is not None
+            self._buffers.restore()
+        self._base = self._buffers = self._space = self.active = None
         self._live = {}
         return self.model
 
@@ -108,15 +112,11 @@ class Bank:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.d90"
 
-    def _places(self) -> dict[str, Tensor]:
-        """All that a tune may write, in the live model: what is trainable, and running statistics."""
-        statistics = {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
-        return layout.trainable(self.model) | statistics
-
     def _theta_0(self) -> dict[str, Tensor]:
         """The base, copied while no tune is in the model; it follows the model to another device."""
-        places = self._places()
+        places: dict[str, Tensor] = dict(layout.trainable(self.model))
         if self._base is None:
+            self._buffers = Buffers(self.model)
             self._base = {n: p.detach().clone(memory_format=torch.contiguous_format) for n, p in places.items()}
         if places.keys() != self._base.keys() or any(places[n].shape != b.shape for n, b in self._base.items()):
             raise InputError(
@@ -139,22 +139,24 @@ class Bank:
     def _fingerprint(self, earlier: bool) -> Base | str:
         """The base's fingerprint, taken once."""
         if earlier not in self._fingerprints:
-            base = {name.removeprefix("buffer:"): tensor for name, tensor in (self._base or {}).items()}
+            base = self._theta_0()
+            assert self._buffers is not None
             named = ((name, base.get(name, parameter)) for name, parameter in self.model.named_parameters())
-            self._fingerprints[earlier] = earlier_weights(named) if earlier else base_of(self.model, base)
+            with self._buffers.at_start():
+                self._fingerprints[earlier] = earlier_weights(named) if earlier else base_of(self.model, base)
         return self._fingerprints[earlier]
 
     def _build(self, d: int, header: tune_file.Header, base: dict[str, Tensor]) -> Subspace:
-        """A disarmed Subspace over theta_0, whatever tune the live weights hold."""
+        """A disabled Subspace over theta_0, whatever tune the live weights hold."""
         grads = [(parameter, parameter.grad) for parameter in self.model.parameters()]
-        with _standing_in(self._places(), base):
+        with _standing_in(dict(layout.trainable(self.model)), base):
             try:
                 space = Subspace(self.model, d, options=header.options)
                 space.disable()
             finally:
                 for parameter, grad in grads:
                     parameter.grad = grad
-        space.share_theta_0(base)
+        space.share(base, self._buffers)
         return space
 
 

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from d90.errors import InputError, UnsupportedModelError, unknown_name
+from d90.errors import InputError, unknown_name
 from d90.subspace.options import LAYERS, SCALES
 
 __all__ = [
     "LANGUAGE_HEADS",
     "balance",
-    "check_supported",
     "fingerprint",
     "fresh_tensors",
     "head_modules",
@@ -45,40 +44,6 @@ def uncompiled(model: nn.Module) -> nn.Module:
     """The model under `torch.compile`'s wrapper, whose parameters have their own names; any other as it is."""
     inner = getattr(model, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) else model
-
-
-def check_supported(model: nn.Module) -> None:
-    """Refuse a model whose weights cannot be written in place.
-
-    Raises:
-        UnsupportedModelError: data-parallel wrappers, sharded, quantised or meta-device weights.
-    """
-    wrapper = type(model).__name__
-    if wrapper in {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"}:
-        raise UnsupportedModelError(
-            f"got a model wrapped in {wrapper}, expected the plain model: the wrapper would all-reduce all D gradients, or none. "
-            "Give d90.Subspace the inner model and call space.attach(optimizer), which all-reduces the d numbers."
-        )
-    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
-        raise UnsupportedModelError(
-            "got a quantised model, expected floating-point weights: theta_0 + P theta cannot be written into packed integers. "
-            "Load the model without quantisation."
-        )
-    for name, parameter in model.named_parameters():
-        kind = type(parameter).__name__
-        if kind in {"FlatParameter", "DTensor"} or hasattr(parameter, "device_mesh"):
-            raise UnsupportedModelError(
-                f"parameter '{name}' is sharded ({kind}), expected whole weights on each process. "
-                "Make the Subspace on the unsharded model; d90 all-reduces d numbers, so sharding saves nothing here."
-            )
-        if parameter.is_meta:
-            raise UnsupportedModelError(
-                f"parameter '{name}' is on the meta device, expected real weights. Load the checkpoint first."
-            )
-        if parameter.requires_grad and not parameter.is_floating_point():
-            raise UnsupportedModelError(
-                f"parameter '{name}' has dtype {parameter.dtype}, expected a floating-point type"
-            )
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -11,30 +11,32 @@ numbers. Li et al. 2018, section 2 (DID); Aghajanyan et al. 2021, section 3 (SAI
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d90.errors import InputError, UnsupportedModelError
+from d90.errors import InputError
 from d90.projections import Projection, build
 from d90.projections.base import exact
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, support
+from d90.subspace.buffers import PREFIX, Buffers, moved_attributes, plain_attributes
 from d90.subspace.distributed import Exchange, digest, refuse_wrapped
 from d90.subspace.fingerprint import Base, base_of
+from d90.subspace.guard import Guard
+from d90.subspace.hooks import LAMBDA_STEP, Hooks, refuse_pickling
 from d90.subspace.options import Head, Layer, Scale, Structure, SubspaceOptions
-from d90.subspace.weights import Folding, Weights
+from d90.subspace.weights import Weights
 
 __all__ = ["Subspace"]
 
 DEFAULT = SubspaceOptions()
-LAMBDA_STEP = 1.0  # lambda_i = 1 + LAMBDA_STEP theta_i, so lambdas move by the same learning rate
-
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 
 
@@ -81,7 +83,8 @@ class Subspace:
             raise InputError(f"got options={options} and single options beside them, expected one or the other")
         options = options or keywords
         compiled, model = model, layout.uncompiled(model)
-        layout.check_supported(model)
+        support.check_supported(model)
+        support.check_no_overlap(model)
         if getattr(model, "_d90_space", None) is not None:
             raise InputError("this model already has a Subspace; expected one at a time. Call release() on the first")
         named = layout.trainable(model)
@@ -89,11 +92,10 @@ class Subspace:
             raise InputError(
                 "the model has no trainable parameters (all have requires_grad=False), expected at least one"
             )
-        outside = set(head_names or layout.head_tensors(model, named)) if options.head == "outside" else set()
+        outside = set(head_names or _head_outside(model, named)) if options.head == "outside" else set()
         self._names = [name for name in named if name not in outside]
         self._head = {name: named[name] for name in named if name in outside}
         self._tensors = [named[name] for name in self._names]
-        self._places = layout.places(model, self._names)
         self.layer_names, self.layer_definition = self._layers(model, options)
         m = len(dict.fromkeys(self.layer_names))
         if options.structure == "said" and d <= m:
@@ -113,18 +115,24 @@ class Subspace:
         units = layout.units(self.options.scale, self._tensors, d - self.m, self.options.step_rule)
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
+        if not keep_theta0:
+            support.check_renormed(model, dict(zip(self._names, self._tensors, strict=True)))
         still = layout.padding_rows(model, self._tensors)
         self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0, still)
         self._base: Base | None = None  # once it is known
-        self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
-        self._extras_0 = {name: tensor.detach().clone() for name, tensor in self._extras().items()}
-        self._set_aside: dict[str, Tensor] | None = None  # the tune's extras while the base's are in place
+        with torch.inference_mode(False):
+            self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
+            self.buffers = Buffers(model)
+            self._head_0 = {name: parameter.detach().clone() for name, parameter in self._head.items()}
+        self._attributes_0 = plain_attributes(model)
+        self._set_aside: tuple[dict[str, Tensor], dict[str, Tensor | None]] | None = None  # the tune's head and buffers
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
         self._written: Tensor | None = self.theta.detach().clone()
-        self._folding: dict[int, Folding] = {}  # of each backward pass
-        self._handles: list[Any] = []
-        self._made_sparse: list[nn.Embedding] = []
-        self._inside = False
+        self.writes = 0  # how often the weights were written
+        self.guard = Guard(model, self._names, self._tensors, self._head)
+        self._hooks = Hooks(self, self._weights, list(self._head.values()))
+        self._lock = threading.RLock()
+        self.guard.note()
         self.enable()
         if compiled is not model:
             torch.compiler.reset()  # what was compiled before saw no hooks
@@ -166,19 +174,32 @@ class Subspace:
     @exact
     def flush(self) -> None:
         """Write theta_0 + Delta into the model's weights if theta is not what was last written."""
+        with self._lock:  # of two threads, one writes
+            self._flush()
+
+    def _flush(self) -> None:
         # A fused optimizer and `.data` change theta without moving its version counter: compare the d numbers.
         weights, theta = self._weights, self.theta.detach()
         if weights.device != theta.device or weights.tensors[0].dtype != weights.dtypes[0]:
             theta = self._follow_model()
+        self.guard.check_versions(weights.expected)
         if self._written is not None and torch.equal(theta, self._written):
             return
         weights.check_dtypes()
-        if weights.theta_0 is None:
-            self.base()  # the last moment to take it
+        self.guard.check_sample()
         theta = theta.clone()  # z may lie in it, and must not follow the parameter
         z = self.projection.prepare(theta[: self.d - self.m])
+        if weights.theta_0 is None:
+            if not bool(torch.isfinite(theta).all() and torch.isfinite(z).all()):
+                raise InputError(
+                    "theta holds NaN, infinity or numbers too large, and theta_0 was not kept (keep_theta0=False): once written, "
+                    "the weights could not be brought back; expected finite numbers. Put theta back to what it was; the weights "
+                    "are as last written."
+                )
+            self.base()  # the last moment to take it
         weights.write(z, self.lambdas.tolist() if self.m else weights.lambdas)
-        self._written = theta
+        self._written, self.writes = theta, self.writes + 1
+        self.guard.note()
 
     def merge(self) -> nn.Module:
         """Leave theta_0 + Delta in the weights and take the hooks off: a plain model at no cost. `enable()` goes back to training."""
@@ -195,12 +216,13 @@ class Subspace:
             InputError: keep_theta0=False, and the weights have moved: load the base model again.
         """
         self._weights.restore()
-        extras = self._extras()
         if self._set_aside is None:
-            self._set_aside = {name: place.detach().clone() for name, place in extras.items()}
-        for name, place in extras.items():
-            place.copy_(self._extras_0[name])
+            self._set_aside = {name: p.detach().clone() for name, p in self._head.items()}, self.buffers.copy()
+        for name, parameter in self._head.items():
+            parameter.copy_(self._head_0[name])
+        self.buffers.restore()
         self._written = None
+        self.guard.note()
         self.disable()
         return self.model
 
@@ -218,8 +240,14 @@ class Subspace:
 
         `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file` says how far), not here.
         """
-        extras = self._extras() if self._set_aside is None else self._set_aside
-        tune_file.write(path, self.header(recipe), {"theta": self.theta, **extras}, dtype)
+        moved = moved_attributes(self.model, self._attributes_0)
+        if moved:
+            warnings.warn(
+                f"training has changed {moved}, which are plain attributes of modules and not in the tune; a model loaded from it "
+                "has their first values. Register them with register_buffer, and the tune carries them",
+                stacklevel=2,
+            )
+        tune_file.write(path, self.header(recipe), {"theta": self.theta, **self._beside()}, dtype)
 
     def header(self, recipe: str = "-") -> tune_file.Header:
         """The file's metadata line."""
@@ -228,8 +256,8 @@ class Subspace:
     def base(self) -> Base:
         """The four parts of the base model's fingerprint: of theta_0, and of what the model had when the space was made."""
         if self._base is None or self._weights.theta_0 is not None:
-            extras = {name.partition(":")[2]: tensor for name, tensor in self._extras_0.items()}
-            self._base = base_of(self.model, {**self._weights.bases(), **extras})
+            with self.buffers.at_start():
+                self._base = base_of(self.model, self._weights.bases() | self._head_0)
         return self._base
 
     @classmethod
@@ -242,7 +270,7 @@ class Subspace:
         header, tensors = tune_file.read(path)
         theta = tune_file.theta_of(header, tensors, path)
         inner = layout.uncompiled(model)
-        layout.check_supported(inner)
+        support.check_supported(inner)
         if getattr(inner, "_d90_space", None) is None:  # else the constructor says what is wrong
             tune_file.same_base(header, inner, path)
         heads = [name.removeprefix("head:") for name in tensors if name.startswith("head:")]
@@ -261,7 +289,7 @@ class Subspace:
         Raises:
             InputError: draws of P or tensors that are not this space's; nothing is changed then.
         """
-        draws, places = self.projection.checksum(), self._extras()
+        draws = self.projection.checksum()
         if header.options != self.options:
             raise InputError(f"'{path}' is the tune of another subspace: got {header.options}, expected {self.options}")
         if draws != header.draws:
@@ -270,127 +298,71 @@ class Subspace:
                 "Likely cause: other weights are trainable (requires_grad) here than in training."
             )
         found = {name: tensor for name, tensor in tensors.items() if name != "theta"}
-        if places.keys() != found.keys() or any(places[n].shape != found[n].shape for n in places):
-            raise InputError(f"'{path}': its tensors {sorted(found)} are not the {sorted(places)} this model needs")
-        for name, place in places.items():
-            place.copy_(found[name])
+        buffers = {name for name in found if name.startswith(PREFIX)}
+        head = {f"head:{name}": parameter for name, parameter in self._head.items()}
+        if head.keys() != found.keys() - buffers or any(head[name].shape != found[name].shape for name in head):
+            raise InputError(f"'{path}': its tensors {sorted(found)} are not the {sorted(head)} this model needs")
+        self.buffers.check(buffers, {name: found[name].shape for name in buffers}, path)
+        for name, parameter in head.items():
+            parameter.copy_(found[name])
+        self.buffers.write({name.removeprefix(PREFIX): found[name] for name in buffers})
         self._set_aside = self._written = None  # another tune may stand in the weights: write them, whatever theta was
+        self.guard.forget()
         self.theta.copy_(tensors["theta"])
         self.flush()
 
-    def share_theta_0(self, bases: dict[str, Tensor]) -> None:
-        """Hold these tensors, equal to theta_0 by name and contiguous, in place of a copy: `d90.Bank` has one for all tunes."""
-        self._weights.theta_0 = [bases[name].view(-1) for name in self._names]
+    def share(self, bases: dict[str, Tensor], buffers: Buffers | None = None) -> None:
+        """Hold these tensors, equal to theta_0 by name and contiguous, in place of a copy: `d90.Bank` has one for all tunes.
 
-    def _extras(self) -> dict[str, Tensor]:
-        """What the tune holds besides theta, in the model: the head where it is outside, running statistics."""
-        extras: dict[str, Tensor] = {f"head:{name}": parameter for name, parameter in self._head.items()}
-        return extras | {f"buffer:{name}": buffer for name, buffer in layout.running_statistics(self.model)}
+        `buffers` are the base's, where the model's were not when this Subspace was made.
+        """
+        self._weights.theta_0 = [bases[name].view(-1) for name in self._names]
+        self.buffers = buffers or self.buffers
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What the tune holds besides theta: the head where it is outside, and the buffers that training moves."""
+        if self._set_aside is None:
+            head, buffers = {name: p.detach() for name, p in self._head.items()}, self.buffers.carried()
+        else:
+            aside, now = self._set_aside, self.buffers.copy()
+            self.buffers.write(aside[1])
+            head, buffers = aside[0], {name: buffer.clone() for name, buffer in self.buffers.carried().items()}
+            self.buffers.write(now)
+        return {**{f"head:{name}": tensor for name, tensor in head.items()}, **buffers}
 
     @torch.no_grad()
     def _bring_back(self) -> None:
-        """Undo what `unmerge` did to the extras."""
+        """Undo what `unmerge` did to head and buffers."""
         if self._set_aside is not None:
-            for name, tensor in self._extras().items():
-                tensor.copy_(self._set_aside[name])
+            for name, tensor in self._set_aside[0].items():
+                self._head[name].copy_(tensor)
+            self.buffers.write(self._set_aside[1])
         self._set_aside = None
 
     # --- hooks -----------------------------------------------------------------------------------------------------
 
     def enable(self) -> None:
         """Put the hooks on: from here the model follows theta, and gradients fold into it."""
-        if self._handles:
+        if self._hooks:
             return
         if any(getattr(thing, "_d90_space", None) is not None for thing in (self.model, *self._tensors)):
             raise InputError(
-                "this model, or a model with weights of this one, has another armed Subspace; expected one at a time. "
+                "this model, or a model with weights of this one, has another enabled Subspace; expected one at a time. "
                 "Call merge() or release() on it"
             )
         self._bring_back()
-        self.model._d90_space = self  # type: ignore[assignment]
-        self._handles = [
-            self.model.register_forward_pre_hook(torch.compiler.disable(self._before_forward)),
-            self.model.register_forward_hook(torch.compiler.disable(self._after_forward), always_call=True),
-            *(m.register_state_dict_pre_hook(self._before_state_dict) for m in self.model.modules()),
-            *(m.register_forward_pre_hook(self._before_part) for m in self.model.modules() if m is not self.model),
-        ]
-        for parameter in self._head.values():
-            parameter.grad = None
-        for index, tensor in enumerate(self._tensors):
-            tensor.grad, tensor._d90_space = None, self  # type: ignore[attr-defined]
-            self._handles.append(tensor.register_post_accumulate_grad_hook(partial(self._fold, index)))
-
-        # on a GPU one dense gradient costs less than finding its rows
-        embeddings = layout.lone_embeddings(self.model, self._tensors)
-        self._made_sparse = [one for one in embeddings if not self.projection.folds_together(one.weight)]
-        for embedding in self._made_sparse:
-            embedding.sparse = True  # its gradient then has the batch's rows alone
+        self._hooks.on()
 
     def disable(self) -> None:
         """Take the hooks off; the weights stay as they are."""
-        for embedding in self._made_sparse:
-            embedding.sparse = False
-        self._made_sparse = []
-        for handle in self._handles:
-            handle.remove()
-        if self._handles:
-            for thing in (self.model, *self._tensors):
-                del thing._d90_space  # type: ignore[attr-defined]
-        self._handles = []
-        self._inside = False
+        self._hooks.off()
 
     def __deepcopy__(self, memo: object) -> Subspace:
-        # A deep copy of the model must not drag a second space along; its hooks find out below that they are on a copy.
+        # A deep copy of the model must not drag a second space along; its hooks find out that they are on a copy.
         return self
 
-    def _before_forward(self, module: nn.Module, inputs: object) -> None:
-        if module is not self.model:
-            if torch.is_grad_enabled() and module.training:
-                raise UnsupportedModelError(
-                    "this is a deep copy of a model under a Subspace, and its gradients would not reach theta; it can only be "
-                    "evaluated, as a snapshot. Call release() before copying, and make a Subspace on the copy."
-                )
-            return
-        refuse_wrapped(self.model, self._tensors)
-        for holder, name, what in self._places:
-            if holder.get(name) is not what:
-                raise UnsupportedModelError(
-                    f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
-                    "parameters. Likely cause: resize_token_embeddings(), a new head, or FSDP. Change the model first."
-                )
-        self._weights.check_shapes()
-        self.flush()
-        self._inside = True
-        if torch._C._current_graph_task_id() == -1:  # not called from a backward pass, to recompute activations
-            self._folding.clear()  # what backward passes that failed half-way have left
-
-    def _after_forward(self, module: nn.Module, inputs: object, output: object) -> None:
-        self._inside = False
-
-    def _before_part(self, module: nn.Module, inputs: object) -> None:
-        # Traced, this would break the graph at every module; a compiled model flushes as a whole.
-        if not torch.compiler.is_compiling() and not self._inside:
-            self.flush()
-
-    def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
-        self.flush()
-
-    def _fold(self, index: int, parameter: Tensor) -> None:
-        """Fold one weight's gradient into z-space, free it, and see that theta.grad is made when this backward pass ends."""
-        grad, parameter.grad = parameter.grad, None
-        if grad is None:
-            return
-        backward = torch._C._current_graph_task_id()  # one that failed must not be mixed with the next
-        if backward not in self._folding:
-            self._folding[backward] = Folding(self._weights, self.m)
-            torch.autograd.Variable._execution_engine.queue_callback(partial(self._finish_backward, backward))
-        self._folding[backward].add(index, grad)
-
-    @exact
-    def _finish_backward(self, backward: int) -> None:
-        z_gradient, lambda_gradient = self._folding.pop(backward).finish()
-        gradient = torch.cat((self.projection.finish(z_gradient), LAMBDA_STEP * lambda_gradient.float()))
-        self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
+    def __reduce__(self) -> NoReturn:
+        refuse_pickling()
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
@@ -402,9 +374,11 @@ class Subspace:
         """Follow a model that was moved; refuse one that was cast."""
         self._weights.check_dtypes()
         self._weights.follow()
+        self.guard.forget()
         device = self._weights.device
         self.theta.data, self.theta.grad = self.theta.data.to(device), None
         self._written = None if self._written is None else self._written.to(device)
+        self.guard.note()
         return self.theta.detach()
 
     def __repr__(self) -> str:
@@ -414,3 +388,20 @@ class Subspace:
             f"projection={self.projection!r}, scale='{self.options.scale}', layer={self.layer_definition!r}, "
             f"head='{self.options.head}')"
         )
+
+
+def _head_outside(model: nn.Module, named: Iterable[str]) -> list[str]:
+    """The names of the head's own parameters that are trainable; what is tied to the body moves with the body, and this is told."""
+    every = layout.head_tensors(model, [name for name, _ in model.named_parameters(remove_duplicate=False)])
+    tied = support.tied_head(model, every)
+    found = [name for name in layout.head_tensors(model, named) if tied is None or not _in_body(model, name, every)]
+    if tied or not found:  # a warning: files that were written so are read
+        why = f"the head's '{tied[0]}' is tied to '{tied[1]}', which lies inside" if tied else "the head is frozen"
+        rest = f"only {found} are trained outside" if found else "it changes nothing: all is trained inside"
+        warnings.warn(f"head='outside': {why}; {rest}", stacklevel=3)
+    return found
+
+
+def _in_body(model: nn.Module, name: str, head: Iterable[str]) -> bool:
+    held, outside = model.get_parameter(name), set(head)
+    return any(p is held and n not in outside for n, p in model.named_parameters(remove_duplicate=False))

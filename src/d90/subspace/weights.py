@@ -57,7 +57,7 @@ class Weights:
         self.theta_0 = [_flat(tensor.detach().clone()) for tensor in tensors] if keep else None
         self.lambdas = [1.0] * (max(layers, default=-1) + 1)
         self.z = torch.zeros(projection.z_size, device=self.device)
-        self.moved = False
+        self.moved = self.at_base = False  # ever; whether theta_0 was put back since
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +90,24 @@ class Weights:
             torch.autograd.graph.increment_version(tensor)  # so that a backward pass over the old weights is refused
         for place, value in fixed:
             place.copy_(value)
-        self.z, self.lambdas, self.moved = z, list(lambdas), True
+        self.z, self.lambdas, self.moved, self.at_base = z, list(lambdas), True, False
         torch.clear_autocast_cache()
+
+    @exact
+    def expected(self, index: int) -> Tensor | None:
+        """What tensor `index` should hold, flat: computed again. None where theta_0 was not kept."""
+        self.check_dtypes()
+        if self.theta_0 is None:
+            return None
+        base = self.theta_0[index]
+        if self.at_base or not self.moved:
+            return base
+        out = torch.empty_like(base)
+        self.projection.write([Target(index, base, self.factors[index], self.z, out)])
+        if index in self.padding:
+            shape, row = self.shapes[index], self.padding[index]
+            out.view(shape)[row] = base.view(shape)[row]
+        return out
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -103,6 +119,7 @@ class Weights:
         if self.theta_0 is not None:
             for tensor, base in zip(self.tensors, self.theta_0, strict=True):
                 tensor.copy_(base.view(tensor.shape))
+            self.at_base = True
         elif self.moved:
             raise InputError(
                 "this Subspace was made with keep_theta0=False and has moved the weights: theta_0 is not there to give back, "
