@@ -35,6 +35,7 @@ class Guard:
         self._places = layout.places(model, names)
         trained = {id(tensor) for tensor in tensors}
         outside = set(head)
+        self._head = {id(p) for name, p in model.named_parameters() if name in outside}
         self._frozen = [(n, p) for n, p in model.named_parameters() if id(p) not in trained and n not in outside]
         self.others = True  # whether parameters beside the subspace must stay frozen
         self._counts = self._count()
@@ -80,7 +81,7 @@ class Guard:
                 self._refuse_flag(name, "requires gradients now, but would never move")
         if self._count() != self._counts:
             known = {id(parameter) for _, parameter in self._frozen} | {id(tensor) for tensor in self._tensors}
-            known |= {id(p) for p in self._model._d90_space.parameters()}
+            known |= self._head
             for name, parameter in self._model.named_parameters():
                 if parameter.requires_grad and id(parameter) not in known:
                     self._refuse_flag(name, "is new and requires gradients, but would never move")

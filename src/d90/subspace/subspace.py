@@ -55,11 +55,17 @@ class Subspace:
     `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it
     to an optimizer; the training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and
     does not fill `theta.grad`: use `backward()`. Reading `model.parameters()` directly between an optimizer step and a
-        forward pass shows the weights as last written: call `flush()` first.
+    forward pass shows the weights as last written: call `flush()` first.
+
+    Any module is given back by `release()` as it was, bit for bit: weights, buffers, gradients, flags and hooks. What the
+    engine could not be right about is refused by name (`d90.subspace.support`, `d90.subspace.guard`): memory that two
+    parameters share, and flags, weights or parameters that others change meanwhile. Of changes behind torch's version
+    counters (`.data`, numpy) a whole tensor's are noticed before the next write, a few numbers' may not be.
 
     Raises:
         InputError: d not above the number of lambdas, above D, or below 1; an unknown name.
-        UnsupportedModelError: sharded, quantised, wrapped or meta-device models.
+        UnsupportedModelError: sharded, quantised, wrapped, meta-device, lazy, expanded or float8 weights; parameters that
+            share memory; state behind `get_extra_state`.
     """
 
     def __init__(

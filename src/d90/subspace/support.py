@@ -94,7 +94,7 @@ def _check_trained(name: str, parameter: nn.Parameter) -> None:
 def _numbers(tensor: Tensor) -> Tensor:
     """The places in its storage, counted in elements, that a tensor's numbers lie in."""
     ends = tensor.storage_offset() + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.arange(ends).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).reshape(-1)
+    return torch.arange(int(ends)).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).reshape(-1)
 
 
 def _dense(tensor: Tensor) -> bool:
