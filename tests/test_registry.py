@@ -40,12 +40,19 @@ def test_a_package_that_fails_to_load_is_named(tmp_path: Path, monkeypatch: pyte
         things.find("rows")
 
 
-def test_own_variants_cannot_be_replaced() -> None:
-    things: Registry[type] = Registry("thing", "d90.things", {"own": int})
-    with pytest.raises(InputError, match="is d90's own"):
+def test_a_name_is_taken_once_and_checked() -> None:
+    def check(kind: type) -> None:
+        if kind is str:
+            raise InputError("no numbers in it")
+
+    things: Registry[type] = Registry("thing", "d90.things", {"own": int}, check=check)
+    with pytest.raises(InputError, match=r"'own' is there already \(builtins.int\)"):
         things.register("own", float)
     with pytest.raises(InputError, match="expected small letters"):
         things.register("a,b", float)
+    with pytest.raises(InputError, match="no numbers in it"):
+        things.register("words", str)
+    things.register("mine", float)
     things.register("mine", float)
     assert things["mine"] is float
 

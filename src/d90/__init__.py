@@ -12,60 +12,113 @@ if TYPE_CHECKING:
     from d90 import analysis, methods, projections, tasks
     from d90.certificates.classification import Certificate, certify
     from d90.certificates.language import LanguageCertificate, certify_language
+    from d90.integrations.hub import pull, push
+    from d90.integrations.merge import merge
     from d90.integrations.peft import SubspaceConfig
+    from d90.methods import register_method
     from d90.models.model import Model
     from d90.projections import register_projection
     from d90.studies.compare import Comparison, compare
+    from d90.studies.generalization import generalization
+    from d90.studies.latency import Latency, latency
+    from d90.studies.low_data import LowData, low_data
     from d90.studies.measure import Measurement, measure
+    from d90.studies.pretrain import Pretraining, pretrain
+    from d90.studies.series import Series, family, trajectory
+    from d90.studies.weight_change import Analysis, analyze
     from d90.subspace.bank import Bank
     from d90.subspace.options import SubspaceOptions
     from d90.subspace.subspace import Subspace
+    from d90.tasks import Task, register_kind, register_task
+    from d90.training.loading import Tuned, open_tune
     from d90.training.loop import Run, train
     from d90.training.recipe import Recipe
 
 __all__ = [
+    "Analysis",
     "Bank",
     "Certificate",
     "Comparison",
     "LanguageCertificate",
+    "Latency",
+    "LowData",
     "Measurement",
     "Model",
+    "Pretraining",
     "Recipe",
     "Run",
+    "Series",
     "Subspace",
     "SubspaceConfig",
     "SubspaceOptions",
+    "Task",
+    "Tuned",
     "__version__",
     "analysis",
+    "analyze",
     "certify",
     "certify_language",
     "compare",
+    "family",
+    "generalization",
+    "latency",
+    "low_data",
     "measure",
+    "merge",
     "methods",
+    "open_tune",
+    "pretrain",
     "projections",
+    "pull",
+    "push",
+    "register_kind",
+    "register_method",
     "register_projection",
+    "register_task",
     "tasks",
     "train",
+    "trajectory",
 ]
 
 _MODULES = {
+    "Analysis": "studies.weight_change",
     "Bank": "subspace.bank",
     "Certificate": "certificates.classification",
     "Comparison": "studies.compare",
     "LanguageCertificate": "certificates.language",
+    "Latency": "studies.latency",
+    "LowData": "studies.low_data",
     "Measurement": "studies.measure",
     "Model": "models.model",
+    "Pretraining": "studies.pretrain",
     "Recipe": "training.recipe",
     "Run": "training.loop",
+    "Series": "studies.series",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
     "SubspaceOptions": "subspace.options",
+    "Task": "tasks",
+    "Tuned": "training.loading",
+    "analyze": "studies.weight_change",
     "certify": "certificates.classification",
     "certify_language": "certificates.language",
     "compare": "studies.compare",
+    "family": "studies.series",
+    "generalization": "studies.generalization",
+    "latency": "studies.latency",
+    "low_data": "studies.low_data",
     "measure": "studies.measure",
+    "merge": "integrations.merge",
+    "open_tune": "training.loading",
+    "pretrain": "studies.pretrain",
+    "pull": "integrations.hub",
+    "push": "integrations.hub",
+    "register_kind": "tasks",
+    "register_method": "methods",
     "register_projection": "projections",
+    "register_task": "tasks",
     "train": "training.loop",
+    "trajectory": "studies.series",
 }
 _PACKAGES = ("analysis", "methods", "projections", "tasks")
 

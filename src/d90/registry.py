@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ from d90.errors import InputError, unknown_name
 __all__ = ["Registry"]
 
 Variant = TypeVar("Variant")
+LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
 class Registry(Mapping[str, Variant], Generic[Variant]):
@@ -28,24 +29,34 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         group: the entry points' group, as "d90.methods".
         own: those that d90 brings; nothing may replace them.
         hint: the next step, said with an unknown name.
+        check: refuses a variant that lacks what is needed of it, whether registered or brought by a package.
     """
 
-    def __init__(self, what: str, group: str, own: Mapping[str, Variant], hint: str = "") -> None:
-        self.what, self.group, self.hint = what, group, hint
+    def __init__(
+        self,
+        what: str,
+        group: str,
+        own: Mapping[str, Variant],
+        hint: str = "",
+        check: Callable[[Variant], None] = lambda variant: None,
+    ) -> None:
+        self.what, self.group, self.hint, self._check = what, group, hint, check
         self._known = dict(own)
         self._own = frozenset(own)
         self._waiting: dict[str, metadata.EntryPoint] | None = None
 
     def register(self, name: str, variant: Variant) -> None:
-        """Add a variant, or replace one that was registered before.
+        """Add a variant, or write one of the same module and class again.
 
         Raises:
-            InputError: the name is no word of small letters, digits and "-", or is one that d90 brings.
+            InputError: the name is no word of small letters, digits, "-" and "_", or is taken; the check refuses the variant.
         """
-        if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
+        self._check(variant)
+        if not isinstance(name, str) or not name or not set(name) <= LETTERS:
             raise InputError(f"got {name!r} as the name of a {self.what}, expected small letters, digits, '-' and '_'")
-        if name in self._own:
-            raise InputError(f"the {self.what} '{name}' is d90's own and cannot be replaced; choose another name")
+        before = self._known.get(name)
+        if before is not None and _place(before) != _place(variant):
+            raise InputError(f"the {self.what} '{name}' is there already ({_place(before)}); choose another name")
         self._known[name] = variant
 
     def find(self, name: str) -> Variant:
@@ -81,10 +92,15 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         if point is None:
             return
         try:
-            self._known[name] = point.load()
+            self.register(name, point.load())
         except Exception as error:
             package = point.dist.name if point.dist else point.value
             raise InputError(
                 f"the {self.what} '{name}' comes with the package '{package}', which fails to load: "
                 f"{type(error).__name__}: {error}. Update that package or take it out"
             ) from error
+
+
+def _place(variant: object) -> str:
+    """Where a variant is written: the same for a module that is loaded twice."""
+    return f"{getattr(variant, '__module__', '')}.{getattr(variant, '__qualname__', repr(variant))}"

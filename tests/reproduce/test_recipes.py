@@ -14,7 +14,7 @@ import yaml
 from d90 import reproduce as recipes
 from d90.cli.reproduce import FUNCTIONS
 from d90.errors import InputError
-from d90.studies.low_data import lowdata
+from d90.studies.low_data import low_data
 from tests.cli.test_main import Done, digits, run
 from tests.reference.tiny import tiny_task
 
@@ -204,7 +204,7 @@ def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_p
         "least_steps": 10,
         "store": tmp_path / "s.sqlite",
     }
-    found = lowdata("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
+    found = low_data("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
     kind = recipes.KINDS["lowdata"]
     arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
     figures = list(kind.read(asdict(found), arguments))

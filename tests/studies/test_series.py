@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from d90.errors import InputError
 from d90.report.series import lowdata_page, series_page
-from d90.studies.low_data import lowdata
+from d90.studies.low_data import low_data
 from d90.studies.series import family, step_of, trajectory
 from d90.training.progress import Progress
 from d90.trials.local import Local
@@ -158,7 +158,7 @@ def test_a_trajectory_in_processes_of_its_own_is_the_same(home: Path) -> None:
 def test_lowdata_counts_what_there_is(home: Path) -> None:
     options: dict[str, Any] = {key: value for key, value in FAST.items() if key != "baseline_lr"}
     store = Store(home / "l.sqlite")
-    found = lowdata(
+    found = low_data(
         str(home / "step-200"),
         str(home / "t.jsonl"),
         ["full", "lora:r=2"],
@@ -207,6 +207,6 @@ def test_mistakes(home: Path) -> None:
     with pytest.raises(InputError, match="unknown task"):
         family([str(home / "wide")] * 2, ["nosuch"])
     with pytest.raises(InputError, match="of at least 2"):
-        lowdata(str(home / "wide"), task, ["full"], (1,))
+        low_data(str(home / "wide"), task, ["full"], (1,))
     with pytest.raises(InputError, match="got train_limit"):
-        lowdata(str(home / "wide"), task, ["full"], train_limit=5)
+        low_data(str(home / "wide"), task, ["full"], train_limit=5)

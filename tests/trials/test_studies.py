@@ -17,7 +17,7 @@ from d90 import compare
 from d90.errors import InputError
 from d90.search import NextTrial, Observation, SearchProblem, search
 from d90.search.rules import Goal
-from d90.studies.low_data import lowdata
+from d90.studies.low_data import low_data
 from d90.training.progress import Progress
 from d90.trials.local import Local
 from d90.trials.store import Store
@@ -80,8 +80,8 @@ class Killer(Progress):
 def test_a_low_data_study_is_the_same_elsewhere_with_a_worker_killed(tmp_path: Path, local: Local) -> None:
     task, seen = idx_folder(tmp_path / "data"), Killer(local)
     options = {**FAST, "least_steps": 4, "seeds": 2}
-    here = lowdata(MODEL, task, ["full@d=40"], (60, None), store=tmp_path / "here.sqlite", **options)
-    there = lowdata(
+    here = low_data(MODEL, task, ["full@d=40"], (60, None), store=tmp_path / "here.sqlite", **options)
+    there = low_data(
         MODEL,
         task,
         ["full@d=40"],

@@ -26,7 +26,7 @@ def methods(
     """List the methods, projections and subspace options; with --model, what each method costs in numbers."""
     from d90.methods import METHODS
     from d90.methods.fields import fields_of
-    from d90.projections import known
+    from d90.projections import PROJECTIONS
     from d90.subspace.options import HEADS, LAYERS, SCALES, STRUCTURES
 
     if model is not None or given:
@@ -40,7 +40,7 @@ def methods(
         return f"{kind.name}:{keys}{left_open}" if keys else kind.name
 
     two_columns("methods, joined by '+'", {usage(kind): _summary(kind) for kind in METHODS.values()})
-    projections = ", ".join(f"{kind.name}[:{'|'.join(kind.entry_kinds)}]" for kind in known().values())
+    projections = ", ".join(f"{kind.name}[:{'|'.join(kind.entry_kinds)}]" for kind in PROJECTIONS.values())
     two_columns(
         "behind @, as in full@d=1000,structure=said",
         {

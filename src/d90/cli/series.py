@@ -169,7 +169,7 @@ def lowdata(
 ) -> None:
     """Methods against the number of training examples."""
     from d90.report.series import lowdata_page, write_page
-    from d90.studies.low_data import lowdata as run
+    from d90.studies.low_data import low_data as run
     from d90.tasks.metrics import to_display
 
     parts = [part.strip() for part in counts.split(",") if part.strip()]

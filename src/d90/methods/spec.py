@@ -34,6 +34,15 @@ from d90.subspace.subspace import Subspace
 
 __all__ = ["METHODS", "Space", "Spec", "parse", "register_method"]
 
+
+def _check(kind: type[Method]) -> None:
+    sound = isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind)
+    if not sound or not all(isinstance(getattr(kind, key, None), str) for key in ("name", "summary")):
+        raise InputError(
+            f"got {kind!r} as a method, expected a frozen dataclass derived from d90.methods.Method with `name` and `summary`"
+        )
+
+
 METHODS: Registry[type[Method]] = Registry(
     "method",
     "d90.methods",
@@ -42,6 +51,7 @@ METHODS: Registry[type[Method]] = Registry(
         for kind in (Full, TopLayers, BitFit, LoRA, SparseMask, PaFi, HiWi, Adapter, PreEmbed, PreLayer, Peft)
     },
     "Run 'd90 methods' for what each does.",
+    _check,
 )
 
 
@@ -51,12 +61,7 @@ def register_method(kind: type[Method]) -> type[Method]:
     Raises:
         InputError: it is no frozen dataclass derived from `Method`, lacks a name or a summary, or the name is taken.
     """
-    sound = isinstance(kind, type) and issubclass(kind, Method) and dataclasses.is_dataclass(kind)
-    if not sound or not all(isinstance(getattr(kind, key, None), str) for key in ("name", "summary")):
-        raise InputError(
-            f"got {kind!r} to register, expected a frozen dataclass derived from d90.methods.Method with `name` and `summary`"
-        )
-    METHODS.register(kind.name, kind)
+    METHODS.register(getattr(kind, "name", ""), kind)
     return kind
 
 

@@ -6,19 +6,18 @@ One joins by `register_projection`, or from an installed package by an entry poi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from inspect import isabstract
 from typing import TypeVar
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.projections.base import Projection
 from d90.projections.dense import Dense
 from d90.projections.fastfood import Fastfood
 from d90.projections.onehot import OneHot
 from d90.projections.sparse import Sparse
+from d90.registry import Registry
 
 __all__ = [
-    "ENTRY_POINTS",
     "PROJECTIONS",
     "Dense",
     "Fastfood",
@@ -26,15 +25,28 @@ __all__ = [
     "Projection",
     "Sparse",
     "build",
-    "known",
     "register_projection",
     "resolve",
 ]
 
-ENTRY_POINTS = "d90.projections"
-PROJECTIONS: dict[str, type[Projection]] = {kind.name: kind for kind in (Dense, Sparse, Fastfood, OneHot)}
-
 _Kind = TypeVar("_Kind", bound=type[Projection])
+
+
+def _check(kind: type[Projection]) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Projection)) or isabstract(kind):
+        raise InputError(
+            f"got {kind!r}, expected a subclass of d90.projections.Projection with rows, fold and draws written"
+        )
+    texts = (getattr(kind, "name", None), *kind.entry_kinds)
+    if not all(isinstance(text, str) and text.isidentifier() for text in texts):
+        raise InputError(
+            f"{kind.__name__}: got name={texts[0]!r}, entry_kinds={kind.entry_kinds}; expected identifiers"
+        )
+
+
+PROJECTIONS: Registry[type[Projection]] = Registry(
+    "projection", "d90.projections", {kind.name: kind for kind in (Dense, Sparse, Fastfood, OneHot)}, check=_check
+)
 
 
 def register_projection(kind: _Kind) -> _Kind:
@@ -50,31 +62,12 @@ def register_projection(kind: _Kind) -> _Kind:
     Raises:
         InputError: not a concrete `Projection`, a name that cannot stand in a file, or one that is taken.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Projection)) or isabstract(kind):
-        raise InputError(
-            f"got {kind!r}, expected a subclass of d90.projections.Projection with rows, fold and draws written"
-        )
-    name = getattr(kind, "name", None)
-    texts = (name, *kind.entry_kinds)
-    if not all(isinstance(text, str) and text.isidentifier() for text in texts):
-        raise InputError(f"{kind.__name__}: got name={name!r}, entry_kinds={kind.entry_kinds}; expected identifiers")
-    taken = PROJECTIONS.get(str(name))
-    if taken is not None and (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise InputError(f"the name '{name}' is taken by {taken.__module__}.{taken.__qualname__}; choose another")
-    PROJECTIONS[str(name)] = kind
+    PROJECTIONS.register(getattr(kind, "name", ""), kind)
     return kind
 
 
-def known() -> dict[str, type[Projection]]:
-    """Every projection by its name: the built-in ones, registered ones, and those of installed packages."""
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name not in PROJECTIONS:
-            register_projection(point.load())
-    return PROJECTIONS
-
-
 def resolve(spec: str) -> tuple[type[Projection], str | None]:
-    """The projection that a name, or `name:entries`, stands for, and its entries; entry points are asked for unknown names.
+    """The projection that a name, or `name:entries`, stands for, and its entries.
 
     Raises:
         InputError: an unknown name, or entries that the projection does not have.
@@ -82,13 +75,7 @@ def resolve(spec: str) -> tuple[type[Projection], str | None]:
     if not isinstance(spec, str):
         raise InputError(f"got projection={spec!r}, expected its name, as in 'fastfood:gaussian'")
     name, _, entries = spec.partition(":")
-    if name not in PROJECTIONS:
-        for point in entry_points(group=ENTRY_POINTS):
-            if point.name == name:
-                register_projection(point.load())
-    if name not in PROJECTIONS:
-        raise unknown_name("projection", name, PROJECTIONS)
-    kind = PROJECTIONS[name]
+    kind = PROJECTIONS.find(name)
     if entries and entries not in kind.entry_kinds:
         kinds = " or ".join(map(repr, kind.entry_kinds))
         raise InputError(f"{name} projection: got entries='{entries}', expected {kinds}")

@@ -21,7 +21,7 @@ from d90.training.recipe import make_recipe
 from d90.trials.executor import Executor, together
 from d90.trials.store import Store, digest
 
-__all__ = ["LowData", "lowdata"]
+__all__ = ["LowData", "low_data"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LowData:
     command: str = ""
 
 
-def lowdata(
+def low_data(
     model: str,
     task: str,
     methods: Sequence[str],

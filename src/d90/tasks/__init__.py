@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from d90.errors import InputError
+from d90.registry import Registry
 from d90.tasks.base import ABSENT, Split, Task
 from d90.tasks.columns import Columns
 from d90.tasks.docstrings import load_docstrings
@@ -15,7 +17,7 @@ from d90.tasks.kinds import TaskKind, kind_names, register_kind
 from d90.tasks.readers import ENDINGS, ending_of
 from d90.tasks.text import UNITS, load_text
 
-__all__ = ["ABSENT", "TASKS", "Split", "Task", "TaskKind", "kind_names", "load", "register_kind"]
+__all__ = ["ABSENT", "TASKS", "Split", "Task", "TaskKind", "kind_names", "load", "register_kind", "register_task"]
 
 TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
@@ -27,6 +29,20 @@ TASKS = {
     "idx:FOLDER": "MNIST-style images in idx files, gzipped or not",
     "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named (also hub:NAME, hub:FOLDER)",
 }
+
+LOADERS: Registry[Callable[[], Task]] = Registry("task", "d90.tasks", {"docstrings": load_docstrings})
+
+
+def register_task(name: str, load: Callable[[], Task]) -> None:
+    """Let a task of your own be opened by its name, in this process and, as an entry point of `d90.tasks`, in any.
+
+    Args:
+        load: makes the task; the same data every time, for its hash is part of every trial's key.
+
+    Raises:
+        InputError: a name that is no word of small letters, digits, "-" and "_", or that is taken.
+    """
+    LOADERS.register(name, load)
 
 
 def load(
@@ -66,7 +82,7 @@ def load(
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
-    if name == "docstrings" or name.startswith(("idx:", "glue/", *UNITS)):
+    if name in LOADERS or name.startswith(("idx:", "glue/", *UNITS)):
         given = {"text": columns.text, "label": columns.given_label, "kind": kind}
         for option, value in given.items():
             if value is not None:
@@ -75,7 +91,7 @@ def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> 
             return load_text(name, metric)
         if name.startswith("glue/"):
             return load_glue(name, metric)
-        return load_docstrings() if name == "docstrings" else load_images(name, name.removeprefix("idx:"))
+        return LOADERS[name]() if name in LOADERS else load_images(name, name.removeprefix("idx:"))
     if Path(name).exists():
         return load_files(name, columns, metric, kind)
     if ending_of(name) or name.startswith((".", "/", "~")):

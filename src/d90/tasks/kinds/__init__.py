@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from inspect import isabstract
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
+from d90.registry import Registry
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.classification import Classification
@@ -27,8 +28,22 @@ __all__ = [
     "stored_kind",
 ]
 
-_KINDS: dict[str, type[TaskKind]] = {}
-_ENTRY_POINTS_READ = False
+
+def _check(kind: type[TaskKind]) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, TaskKind)) or isabstract(kind):
+        raise InputError(
+            f"got {kind!r} as a kind of task, expected a subclass of d90.tasks.TaskKind that leaves no method open"
+        )
+    if not hasattr(kind, "stored"):
+        kind.stored = kind.name
+
+
+KINDS: Registry[type[TaskKind]] = Registry(
+    "kind of task",
+    "d90.kinds",
+    {kind.name: kind for kind in (Classification, Regression, Language, Images)},
+    check=_check,
+)
 
 
 def register_kind(kind: type[TaskKind]) -> type[TaskKind]:
@@ -40,35 +55,15 @@ def register_kind(kind: type[TaskKind]) -> type[TaskKind]:
         ... class Ranking(TaskKind): ...
 
     Raises:
-        InputError: another kind has the name.
+        InputError: it leaves methods open, or another kind has the name.
     """
-    known = _KINDS.get(kind.name)
-    if known is not None and known is not kind:
-        raise InputError(
-            f"a kind of task called '{kind.name}' is there already ({known.__module__}); choose another name"
-        )
-    if "stored" not in vars(kind) and not hasattr(kind, "stored"):
-        kind.stored = kind.name
-    _KINDS[kind.name] = kind
+    KINDS.register(kind.name, kind)
     return kind
-
-
-for _kind in (Classification, Regression, Language, Images):
-    register_kind(_kind)
-
-
-def _all() -> dict[str, type[TaskKind]]:
-    global _ENTRY_POINTS_READ
-    if not _ENTRY_POINTS_READ:
-        _ENTRY_POINTS_READ = True
-        for point in entry_points(group="d90.kinds"):
-            register_kind(point.load())
-    return _KINDS
 
 
 def kind_names() -> list[str]:
     """The names of all kinds, those of other packages included."""
-    return list(_all())
+    return list(KINDS)
 
 
 def find_kind(name: str) -> type[TaskKind]:
@@ -77,15 +72,12 @@ def find_kind(name: str) -> type[TaskKind]:
     Raises:
         InputError: no such kind.
     """
-    known = _all()
-    if name not in known:
-        raise unknown_name("kind of task", name, known)
-    return known[name]
+    return KINDS.find(name)
 
 
 def stored_kind(word: str, images: bool, labels: tuple[str, ...]) -> TaskKind:
     """The kind that a file's word stands for; `images` tells images from texts where both are stored under one word."""
-    for kind in _all().values():
+    for kind in KINDS.values():
         if kind.stored == word and (kind.takes == "images") == images:
             return kind(labels)
     return find_kind(word)(labels)
@@ -97,11 +89,11 @@ def choose_kind(table: Table, columns: Columns) -> type[TaskKind]:
     Raises:
         InputError: none, or several.
     """
-    found = [kind for kind in _all().values() if kind.recognises(table, columns)]
+    found = [kind for kind in KINDS.values() if kind.recognises(table, columns)]
     if len(found) > 1:
         names = " and ".join(kind.name for kind in found)
         raise InputError(f"{table.where}: it looks like {names}; say which with --kind")
     if not found:
         columns.text_names(table)  # says what is missing
-        raise InputError(f"{table.where}: no kind of task fits; expected one of {', '.join(_all())}, named with --kind")
+        raise InputError(f"{table.where}: no kind of task fits; expected one of {', '.join(KINDS)}, named with --kind")
     return found[0]
