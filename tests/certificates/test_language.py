@@ -67,7 +67,7 @@ def test_documents_and_lines(folder: Path) -> None:
     assert (len(blocks.train), len(lines.train)) == (200, 400)
     assert blocks.train.inputs[1] == ("a b a\nb c",)
     assert lines.train.inputs[2] == ("a b a",)
-    assert (blocks.kind, blocks.metric, blocks.labels) == ("language", "loss", ())
+    assert (blocks.kind.name, blocks.metric, blocks.labels) == ("language", "loss", ())
     assert blocks.fingerprint != lines.fingerprint
 
 

@@ -27,7 +27,15 @@ from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
 from d90.certificates.choices import CertificateOptions
 from d90.certificates.coding import Measure, coded_tunes, decoded
-from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, recipe_of, save_study
+from d90.certificates.preparation import (
+    Preparation,
+    check_sound,
+    opened_again,
+    prepare,
+    recipe_of,
+    save_study,
+    write_array,
+)
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -149,9 +157,17 @@ def certify(
 
 
 def check(
-    path: str | os.PathLike[str], model: str | Model | None = None, task: str | Task | None = None
+    path: str | os.PathLike[str],
+    model: str | Model | None = None,
+    task: str | Task | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> Certificate:
     """Read a certificate back: decode its message, count the errors again, and compute the bound from them.
+
+    Args:
+        path: of the certificate.
+        model, task: where they lie now; by default under the names in the certificate.
+        out: write (n, 2) int64 there, a .npy file: the decoded model's answer (-1: not finite) and the label of each example.
 
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
@@ -159,7 +175,10 @@ def check(
     said, data, start = opened_again(path, Certificate, model, task)
     recipe = recipe_of(said)
     with decoded(data, start, parse(said.method), recipe, said.best.d, said.best.payload) as fresh:
-        errors = _errors(fresh, "train", recipe)[0]
+        answers = _answers(fresh, "train", recipe)
+    if out is not None:
+        write_array(out, torch.stack([answers, data.train.labels], 1).numpy())
+    errors = int((answers != data.train.labels).sum())
     found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
     if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
         raise InputError(
@@ -249,12 +268,15 @@ def _finished(
     return theta.detach().cpu().clone(), parse(recipe.method), recipe.model, given, kept
 
 
+def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:
+    """The class the model gives each example, (n,) int64; -1, which is wrong, where an output is not finite."""
+    outputs = predict(data.model, data.split(split), precision_of(recipe, data))
+    return data.task.predictions(outputs).where(outputs.isfinite().all(dim=-1), -1)
+
+
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
-    batches = data.split(split)
-    outputs = predict(data.model, batches, precision_of(recipe, data))
-    # a value that is not finite counts as wrong; of equal ones the first class is the answer
-    right = (data.task.predictions(outputs) == batches.labels) & outputs.isfinite().all(dim=-1)
-    return int((~right).sum()), len(batches)
+    labels = data.split(split).labels
+    return int((_answers(data, split, recipe) != labels).sum()), len(labels)
 
 
 def _majority_error(task: Task, split: str) -> float:

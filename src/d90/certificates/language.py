@@ -25,7 +25,16 @@ from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
 from d90.certificates.choices import CertificateOptions, messages_evaluated
 from d90.certificates.coding import Measure, coded_tunes, decoded
-from d90.certificates.preparation import Preparation, check_sound, opened_again, prepare, recipe_of, save_study, take
+from d90.certificates.preparation import (
+    Preparation,
+    check_sound,
+    opened_again,
+    prepare,
+    recipe_of,
+    save_study,
+    take,
+    write_array,
+)
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -142,9 +151,17 @@ def certify_language(
 
 
 def check_language(
-    path: str | os.PathLike[str], model: str | Model | None = None, task: str | Task | None = None
+    path: str | os.PathLike[str],
+    model: str | Model | None = None,
+    task: str | Task | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> LanguageCertificate:
     """Read a certificate back: decode its message, evaluate the documents again, and compute the bound from them.
+
+    Args:
+        path: of the certificate.
+        model, task: where they lie now; by default under the names in the certificate.
+        out: write (documents,) float64 there, a .npy file: each evaluated document's bits per token, smoothed.
 
     Raises:
         InputError: a file that is no such certificate, other documents or another base, or figures that do not come out.
@@ -159,7 +176,10 @@ def check_language(
     known = _Known.of(len(documents), said.evaluated, _vocabulary(data.model), said.delta, among)
     with decoded(data, start, parse(said.method), recipe, best.d, best.payload) as fresh:
         seen = Batches(fresh.model, subsample(documents, said.evaluated))
-        losses = _losses(fresh.model, seen, precision_of(recipe, data), known.vocabulary)
+        nats = predict(fresh.model, seen, precision_of(recipe, data))
+    losses = _by_alpha(nats, known.vocabulary)
+    if out is not None:
+        write_array(out, smoothed_bits(nats, said.alpha, known.vocabulary).numpy())
     found = known.bounded(replace(best, losses=losses))
     if abs(found.mean - said.mean) > SAME or abs(found.bound - said.bound) > SAME or found.alpha != said.alpha:
         raise InputError(
@@ -298,8 +318,11 @@ def _own_messages(definitions: dict[str, Any]) -> int:
 
 
 def _losses(model: Model, batches: Batches, precision: str, vocabulary: int) -> dict[str, list[float]]:
+    return _by_alpha(predict(model, batches, precision), vocabulary)
+
+
+def _by_alpha(nats: torch.Tensor, vocabulary: int) -> dict[str, list[float]]:
     """[mean, sample variance] of the documents' bits per token, by alpha."""
-    nats = predict(model, batches, precision)
     found = {}
     for alpha in ALPHAS:
         each = smoothed_bits(nats, alpha, vocabulary)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from d90.analysis import bounds
@@ -17,6 +20,7 @@ from d90.certificates.certificate import BaseCertificate, Choice
 from d90.certificates.choices import CertificateOptions, Tried, choices_of, first_example, what_was_tried
 from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
 from d90.errors import InputError
+from d90.files import write_bytes
 from d90.methods import Full, Spec
 from d90.models.loading import Model
 from d90.projections.philox import permutation
@@ -39,6 +43,7 @@ __all__ = [
     "recipe_of",
     "save_study",
     "take",
+    "write_array",
 ]
 
 FEW = 100  # examples: below it the best bound that can be had is said first
@@ -233,6 +238,13 @@ def save_study(ground: Preparation, certificate: BaseCertificate[Any], kind: str
     """Keep a certificate in the store, where later ones find it as an alternative."""
     asked = [str(ground.spec), certificate.recipe, asdict(ground.options)]
     ground.store.put_study(digest(asked), kind, certificate.to_dict())
+
+
+def write_array(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
+    """Write what was measured on each example as a .npy file, for `verify.py`."""
+    content = io.BytesIO()
+    numpy.save(content, array, allow_pickle=False)
+    write_bytes(path, content.getvalue())
 
 
 def parts(task: Task, prior: float) -> tuple[Task | None, Task]:

@@ -29,6 +29,7 @@ from d90.cli import (
     reproduce,
     series,
     tunes,
+    verify,
     weight_change,
 )
 from d90.cli.interrupt import Interrupted, catch_signals, interruptible
@@ -55,6 +56,7 @@ COMMANDS = (
         tunes.evaluate,
         compare.compare,
         certify.certify,
+        verify.verify,
         weight_change.analyze,
         latency.latency,
         measure.report,
