@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from d90.errors import InputError
-from d90.methods import parse
+from d90.methods import Context, parse
 from d90.methods import targets as roles
 from tests.methods.table import MODELS, bert, gpt2, llama, plain
+from tests.reference.families import save_family
 
 ATTENTION, BERT = {"q", "k", "v", "o"}, {"q", "k", "v", "o", "mlp_in", "mlp_out"}
 FUSED = {"qkv", "o", "mlp_in", "mlp_out"}
@@ -87,7 +91,6 @@ def test_letters_names_and_their_union() -> None:
         ("bert", "", "'' matches no linear"),
         ("bert", "uery", "'uery' matches no linear"),
         ("gpt2", "q", r"'q' is ambiguous.*one matrix \('transformer.h.0.attn.c_attn'\).*targets=qkv"),
-        ("gpt2", "qv", "'qv' is ambiguous"),
         ("plain", "q", "looked for the blocks of a transformer.*has Normed, Sequential, Linear"),
     ],
 )
@@ -117,3 +120,36 @@ def test_blocks_are_the_outermost_lists() -> None:
     assert [name for name, _ in roles.blocks(llama())] == [f"model.layers.{i}" for i in range(3)]
     with pytest.raises(InputError, match="looked for the blocks"):
         roles.blocks(plain())
+
+
+def family(kind: str, tmp_path: Path) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(save_family(kind, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends", "words"),
+    [
+        ("gpt2", {"c_attn"}, r"holds q, k and v in one matrix \(c_attn\), and the whole of it is adapted"),
+        ("gpt_neox", {"query_key_value"}, "in one matrix"),
+        ("bloom", {"query_key_value"}, "in one matrix"),
+        ("falcon", {"query_key_value"}, "in one matrix"),
+        ("phi3", {"qkv_proj"}, "in one matrix"),
+        ("modernbert", {"Wqkv"}, "in one matrix"),
+        ("mpt", {"Wqkv"}, "in one matrix"),
+        ("funnel", {"q_head", "v_head"}, ""),
+        ("xlnet", {"layer_1", "layer_2"}, "linear layers of its blocks"),
+    ],
+)
+def test_the_default_targets_are_found_by_structure_where_names_fail(
+    kind: str, ends: set[str], words: str, tmp_path: Path
+) -> None:
+    model = family(kind, tmp_path)
+    assert {matrix.name.rpartition(".")[2] for matrix in roles.find(model, "qv")} == ends
+    told: list[str] = []
+    applied = parse("lora:r=2").method.apply(model, Context(note=told.append))
+    assert {n.split(".lora_A")[0].rpartition(".")[2] for n, _ in model.named_parameters() if "lora_A" in n} == ends
+    assert len(told) == (1 if words else 0)
+    assert not words or re.search(words, told[0])
+    applied.remove()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d90 import Subspace
-from d90.errors import InputError
+from d90.errors import InputError, UnsupportedModelError
 from tests.reference.models import loss_of, words, zoo
 from tests.reference.table import SPECS
 
@@ -123,3 +123,105 @@ def test_a_tune_is_saved_and_loaded_without_theta_0(tmp_path: Path) -> None:
     assert kept.base() == space.base() == again.base()
     assert drift(base, other) < 1e-7
     assert drift(model, other) < 1e-6
+
+
+# --- padding, wrappers, resizing -----------------------------------------------------------------------------------------
+
+
+class Padded(nn.Module):
+    """Embedding, mean, head; `tied`: the head's matrix is the embedding's."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(9, 6, padding_idx=2)
+        self.head = nn.Linear(6, 9)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(ids).sum(dim=1))
+
+
+@pytest.mark.parametrize("projection", ["fastfood", "dense", "sparse", "onehot"])
+@pytest.mark.parametrize("keep", [True, False], ids=["theta_0", "without"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "alone"])
+def test_a_padding_row_does_not_move(projection: str, keep: bool, tied: bool) -> None:
+    model = Padded(tied)
+    before = model.embedding.weight.detach().clone()
+    space = Subspace(model, 8, projection=projection, keep_theta0=keep)
+    optimizer = torch.optim.Adam(space.parameters(), lr=0.1)
+    ids = torch.tensor([[1, 3, 2], [4, 5, 8]])
+    for _ in range(3):
+        torch.nn.functional.cross_entropy(model(ids), torch.tensor([1, 2])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    longer = torch.cat((ids, torch.full((2, 4), 2)), dim=1)
+    if tied:
+        assert torch.equal(model.embedding.weight[2], before[2])
+    else:
+        torch.testing.assert_close(model(longer), model(ids), rtol=0, atol=1e-6)  # padding adds nothing
+        assert not model.embedding.weight[2].any()
+    moved = (model.embedding.weight - before).norm(dim=1) > 1e-3
+    assert moved.tolist() == [i != 2 for i in range(9)]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_gradient_of_theta_is_that_of_the_weights_that_move(sparse: bool) -> None:
+    """By finite differences: a tied padding row has a gradient, which must not reach theta."""
+    model = Padded(tied=not sparse).double()
+    space = Subspace(model, 5, projection="dense")
+    ids, labels = torch.tensor([[1, 3, 2], [4, 5, 2]]), torch.tensor([2, 7])
+
+    def loss() -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(ids), labels)
+
+    with torch.no_grad():
+        space.theta.normal_(std=0.1)
+    loss().backward()
+    gradient = space.theta.grad.clone()
+    for i in range(5):
+        values = []
+        for step in (1e-3, -1e-3):
+            with torch.no_grad():
+                space.theta[i] += step
+                values.append(loss().item())
+                space.theta[i] -= step
+        assert gradient[i].item() == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-3, abs=1e-4)
+
+
+def test_a_compiled_model_is_unwrapped() -> None:
+    plain, model = Padded(tied=False), Padded(tied=False)
+    compiled = torch.compile(model, backend="eager")
+    ids = torch.tensor([[1, 3], [4, 5]])
+    compiled(ids)  # compiled before there were hooks
+    space, twin = Subspace(compiled, 6), Subspace(plain, 6)
+    assert space.model is model
+    assert space.header() == twin.header()
+    with torch.no_grad():
+        space.theta.fill_(0.3)
+        twin.theta.fill_(0.3)
+    torch.testing.assert_close(compiled(ids), plain(ids))
+    compiled(ids).sum().backward()
+    plain(ids).sum().backward()
+    torch.testing.assert_close(space.theta.grad, twin.theta.grad)
+
+
+def test_a_tune_of_a_compiled_model_opens_on_a_plain_one(tmp_path: Path) -> None:
+    space = Subspace(torch.compile(Padded(tied=False), backend="eager"), 6)
+    with torch.no_grad():
+        space.theta.fill_(0.3)
+    space.save(tmp_path / "task.d90")
+    opened = Subspace.load(tmp_path / "task.d90", torch.compile(Padded(tied=False), backend="eager"))
+    plain = Subspace.load(tmp_path / "task.d90", Padded(tied=False))
+    ids = torch.tensor([[1, 3], [4, 5]])
+    torch.testing.assert_close(opened.model(ids), plain.model(ids))
+
+
+@pytest.mark.parametrize("rows", [12, 5])
+def test_an_embedding_resized_in_place_is_found_by_its_shape(rows: int) -> None:
+    model = Padded(tied=False)
+    Subspace(model, 6)
+    model.embedding.weight.data = torch.zeros(rows, 6)
+    with pytest.raises(UnsupportedModelError, match=rf"'embedding.weight' was resized from \(9, 6\) to \({rows}, 6\)"):
+        model(torch.tensor([[1, 3]]))

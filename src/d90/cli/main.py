@@ -32,6 +32,7 @@ from d90.cli import (
     verify,
     weight_change,
 )
+from d90.cli.device import on_device
 from d90.cli.interrupt import Interrupted, catch_signals, interruptible
 from d90.cli.options import restore_terminal
 from d90.errors import D90Error, RunFailed, printable
@@ -67,8 +68,20 @@ COMMANDS = (
     *(hub.push, hub.pull, hub.merge, convert.convert),
     *(tunes.inspect, lists.tasks, lists.methods),
 )
+WITH_DEVICE = {
+    *(
+        measure.measure,
+        tunes.train,
+        tunes.predict,
+        tunes.evaluate,
+        compare.compare,
+        generalization.gap,
+        pretrain.pretrain,
+    ),
+    *(series.trajectory, series.family, series.lowdata, reproduce.run, convert.convert),
+}  # certificates stay on the processor, where equal seeds give equal bits
 for command in COMMANDS:
-    app.command()(interruptible(command))
+    app.command()(interruptible(on_device(command) if command in WITH_DEVICE else command))
 
 
 def _version(value: bool) -> None:

@@ -17,6 +17,7 @@ from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.training.base import open_base
 from d90.training.batches import Batches
+from d90.training.device import best_device
 from d90.training.loading import read_record, task_of
 from d90.training.loop import predict
 
@@ -89,6 +90,7 @@ def convert(
     from d90.integrations.lora import to_lora
 
     probe, score, metric = _probe(model, record) if check else (None, None, "")
+    model.module.to(best_device() if check else "cpu")
     found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe)
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(

@@ -28,6 +28,7 @@ class Context:
         fine_tune: trains what has `requires_grad` in place, for masks that look at changes.
         stored: the tensors of a file that is being loaded; a mask that was found with data is taken from there.
         step_rule: of a subspace over the method.
+        note: is told what was decided for the user.
     """
 
     seed: int = 0
@@ -35,6 +36,7 @@ class Context:
     fine_tune: Callable[[], None] | None = None
     stored: Mapping[str, Tensor] | None = None
     step_rule: int = STEP_RULE
+    note: Callable[[str], None] = lambda text: None
 
 
 @dataclass

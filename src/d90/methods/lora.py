@@ -39,7 +39,7 @@ class LoRA(Inserting):
 
     r: int = 8
     alpha: int | None = None
-    targets: str = "qv"
+    targets: str = roles.DEFAULT
     init: Literal["code", "paper"] = "code"
 
     def __post_init__(self) -> None:
@@ -54,6 +54,12 @@ class LoRA(Inserting):
 
         r, paper = self.r, self.init == "paper"
         found = roles.find(applied.model, self.targets)
+        by_structure = roles.instead(applied.model, self.targets)
+        if by_structure is not None:
+            found = [
+                matrix for matrix in found if min(matrix.sizes) >= r
+            ] or found  # a router's few outputs are left out
+            context.note(by_structure[1])
         small = next((matrix for matrix in found if min(matrix.sizes) < r), None)
         if small is not None:
             raise InputError(

@@ -4,7 +4,8 @@
     o          attention output              mlp   the feed-forward matrices; the last of them is the block's output
 
 Targets in the grammar: letters of qkvo, "mlp", "all" (every one of these), or the last parts of modules' names, joined
-by "/", as targets=qv, targets=qkvo/mlp, targets=query/value.
+by "/", as targets=qv, targets=qkvo/mlp, targets=query/value. In a model whose q and v no table names, targets=qv, the default, is
+decided by structure: the whole fused matrix, else the linear layers of its attention, else those of its blocks (`instead`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from torch import nn
 
 from d90.errors import InputError
 
-__all__ = ["Matrix", "blocks", "find", "matrices", "width"]
+__all__ = ["DEFAULT", "Matrix", "blocks", "find", "instead", "matrices", "width"]
+
+DEFAULT = "qv"
 
 # The last part of a module's name, or the last two or three where one is not enough; the longest that matches counts.
 _NAMES = {
-    "q": "query q_proj q_lin query_proj q",
-    "k": "key k_proj k_lin key_proj k",
-    "v": "value v_proj v_lin value_proj v",
+    "q": "query q_proj q_lin query_proj q q_head Wq",
+    "k": "key k_proj k_lin key_proj k k_head Wk",
+    "v": "value v_proj v_lin value_proj v v_head Wv",
     "qkv": "c_attn query_key_value qkv_proj qkv Wqkv in_proj",
-    "o": "attention.output.dense attention.dense self_attention.dense self_attn.dense out_proj o_proj out_lin o attn.c_proj attn.Wo",
+    "o": "attention.output.dense attention.dense self_attention.dense self_attn.dense out_proj o_proj out_lin o attn.c_proj attn.Wo "
+    "post_proj",
     "mlp_in": "intermediate.dense fc1 lin1 c_fc gate_proj up_proj gate_up_proj wi wi_0 wi_1 dense_h_to_4h fc_in ffn mlp.Wi",
     "mlp_out": "output.dense fc2 lin2 mlp.c_proj down_proj wo dense_4h_to_h fc_out ffn_output mlp.Wo",
 }
@@ -88,6 +92,28 @@ def matrices(model: nn.Module) -> list[Matrix]:
     ]
 
 
+def instead(model: nn.Module, targets: str) -> tuple[list[Matrix], str] | None:
+    """What the default, "qv", means in a model whose q and v no table names, and how to say so; None where names suffice."""
+    have = matrices(model)
+    roles = {matrix.role for matrix in have}
+    if targets != DEFAULT or {"q", "v"} <= roles or not have:
+        return None
+    fused = [matrix for matrix in have if matrix.role == "qkv"]
+    if fused:
+        last = fused[0].name.rpartition(".")[2]
+        return (
+            fused,
+            f"targets={targets}: this model holds q, k and v in one matrix ({last}), and the whole of it is adapted",
+        )
+    inside = [matrix for matrix in have if "att" in matrix.name.removeprefix(matrix.block).lower()]
+    found, where = (inside, "its attention") if inside else (have, "its blocks")
+    lasts = ", ".join(dict.fromkeys(matrix.name.rpartition(".")[2] for matrix in found))
+    return (
+        found,
+        f"targets={targets}: no table names this model's q and v, so the linear layers of {where} are adapted ({lasts})",
+    )
+
+
 def find(model: nn.Module, targets: str) -> list[Matrix]:
     """The matrices that `targets` names.
 
@@ -95,6 +121,9 @@ def find(model: nn.Module, targets: str) -> list[Matrix]:
         InputError: a name that matches nothing, or a role that is one third of a fused matrix; with what the model has.
     """
     have = matrices(model)
+    by_structure = instead(model, targets)
+    if by_structure is not None:
+        return by_structure[0]
     roles = {matrix.role for matrix in have}
     chosen: dict[str, Matrix] = {}
     for part in targets.split("/"):

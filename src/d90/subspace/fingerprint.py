@@ -203,7 +203,8 @@ def _unusual(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
 
 def _described(name: str, module: nn.Module) -> list[str]:
     """A module's name, class and options, as torch prints them; and what it does not print of its attention."""
-    shown = re.sub(r" at 0x[0-9a-f]+", "", module.extra_repr())
+    # an embedding's gradients are sparse while a subspace is enabled: that is no part of the base
+    shown = re.sub(r" at 0x[0-9a-f]+|, sparse=True", "", module.extra_repr())
     also = [f"{key}={getattr(module, key)}" for key in _SAID_NOWHERE if isinstance(getattr(module, key, None), int)]
     activation = getattr(module, "activation", None)
     if callable(activation) and not isinstance(activation, nn.Module):

@@ -22,13 +22,20 @@ __all__ = ["Data", "open_model", "open_task"]
 
 
 class Data:
-    """A task encoded for a model, shared by the trials of a search."""
+    """A task encoded for a model, shared by the trials of a search.
 
-    def __init__(self, model: Model, task: Task) -> None:
-        self.model, self.task = model, task
+    Args:
+        timed: whether precision "auto" is decided by a timed step (`d90.training.precision`).
+        precision: what was decided before, for other trials of the same study.
+    """
+
+    def __init__(self, model: Model, task: Task, timed: bool = False, precision: str | None = None) -> None:
+        self.model, self.task, self.timed, self.precision = model, task, timed, precision
+        self.precision_note = ""
         self.train = Batches(model, task.train, task.kind)
         self.validation = Batches(model, task.validation, task.kind)
         self._test: Batches | None = None
+        self._told: set[str] = set()
 
     def split(self, name: str) -> Batches:
         """A split, encoded; the test split when it is first asked for."""
@@ -48,6 +55,12 @@ class Data:
     def truncated(self) -> int:
         """How many texts were longer than the model takes."""
         return self.train.truncated + self.validation.truncated
+
+    def note_once(self, text: str, progress: Progress) -> None:
+        """Say what is the same in every trial, in the first one."""
+        if text not in self._told:
+            self._told.add(text)
+            progress.note(text)
 
     def note_truncation(self, progress: Progress) -> None:
         """Say how many texts were cut, if any were."""

@@ -101,7 +101,7 @@ def train(
     loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
     for note in loaded.notes:
         progress.note(note)
-    data = Data(loaded, loaded_task)
+    data = Data(loaded, loaded_task, timed=True)
     data.note_truncation(progress)
     outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)
     if not outcome.improved:
@@ -171,7 +171,10 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
                 False,
             )
 
-    return Context(recipe.seed, losses, fine_tune, step_rule=recipe.step_rule)
+    def note(text: str) -> None:
+        data.note_once(text, progress or Progress())
+
+    return Context(recipe.seed, losses, fine_tune, step_rule=recipe.step_rule, note=note)
 
 
 def _loop(
@@ -188,6 +191,8 @@ def _loop(
     began = time.perf_counter()
     module, task = data.model.module, data.task
     precision = precision_of(recipe, data)
+    if data.precision_note:
+        data.note_once(data.precision_note, progress)
     lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
     parameters = list(trained.parameters())
     # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)

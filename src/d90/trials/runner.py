@@ -27,6 +27,7 @@ from d90.tasks.metrics import rises, to_display
 from d90.training.batches import device_of
 from d90.training.device import best_device
 from d90.training.loop import Data, evaluate, fit, open_model, open_task
+from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
 from d90.trials.executor import Executor, Job
@@ -95,8 +96,24 @@ class TrialRunner:
         if seed not in self._data:
             model = open_model(self._given, self.task, replace(self._recipe, seed=seed), best_device())
             old = next(iter(self._data.values()), None)
-            self._data = {seed: old.for_model(model) if old else Data(model, self.task)}
+            self._data = {seed: old.for_model(model) if old else Data(model, self.task, True, self._decided(model))}
+            if old is None:
+                for note in model.notes:
+                    self._progress.note(note)
         return self._data[seed]
+
+    def _decided(self, model: Model) -> str | None:
+        """What precision "auto" came to in the stored trials of this model on this task: it holds for all of them."""
+        if self._recipe.precision != "auto":
+            return None
+        bases = {model.fingerprint, model.earlier} - {""}
+        rows = (row for row in self.store.trials() if row.recipe.get("precision") == "auto")
+        found = (
+            row.outcome.get("precision")
+            for row in rows
+            if row.context.get("task") == self.task.fingerprint and row.context.get("base") in bases
+        )
+        return next((str(precision) for precision in found if precision), None)
 
     def model(self, seed: int) -> Model:
         """The model with this seed's fresh weights."""
@@ -196,6 +213,7 @@ class TrialRunner:
             "stop_at": ask.stop_at,
             "hopeless": asdict(ask.pruner) if ask.pruner else None,
             "test": ask.test,
+            "precision": precision_of(ask.recipe, self._any_data(ask.recipe)),
         }
         return Job("d90.trials.runner:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
 
@@ -217,7 +235,10 @@ class TrialRunner:
 
     def _held(self, recipe: Recipe) -> Model:
         """Any seed's model: fresh weights are no part of the base's fingerprint."""
-        return (next(iter(self._data.values()), None) or self.data(recipe.seed)).model
+        return self._any_data(recipe).model
+
+    def _any_data(self, recipe: Recipe) -> Data:
+        return next(iter(self._data.values()), None) or self.data(recipe.seed)
 
     def key(self, recipe: Recipe) -> str:
         """The trial's key in the store."""
@@ -284,7 +305,7 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
     task = open_task(recipe.task, recipe)
     model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
-    made = _made(Data(model, task), ask, progress)
+    made = _made(Data(model, task, True, body.get("precision")), ask, progress)
     packed = base64.b64encode(made.predictions).decode()
     return {"outcome": made.outcome, "context": made.context, "predictions": packed}
 
