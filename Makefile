@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/project
 # the main job on the embedded model and task, cut to some five minutes on two cores without bf16 units
 demo: $(INSTALLED)
 	$(BIN)/d90 measure minilm docstrings --train-limit 1200 --validation-limit 300 --max-length 32 --batch-size 16 --epochs 2 \
-		--baseline-lr 2e-4 --evaluations 4 --start 65536 --resolution 2 --budget 5 --store demo/d90.sqlite
+		--lr 5e-3 --baseline-lr 2e-4 --evaluations 4 --start 65536 --resolution 2 --budget 5 --store demo/d90.sqlite
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -25,6 +25,17 @@ LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
 MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
 KindOpt = Annotated[str | None, typer.Option("--kind", help="classification or regression; guessed by default.")]
 LrOpt = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate; the method's default if not given.")]
+RateOpt = Annotated[
+    str,
+    typer.Option(
+        "--lr",
+        help="Adam's learning rate: a number; auto: found by short runs first; default: that of the method and kind of model.",
+    ),
+]
+BaselineRateOpt = Annotated[
+    str | None,
+    typer.Option(help="The baseline's learning rate, as --lr; found as well where --lr is auto, else its default."),
+]
 EpochsOpt = Annotated[float, typer.Option("--epochs", help="Passes over the training split.")]
 BatchOpt = Annotated[int, typer.Option("--batch-size", help="Examples in a batch.")]
 EvaluationsOpt = Annotated[int, typer.Option("--evaluations", help="Evaluations in a run.")]

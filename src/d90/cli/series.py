@@ -12,6 +12,7 @@ import typer
 
 from d90.cli.options import (
     AddressOpt,
+    BaselineRateOpt,
     BatchOpt,
     EpochsOpt,
     EvaluationsOpt,
@@ -26,6 +27,7 @@ from d90.cli.options import (
     ModelArg,
     OnOpt,
     PrecisionOpt,
+    RateOpt,
     SeedOpt,
     StepRuleOpt,
     StoreOpt,
@@ -61,7 +63,6 @@ HighOpt = Annotated[int | None, typer.Option(help="Largest d to try.")]
 ResolutionOpt = Annotated[float, typer.Option(help="A search ends when its interval's ends are within this ratio.")]
 BudgetOpt = Annotated[float, typer.Option(help="A search ends when this many full fine-tunings were spent.")]
 SeedsOpt = Annotated[int, typer.Option(help="Trials of the baseline under the margin rule.")]
-BaselineLrOpt = Annotated[float | None, typer.Option(help="Full fine-tuning's learning rate.")]
 PageOpt = Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")]
 LogOpt = Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")]
 
@@ -79,11 +80,11 @@ def trajectory(
     resolution: ResolutionOpt = 1.5,
     budget: BudgetOpt = 12.0,
     seeds: SeedsOpt = 2,
-    baseline_lr: BaselineLrOpt = None,
+    baseline_lr: BaselineRateOpt = None,
     text: TextOpt = None,
     label: LabelOpt = None,
     metric: MetricOpt = None,
-    lr: LrOpt = None,
+    lr: RateOpt = "auto",
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
     evaluations: EvaluationsOpt = 6,
@@ -118,11 +119,11 @@ def family(
     resolution: ResolutionOpt = 1.5,
     budget: BudgetOpt = 12.0,
     seeds: SeedsOpt = 2,
-    baseline_lr: BaselineLrOpt = None,
+    baseline_lr: BaselineRateOpt = None,
     text: TextOpt = None,
     label: LabelOpt = None,
     metric: MetricOpt = None,
-    lr: LrOpt = None,
+    lr: RateOpt = "auto",
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
     evaluations: EvaluationsOpt = 6,

@@ -25,12 +25,14 @@ from d90.search.noise import expected_noise
 from d90.search.rules import COUNTS, RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement import Measurement, Point
+from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.subspace import layout, support
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
+from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import Recipe, make_recipe
 from d90.trials.executor import Executor
 from d90.trials.runner import TrialRunner, check_sendable, versions
@@ -62,7 +64,8 @@ def measure(
     parallel: int = 1,
     seeds: int = 2,
     baseline: str | float = "full",
-    baseline_lr: float | None = None,
+    lr: float | str | None = AUTO,
+    baseline_lr: float | str | None = None,
     baseline_epochs: float | None = None,
     command: str = "",
     log: str | os.PathLike[str] | None = None,
@@ -90,7 +93,10 @@ def measure(
         parallel: how many trials the search asks for at once: with an executor they end sooner, and tell it a little less each.
         seeds: under the margin rule, how many trials of the baseline the others are paired with.
         baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0; of a loss, the loss).
-        baseline_lr, baseline_epochs: of the baseline; by default its method's own rate, and the trials' epochs.
+        lr: the trials' learning rate: a number; "auto": found at the first d by short runs (`d90.training.rates`), whose cost counts
+            in the budget, and looked at again at the answer; None: the default of the method and kind of model.
+        baseline_lr, baseline_epochs: of the baseline; by default found as well where `lr` is "auto", else its method's default, and
+            the trials' epochs.
         command: the command line that asked, kept with the result.
         log: a file that gets one JSON line for each trial trained, as it ends.
         progress: is told what happens.
@@ -107,6 +113,9 @@ def measure(
             raise InputError(f"got {name}={value}, expected at least 1")
     check_sendable(executor, model, task)
     spec = parse(method) if isinstance(method, str) else method
+    lr = parse_rate(lr)
+    baseline_lr = parse_rate(baseline_lr) if baseline_lr is not None else AUTO if lr == AUTO else None
+    options["lr"] = None if lr == AUTO else lr
     recipe = make_recipe(model, task, spec, options)
     opened = open_task(task, recipe)
     if test and "test" not in opened.splits:
@@ -127,11 +136,9 @@ def measure(
             raise InputError(
                 f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({m} lambdas, D={most})"
             )
-    kept_recipe = {key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed")}
     asked: list[Any] = [
-        str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, kept_recipe, recipe.seed,
+        str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, _kept(recipe) | {"lr": lr}, recipe.seed,
     ]  # fmt: skip
-    runner.study = digest([*asked, within] if within is not None else asked)
     progress.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
     runner.data(recipe.seed).note_truncation(progress)
 
@@ -141,7 +148,8 @@ def measure(
     base = None
     if isinstance(baseline, str):
         base = make_recipe(model, task, parse(baseline), options)
-        base = replace(base, lr=baseline_lr, epochs=epochs, columns=recipe.columns)
+        given = baseline_lr if isinstance(baseline_lr, float) else None
+        base = replace(base, lr=given, epochs=epochs, columns=recipe.columns)
     wanted = goal(rule, chance, fraction, within)
     measurement_trials = MeasurementTrials(
         runner, spec, recipe, base,
@@ -154,7 +162,8 @@ def measure(
         noise=0.0,
     )  # fmt: skip
     references = range(recipe.seed, recipe.seed + (seeds if rule == "margin" else 1)) if base else ()
-    measurement_trials.begin()
+    rates = MeasurementRates(measurement_trials, lr, baseline_lr, progress)
+    rates.find_baseline()
     if references:
         measurement_trials.run_full(references)
     # of the first trials alone: resumed, the search must go on with the same scale
@@ -162,8 +171,19 @@ def measure(
     measurement_trials.noise = expected_noise(
         len(opened.validation), gain=None if opened.metric in COUNTS else gain, deviation=_deviation(runner, opened)
     )
-    own, others = measurement_trials.stored()
+    doubts = list[str]()
+    if base:
+        curve = measurement_trials.full[recipe.seed]["curve"]
+        doubts = baseline_doubts(curve, chance, measurement_trials.noise, auto=baseline_lr == AUTO)
+    for doubt in doubts:  # before anything is spent on d
+        progress.note(doubt)
     threshold = wanted.at(measurement_trials.full_score)
+    if threshold > chance:
+        rates.find(start, low, high)
+    runner.study = digest([*asked, within] if within is not None else asked)
+    measurement_trials.begin()
+    runner.note(runner.study)
+    own, others = measurement_trials.stored()
     levels = (f"{to_display(value, opened.metric):.4f}" for value in (measurement_trials.full_score, threshold, chance))
     progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=rule))
     if budget < SMALL_BUDGET:
@@ -183,7 +203,7 @@ def measure(
         first=tuple(dims),
         seed=recipe.seed,
         resolution=resolution,
-        budget=budget,
+        budget=max(1.0, budget - rates.spent - rates.reserved),
         parallel=parallel,
     )
     found = None
@@ -207,7 +227,18 @@ def measure(
     tested = measurement_trials.test(d90) if test and d90 is not None else (None, None)
     trials = found.trials if found else ()
     seconds_full = [outcome["seconds"] for outcome in measurement_trials.full.values()]
-    notes = [*opened.notes, *(_power(measurement_trials, opened, within) if within is not None else ())]
+    points, full_score = measurement_trials.points, measurement_trials.full_score
+    late = better_than_baseline(points, full_score, measurement_trials.noise, opened.metric) if base else []
+    late += rates.look_again(d90)
+    for note in late:
+        progress.note(note)
+    notes = [
+        *opened.notes,
+        *rates.describe(),
+        *doubts,
+        *late,
+        *(_power(measurement_trials, opened, within) if within is not None else ()),
+    ]
     if found and found.failed and status != "trivial":
         listed = ", ".join(f"d = {trial.d:,} (seed {trial.training_seed})" for trial in found.failed)
         notes.append(
@@ -240,7 +271,7 @@ def measure(
         zero=zero,
         threshold=threshold,
         curve=measurement_trials.points,
-        recipe=kept_recipe,
+        recipe=_kept(measurement_trials.recipe),
         definitions={
             "layer": definition,
             "seeds": sorted({t.projection_seed for t in trials} | {t.training_seed for t in trials}),
@@ -248,6 +279,7 @@ def measure(
             "budget": budget,
             "validation": len(opened.validation),
             "notes": notes,
+            "rates": rates.to_dict(),
             "truncated": runner.data(recipe.seed).truncated,
             "task": opened.fingerprint,
             "base": runner.model(recipe.seed).fingerprint,
@@ -260,7 +292,7 @@ def measure(
         noise=found.noise if found else None,
         failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed) if found else (),
         within=within,
-        spent=found.spent if found else 0.0,
+        spent=(found.spent if found else 0.0) + rates.spent,
         spent_seconds=measurement_trials.seconds * len(seconds_full) / math.fsum(seconds_full)
         if seconds_full
         else None,
@@ -277,6 +309,11 @@ def measure(
 def _deviation(runner: TrialRunner, task: Task) -> float | None:
     """The standard deviation of one validation example's value, where the metric is a mean of them; None for accuracy's own."""
     return None
+
+
+def _kept(recipe: Recipe) -> dict[str, Any]:
+    """The recipe of every trial, but for method and seed."""
+    return {key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed")}
 
 
 def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> list[str]:

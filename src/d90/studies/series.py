@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,6 +27,7 @@ from d90.studies.measure import Measurement, measure
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
 from d90.training.progress import Progress
+from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import Recipe
 from d90.trials.executor import Executor, together
 from d90.trials.runner import versions
@@ -211,13 +213,24 @@ def _series(
 
 
 def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float | None:
-    """The model's own full score where the store has it, of a run with these options; it is not trained for a figure alone."""
+    """The model's own full score where the store has it, of whole runs with these options; it is not trained for a figure alone.
+
+    Where its rate was searched, the runs at the best of the rates count.
+    """
+    given = options.get("baseline_lr")
+    searched = parse_rate(options.get("lr", AUTO)) == AUTO if given is None else parse_rate(given) == AUTO
     wanted = {key: value for key, value in options.items() if key in Recipe.__dataclass_fields__}
     wanted |= {"model": model, "task": task, "method": str(parse(str(options.get("baseline", "full"))))}
-    wanted |= {"lr": options.get("baseline_lr"), "epochs": options.get("baseline_epochs") or wanted.get("epochs", 3)}
+    wanted |= {
+        "lr": None if rate == AUTO else rate,
+        "epochs": options.get("baseline_epochs") or wanted.get("epochs", 3),
+    }
     wanted = {key: value for key, value in wanted.items() if value is not None}
-    scores = [t.score for t in store.trials() if all(t.recipe.get(key) == value for key, value in wanted.items())]
-    return statistics.fmean(scores) if scores else None
+    scores = defaultdict[Any, list[float]](list)
+    for trial in store.trials():
+        if trial.status != "read" and all(trial.recipe.get(key) == value for key, value in wanted.items()):
+            scores[trial.recipe.get("lr") if searched else given].append(trial.score)
+    return max(map(statistics.fmean, scores.values()), default=None)
 
 
 def _cell(found: Measurement, model: str, task: str, x: int, target: str, own: float | None) -> Cell:

@@ -43,6 +43,7 @@ from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
+from d90.training.rates import AUTO, find_rate, parse_rate
 from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe
 from d90.training.record import save_pair, sealed
 from d90.training.schedule import batches_of, rate
@@ -84,7 +85,7 @@ def train(
         d: short for the method's "@d=...".
         progress: is told what happens.
         device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
-        options: fields of `Recipe`.
+        options: fields of `Recipe`; `lr` may be "auto" as well: found by runs of this recipe first (`d90.training.rates`).
 
     Returns:
         A Run; its model carries the tune until `run.release()`.
@@ -94,21 +95,40 @@ def train(
     """
     spec = parse(method) if isinstance(method, str) else method
     spec = spec if d is None else spec.at(d)
+    lr = parse_rate(options.get("lr"))
     progress = progress or Progress()
     model = as_model(model)
-    recipe = make_recipe(model, task, spec, options)
+    recipe = make_recipe(model, task, spec, {**options, "lr": None if lr == AUTO else lr})
     loaded_task = open_task(task, recipe, model)
     loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
     for note in loaded.notes:
         progress.note(note)
     data = Data(loaded, loaded_task, timed=True)
     data.note_truncation(progress)
+    if lr == AUTO:
+        recipe = _with_rate(data, spec, recipe, progress)
     outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
         )
     return Run(recipe, outcome, loaded, loaded_task, applied_method)
+
+
+def _with_rate(data: Data, spec: Spec, recipe: Recipe, progress: Progress) -> Recipe:
+    """The recipe at the rate that runs of it find."""
+
+    def run(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+        found = []
+        for one in recipes:
+            outcome, applied_method = fit(data, spec, one, progress=progress)
+            applied_method.release()
+            found.append(asdict(outcome))
+        return found
+
+    searched = find_rate(run, recipe, default_lr(spec, data.task.is_text), recipe.steps(len(data.train)))
+    progress.note(searched.describe(data.task.metric))
+    return replace(recipe, lr=searched.lr)
 
 
 def fit(

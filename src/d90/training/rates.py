@@ -23,7 +23,9 @@ from d90.training.recipe import Recipe
 __all__ = ["AUTO", "Ladder", "RateSearch", "RateTrial", "RunAll", "find_rate", "parse_rate"]
 
 AUTO, DEFAULT = "auto", "default"
-RunAll = Callable[[Sequence[Recipe]], Sequence[Mapping[str, Any]]]  # recipes that do not depend on one another -> their outcomes
+RunAll = Callable[
+    [Sequence[Recipe]], Sequence[Mapping[str, Any]]
+]  # recipes that do not depend on one another -> their outcomes
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,20 @@ class Ladder:
 
 @dataclass(frozen=True)
 class RateTrial:
-    """One run at one rate: the share of the schedule it ran, its best score, and its last validation loss (inf where it diverged)."""
+    """One run at one rate: the share of the schedule it ran, its best score, and its last validation loss (None where it diverged)."""
 
     lr: float
     until: float
     score: float
     zero_score: float
-    loss: float
+    loss: float | None
     steps: int
 
     @classmethod
     def of(cls, recipe: Recipe, outcome: Mapping[str, Any]) -> RateTrial:
         """What a run's outcome, as it is stored, says of its rate."""
         assert recipe.lr is not None
-        loss = math.inf if outcome["status"] == "diverged" else float(outcome["curve"][-1]["loss"])
+        loss = None if outcome["status"] == "diverged" else float(outcome["curve"][-1]["loss"])
         return cls(recipe.lr, recipe.until, outcome["score"], outcome["zero_score"], loss, outcome["steps"])
 
 
@@ -93,11 +95,11 @@ class RateSearch:
     def read(self) -> float:
         """The rate that the readings alone prefer, or the whole runs where there are no others."""
         readings = [trial for trial in self.trials if trial.until < 1]
-        return min(readings, key=lambda trial: trial.loss).lr if readings else self.lr
+        return min(readings, key=_loss).lr if readings else self.lr
 
     def describe(self, metric: str) -> str:
         """The curve and the cost in a line."""
-        readings = ", ".join(f"{t.lr:g}: {t.loss:.4f}" for t in self.trials if t.until < 1)
+        readings = ", ".join(f"{t.lr:g}: {_loss(t):.4f}" for t in self.trials if t.until < 1)
         whole = ", ".join(f"{t.lr:g}: {to_display(t.score, metric):.4f}" for t in self.whole)
         shown = f"loss early in the run {readings}; " if readings else ""
         return f"learning rate {self.lr:g} for {self.method} ({shown}{metric} of whole runs {whole}; {self.spent:.1f} whole runs spent)"
@@ -154,7 +156,9 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
     if share < 1:
         ranked = sorted(rungs_of(share), key=lambda rung: _by_loss(trials[share, rung], rung))
         tried(1.0, sorted(ranked[: ladder.finals]))
-        while len(whole := rungs_of(1.0)) < ladder.max_finals and (beyond := _beyond(trials, whole, ladder)) is not None:
+        while (
+            len(whole := rungs_of(1.0)) < ladder.max_finals and (beyond := _beyond(trials, whole, ladder)) is not None
+        ):
             tried(1.0, [beyond])
     winner = min(rungs_of(1.0), key=lambda rung: _by_score(trials[1.0, rung], rung))
     found = tuple(trials[at, rung] for at in sorted({at for at, _ in trials}) for rung in rungs_of(at))
@@ -166,9 +170,13 @@ def _rate(guess: float, ratio: float, rung: int) -> float:
     return float(f"{guess * ratio**rung:.2g}")
 
 
+def _loss(trial: RateTrial) -> float:
+    return math.inf if trial.loss is None else trial.loss
+
+
 def _by_loss(trial: RateTrial, rung: int) -> tuple[float, int]:
     """What is smallest for the best reading: the nearest to the guess of equal ones, the lowest of those that diverged."""
-    return (trial.loss, abs(rung) if math.isfinite(trial.loss) else rung)
+    return (_loss(trial), rung if trial.loss is None else abs(rung))
 
 
 def _by_score(trial: RateTrial, rung: int) -> tuple[float, float, int]:
