@@ -30,7 +30,7 @@ from d90.errors import StoreError
 from d90.tasks import Task, load
 from d90.trials.store import Store, Stored
 
-SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4}
+SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4, "lr": None}
 SEARCH = {"start": 100, "resolution": 1.02}
 BEYOND = 1.3  # the first kill comes at most so many trials after start-up
 # the time left to it after a kill in which no trial ended, and after one in which one did: it ends in some 18 % of them

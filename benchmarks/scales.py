@@ -65,7 +65,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         best = 1.0
     found = d90.measure(
         given.model, given.task, asked["method"], rule=given.rule, start=given.start, budget=given.budget,
-        baseline_lr=given.baseline_lr, store=store, progress=progress, **options, **({} if best == 1 else {"lr": best * rate}),
+        baseline_lr=given.baseline_lr, store=store, progress=progress, **options, lr=None if best == 1 else best * rate,
     )  # fmt: skip
     return {
         "status": found.status, "d90": found.d90, "interval": found.interval, "confirmed": found.confirmed,

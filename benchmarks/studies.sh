@@ -13,13 +13,13 @@ images() { # model, start, method's space, further options. Li et al. 2018: glob
     local model=$1 start=$2 space=$3
     for baseline in full 1.0; do
         "$d90" measure "$model" "idx:$data/mnist" -m "full@${space}scale=global" --baseline "$baseline" \
-            --epochs 20 --batch-size 128 --evaluations 40 --baseline-lr 1e-3 --step-rule 1 --start "$start" --high 4000 "${@:4}" \
+            --epochs 20 --batch-size 128 --evaluations 40 --lr default --baseline-lr 1e-3 --step-rule 1 --start "$start" --high 4000 "${@:4}" \
             --store "$results/mnist.sqlite" --log "$results/mnist.jsonl" --page "$results/mnist.html"
     done
 }
 
 text() { # task, epochs, method, further options
-    "$d90" measure minilm "$data/$1" -m "$3" --epochs "$2" "${@:4}" \
+    "$d90" measure minilm "$data/$1" -m "$3" --epochs "$2" --lr default "${@:4}" \
         --store "$results/$1.sqlite" --log "$results/$1.jsonl" --page "$results/$1.html"
 }
 
@@ -31,7 +31,7 @@ both() { # task, epochs, further options: DID and SAID, the paper's rule and the
 }
 
 once() { # task, epochs, seed, further options: one of `twice`; several at once may share a store
-    "$d90" measure minilm "$data/$1" -m full --epochs "$2" --seed "$3" --start 1000 --precision fp32 --budget 12 "${@:4}" \
+    "$d90" measure minilm "$data/$1" -m full --lr default --epochs "$2" --seed "$3" --start 1000 --precision fp32 --budget 12 "${@:4}" \
         --store "$results/twice_$1.sqlite" --log "$results/twice_$1.jsonl" --page "$results/twice_$1.html"
 }
 
@@ -60,7 +60,7 @@ pretrain() { # one long run for its checkpoints, and three widths with one text 
 }
 
 # the gain rule: 90 % of the score on QQP lies below what the majority class gets. scale=relative: the default rate is made for minilm, whose matrices are five times as long as those of width 128
-search=(--rule gain --start 8000 --resolution 2 --train-limit 7000 --epochs 2 --evaluations 4 --baseline-lr 1e-3 --step-rule 1)
+search=(--rule gain --start 8000 --resolution 2 --train-limit 7000 --epochs 2 --evaluations 4 --lr default --baseline-lr 1e-3 --step-rule 1)
 small=(-m full@scale=relative "${search[@]}" --budget 3)
 
 trajectory() {

@@ -35,7 +35,7 @@ from d90.training.recipe import make_recipe
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
-SIZES: dict[str, Any] = {"epochs": 5, "batch_size": 128, "evaluations": 10, "train_limit": 10_000}
+SIZES: dict[str, Any] = {"epochs": 5, "batch_size": 128, "evaluations": 10, "train_limit": 10_000, "lr": None}
 SCALES = ("tensor", "global")
 D = 1000  # of the trials with SGD
 FIRST_RATES = {"right": 0.01, "wrong": 10.0}

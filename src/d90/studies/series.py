@@ -222,7 +222,7 @@ def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float
     wanted = {key: value for key, value in options.items() if key in Recipe.__dataclass_fields__}
     wanted |= {"model": model, "task": task, "method": str(parse(str(options.get("baseline", "full"))))}
     wanted |= {
-        "lr": None if rate == AUTO else rate,
+        "lr": None if searched else parse_rate(given),
         "epochs": options.get("baseline_epochs") or wanted.get("epochs", 3),
     }
     wanted = {key: value for key, value in wanted.items() if value is not None}
