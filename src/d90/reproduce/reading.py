@@ -18,6 +18,7 @@ from d90.reproduce.schema import Command
 from d90.search.rules import RULES
 from d90.studies.pretrain import Pretraining
 from d90.studies.series import TARGETS
+from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import make_recipe
 
 __all__ = ["folder_of", "read"]
@@ -314,6 +315,9 @@ def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     if "target" in arguments and arguments["target"] not in TARGETS:
         raise unknown_name("target", arguments["target"], TARGETS)
     run = {name: arguments[name] for name in RUN if name in arguments}
+    if "lr" in run:
+        rate = parse_rate(run["lr"])
+        run["lr"] = None if rate == AUTO else rate
     if command.name == "pretrain":
         fields = {key: value for key, value in arguments.items() if key in Pretraining.__dataclass_fields__}
         Pretraining(**fields).check()

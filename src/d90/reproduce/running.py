@@ -13,7 +13,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from d90.reproduce.plan import Plan, Published, Study
 from d90.studies.pretrain import losses
 from d90.training.loop import open_model, open_task
 from d90.training.progress import Progress
+from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import read_record
 from d90.trials.store import Store
@@ -160,11 +161,16 @@ def _trained(given: Mapping[str, Any]) -> bool:
     fields = {key: value for key, value in given.items() if key in Recipe.__dataclass_fields__}
     columns = {key: given[key] for key in ("text", "label", "metric", "kind") if given[key] is not None}
     options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
-    recipe = make_recipe(given["model"], given["task"], spec, {**options, "columns": columns})
+    rate = parse_rate(given["lr"])
+    recipe = make_recipe(
+        given["model"], given["task"], spec, {**options, "lr": None if rate == AUTO else rate, "columns": columns}
+    )
     task = open_task(given["task"], recipe)
     model = open_model(given["model"], task, recipe)
     try:
         record = read_record(out)[0]
+        if rate == AUTO:
+            recipe = replace(recipe, lr=record["recipe"].get("lr"))
         asked = [recipe.to_dict(), task.fingerprint]
         bases = (model.base.to_dict(), model.earlier)
         return [record["recipe"], record["task"]["fingerprint"]] == json.loads(json.dumps(asked)) and record[
