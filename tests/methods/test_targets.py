@@ -11,7 +11,7 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.methods import Context, parse
-from d90.methods import targets as roles
+from d90.methods.targets import find_targets, hidden_size, linear_matrices, transformer_blocks
 from tests.methods.table import MODELS, bert, gpt2, llama, plain
 from tests.reference.families import save_family
 
@@ -54,21 +54,21 @@ def test_every_matrix_of_a_block_has_its_role(family: str) -> None:
     with torch.device("meta"):
         config = getattr(transformers, f"{family}Config")(**sizes, **marks)
         model = transformers.AutoModel.from_config(config)
-    have = roles.matrices(model)
+    have = linear_matrices(model)
     assert {matrix.role for matrix in have} == expected
-    assert roles.width(model) == width
+    assert hidden_size(model) == width
     for matrix in have:
         inputs, outputs = matrix.sizes
         if matrix.role in ("o", "mlp_out"):
             assert outputs == width
         if matrix.role in ("q", "k", "v", "qkv", "mlp_in"):
             assert inputs == width
-    assert [m.name for m in roles.find(model, "all")] == [m.name for m in have]
-    assert all(m.role.startswith("mlp") for m in roles.find(model, "mlp"))
+    assert [m.name for m in find_targets(model, "all")] == [m.name for m in have]
+    assert all(m.role.startswith("mlp") for m in find_targets(model, "mlp"))
 
 
 def names(model: nn.Module, targets: str) -> list[str]:
-    return [matrix.name.split(".", 3)[-1] for matrix in roles.find(model, targets)]
+    return [matrix.name.split(".", 3)[-1] for matrix in find_targets(model, targets)]
 
 
 def test_letters_names_and_their_union() -> None:
@@ -78,9 +78,9 @@ def test_letters_names_and_their_union() -> None:
     assert names(bert(), "attention.output.dense") == names(bert(), "o")
     assert len(names(bert(), "qkvo/mlp")) == len(names(bert(), "all")) == 12
     assert names(gpt2(), "qkv") == names(gpt2(), "c_attn") == ["attn.c_attn", "attn.c_attn"]
-    assert all(matrix.transposed for matrix in roles.find(gpt2(), "all"))
-    assert roles.find(gpt2(), "qkv")[0].sizes == (16, 48)
-    assert roles.find(llama(), "kv")[0].sizes == (16, 8)
+    assert all(matrix.transposed for matrix in find_targets(gpt2(), "all"))
+    assert find_targets(gpt2(), "qkv")[0].sizes == (16, 48)
+    assert find_targets(llama(), "kv")[0].sizes == (16, 8)
 
 
 @pytest.mark.parametrize(
@@ -96,30 +96,30 @@ def test_letters_names_and_their_union() -> None:
 )
 def test_what_is_not_there_is_said(model: str, targets: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        roles.find(MODELS[model](), targets)
+        find_targets(MODELS[model](), targets)
 
 
 def test_a_matrix_without_a_role_is_no_target_of_letters() -> None:
     model = llama()
     model.get_submodule("model.layers.0").add_module("gate", nn.Linear(16, 4))
-    assert "gate" in [matrix.name.rpartition(".")[2] for matrix in roles.matrices(model)]
+    assert "gate" in [matrix.name.rpartition(".")[2] for matrix in linear_matrices(model)]
     for targets in ("qv", "qkvo", "mlp", "all"):
-        assert "gate" not in [matrix.name.rpartition(".")[2] for matrix in roles.find(model, targets)]
-    assert [matrix.name for matrix in roles.find(model, "gate")] == ["model.layers.0.gate"]
+        assert "gate" not in [matrix.name.rpartition(".")[2] for matrix in find_targets(model, targets)]
+    assert [matrix.name for matrix in find_targets(model, "gate")] == ["model.layers.0.gate"]
 
 
 def test_a_wrapped_matrix_keeps_its_role() -> None:
     model = bert()
     parse("lora:r=2,targets=o").method.apply(model)
-    assert [matrix.name.split(".", 4)[-1] for matrix in roles.find(model, "o")] == [
+    assert [matrix.name.split(".", 4)[-1] for matrix in find_targets(model, "o")] == [
         "attention.output.dense.base_layer"
     ] * 2
 
 
 def test_blocks_are_the_outermost_lists() -> None:
-    assert [name for name, _ in roles.blocks(llama())] == [f"model.layers.{i}" for i in range(3)]
+    assert [name for name, _ in transformer_blocks(llama())] == [f"model.layers.{i}" for i in range(3)]
     with pytest.raises(InputError, match="looked for the blocks"):
-        roles.blocks(plain())
+        transformer_blocks(plain())
 
 
 def family(kind: str, tmp_path: Path) -> nn.Module:
@@ -146,7 +146,7 @@ def test_the_default_targets_are_found_by_structure_where_names_fail(
     kind: str, ends: set[str], words: str, tmp_path: Path
 ) -> None:
     model = family(kind, tmp_path)
-    assert {matrix.name.rpartition(".")[2] for matrix in roles.find(model, "qv")} == ends
+    assert {matrix.name.rpartition(".")[2] for matrix in find_targets(model, "qv")} == ends
     told: list[str] = []
     applied = parse("lora:r=2").method.apply(model, Context(note=told.append))
     assert {n.split(".lora_A")[0].rpartition(".")[2] for n, _ in model.named_parameters() if "lora_A" in n} == ends

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d90.errors import InputError, unknown_name
-from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
+from d90.methods.targets import linear_matrices
 from d90.models.fresh import draw
 
 __all__ = ["Adapter", "Bottleneck"]
@@ -77,7 +77,7 @@ class Adapter(Inserting):
 
     def insert(self, applied: Applied, context: Context) -> None:
         wanted, normed, _ = KINDS[self.kind]
-        have = roles.matrices(applied.model)
+        have = linear_matrices(applied.model)
         found = [matrix for matrix in have if matrix.role in wanted]
         missing = [role for role in wanted if not any(matrix.role == role for matrix in found)]
         if missing:

@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from d90.errors import InputError
-from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.module_state import structure
+from d90.methods.module_state import module_state
+from d90.methods.targets import find_targets
 from d90.models.fresh import draw
 from d90.subspace.fingerprint import base_of
 
@@ -56,7 +56,7 @@ class HiWi(Inserting):
 
     def insert(self, applied: Applied, context: Context) -> None:
         model, on = applied.model, self.on
-        found = {matrix.name: matrix.module._parameters.get(on) for matrix in roles.find(model, self.targets)}
+        found = {matrix.name: matrix.module._parameters.get(on) for matrix in find_targets(model, self.targets)}
         chosen = {name: parameter for name, parameter in found.items() if parameter is not None}
         if not chosen:
             raise InputError(
@@ -72,7 +72,7 @@ class HiWi(Inserting):
         if not any(p.is_meta for p in model.parameters()):
             applied.base = base_of(model)
         named = {id(parameter): name for name, (parameter, _) in applied.flags.items()}
-        give_back = structure(model)
+        give_back = module_state(model)
         applied.undo.append(give_back)
         folds: list[Callable[[], None]] = []
         kept: dict[str, tuple[nn.Module, str]] = {}

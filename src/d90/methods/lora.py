@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from d90.errors import InputError
-from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.peft import inject
+from d90.methods.targets import DEFAULT_TARGETS, fallback_targets, find_targets
 from d90.models.fresh import draw
 
 __all__ = ["LoRA"]
@@ -39,7 +39,7 @@ class LoRA(Inserting):
 
     r: int = 8
     alpha: int | None = None
-    targets: str = roles.DEFAULT
+    targets: str = DEFAULT_TARGETS
     init: Literal["code", "paper"] = "code"
 
     def __post_init__(self) -> None:
@@ -53,8 +53,8 @@ class LoRA(Inserting):
         from peft import LoraConfig
 
         r, paper = self.r, self.init == "paper"
-        found = roles.find(applied.model, self.targets)
-        by_structure = roles.instead(applied.model, self.targets)
+        found = find_targets(applied.model, self.targets)
+        by_structure = fallback_targets(applied.model, self.targets)
         if by_structure is not None:
             found = [
                 matrix for matrix in found if min(matrix.sizes) >= r

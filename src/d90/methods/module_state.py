@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-__all__ = ["holders", "plain", "structure"]
+__all__ = ["holders", "module_state", "plain"]
 
 
-def structure(model: nn.Module) -> Callable[[], None]:
+def module_state(model: nn.Module) -> Callable[[], None]:
     """What puts every module, parameter and attribute back where it is now; values of weights are left alone."""
     held = [(m, dict(m._modules), dict(m._parameters), dict(m._buffers), set(vars(m))) for m in model.modules()]
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from d90.errors import InputError, unknown_name
-from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting, Method
-from d90.methods.module_state import plain, structure
+from d90.methods.module_state import module_state, plain
+from d90.methods.targets import find_targets
 
 __all__ = ["Peft", "inject"]
 
@@ -68,7 +68,7 @@ class Peft(Inserting):
         return not any(key.startswith("init") and value is False for key, value in self.settings)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        found = roles.find(applied.model, self.targets) if self.targets != "auto" else []
+        found = find_targets(applied.model, self.targets) if self.targets != "auto" else []
         own: dict[str, Any] = {}
         fields = {f.name for f in dataclasses.fields(self._config())}
         if found and "target_modules" in fields:
@@ -105,7 +105,7 @@ def inject(method: Method, applied: Applied, config: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = applied.model
-    give_back = structure(model)
+    give_back = module_state(model)
     applied.undo.append(give_back)
     try:
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER)

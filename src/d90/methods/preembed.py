@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.prompt import Vectors, check_sizes, lengthen, std_of, transformer_under
+from d90.methods.prompt import Vectors, check_sizes, insert_positions, std_of, transformer_under
 
 __all__ = ["PreEmbed"]
 
@@ -44,4 +44,4 @@ class PreEmbed(Inserting):
         )
         base.add_module("preembed", vectors)
         applied.undo.append(partial(delattr, base, "preembed"))
-        lengthen(str(self), applied, prefix, infix, vectors)
+        insert_positions(str(self), applied, prefix, infix, vectors)

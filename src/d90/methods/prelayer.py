@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from d90.methods import targets as roles
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.prompt import Longer, Vectors, check_sizes, lengthen, std_of, transformer_under
+from d90.methods.prompt import InsertedPositions, Vectors, check_sizes, insert_positions, std_of, transformer_under
+from d90.methods.targets import hidden_size, transformer_blocks
 
 __all__ = ["PreLayer"]
 
@@ -44,36 +44,36 @@ class PreLayer(Inserting):
     def insert(self, applied: Applied, context: Context) -> None:
         prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
-        width, like = roles.width(applied.model), base.get_input_embeddings().weight
-        blocks = roles.blocks(applied.model)
-        longer = lengthen(str(self), applied, prefix, infix)
+        width, like = hidden_size(applied.model), base.get_input_embeddings().weight
+        blocks = transformer_blocks(applied.model)
+        inserted = insert_positions(str(self), applied, prefix, infix)
         for name, block in blocks:
             start = Vectors(f"prelayer:{name}", prefix + infix, width, like, std_of(base.config), context.seed)
             block.add_module("prelayer", start)
             applied.undo.append(partial(delattr, block, "prelayer"))
-            hook = Replacement(start, longer).before
+            hook = Replacement(start, inserted).before
             applied.undo.append(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
 class Replacement:
     """The hook of one layer."""
 
-    def __init__(self, trained: Vectors, longer: Longer) -> None:
-        self.trained, self.longer = trained, longer
+    def __init__(self, trained: Vectors, inserted: InsertedPositions) -> None:
+        self.trained, self.inserted = trained, inserted
 
     def before(
         self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Replace what goes in at the trained positions."""
-        if self.longer.place is None:  # a pass over what follows a cached one
+        if self.inserted.place is None:  # a pass over what follows a cached one
             return args, kwargs
         if args:
             return (self._replaced(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self._replaced(kwargs["hidden_states"])}
 
     def _replaced(self, states: Tensor) -> Tensor:
-        assert self.longer.place is not None
-        slots = self.longer.place.slots.to(states.device)
+        assert self.inserted.place is not None
+        slots = self.inserted.place.slots.to(states.device)
         rows = torch.arange(len(states), device=states.device)[:, None]
         vectors = self.trained.vectors.to(states.dtype)
         return states.index_put((rows, slots), vectors.expand(len(states), -1, -1))

@@ -26,7 +26,16 @@ from d90.methods.base import Applied
 from d90.models.fresh import draw
 from d90.models.model import positions
 
-__all__ = ["Longer", "Place", "Vectors", "check_sizes", "lengthen", "place", "std_of", "transformer_under"]
+__all__ = [
+    "InsertedPositions",
+    "Place",
+    "Vectors",
+    "check_sizes",
+    "insert_positions",
+    "place",
+    "std_of",
+    "transformer_under",
+]
 
 IGNORED = -100  # the label that no loss counts
 
@@ -80,7 +89,7 @@ class Vectors(nn.Module):
         self.vectors = nn.Parameter(start)
 
 
-class Longer:
+class InsertedPositions:
     """The hooks: `before` and `after` on the transformer, `note` on the model around it.
 
     Args:
@@ -208,16 +217,18 @@ class Longer:
             )
 
 
-def lengthen(method: str, applied: Applied, prefix: int, infix: int, embedded: Vectors | None = None) -> Longer:
+def insert_positions(
+    method: str, applied: Applied, prefix: int, infix: int, embedded: Vectors | None = None
+) -> InsertedPositions:
     """Put the hooks on a model, with the ways back; `transformer_under` has checked that it can be lengthened."""
     model: Any = applied.model
     base = model.base_model
-    longer = Longer(method, model, base, prefix, infix, embedded)
+    inserted = InsertedPositions(method, model, base, prefix, infix, embedded)
     if base is not model:
-        applied.undo.append(model.register_forward_pre_hook(longer.note, with_kwargs=True).remove)
-    applied.undo.append(base.register_forward_pre_hook(longer.before, with_kwargs=True).remove)
-    applied.undo.append(base.register_forward_hook(longer.after).remove)
-    return longer
+        applied.undo.append(model.register_forward_pre_hook(inserted.note, with_kwargs=True).remove)
+    applied.undo.append(base.register_forward_pre_hook(inserted.before, with_kwargs=True).remove)
+    applied.undo.append(base.register_forward_hook(inserted.after).remove)
+    return inserted
 
 
 def transformer_under(method: str, model: Any, new: int) -> Any:
@@ -238,7 +249,7 @@ def transformer_under(method: str, model: Any, new: int) -> Any:
             f"'{method}' looked for an encoder or a decoder of texts, with one nn.Embedding of tokens, and this model "
             f"({model.config.model_type}) has {parts[:200]}. Choose lora, adapter or bitfit"
         )
-    if any(isinstance(getattr(hook, "__self__", None), Longer) for hook in base._forward_pre_hooks.values()):
+    if any(isinstance(getattr(hook, "__self__", None), InsertedPositions) for hook in base._forward_pre_hooks.values()):
         raise InputError(f"'{method}' would lengthen texts that another method lengthens; expected one of the two")
     limit = positions(model)[0]
     if limit is not None and new >= limit:

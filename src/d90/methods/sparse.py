@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from d90.errors import InputError, unknown_name
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.masks import MASKS, NEEDS_DATA, eligible, scores, smallest
-from d90.methods.module_state import holders, structure
+from d90.methods.module_state import holders, module_state
 
 __all__ = ["PaFi", "SparseMask"]
 
@@ -60,7 +60,7 @@ class SparseMask(Inserting):
         if not named:
             raise InputError(f"'{self}' found no weights to choose from: all but the head are frozen; unfreeze some")
         chosen = self._chosen(applied, context)
-        give_back = structure(applied.model)
+        give_back = module_state(applied.model)
         applied.undo.append(give_back)  # the dictionaries' order, once every parametrisation is off
         folds = []
         for parameter, indices in zip(named.values(), chosen, strict=True):

@@ -5,7 +5,7 @@
 
 Targets in the grammar: letters of qkvo, "mlp", "all" (every one of these), or the last parts of modules' names, joined
 by "/", as targets=qv, targets=qkvo/mlp, targets=query/value. In a model whose q and v no table names, targets=qv, the default, is
-decided by structure: the whole fused matrix, else the linear layers of its attention, else those of its blocks (`instead`).
+decided by structure: the whole fused matrix, else the linear layers of its attention, else those of its blocks (`fallback_targets`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,17 @@ from torch import nn
 
 from d90.errors import InputError
 
-__all__ = ["DEFAULT", "Matrix", "blocks", "find", "instead", "matrices", "width"]
+__all__ = [
+    "DEFAULT_TARGETS",
+    "Matrix",
+    "fallback_targets",
+    "find_targets",
+    "hidden_size",
+    "linear_matrices",
+    "transformer_blocks",
+]
 
-DEFAULT = "qv"
+DEFAULT_TARGETS = "qv"
 
 # The last part of a module's name, or the last two or three where one is not enough; the longest that matches counts.
 _NAMES = {
@@ -62,7 +70,7 @@ class Matrix:
         return (rows, columns) if self.transposed else (columns, rows)
 
 
-def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The transformer's blocks: the members of every ModuleList that lies in no other and holds linear modules.
 
     Raises:
@@ -81,22 +89,22 @@ def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def matrices(model: nn.Module) -> list[Matrix]:
+def linear_matrices(model: nn.Module) -> list[Matrix]:
     """Every linear module inside the blocks, in the model's order."""
     return [
         # one that peft has wrapped keeps its role under the wrapper's name
         Matrix(f"{block}.{name}", module, _role(f"{block}.{name}".removesuffix(".base_layer")), block)
-        for block, part in blocks(model)
+        for block, part in transformer_blocks(model)
         for name, module in part.named_modules()
         if _is_linear(module)
     ]
 
 
-def instead(model: nn.Module, targets: str) -> tuple[list[Matrix], str] | None:
+def fallback_targets(model: nn.Module, targets: str) -> tuple[list[Matrix], str] | None:
     """What the default, "qv", means in a model whose q and v no table names, and how to say so; None where names suffice."""
-    have = matrices(model)
+    have = linear_matrices(model)
     roles = {matrix.role for matrix in have}
-    if targets != DEFAULT or {"q", "v"} <= roles or not have:
+    if targets != DEFAULT_TARGETS or {"q", "v"} <= roles or not have:
         return None
     fused = [matrix for matrix in have if matrix.role == "qkv"]
     if fused:
@@ -114,14 +122,14 @@ def instead(model: nn.Module, targets: str) -> tuple[list[Matrix], str] | None:
     )
 
 
-def find(model: nn.Module, targets: str) -> list[Matrix]:
+def find_targets(model: nn.Module, targets: str) -> list[Matrix]:
     """The matrices that `targets` names.
 
     Raises:
         InputError: a name that matches nothing, or a role that is one third of a fused matrix; with what the model has.
     """
-    have = matrices(model)
-    by_structure = instead(model, targets)
+    have = linear_matrices(model)
+    by_structure = fallback_targets(model, targets)
     if by_structure is not None:
         return by_structure[0]
     roles = {matrix.role for matrix in have}
@@ -144,9 +152,9 @@ def find(model: nn.Module, targets: str) -> list[Matrix]:
     return [matrix for matrix in have if matrix.name in chosen]
 
 
-def width(model: nn.Module) -> int:
+def hidden_size(model: nn.Module) -> int:
     """d_model: how many numbers a block takes for each token."""
-    have = matrices(model)
+    have = linear_matrices(model)
     outputs = [matrix.sizes[1] for matrix in have if matrix.role in ("o", "mlp_out")]
     return outputs[0] if outputs else have[0].sizes[0]
 

@@ -26,7 +26,7 @@ from d90.analysis.amplification import Amplification, Spectrum, amplifications, 
 from d90.analysis.similarity import directions, similarity
 from d90.errors import InputError
 from d90.methods import load
-from d90.methods import targets as roles
+from d90.methods.targets import Matrix, find_targets
 from d90.models.loading import load as load_model
 from d90.training.base import open_base
 from d90.training.loading import read_record
@@ -191,7 +191,7 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
     record, spec = read_record(path)
     recipe = record["recipe"]
     loaded = open_base(record)
-    chosen = roles.find(loaded.module, targets)
+    chosen = find_targets(loaded.module, targets)
     before = {matrix.name: _weight(matrix).clone() for matrix in chosen}
     applied_method = load(spec, path, loaded.module, recipe["seed"])
     factors = {
@@ -203,7 +203,7 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
         )
     applied_method.merge()
     found = []
-    for matrix in roles.find(loaded.module, targets):
+    for matrix in find_targets(loaded.module, targets):
         delta = _weight(matrix) - before[matrix.name]
         if bool(delta.any()):
             a, b = factors[matrix.name]
@@ -240,7 +240,7 @@ def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
         return _merged(folder, str(config.get("peft_type")), str(base), targets)
     loaded = load_model(str(base), 2)
     found = []
-    for matrix in roles.find(loaded.module, targets):
+    for matrix in find_targets(loaded.module, targets):
         a = _ending(tensors, f"{matrix.name}.lora_A.weight")
         b = _ending(tensors, f"{matrix.name}.lora_B.weight")
         if a is None or b is None:
@@ -266,7 +266,7 @@ def _merged(folder: Path, kind: str, base: str, targets: str) -> list[Change]:
     from peft import PeftConfig, PeftModel
 
     loaded = load_model(base, 2)
-    before = {matrix.name: _weight(matrix).clone() for matrix in roles.find(loaded.module, targets)}
+    before = {matrix.name: _weight(matrix).clone() for matrix in find_targets(loaded.module, targets)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensors of a head that is left out
@@ -281,7 +281,7 @@ def _merged(folder: Path, kind: str, base: str, targets: str) -> list[Change]:
             "changes weights, as LORA or LOHA, and its own base"
         ) from None
     found = []
-    for matrix in roles.find(whole, targets):
+    for matrix in find_targets(whole, targets):
         delta = _weight(matrix) - before[matrix.name]
         if bool(delta.any()):
             found.append(Change(matrix.name, matrix.role, before[matrix.name], delta))
@@ -305,7 +305,7 @@ def _some(found: list[Change], path: Path, targets: str) -> list[Change]:
     return found
 
 
-def _weight(matrix: roles.Matrix) -> Tensor:
+def _weight(matrix: Matrix) -> Tensor:
     weight = matrix.module.get_parameter("weight").detach()
     return weight.T if matrix.transposed else weight
 
