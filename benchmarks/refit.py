@@ -22,7 +22,7 @@ from d90.report.series import series_page
 from d90.report.words import answer, names, spread
 from d90.search import Observation, SearchProblem, SearchResult, summarise
 from d90.search.noise import expected_noise
-from d90.search.rules import COUNTS, goal
+from d90.search.rules import goal
 from d90.studies.measurement_trials import scatter_of
 from d90.trials.predictions import unpack
 from d90.trials.store import Store, Stored
@@ -53,7 +53,6 @@ def refit(study: Study, rows: Sequence[Stored], examples: int) -> SearchResult:
     """
     chance = max(study["majority"], study["zero"])
     given = study["baseline_method"] == "a given number"
-    gain = None if study["metric"] in COUNTS else study["baseline"] - chance
     used = {(point["d"], point["seed"], point["score"]) for point in study["curve"]}
     alike = [
         row
@@ -66,7 +65,7 @@ def refit(study: Study, rows: Sequence[Stored], examples: int) -> SearchResult:
         low=study["lambdas"] + 1,
         high=study["D"],
         chance=chance,
-        noise=expected_noise(examples, gain),
+        noise=expected_noise(study["metric"], examples, study["baseline"], chance),
         full=study["baseline"] if given else None,
         scatter=scatter_of(alike),
     )
@@ -151,9 +150,9 @@ def with_cells(series: Study, pairs: Sequence[Refit]) -> Study:
     return {**series, "cells": [cell_of(cell) for cell in series["cells"]]}
 
 
-def write_pages(path: Path, pairs: Sequence[Refit]) -> None:
-    """The page beside a store, where there is one."""
-    target = path.with_suffix(".html")
+def write_pages(path: Path, pairs: Sequence[Refit], page_path: Path | None = None) -> None:
+    """The page of a store, where there is one: beside it, or at `page_path`."""
+    target = page_path or path.with_suffix(".html")
     if not target.exists() or not pairs:
         return
     store = Store(path, write=False)

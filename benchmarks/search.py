@@ -33,8 +33,8 @@ Row = dict[str, Any]
 
 def searched(world: World, start: int, budget: float) -> Row:
     """One search."""
-    gain = world.full - world.chance if world.shape == "loss" else None
-    noise = expected_noise(world.examples, gain)
+    metric = "loss" if world.shape == "loss" else "accuracy"
+    noise = expected_noise(metric, world.examples, world.full, world.chance)
     problem = SearchProblem(world.goal, LOW, HIGH, world.chance, noise, start=start, budget=budget)
     scores, earlier = list[float](), list[list[float]]()
 

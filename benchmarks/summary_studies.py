@@ -12,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from refit import refits, with_cells
+
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
 from d90.report.series import answered, interval
 from d90.report.weight_change import TABLE7, means_by_role
@@ -64,12 +66,15 @@ def gaps(folder: Path) -> list[str]:
 def series(folder: Path, kind: str) -> list[str]:
     """A table for each trajectory or family: a row for a task and target, a column for a model."""
     parts = []
-    for study in _stored(folder, kind):
+    for stored in _stored(folder, kind):
+        study = with_cells(stored, refits(folder / f"{kind}.sqlite"))
         parts += _head(f"{TITLES[kind]}: {study['method'].split('@')[0]}, {study['rule']} rule", study["command"])
         cells = {(c["task"], c["target"], c["model"]): c for c in study["cells"]}
         models = sorted({(c["x"], c["model"]) for c in study["cells"]})
         rows = list(dict.fromkeys((c["task"], c["target"]) for c in study["cells"]))
-        parts.append(f"Columns: {study['xlabel']}. d90 stands with its 90 % interval.\n")
+        parts.append(
+            f"Columns: {study['xlabel']}. d90 stands with its 90 % interval, refitted from the stored trials by today's rule.\n"
+        )
         parts += _table(["task", "target", *(f"{x:,}" if x else os.path.basename(model) for x, model in models)])
         for task, target in rows:
             found = [cells[task, target, model] for _, model in models]

@@ -21,9 +21,11 @@ def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("summary_studies", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
+    sys.path.insert(0, str(SCRIPT.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules["summary_studies"] = module
     spec.loader.exec_module(module)
+    sys.path.remove(str(SCRIPT.parent))
     return module
 
 

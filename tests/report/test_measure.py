@@ -219,6 +219,8 @@ def test_training_at_d90_is_told_with_its_mean_beside_the_threshold() -> None:
     text = page([shown])
     assert "trained there with 2 seeds: mean 89.30 %, threshold 90.00 %" in text
     assert "confirmed" not in text
+    twice = [{**p, "p_seed": 0} for p in curve]
+    assert "with one seed of P in 2 trials: mean 89.30 %" in page([{**shown, "curve": twice}])
     assert "not trained to the end there" in page([study(coverage=0.9, interval=[228, 320])])
 
 

@@ -80,11 +80,13 @@ def test_the_distribution_of_scores_is_a_normal_with_heavy_tails() -> None:
 
 def test_the_expected_noise_has_a_floor_and_is_of_the_metric() -> None:
     """MNIST's 10,000 examples were told .0018, where seeds scatter by .004 to .014."""
-    assert expected_noise(10_000) == pytest.approx(math.hypot(0.012, 0.5 * math.sqrt(0.1275 / 10_000)))
-    assert 0.012 < expected_noise(10_000) < 0.0122
-    assert expected_noise(300) == pytest.approx(0.0158, abs=1e-4)
-    assert expected_noise(872, gain=2.5) == pytest.approx(0.03)
-    assert expected_noise(100, gain=2.0, deviation=1.0) == pytest.approx(math.hypot(0.024, 0.05))
+    mnist = expected_noise("accuracy", 10_000, 0.98, 0.11)
+    assert mnist == pytest.approx(math.hypot(0.012, 0.5 * math.sqrt(0.1275 / 10_000)))
+    assert 0.012 < mnist < 0.0122
+    assert expected_noise("f1", 300, 0.8, 0.5) == pytest.approx(0.0158, abs=1e-4)
+    assert expected_noise("loss", 872, -1.5, -4.0) == pytest.approx(0.03), "accuracy's formula is not a loss's"
+    assert expected_noise("pearson", 100, 0.6, 0.0) == pytest.approx(math.hypot(0.0072, 0.5 * 0.64 / 10))
+    assert expected_noise("matthews", 1043, 0.29, 0.0) > 0.014
 
 
 def test_scatter_is_pooled_over_groups_and_counts_for_a_hint() -> None:

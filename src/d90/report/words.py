@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d90.search.rules import COUNTS, SHARES
-from d90.studies.measurement import ends_in_words
+from d90.studies.measurement import ends_in_words, seeds_in_words
 from d90.tasks.metrics import rises, to_display
 
 __all__ = [
@@ -130,11 +130,11 @@ def answer(study: Study) -> str:
 
 def trained_there(study: Study) -> str:
     """What training at d90 itself gave, and against which threshold."""
-    scores = [p["score"] for p in study["curve"] if p["d"] == study["d90"] and p["status"] == "finished"]
-    if not scores:
+    ended = [p for p in study["curve"] if p["d"] == study["d90"] and p["status"] == "finished"]
+    if not ended:
         return "not trained to the end there"
-    metric, seeds = study["metric"], "one seed" if len(scores) == 1 else f"{len(scores)} seeds"
-    mean = score(math.fsum(scores) / len(scores), metric)
+    metric, seeds = study["metric"], seeds_in_words([p.get("p_seed", p["seed"]) for p in ended])
+    mean = score(math.fsum(p["score"] for p in ended) / len(ended), metric)
     return f"trained there with {seeds}: mean {mean}, threshold {score(study['threshold'], metric)}"
 
 

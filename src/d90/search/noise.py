@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from d90.search.rules import CORRELATIONS, SHARES
+
 __all__ = ["FLOOR", "expected_noise", "pooled_scatter"]
 
 FLOOR = 0.012  # in points of accuracy, or of what there is to gain
@@ -19,17 +21,21 @@ USUAL = math.sqrt(0.15 * 0.85)  # the standard deviation of one example's accura
 MAX_FREEDOM = 6  # repeats elsewhere count for no more than so many: another task's noise is a hint
 
 
-def expected_noise(examples: int, gain: float | None = None, deviation: float | None = None) -> float:
+def expected_noise(metric: str, examples: int, full: float, chance: float) -> float:
     """sigma_0.
 
+    The standard deviation of one example's value is accuracy's for shares of examples and 1 - rho^2 for correlations (its asymptotic
+    one); of a loss it is not known, and the floor alone stands.
+
     Args:
+        metric: of the task.
         examples: of the validation split.
-        gain: what there is to gain, where the score is no share of examples (a loss, a correlation); None for accuracy and its like.
-        deviation: of one example's value, where it is known; by default that of accuracy, and nothing for other scores.
+        full, chance: scores of the baseline, and of what needs no training.
     """
-    floor = FLOOR if gain is None else FLOOR * abs(gain)
-    value = deviation if deviation is not None else USUAL if gain is None else 0.0
-    return math.hypot(floor, 0.5 * value / math.sqrt(max(1, examples)))
+    if metric in SHARES:
+        return math.hypot(FLOOR, 0.5 * USUAL / math.sqrt(max(1, examples)))
+    value = max(0.0, 1 - full**2) if metric in CORRELATIONS else 0.0
+    return math.hypot(FLOOR * abs(full - chance), 0.5 * value / math.sqrt(max(1, examples)))
 
 
 def pooled_scatter(groups: Iterable[Sequence[float]]) -> tuple[float, int]:

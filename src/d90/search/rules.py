@@ -19,6 +19,7 @@ __all__ = ["RULES", "Goal", "choose_rule", "goal"]
 
 RULES = ("paper", "gain", "margin")
 SHARES = ("accuracy", "f1")  # metrics of which a share is a share
+CORRELATIONS = ("matthews", "pearson", "spearman")
 COUNTS = ("accuracy", "f1", "matthews")  # metrics of the confusion table
 
 

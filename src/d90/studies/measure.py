@@ -22,7 +22,7 @@ from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.search.noise import expected_noise
-from d90.search.rules import COUNTS, RULES, Goal, choose_rule, goal
+from d90.search.rules import RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement import Measurement, Point
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
@@ -168,9 +168,7 @@ def measure(
         measurement_trials.run_full(references)
     # of the first trials alone: resumed, the search must go on with the same scale
     gain = max(measurement_trials.full_score - chance, 1e-3)
-    measurement_trials.noise = expected_noise(
-        len(opened.validation), gain=None if opened.metric in COUNTS else gain, deviation=_deviation(runner, opened)
-    )
+    measurement_trials.noise = expected_noise(opened.metric, len(opened.validation), chance + gain, chance)
     doubts = list[str]()
     if base:
         curve = measurement_trials.full[recipe.seed]["curve"]
@@ -304,11 +302,6 @@ def measure(
     runner.store.put_study(runner.study, "measure", asdict(result))
     progress.search_ended(str(result))
     return result
-
-
-def _deviation(runner: TrialRunner, task: Task) -> float | None:
-    """The standard deviation of one validation example's value, where the metric is a mean of them; None for accuracy's own."""
-    return None
 
 
 def _kept(recipe: Recipe) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from d90.tasks.metrics import to_display
 
-__all__ = ["Measurement", "Point", "ends_in_words"]
+__all__ = ["Measurement", "Point", "ends_in_words", "seeds_in_words"]
 
 
 def ends_in_words(low: int | None, high: int | None) -> str:
@@ -20,6 +21,13 @@ def ends_in_words(low: int | None, high: int | None) -> str:
     if high is None:
         return f"from {low:,}, not bounded above by these trials"
     return f"{low:,} to {high:,}"
+
+
+def seeds_in_words(projection_seeds: Sequence[int]) -> str:
+    """With how many seeds of P some trials were made, and in how many trials where those are more."""
+    seeds, trials = len(set(projection_seeds)), len(projection_seeds)
+    words = "one seed" if seeds == 1 else f"{seeds} seeds"
+    return words if seeds == trials else f"{words} of P in {trials} trials"
 
 
 @dataclass(frozen=True)
@@ -120,11 +128,11 @@ class Measurement:
     @property
     def trained_there(self) -> str:
         """What training at d90 itself gave."""
-        scores = [p.score for p in self.curve if p.d == self.d90 and p.status == "finished"]
-        if not scores:
+        ended = [p for p in self.curve if p.d == self.d90 and p.status == "finished"]
+        if not ended:
             return f"d = {self.d90} itself was not trained to its end"
-        mean = to_display(math.fsum(scores) / len(scores), self.metric)
-        seeds = "one seed" if len(scores) == 1 else f"{len(scores)} seeds"
+        mean = to_display(math.fsum(p.score for p in ended) / len(ended), self.metric)
+        seeds = seeds_in_words([p.p_seed for p in ended])
         return f"d = {self.d90} was trained with {seeds}: mean {mean:.4f}, threshold {to_display(self.threshold, self.metric):.4f}"
 
     @property
