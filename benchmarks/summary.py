@@ -32,9 +32,9 @@ A measurement that was cut short goes on from its store. `*.jsonl` has a line fo
 whole curve, `*.html` the figures. d90 and its interval, which holds it with 90 % probability on this validation split, are refitted from
 the stored trials by today's rule (`python benchmarks/refit.py --pages`); "then" is what the version that trained them told: an
 interval that was too narrow, or (bisection with one seed) the largest d that failed and the smallest that passed. An end that
-no trial bounds is no trial bounds is open. Sure: the smallest d whose mean passes with a probability of 90 %. Cost: full fine-tunings spent on that
-measurement, the baseline's included and trials that were in the store already not. Seconds are of one or two busy cores and do
-not compare.
+no trial bounds is open. Sure: the smallest d whose mean passes with a probability of 90 %. Cost: full fine-tunings spent
+on that measurement, the baseline's included and trials that were in the store already not. Seconds are of one or two busy
+cores and do not compare.
 
 `kill.json`: what `python benchmarks/kill.py DATA` found: 50 times kill -9 of one search, resumed each time.
 """
