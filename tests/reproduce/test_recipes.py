@@ -392,6 +392,6 @@ def test_a_study_is_the_command_line_it_stands_for() -> None:
     command = COMMANDS["measure"]
     given = command.arguments({"model": "fc", "full-curve": True, "prune": False, "dims": [1, 2], "lr": "1e-3"})
     line = command.line(given)
-    assert line == ["measure", "fc", "--dims", "1,2", "--full-curve", "--no-prune", "--lr", "0.001"]
+    assert line == ["measure", "fc", "--dims", "1,2", "--full-curve", "--no-prune", "--lr", "1e-3"]
     with pytest.raises(InputError, match="unknown option"):
         command.arguments({"full_curve": True})
