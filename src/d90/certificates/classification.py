@@ -146,7 +146,7 @@ def certify(
         tuple(dims), tuple(levels), prior, delta, tried, prior_epochs, quantise_epochs, copies=copies
     )
     check_sound(spec, asked)
-    recipe = make_recipe(model, task, spec, options)
+    recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
     whole = open_task(task, recipe)
     _check_task(whole, recipe, finished=theta is not None)
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)

@@ -139,7 +139,7 @@ def certify_language(
         tuple(dims), tuple(levels if levels is not None else LEVELS), prior, delta, tried, prior_epochs, quantise_epochs, copies, evaluated
     )  # fmt: skip
     check_sound(spec, asked)
-    recipe = make_recipe(model, task, spec, options)
+    recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
     whole = open_task(task, recipe)
     if not whole.kind.generative:
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")

@@ -61,7 +61,7 @@ def certify(
         ),
     ] = None,
     prior_epochs: Annotated[float, typer.Option(help="Passes that train the starting point.")] = 3,
-    quantise_epochs: Annotated[float, typer.Option(help="Passes with few values.")] = 2,
+    quantise_epochs: Annotated[float | None, typer.Option(help="Passes with few values; 2, for documents 1.")] = None,
     copies: Annotated[
         str,
         typer.Option(
@@ -95,10 +95,11 @@ def certify(
     check_output(out, store)
     tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
     asked: dict[str, Any] = {
-        "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs, "quantise_epochs": quantise_epochs,
+        "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs,
         "copies": copies, "store": store, "progress": make_progress(), "command": shlex.join(["d90", *sys.argv[1:]]),
     }  # fmt: skip
     asked |= {"method": method} if method else {}
+    asked |= {"quantise_epochs": quantise_epochs} if quantise_epochs is not None else {}
     asked |= {name: _whole(text, f"--{name}") for name, text in (("dims", dims), ("levels", levels)) if text}
     if evaluated is not None and not documents:
         raise InputError(
@@ -106,7 +107,7 @@ def certify(
         )
     if not tune:
         asked |= recipe_options(
-            text, label, None, kind, lr=lr, epochs=epochs, batch_size=batch_size, evaluations=1, seed=seed, train_limit=train_limit,
+            text, label, None, kind, lr=lr, epochs=epochs, batch_size=batch_size, seed=seed, train_limit=train_limit,
             max_length=max_length, precision=precision,
         )  # fmt: skip
     result: Certificate | LanguageCertificate

@@ -28,7 +28,7 @@ from d90.trials.store import Store, digest
 
 __all__ = ["Comparison", "Entry", "compare"]
 
-GRID = (1 / 3, 1.0, 3.0)  # of the method's default rate
+GRID = (0.333, 1.0, 3.0)  # of the method's default rate
 WIDEST = 2  # how often a best rate at the edge widens the grid
 
 

@@ -119,15 +119,17 @@ def step_of(name: str) -> int:
     return int(number) * {"": 1, "k": 1000, "m": 1_000_000}[unit.lower()]
 
 
-def family(models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", **options: Any) -> Series:
-    """d90 against the number of weights. Arguments and errors as of `trajectory`; any names will do."""
+def family(
+    models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", *, target: str = "own", **options: Any
+) -> Series:
+    """d90 against the number of weights. Arguments and errors as of `trajectory`; any names will do, and each model has its own target."""
     sizes = []
     for name in models:
         try:
             sizes.append(sum(p.numel() for p in load(name, 2).module.parameters()))
         except D90Error:
             sizes.append(0)  # its row says why
-    return _series("family", "weights of the model", models, sizes, tasks, method, **options)
+    return _series("family", "weights of the model", models, sizes, tasks, method, target=target, **options)
 
 
 def _series(
