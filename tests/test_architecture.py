@@ -72,5 +72,5 @@ def test_a_kind_of_task_is_asked_and_never_compared_by_name(file: Path) -> None:
             continue
         parts = [node.left, *node.comparators]
         words = {part.value for part in parts if isinstance(part, ast.Constant)}
-        kinds = [part for part in parts if isinstance(part, ast.Attribute) and part.attr == "kind"]
+        kinds = [part for part in parts if getattr(part, "attr", getattr(part, "id", "")) == "kind"]
         assert not (kinds and words & names), f"line {node.lineno}: ask the kind instead (d90.tasks.kinds)"

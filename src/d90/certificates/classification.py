@@ -197,7 +197,7 @@ def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
             f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
         )
     if not whole.kind.right_or_wrong:
-        raise InputError(f"task '{whole.name}' is a regression; a bound on the error rate needs classes")
+        raise InputError(f"task '{whole.name}' is a {whole.kind.name}; a bound on the error rate needs classes")
     if finished and whole.test is None and recipe.evaluations > 1:
         raise InputError(
             f"this tune is the best of {recipe.evaluations} evaluations on the validation split, and task '{whole.name}' has no test "

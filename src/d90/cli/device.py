@@ -37,8 +37,8 @@ def on_device(command: Callable[..., None]) -> Callable[..., None]:
             else:
                 os.environ[DEVICE] = before
 
-    signature = inspect.signature(command)
+    signature = inspect.signature(command, eval_str=True)  # options stand in annotations, which are text until then
     option = inspect.Parameter("device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DeviceOpt)
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, "device": DeviceOpt}
+    run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()} | {"device": DeviceOpt}
     return run

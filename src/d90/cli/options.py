@@ -23,7 +23,13 @@ MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: meth
 TextOpt = Annotated[str | None, typer.Option("--text", help="Text column, or two joined by a comma.")]
 LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
 MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
-KindOpt = Annotated[str | None, typer.Option("--kind", help="classification or regression; guessed by default.")]
+KindOpt = Annotated[
+    str | None,
+    typer.Option("--kind", help="classification, regression or language; guessed from the columns by default."),
+]
+PositiveOpt = Annotated[
+    str | None, typer.Option("--positive", help="The class that --metric f1 is of; the rarer of two by default.")
+]
 LrOpt = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate; the method's default if not given.")]
 RateOpt = Annotated[
     str,
@@ -106,10 +112,15 @@ def open_executor(jobs: int | None, on: str, num_gpus: float, address: str | Non
 
 
 def recipe_options(
-    text: str | None, label: str | None, metric: str | None, kind: str | None, **recipe: Any
+    text: str | None,
+    label: str | None,
+    metric: str | None,
+    kind: str | None,
+    positive: str | None = None,
+    **recipe: Any,
 ) -> dict[str, Any]:
     """Fields of a Recipe; columns only where they were given."""
-    columns = {"text": text, "label": label, "metric": metric, "kind": kind}
+    columns = {"text": text, "label": label, "metric": metric, "kind": kind, "positive": positive}
     if recipe.get("step_rule", 0) is None:
         del recipe["step_rule"]  # left open, it is no part of what is asked
     return {**recipe, "columns": {key: value for key, value in columns.items() if value is not None}}

@@ -18,6 +18,7 @@ from d90.cli.options import (
     EvaluationsOpt,
     GpusOpt,
     JobsOpt,
+    KindOpt,
     LabelOpt,
     LengthOpt,
     LimitOpt,
@@ -26,6 +27,7 @@ from d90.cli.options import (
     MetricOpt,
     ModelArg,
     OnOpt,
+    PositiveOpt,
     PrecisionOpt,
     RateOpt,
     SeedOpt,
@@ -152,6 +154,11 @@ def lowdata(
     counts: Annotated[str, typer.Option(help="Numbers of training examples, and 'all'.")] = "100,1000,10000,all",
     least_steps: Annotated[int, typer.Option(help="A run takes so many optimizer steps at least.")] = 200,
     seeds: Annotated[int, typer.Option(help="Trials of each method at its best learning rate.")] = 1,
+    text: TextOpt = None,
+    label: LabelOpt = None,
+    metric: MetricOpt = None,
+    kind: KindOpt = None,
+    positive: PositiveOpt = None,
     lr: LrOpt = None,
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
@@ -178,14 +185,10 @@ def lowdata(
         raise InputError(
             f"got --counts {counts}, expected whole numbers and 'all' joined by commas, as in 100,1000,all"
         )
-    options: dict[str, Any] = {
-        "lr": lr,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "evaluations": evaluations,
-        "seed": seed,
-    }
-    options |= {"validation_limit": validation_limit, "max_length": max_length, "precision": precision}
+    options = recipe_options(
+        text, label, metric, kind, positive=positive, lr=lr, epochs=epochs, batch_size=batch_size, evaluations=evaluations, seed=seed,
+        validation_limit=validation_limit, max_length=max_length, precision=precision,
+    )  # fmt: skip
     with open_executor(jobs, on, num_gpus, address) as executor:
         result = run(
             model,

@@ -19,6 +19,7 @@ from d90.cli.options import (
     MethodOpt,
     MetricOpt,
     ModelArg,
+    PositiveOpt,
     PrecisionOpt,
     RateOpt,
     ReportOpt,
@@ -46,6 +47,7 @@ def train(
     label: LabelOpt = None,
     metric: MetricOpt = None,
     kind: KindOpt = None,
+    positive: PositiveOpt = None,
     lr: RateOpt = "default",
     epochs: EpochsOpt = 3,
     batch_size: BatchOpt = 32,
@@ -73,6 +75,7 @@ def train(
         label,
         metric,
         kind,
+        positive=positive,
         lr=lr,
         epochs=epochs,
         batch_size=batch_size,
@@ -95,8 +98,8 @@ def train(
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
     echo(
-        f"{metric} {score:.4f} (the best of {len(outcome.curve)} looks, at step {outcome.best.step} of {outcome.steps}; untrained "
-        f"{untrained:.4f}), {outcome.trained:,} numbers trained of "
+        f"{result.task.metric_name} {score:.4f} (the best of {len(outcome.curve)} looks, at step {outcome.best.step} of {outcome.steps}; "
+        f"untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
     sizes = result.counts
@@ -111,34 +114,47 @@ def predict(
     tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; for pairs, two at a time.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="A text file with an example a line (pairs: a tab between).")
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="A table as 'd90 train' reads it, or text with an example a line (pairs: a tab between).",
+        ),
+    ] = None,
+    text: TextOpt = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this .jsonl, .csv or .txt file.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="lines, jsonl or csv; by --out's ending, else lines.")
     ] = None,
 ) -> None:
-    """Predict with a finished tune: a line for each text, label and probability first."""
-    from d90.training.loading import open_tune
+    """Predict with a finished tune: a line for each text, label and probability first; JSONL and CSV hold every class's."""
+    from d90.cli.predictions import format_of, lines_of
+    from d90.files import check_output, write_text
+    from d90.tasks.columns import Columns
+    from d90.tasks.examples import Examples, read_examples
+    from d90.training.loading import open_tune, read_record
 
     if bool(texts) == bool(file):
         raise InputError("expected either texts or --file, and one of them")
-    tuned = open_tune(tune)
-    width = max(1, tuned.record["task"]["texts"])
+    form = format_of(form, out)
+    check_output(out, tune, file)
+    record, _ = read_record(tune)
+    width = max(1, record["task"]["texts"])
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise InputError(f"no such file: '{file}'") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"'{file}': broken UTF-8 at byte {error.start}; save the file as UTF-8") from None
-        examples = [tuple(line.split("\t")) if width > 1 else (line,) for line in lines if line.strip()]
-        if not examples:
-            raise InputError(f"'{file}': empty, expected an example a line")
+        found = read_examples(file, Columns(text or record["recipe"]["columns"].get("text")), width)
     else:
         given = texts or []
         if len(given) % width:
             raise InputError(f"got {len(given)} texts, expected them two at a time: this tune was trained on pairs")
-        examples = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
-    for (answer, value), example in zip(tuned.predict(examples), examples, strict=True):
-        shown = f"{answer}\t{value:.4f}" if tuned.labels else answer
-        echo(f"{shown}\t" + "\t".join(example))
+        cut = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
+        found = Examples(cut, [""] * len(cut))
+    lines = lines_of(form, found.texts, found.places, open_tune(tune).describe(found.texts))
+    if out is None:
+        for line in lines:
+            echo(line)
+    else:
+        write_text(out, "".join(f"{line}\n" for line in lines))
+        echo(f"wrote {out}: {len(found.texts):,} predictions")
 
 
 def evaluate(
@@ -151,7 +167,7 @@ def evaluate(
     from d90.training.loading import open_tune
 
     scored = open_tune(tune).evaluate(task, split)
-    score = "" if scored.metric == LOSS else f"{scored.metric} {scored.score:.4f}, "
+    score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f}, "
     echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
 
 

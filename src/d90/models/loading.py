@@ -31,6 +31,7 @@ from d90.models.images import image_net
 from d90.models.model import Model, positions
 from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
+from d90.tasks.kinds import TaskKind, stored_kind
 
 __all__ = ["MODELS", "Model", "checkpoint_labels", "encode", "load", "positions", "split_revision"]
 
@@ -47,13 +48,15 @@ MODELS = {
 }
 
 
-def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, max_length: int | None = None) -> Model:
+def load(
+    name: str, outputs: int, kind: str | TaskKind = "classification", seed: int = 0, max_length: int | None = None
+) -> Model:
     """Load a model with a head of `outputs` numbers, or a causal language model.
 
     Args:
         name: see `MODELS`.
         outputs: classes, or 1 for regression; not asked of a language model.
-        kind: "classification", "regression" or "language": a causal model with the output matrix it came with.
+        kind: of task, or the word that stands for one in a file; one of language keeps the output matrix it came with.
         seed: of the weights that come from no checkpoint.
         max_length: truncate texts to this many tokens, at most what the model takes.
 
@@ -61,11 +64,12 @@ def load(name: str, outputs: int, kind: str = "classification", seed: int = 0, m
         InputError: no such model, or one that does not fit the task.
         UnsupportedModelError: a quantised checkpoint, or a model that only custom code can load.
     """
+    kind = stored_kind(kind, False, ()) if isinstance(kind, str) else kind
     # The library's own draws, which ours replace, leave no trace; a device never used is not woken up for that.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(devices)):
         if name in ("fc", "lenet") or name.startswith("mlp:"):
-            if kind == "language":
+            if kind.generative:
                 raise InputError(
                     f"model '{name}' takes images, expected a causal language model: a hub name or a folder"
                 )
@@ -108,7 +112,7 @@ def _minilm_folder() -> str:
     return str(folder)
 
 
-def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_length: int | None) -> Model:
+def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None) -> Model:
     tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
@@ -130,17 +134,17 @@ def _pretrained(name: str, source: str, outputs: int, kind: str, seed: int, max_
     initialise(module, fresh, seed, std)
     model = Model(
         name, module, tokenizer, fresh, longest, seed,
-        vocabulary=vocabulary_of(name, module, fresh) if kind == "language" else None,
+        vocabulary=vocabulary_of(name, module, fresh) if kind.generative else None,
         earlier=earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh),
-        separator=None if kind == "language" else separator_of(tokenizer),
+        separator=None if kind.generative else separator_of(tokenizer),
     )  # fmt: skip
     layout.mark_fresh(module, fresh)
-    if kind != "language":
+    if not kind.generative:
         _note_head(model)
     if dtype in ("float16", "bfloat16"):
         model.notes += (f"the weights are stored in {dtype} and trained in fp32",)
         model.changes += (f"{dtype} weights trained in fp32",)
-    if kind == "classification" and not any(_is_head(module, name) for name in fresh):
+    if kind.right_or_wrong and not any(_is_head(module, name) for name in fresh):
         model.labels = class_names(module.config, outputs)
     return model
 
@@ -162,18 +166,20 @@ def _is_head(module: Any, name: str) -> bool:
     return not name.startswith(f"{module.base_model_prefix}.")
 
 
-def _from_pretrained(name: str, source: str, outputs: int, kind: str) -> tuple[Any, Any, dict[str, Any], str]:
+def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tuple[Any, Any, dict[str, Any], str]:
     """Tokenizer, network in fp32, the library's report of what the checkpoint lacked, and what its weights are stored in."""
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     other = what_folder(Path(source)) if os.path.isdir(source) else None
     if other is not None:
         raise InputError(other)
 
-    problem = "regression" if kind == "regression" else "single_label_classification"
-    head = {} if kind == "language" else {"num_labels": outputs, "problem_type": problem}
-    family: Any = AutoModelForCausalLM if kind == "language" else AutoModelForSequenceClassification
+    if kind.auto_class is None:
+        raise InputError(f"model '{name}' takes texts, and the task is of {kind.takes}; choose fc, lenet or mlp:WIDTHS")
+    head = {} if kind.generative else {"num_labels": outputs, "problem_type": kind.problem}
+    family: Any = getattr(transformers, kind.auto_class)
     source, revision = split_revision(source)
     where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     with _quiet():

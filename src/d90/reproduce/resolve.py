@@ -95,7 +95,11 @@ def _task(name: str, study: Study, load: bool) -> str:
     if name.startswith(("idx:", ".", "/", "~")) or Path(name).exists() or ending_of(name):
         if not load and Path(name.removeprefix("idx:")).exists():
             return "local data"
-        columns = {key: study.arguments[key] for key in ("text", "label", "metric", "kind") if study.arguments.get(key)}
+        columns = {
+            key: study.arguments[key]
+            for key in ("text", "label", "metric", "kind", "positive")
+            if study.arguments.get(key)
+        }
         return _count_of(load_task(name, **columns))
     if name.startswith("glue/"):
         if name.removeprefix("glue/") not in GLUE:

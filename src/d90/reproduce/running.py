@@ -159,7 +159,7 @@ def _trained(given: Mapping[str, Any]) -> bool:
     spec = parse(given["method"])
     spec = spec if given["d"] is None else spec.at(given["d"])
     fields = {key: value for key, value in given.items() if key in Recipe.__dataclass_fields__}
-    columns = {key: given[key] for key in ("text", "label", "metric", "kind") if given[key] is not None}
+    columns = {key: given[key] for key in ("text", "label", "metric", "kind", "positive") if given.get(key) is not None}
     options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
     rate = parse_rate(given["lr"])
     recipe = make_recipe(

@@ -145,6 +145,8 @@ def compare(
     numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in runner.task.splits
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
+    for note in runner.task.told:
+        progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
 
     def entry(index: int) -> Entry:

@@ -140,6 +140,8 @@ def measure(
         str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, _kept(recipe) | {"lr": lr}, recipe.seed,
     ]  # fmt: skip
     progress.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
+    for note in opened.told:
+        progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
 
     zero, majority = runner.zero_score(), runner.constant_score()

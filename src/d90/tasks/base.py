@@ -29,6 +29,7 @@ class Task:
         metric: a name in `d90.tasks.metrics.METRICS`, or "loss" (minus the mean loss); larger is better.
         train, validation, test: the splits; models are chosen on `validation`, `test` is only ever reported.
         notes: what was done to the data on the way in (a split made, rows dropped), a line each, recorded with results.
+        told: of the notes those that a person should see before anything is trained: what was guessed, what looks odd.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task:
     validation: Split
     test: Split | None = None
     notes: tuple[str, ...] = field(default=())
+    told: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for part, split in self.splits.items():
@@ -126,7 +128,8 @@ class Task:
             task = replace(task, kind=task.kind.named(positive))
         if task.metric_name != task.metric:
             why = "as given" if positive is not None else "--positive names the other"
-            task = replace(task, notes=(*task.notes, f"metric: {task.metric_name}; {why}"))
+            note = f"metric: {task.metric_name}; {why}"
+            task = replace(task, notes=(*task.notes, note), told=(*task.told, note))
         return task
 
     def in_order(self, labels: Sequence[str]) -> Task:

@@ -59,7 +59,9 @@ def load_docstrings() -> Task:
         Classification(("other", "own"), positive="own"),
         ("other", "own"),
         "accuracy",
-        **splits,
+        splits["train"],
+        splits["validation"],
+        splits.get("test"),
         notes=(f"{count} functions of {modules} modules",),
     )
 

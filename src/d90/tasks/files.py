@@ -72,7 +72,7 @@ def from_tables(
     chosen = find_kind(kind) if kind else choose_kind(tables["train"], columns)
     reading = chosen.read(tables, columns, given=kind is not None)
     splits = dict(reading.splits)
-    notes = (*notes, *reading.notes)
+    notes = told = (*notes, *reading.notes)
     if "validation" not in splits:
         if len(splits["train"]) < 2:
             raise InputError(
@@ -82,4 +82,14 @@ def from_tables(
         made = f"validation: {len(splits['validation'])} of the training examples, drawn with the stream 'split'"
         notes = (*notes, made)
     fitted = reading.kind.fitted(splits["train"])
-    return Task(name, fitted, fitted.labels, metric or fitted.own_metric, **splits, notes=notes)
+    return Task(
+        name,
+        fitted,
+        fitted.labels,
+        metric or fitted.own_metric,
+        splits["train"],
+        splits["validation"],
+        splits.get("test"),
+        notes,
+        told,
+    )

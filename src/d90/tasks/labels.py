@@ -72,11 +72,14 @@ def look_like_values(found: Sequence[Any], table: Table) -> bool:
     """
     if any(isinstance(value, str) and (table.typed or _CODE.match(value)) for value in found):
         return False
-    numbers = [number(value) for value in found]
-    if any(one is None for one in numbers):
-        return False
+    numbers = []
+    for value in found:
+        one = number(value)
+        if one is None:
+            return False
+        numbers.append(one)
     _check_finite(numbers, found, table)
-    return any(one != int(one) for one in numbers if one is not None)
+    return any(one != int(one) for one in numbers)
 
 
 def class_names(found: Sequence[Any], table: Table, given: bool) -> tuple[str, ...]:

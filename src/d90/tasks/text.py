@@ -53,7 +53,9 @@ def load_text(name: str, metric: str | None = None) -> Task:
         notes.append(
             f"validation: {len(splits['validation'])} of the training documents, drawn with the stream 'split'"
         )
-    return Task(name, Language(), (), metric or LOSS, **splits, notes=tuple(notes))
+    return Task(
+        name, Language(), (), metric or LOSS, splits["train"], splits["validation"], splits.get("test"), tuple(notes)
+    )
 
 
 def _split(file: Path, unit: str) -> Split:

@@ -92,7 +92,7 @@ def open_model(model: str | Model | nn.Module, task: Task, recipe: Recipe, devic
     """
     loaded = as_model(model)
     if isinstance(loaded, str):
-        loaded = load_model(loaded, task.outputs, task.kind.stored, recipe.seed, recipe.max_length)
+        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
         loaded.module.to(device)
     elif not task.is_text and loaded.tokenizer is None:
         _check_outputs(loaded, task)

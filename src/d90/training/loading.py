@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,8 @@ class Tuned:
         found = []
         for described in self.describe(texts):
             answer, *rest = described.values()
-            found.append((answer, rest[0]) if isinstance(answer, str) else (f"{answer:.4f}", answer))
+            value = next((one for one in (answer, *rest) if isinstance(one, float)), math.nan)
+            found.append((f"{answer:.4f}" if isinstance(answer, float) else str(answer), value))
         return found
 
     def evaluate(self, task: str | Task | None = None, split: str = "validation") -> Scored:

@@ -101,7 +101,7 @@ def train(
     recipe = make_recipe(model, task, spec, {**options, "lr": None if lr == AUTO else lr})
     loaded_task = open_task(task, recipe, model)
     loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
-    for note in loaded.notes:
+    for note in (*loaded_task.told, *loaded.notes):
         progress.note(note)
     data = Data(loaded, loaded_task, timed=True)
     data.note_truncation(progress)

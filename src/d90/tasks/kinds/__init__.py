@@ -89,10 +89,18 @@ def choose_kind(table: Table, columns: Columns) -> type[TaskKind]:
     Raises:
         InputError: none, or several.
     """
-    found = [kind for kind in KINDS.values() if kind.recognises(table, columns)]
+    found, refused = [], []
+    for kind in KINDS.values():
+        try:
+            if kind.recognises(table, columns):
+                found.append(kind)
+        except InputError as error:  # labels that are wrong for this kind may be right for another
+            refused.append(error)
     if len(found) > 1:
         names = " and ".join(kind.name for kind in found)
         raise InputError(f"{table.where}: it looks like {names}; say which with --kind")
+    if not found and refused:
+        raise refused[0]
     if not found:
         columns.text_names(table)  # says what is missing
         raise InputError(f"{table.where}: no kind of task fits; expected one of {', '.join(KINDS)}, named with --kind")

@@ -102,21 +102,25 @@ def _split(path: Path) -> Iterator[bytes]:
     check_regular(path)
     packed = path.name.lower().endswith(".gz")
     with gzip.open(path, "rb") if packed else path.open("rb") as file:
-        rest, end, number, begun = b"", b"\n", 1, False
+        held: list[bytes] = []  # of the line that is not at its end yet
+        size, number, end = 0, 1, b""
         for piece in _pieces(path, file, packed):  # type: ignore[arg-type]
-            if not begun:
-                begun = True
-                end = b"\r" if b"\r" in piece and b"\n" not in piece else b"\n"
-            *whole, rest = (rest + piece).split(end)
-            for line in whole:
-                number += 1
-                if len(line) > MAX_LINE:
-                    raise _too_long(path, number - 1)
-                yield line + end
-            if len(rest) > MAX_LINE:
-                raise _too_long(path, number)
-        if rest:
-            yield rest
+            end = end or (b"\r" if b"\r" in piece and b"\n" not in piece else b"\n")
+            first, *others = piece.split(end)
+            size += len(first)
+            held.append(first)
+            for following in others:
+                if size > MAX_LINE:
+                    break
+                yield b"".join(held) + end
+                number, held, size = number + 1, [following], len(following)
+            if size > MAX_LINE:
+                raise InputError(
+                    f"'{path}', line {number}: more than {MAX_LINE >> 20} MiB without a line end, expected an example a line. "
+                    "Likely cause: another format, or an unsound file"
+                )
+        if size:
+            yield b"".join(held)
 
 
 def _pieces(path: Path, file: BinaryIO, packed: bool) -> Iterator[bytes]:
@@ -132,10 +136,3 @@ def _pieces(path: Path, file: BinaryIO, packed: bool) -> Iterator[bytes]:
                 "file; if it is sound, take a part of it"
             )
         yield piece
-
-
-def _too_long(path: Path, number: int) -> InputError:
-    return InputError(
-        f"'{path}', line {number}: more than {MAX_LINE >> 20} MiB without a line end, expected an example a line. Likely "
-        "cause: another format, or an unsound file"
-    )
