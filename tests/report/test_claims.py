@@ -50,7 +50,7 @@ def test_a_target_out_of_reach_is_above_every_d_and_a_failed_model_is_left_out()
     ]
     ((words, verdict),) = series_claims(series(*cells, kind="family"))
     assert verdict == "holds"
-    assert "from above 4,000, the largest d that failed, at 0 to 100 at 40" in words
+    assert "from above 4,000 at 0 to 100 at 40" in words
     assert "with the number of weights in 3 of 3 pairs; the intervals of 3 of them are apart" in words
 
 

@@ -82,7 +82,7 @@ class _Point:
     def words(self) -> str:
         if math.isfinite(self.d90):
             return f"{self.d90:,.0f}"
-        return f"above {self.low:,.0f}, the largest d that failed," if self.low else "above every d tried"
+        return f"above {self.low:,.0f}" if self.low else "above every d tried"
 
 
 def lowdata_claims(study: Body) -> list[Claim]:

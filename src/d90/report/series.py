@@ -131,7 +131,9 @@ def answered(cell: dict[str, Any]) -> str:
         return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
     if cell["status"] == "unreachable" and cell["interval"][0] is not None:
         return f"above {cell['interval'][0]:,}"
-    return {"unreachable": "none reaches it", "trivial": "target at chance"}.get(cell["status"], str(cell["status"]))
+    return {"unknown": "not bounded", "unreachable": "none reaches it", "trivial": "target at chance"}.get(
+        cell["status"], str(cell["status"])
+    )
 
 
 def interval(cell: dict[str, Any]) -> str:
