@@ -27,7 +27,9 @@ def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
     studies = store.studies("compare")
     if not studies:
         raise InputError(f"no comparison in '{store.path}'; run 'd90 compare' first")
-    return write_text(path, comparison_page(studies))
+    with store.reading():
+        text = comparison_page(studies)
+    return write_text(path, text)
 
 
 def comparison_page(studies: Sequence[dict[str, Any]]) -> str:

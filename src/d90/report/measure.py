@@ -45,7 +45,9 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
     studies = store.studies()
     if not studies:
         raise InputError(f"no measurement in '{store.path}'; run 'd90 measure' first")
-    return write_text(path, page(studies, store.trials()))
+    with store.reading():
+        text = page(studies, store.trials())
+    return write_text(path, text)
 
 
 def page(studies: Sequence[Study], trials: Sequence[Stored] = ()) -> str:

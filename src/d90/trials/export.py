@@ -35,7 +35,7 @@ def export(store: Store, path: str | os.PathLike[str]) -> Path:
     if not rows:
         raise InputError(f"no trials in '{store.path}'; run 'd90 measure' or 'd90 compare' first")
     frame = pandas.DataFrame(rows, columns=columns)
-    with replaced(target) as partial:
+    with store.reading(), replaced(target) as partial:
         _write_table(store, frame, target.suffix, partial)
     return target
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d90.errors import RunFailed, StoreError
+from d90.errors import D90Error, RunFailed, StoreError
 from d90.trials.view import RUNS
 
 __all__ = ["SCHEMA", "Store", "Stored", "digest"]
@@ -216,12 +216,29 @@ class Store:
         found = self._read("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
         return [self._json(row[0]) for row in found]
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads a study's result: one that lacks what d90 writes is a damaged store, and no traceback.
+
+        Raises:
+            StoreError: in place of what reading such a result raises.
+        """
+        try:
+            yield
+        except D90Error:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+            raise self._advice(error) from error
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
     def _row(self, row: tuple[Any, ...]) -> Stored:
-        return Stored(*row[:8], *(self._json(part) for part in row[8:11]), *row[11:])
+        found = Stored(*row[:8], *(self._json(part) for part in row[8:11]), *row[11:])
+        with self._errors():
+            _check_types(found)
+        return found
 
     def _json(self, text: Any) -> dict[str, Any]:
         with self._errors():
@@ -274,6 +291,24 @@ class Store:
             f"'{self.path}' is damaged ({type(error).__name__}: {said[:120]}). Keep a copy, save what can be read with "
             f"'sqlite3 {self.path.name} .recover | sqlite3 saved.sqlite', and go on with --store saved.sqlite"
         )
+
+
+def _check_types(row: Stored) -> None:
+    """Refuse a row that holds other than d90 writes.
+
+    Raises:
+        TypeError: which column.
+    """
+    number, word = (int, float), (str,)
+    expected: dict[str, tuple[object, tuple[type, ...]]] = {
+        "key": (row.key, word), "ended": (row.ended, word), "status": (row.status, word), "score": (row.score, number),
+        "seed": (row.seed, (int,)), "stop_at": (row.stop_at, (*number, type(None))), "d": (row.d, (int, type(None))),
+        "the recipe's method": (row.recipe.get("method", ""), word), "the outcome's score": (row.outcome.get("score", 0), number),
+        "the learning curve": (row.outcome.get("curve", []), (list,)),
+    }  # fmt: skip
+    for name, (value, kinds) in expected.items():
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} of trial {row.id!s:.20} is {value!r:.40}")
 
 
 def digest(asked: Any) -> str:
