@@ -12,6 +12,7 @@ import typer
 from d90.cli.options import (
     AddressOpt,
     BatchOpt,
+    CheckpointOpt,
     EpochsOpt,
     EvaluationsOpt,
     GpusOpt,
@@ -64,6 +65,7 @@ def compare(
     max_length: LengthOpt = None,
     precision: PrecisionOpt = "auto",
     store: StoreOpt = Path("runs/d90.sqlite"),
+    checkpoint_minutes: CheckpointOpt = 10.0,
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
     jobs: JobsOpt = None,
@@ -76,7 +78,7 @@ def compare(
     from d90.studies.compare import compare as run
     from d90.trials.store import Store
 
-    opened = Store(store)
+    opened = Store(store, checkpoint_minutes=checkpoint_minutes)
     options = recipe_options(
         text,
         label,

@@ -17,6 +17,7 @@ from d90.cli.options import (
     AddressOpt,
     BaselineRateOpt,
     BatchOpt,
+    CheckpointOpt,
     EpochsOpt,
     EvaluationsOpt,
     GpusOpt,
@@ -105,6 +106,7 @@ def measure(
     precision: PrecisionOpt = "auto",
     step_rule: StepRuleOpt = None,
     store: StoreOpt = Path("runs/d90.sqlite"),
+    checkpoint_minutes: CheckpointOpt = 10.0,
     page: Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")] = None,
     report_to: ReportOpt = "",
@@ -123,7 +125,7 @@ def measure(
     tried = _numbers(dims)
     given: str | float = float(baseline) if _is_number(baseline) else baseline
     with open_executor(jobs, on, num_gpus, address) as executor, tracked(make_progress(), report_to, logs) as progress:
-        opened = Store(store)
+        opened = Store(store, checkpoint_minutes=checkpoint_minutes)
         result = run(
             model,
             task,

@@ -58,6 +58,10 @@ ReportOpt = Annotated[
     str, typer.Option("--report-to", help="tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
 ]
 LogsOpt = Annotated[str, typer.Option("--logs", help="Where TensorBoard's files go.")]
+CheckpointOpt = Annotated[
+    float,
+    typer.Option("--checkpoint-minutes", help="How often a running trial's state is kept, to go on from after a kill."),
+]
 StoreOpt = Annotated[Path, typer.Option("--store", help="The SQLite file trials are kept in.")]
 
 JobsOpt = Annotated[

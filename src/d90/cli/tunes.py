@@ -9,6 +9,7 @@ import typer
 
 from d90.cli.options import (
     BatchOpt,
+    CheckpointOpt,
     EpochsOpt,
     EvaluationsOpt,
     KindOpt,
@@ -60,6 +61,7 @@ def train(
     dtype: Annotated[str, typer.Option(help="What theta is stored in: fp32, bf16 or int8.")] = "fp32",
     report_to: ReportOpt = "",
     logs: LogsOpt = "runs/logs",
+    checkpoint_minutes: CheckpointOpt = 10.0,
 ) -> None:
     """Fine-tune a model and write the tune."""
     from d90.methods import parse
@@ -88,13 +90,16 @@ def train(
     )
     files.check_dtype(dtype, subspace=d is not None or parse(method).space is not None)
     with tracked(make_progress(), report_to, logs) as progress:
-        result = run(model, task, method, d, progress=progress, **options)
+        kept = out.with_name(f"{out.name}.checkpoint")
+        result = run(model, task, method, d, progress=progress, checkpoint=(kept, checkpoint_minutes), **options)
     outcome = result.outcome
     if outcome.status == "diverged":
+        kept.unlink(missing_ok=True)
         raise RunFailed(
             f"the loss was not finite at step {outcome.steps}; nothing was saved. Lower --lr ({outcome.lr:g})"
         )
     result.save(out, dtype)
+    kept.unlink(missing_ok=True)
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
     echo(

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,12 +40,13 @@ from d90.subspace.subspace import Subspace
 from d90.tasks import ABSENT, Task
 from d90.training.base import describe_base
 from d90.training.batches import Batches, outputs_of
+from d90.training.checkpoint import Checkpoint, State, set_generators
 from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
 from d90.training.rates import AUTO, find_rate, parse_rate
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe
+from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
 from d90.training.record import save_pair, sealed
 from d90.training.schedule import batches_of, rate
 
@@ -73,6 +75,7 @@ def train(
     *,
     progress: Progress | None = None,
     device: str | None = None,
+    checkpoint: tuple[Path, float] | None = None,
     **options: Any,
 ) -> Run:
     """Fine-tune `model` on `task` and keep the best evaluation's weights; the untrained model's where training never beat it.
@@ -85,6 +88,8 @@ def train(
         d: short for the method's "@d=...".
         progress: is told what happens.
         device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
+        checkpoint: a file that keeps the run's state every so many minutes; the same call goes on from there after a kill. It is
+            yours to remove once the run is saved.
         options: fields of `Recipe`; `lr` may be "auto" as well: found by runs of this recipe first (`d90.training.rates`).
 
     Returns:
@@ -107,7 +112,11 @@ def train(
     data.note_truncation(progress)
     if lr == AUTO:
         recipe = _with_rate(data, spec, recipe, progress)
-    outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)
+    kept = None
+    if checkpoint is not None:
+        where, minutes = checkpoint
+        kept = Checkpoint(Path(where), trial_key(recipe, loaded_task, loaded), minutes)
+    outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True, checkpoint=kept)
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
@@ -143,11 +152,13 @@ def fit(
     applied_method: AppliedMethod | None = None,
     pruner: Hopeless | None = None,
     best: Callable[[Tensor], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Outcome, AppliedMethod]:
     """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
 
     What is `laid` on the model already is trained further; without it the method is laid afresh. `hopeless` is asked after
-    each evaluation whether to give up; `best` is told the predictions whenever they are the best so far.
+    each evaluation whether to give up; `best` is told the predictions whenever they are the best so far. With a `checkpoint`
+    a run that was killed goes on from it.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
@@ -157,7 +168,16 @@ def fit(
     try:
         with _undisturbed(module, recipe.seed):
             outcome = _loop(
-                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best
+                data,
+                applied_method.trained,
+                spec,
+                recipe,
+                stop_at,
+                progress,
+                keep_best or test,
+                pruner,
+                best,
+                checkpoint,
             )
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
@@ -207,6 +227,7 @@ def _loop(
     keep_best: bool,
     pruner: Hopeless | None = None,
     seen: Callable[[Tensor], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     began = time.perf_counter()
     module, task = data.model.module, data.task
@@ -223,11 +244,29 @@ def _loop(
     looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)} | {last}
 
     progress.trial_started(f"{recipe.method} seed {recipe.seed}", last)
-    zero_score, zero_loss = _look(data, precision, -math.inf, seen)
-    curve = [Evaluation(0, zero_score, zero_loss)]
-    best, status, running, step = zero_score, "finished" if last == total else "read", 0.0, 0
-    best_state = snapshot(trained) if keep_best else None
-    for step, chosen in enumerate(batches_of(data.train, recipe, last), start=1):
+    predictions: list[Tensor] = []  # of the best evaluation so far
+
+    def told(found: Tensor) -> None:
+        predictions[:] = [found]
+        if seen is not None:
+            seen(found)
+
+    status, step, done = "finished" if last == total else "read", 0, 0
+    state = _resumed(checkpoint, trained, optimizer, schedule, last) if checkpoint is not None else None
+    if state is None:
+        zero_score, zero_loss = _look(data, precision, -math.inf, told if seen else None)
+        curve, running = [Evaluation(0, zero_score, zero_loss)], 0.0
+        best_state = snapshot(trained) if keep_best else None
+    else:
+        curve, running, step, done = state.curve, state.running, state.step, state.step
+        best_state = state.best
+        zero_score, began = curve[0].score, began - state.seconds
+        if state.predictions is not None:
+            told(state.predictions)
+        progress.note(f"{recipe.method} seed {recipe.seed} goes on from step {step} of {last}")
+    best = max(look.score for look in curve)
+    rest = itertools.islice(batches_of(data.train, recipe, last), done, None)
+    for step, chosen in enumerate(rest, start=done + 1):
         module.train()
         with autocast(module, precision):
             outputs = outputs_of(module, data.train.inputs(chosen), task.kind)
@@ -246,7 +285,7 @@ def _loop(
         if step % 10 == 0 or step == last:
             progress.trial_step(step, running)
         if step in looks:
-            score, validation_loss = _look(data, precision, best, seen)
+            score, validation_loss = _look(data, precision, best, told if seen else None)
             if not math.isfinite(validation_loss):
                 status = "diverged"
                 break
@@ -260,6 +299,16 @@ def _loop(
             if pruner is not None and step < total and pruner(curve):
                 status = "hopeless"
                 break
+        if checkpoint is not None and step < last and checkpoint.due:
+            kept = optimizer.state_dict()["state"]
+            why = checkpoint.save(
+                State(
+                    snapshot(trained), kept, step, running, curve, time.perf_counter() - began, best_state,
+                    predictions[0] if predictions else None,
+                )
+            )  # fmt: skip
+            if why is not None:
+                progress.note(why)
     if best_state is not None:
         restore(trained, best_state)
     space = trained if isinstance(trained, Subspace) else None
@@ -280,6 +329,25 @@ def _loop(
         lr=lr,
         precision=precision,
     )
+
+
+def _resumed(
+    checkpoint: Checkpoint, trained: Trainable, optimizer: torch.optim.Optimizer, schedule: Any, last: int
+) -> State | None:
+    """Put a killed run back where its checkpoint left it; None where there is none that fits."""
+    state, (tensors, buffers) = checkpoint.load(), snapshot(trained)
+    if state is None or not 0 < state.step < last or buffers.keys() != state.trained[1].keys():
+        return None
+    if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in state.trained[0]]:
+        return None
+    restore(trained, state.trained)
+    body = optimizer.state_dict()
+    optimizer.load_state_dict({**body, "state": state.moments})
+    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": state.step, "_step_count": state.step + 1})
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(state.step)
+    set_generators(state.generators)
+    return state
 
 
 def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:

@@ -23,6 +23,8 @@ WORKER = "import os, sys; sys.path[:] = sys.argv.pop().split(os.pathsep); from d
 class Local(Executor):
     """One process for each trial, `slots` at once, which share the driver's threads between them."""
 
+    shares_disk = True  # a worker writes beside the driver's store
+
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
         self.threads = max(1, torch.get_num_threads() // slots)

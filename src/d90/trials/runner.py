@@ -25,6 +25,7 @@ from d90.subspace.fingerprint import NOT_COVERED
 from d90.tasks import Task
 from d90.tasks.metrics import rises, to_display
 from d90.training.batches import device_of
+from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
 from d90.training.loop import Data, evaluate, fit, open_model, open_task
 from d90.training.precision import precision_of
@@ -32,7 +33,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
 from d90.trials.executor import Executor, Job
 from d90.trials.predictions import pack, unpack
-from d90.trials.store import Store, Stored
+from d90.trials.store import Store, Stored, digest
 
 __all__ = ["Made", "TrialRequest", "TrialRunner", "check_sendable", "run_job", "versions"]
 
@@ -179,7 +180,7 @@ class TrialRunner:
                 if self.study is not None:
                     self.store.note(self.study, stored.key)
             else:
-                made = _made(self.data(ask.recipe.seed), ask, self._progress)
+                made = _made(self.data(ask.recipe.seed), ask, self._progress, self._checkpoint(ask))
                 self._keep(ask, made, self.study)
                 body = made.outcome
             self._progress.trial_ended(
@@ -204,17 +205,27 @@ class TrialRunner:
         self.store.add(
             key, ask.stop_at, d, ask.recipe.seed, recipe, made.outcome, made.context, made.predictions or None, study
         )
+        self._checkpoint(ask).remove()
         self._write_line(recipe, made.outcome)
+
+    def _checkpoint(self, ask: TrialRequest) -> Checkpoint:
+        """Where a trial keeps its state until it has ended."""
+        key = digest([self.key(ask.recipe), ask.stop_at, ask.test, asdict(ask.pruner) if ask.pruner else None])
+        path = self.store.states / f"{key}.safetensors"
+        return Checkpoint(path.absolute(), key, self.store.checkpoint_minutes)
 
     def _job(self, ask: TrialRequest) -> Job:
         """A trial as plain data."""
-        body = {
+        body: dict[str, Any] = {
             "recipe": ask.recipe.to_dict(),
             "stop_at": ask.stop_at,
             "hopeless": asdict(ask.pruner) if ask.pruner else None,
             "test": ask.test,
             "precision": precision_of(ask.recipe, self._any_data(ask.recipe)),
         }
+        if getattr(self._executor, "shares_disk", False):
+            kept = self._checkpoint(ask)
+            body["checkpoint"] = [str(kept.path), kept.key, kept.minutes]
         return Job("d90.trials.runner:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
 
     def _check_same(self, ask: TrialRequest, context: dict[str, Any]) -> None:
@@ -305,17 +316,19 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
     task = open_task(recipe.task, recipe)
     model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
-    made = _made(Data(model, task, True, body.get("precision")), ask, progress)
+    where = body.get("checkpoint")
+    checkpoint = Checkpoint(Path(where[0]), str(where[1]), float(where[2])) if where else None
+    made = _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint)
     packed = base64.b64encode(made.predictions).decode()
     return {"outcome": made.outcome, "context": made.context, "predictions": packed}
 
 
-def _made(data: Data, ask: TrialRequest, progress: Progress) -> Made:
+def _made(data: Data, ask: TrialRequest, progress: Progress, checkpoint: Checkpoint | None = None) -> Made:
     """Train."""
     best: list[Tensor] = []
     outcome, applied_method = fit(
         data, ask.spec, ask.recipe,
-        stop_at=ask.stop_at, progress=progress, test=ask.test, pruner=ask.pruner, best=best.append,
+        stop_at=ask.stop_at, progress=progress, test=ask.test, pruner=ask.pruner, best=best.append, checkpoint=checkpoint,
     )  # fmt: skip
     applied_method.release()
     device = _named(device_of(data.model.module))

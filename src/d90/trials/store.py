@@ -27,6 +27,7 @@ from d90.trials.view import RUNS
 __all__ = ["SCHEMA", "Store", "Stored", "digest"]
 
 SCHEMA = 2
+CHECKPOINT_MINUTES = 10.0
 WAIT = 30  # seconds for another process to finish writing
 
 _FIRST = """
@@ -83,13 +84,17 @@ class Stored:
 class Store:
     """Open a store, made if it is not there; with `write=False` one that is there, which is left as it is.
 
+    A trial that is under way keeps its state beside the store every `checkpoint_minutes`, and goes on from there after a kill.
+
     Raises:
         StoreError: written by a newer d90, or not a store.
         RunFailed: the disk is full, or the folder cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], write: bool = True) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | os.PathLike[str], write: bool = True, checkpoint_minutes: float = CHECKPOINT_MINUTES
+    ) -> None:
+        self.path, self.checkpoint_minutes = Path(path), checkpoint_minutes
         with self._errors():
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +133,11 @@ class Store:
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version={SCHEMA}")
             self._version = SCHEMA
+
+    @property
+    def states(self) -> Path:
+        """The folder beside the store where trials that are under way keep their state."""
+        return self.path.with_name(f"{self.path.name}.trials")
 
     def find(self, key: str, stop_at: float | None) -> Stored | None:
         """A stored trial that answers for this key and threshold.
