@@ -20,10 +20,11 @@ from torch import Tensor
 
 from d90.errors import D90Error, InputError, RunFailed
 from d90.files import write_bytes
+from d90.methods import Trainable, restore, snapshot
 from d90.methods.direct import Snapshot
 from d90.training.recipe import Evaluation
 
-__all__ = ["Checkpoint", "State", "set_generators"]
+__all__ = ["Checkpoint", "State", "resumed"]
 
 MINUTES = 10.0
 
@@ -150,9 +151,28 @@ def _generators() -> dict[str, Tensor]:
     return found
 
 
-def set_generators(found: dict[str, Tensor]) -> None:
+def _set_generators(found: dict[str, Tensor]) -> None:
     """Put the generators where they were."""
     if "cpu" in found:
         torch.random.set_rng_state(found["cpu"])
     if "cuda" in found and torch.cuda.is_available():
         torch.cuda.set_rng_state(found["cuda"])
+
+
+def resumed(
+    checkpoint: Checkpoint, trained: Trainable, optimizer: torch.optim.Optimizer, schedule: Any, last: int
+) -> State | None:
+    """Put a killed run back where its checkpoint left it; None where there is none that fits."""
+    state, (tensors, buffers) = checkpoint.load(), snapshot(trained)
+    if state is None or not 0 < state.step < last or buffers.keys() != state.trained[1].keys():
+        return None
+    if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in state.trained[0]]:
+        return None
+    restore(trained, state.trained)
+    body = optimizer.state_dict()
+    optimizer.load_state_dict({**body, "state": state.moments})
+    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": state.step, "_step_count": state.step + 1})
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(state.step)
+    _set_generators(state.generators)
+    return state

@@ -40,7 +40,7 @@ from d90.subspace.subspace import Subspace
 from d90.tasks import ABSENT, Task
 from d90.training.base import describe_base
 from d90.training.batches import Batches, outputs_of
-from d90.training.checkpoint import Checkpoint, State, set_generators
+from d90.training.checkpoint import Checkpoint, State, resumed
 from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
 from d90.training.precision import autocast, precision_of
@@ -252,7 +252,7 @@ def _loop(
             seen(found)
 
     status, step, done = "finished" if last == total else "read", 0, 0
-    state = _resumed(checkpoint, trained, optimizer, schedule, last) if checkpoint is not None else None
+    state = resumed(checkpoint, trained, optimizer, schedule, last) if checkpoint is not None else None
     if state is None:
         zero_score, zero_loss = _look(data, precision, -math.inf, told if seen else None)
         curve, running = [Evaluation(0, zero_score, zero_loss)], 0.0
@@ -329,25 +329,6 @@ def _loop(
         lr=lr,
         precision=precision,
     )
-
-
-def _resumed(
-    checkpoint: Checkpoint, trained: Trainable, optimizer: torch.optim.Optimizer, schedule: Any, last: int
-) -> State | None:
-    """Put a killed run back where its checkpoint left it; None where there is none that fits."""
-    state, (tensors, buffers) = checkpoint.load(), snapshot(trained)
-    if state is None or not 0 < state.step < last or buffers.keys() != state.trained[1].keys():
-        return None
-    if [tensor.shape for tensor in tensors] != [tensor.shape for tensor in state.trained[0]]:
-        return None
-    restore(trained, state.trained)
-    body = optimizer.state_dict()
-    optimizer.load_state_dict({**body, "state": state.moments})
-    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": state.step, "_step_count": state.step + 1})
-    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = base * factor(state.step)
-    set_generators(state.generators)
-    return state
 
 
 def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
