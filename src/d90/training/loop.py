@@ -7,7 +7,6 @@ reaches it, and its score then means "at least".
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -48,7 +47,7 @@ from d90.training.progress import Progress
 from d90.training.rates import AUTO, find_rate, parse_rate
 from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
 from d90.training.record import save_pair, sealed
-from d90.training.schedule import batches_of, rate
+from d90.training.schedule import batches_of, rate, undisturbed
 
 __all__ = [
     "Data",
@@ -166,7 +165,7 @@ def fit(
     module = data.model.module
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
-        with _undisturbed(module, recipe.seed):
+        with undisturbed(module, recipe.seed):
             outcome = _loop(
                 data,
                 applied_method.trained,
@@ -192,7 +191,7 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
     module = data.model.module
 
     def losses(count: int) -> Iterator[Tensor]:
-        with _undisturbed(module, recipe.seed):
+        with undisturbed(module, recipe.seed):
             module.eval()
             for chosen in itertools.islice(data.train.shuffled(recipe.batch_size, recipe.seed, 0), count):
                 outputs = outputs_of(module, data.train.inputs(chosen), data.task.kind)
@@ -200,7 +199,7 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
 
     def fine_tune() -> None:
         spec = Spec(Full())
-        with _undisturbed(module, recipe.seed):
+        with undisturbed(module, recipe.seed):
             _loop(
                 data,
                 Direct(module),
@@ -433,16 +432,3 @@ class Run:
 
 # --- helpers
 # -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
-    """Seed torch for the run (dropout), then give back its generator's state and every module's train/eval flag."""
-    modes = [(part, part.training) for part in module.modules()]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            for part, mode in modes:
-                part.training = mode

@@ -1,15 +1,17 @@
-"""What happens at which step of a run: the learning rate's share, and the batch."""
+"""What happens at which step of a run: the learning rate's share, and the batch; and that it leaves no trace in torch."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from d90.training.batches import Batches
 from d90.training.recipe import Recipe
 
-__all__ = ["batches_of", "rate"]
+__all__ = ["batches_of", "rate", "undisturbed"]
 
 
 def rate(step: int, total: int, warmup: float) -> float:
@@ -28,3 +30,16 @@ def batches_of(train_data: Batches, recipe: Recipe, steps: int) -> Iterator[Tens
             yield chosen
             done += 1
         epoch += 1
+
+
+@contextlib.contextmanager
+def undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
+    """Seed torch for the run (dropout), then give back its generator's state and every module's train/eval flag."""
+    modes = [(part, part.training) for part in module.modules()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
