@@ -30,7 +30,8 @@ from torch import nn
 from d90 import Subspace
 from d90.models import loading as models
 from d90.projections import kernels
-from d90.training.recipe import best_device, bf16_is_fast
+from d90.training.device import best_device
+from d90.training.recipe import bf16_is_fast
 
 Step = Callable[[], None]
 

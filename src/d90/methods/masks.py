@@ -94,7 +94,7 @@ def smallest(found: Sequence[Tensor], k: int) -> list[Tensor]:
 def _fisher(applied: Applied, context: Context, parameters: list[nn.Parameter], batches: int) -> list[Tensor]:
     assert context.losses is not None
     total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
-    flags = [(p, p.requires_grad) for p in applied.model.parameters()]
+    flags, buffers = [(p, p.requires_grad) for p in applied.model.parameters()], Buffers(applied.model)
     seen = 0
     try:
         for p in parameters:
@@ -108,6 +108,7 @@ def _fisher(applied: Applied, context: Context, parameters: list[nn.Parameter], 
     finally:
         for p, flag in flags:
             p.requires_grad_(flag)
+        buffers.restore()  # the passes over batches have moved running statistics
     if seen == 0:
         raise InputError("sparse:mask=fisher got no batches, expected at least one; the training split is empty")
     return [place / seen for place in total]
