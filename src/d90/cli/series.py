@@ -231,7 +231,7 @@ def _series(kind: str, **given: Any) -> None:
 
 
 def _show(result: Series) -> None:
-    from d90.studies.measurement import ends_in_words
+    from d90.search.summary import ends_in_words
     from d90.tasks.metrics import to_display
     from d90.training.console import console, make_table
 

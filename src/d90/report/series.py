@@ -15,7 +15,7 @@ from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import axis, count, score
-from d90.studies.measurement import ends_in_words
+from d90.search.summary import ends_in_words
 from d90.tasks.metrics import to_display
 
 __all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d90.search.rules import COUNTS, SHARES
-from d90.studies.measurement import ends_in_words, seeds_in_words
+from d90.search.summary import ends_in_words, seeds_in_words
 from d90.tasks.metrics import rises, to_display
 
 __all__ = [

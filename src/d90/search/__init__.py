@@ -1,8 +1,9 @@
 """d90 from trials: which to make next, when it is enough, and what they say. Pure: it knows no model.
 
     next_trial(problem, observations, pending)   what to train next                      `d90.search.plan`
-    summarise(problem, observations)             d90, its interval, what is not bounded  `d90.search.search`
-    search(evaluate, problem)                    both in a loop
+    summarise(problem, observations)             d90, its interval, what is not bounded  `d90.search.summary`
+    Session(problem)                             ask, tell, result                       `d90.search.session`
+    search(evaluate, problem)                    the same in a loop
 
 Each is a function of the set of trials alone: killed and started again, a search goes on as it would have. The model of the curve is in
 `d90.search.posterior`, the curves themselves in `d90.search.curves`.
@@ -10,7 +11,9 @@ Each is a function of the set of trials alone: killed and started again, a searc
 
 from d90.search.plan import next_trial
 from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, SearchResult, round_d
-from d90.search.search import search, summarise
+from d90.search.search import search
+from d90.search.session import Session
+from d90.search.summary import summarise
 
 __all__ = [
     "COVERAGE",
@@ -18,6 +21,7 @@ __all__ = [
     "Observation",
     "SearchProblem",
     "SearchResult",
+    "Session",
     "next_trial",
     "round_d",
     "search",

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from d90.search.summary import ends_in_words, seeds_in_words
 from d90.tasks.metrics import to_display
 
-__all__ = ["Measurement", "Point", "ends_in_words", "seeds_in_words"]
-
-
-def ends_in_words(low: int | None, high: int | None) -> str:
-    """An interval; an end that is None is not bounded by the trials."""
-    if low is None and high is None:
-        return "not bounded by these trials"
-    if low is None:
-        return f"up to {high:,}, not bounded below by these trials"
-    if high is None:
-        return f"from {low:,}, not bounded above by these trials"
-    return f"{low:,} to {high:,}"
-
-
-def seeds_in_words(projection_seeds: Sequence[int]) -> str:
-    """With how many seeds of P some trials were made, and in how many trials where those are more."""
-    seeds, trials = len(set(projection_seeds)), len(projection_seeds)
-    words = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return words if seeds == trials else f"{words} of P in {trials} trials"
+__all__ = ["Measurement", "Point"]
 
 
 @dataclass(frozen=True)
