@@ -42,7 +42,7 @@ def test_the_sweep_holds_what_the_papers_measured_and_says_what_it_lacks() -> No
 def test_a_family_trains_saves_opens_merges_and_predicts(kind: str, task: str, tmp_path: Path) -> None:
     folder = save_family(kind, tmp_path / "base")
     opened, done = load(task), 0
-    names = [name for name, _ in models.load(str(folder), 2).module.named_parameters()]
+    names: list[str] = []
     for method in METHODS:
         where = tmp_path / method.partition(":")[0].partition("@")[0]
         where.mkdir()
@@ -53,6 +53,7 @@ def test_a_family_trains_saves_opens_merges_and_predicts(kind: str, task: str, t
             epochs=1, batch_size=20, evaluations=1, lr=1e-3, max_length=16, precision="fp32",
         )  # fmt: skip
         before = _outputs(run)
+        names = names or [name for name, _ in run.model.module.named_parameters()]
         run.save(where / "task.d90")
         tuned = open_tune(where / "task.d90")
         torch.testing.assert_close(tuned.outputs(TEXTS), before, rtol=0, atol=2e-5)

@@ -38,7 +38,7 @@ FAMILIES = (
     "albert", "arcee", "bart", "bert", "big_bird", "biogpt", "bloom", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2",
     "diffllama", "distilbert", "doge", "electra", "ernie", "esm", "eurobert", "exaone4", "falcon", "flaubert", "fnet", "funnel", "gemma",
     "gemma2", "gemma3_text", "glm", "glm4", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "gte", "helium",
-    "hunyuan_v1_dense", "ibert", "layoutlm", "llama", "longformer", "mbart", "megatron-bert", "minimax", "ministral", "mistral", "mixtral",
+    "hunyuan_v1_dense", "layoutlm", "llama", "longformer", "mbart", "megatron-bert", "minimax", "ministral", "mistral", "mixtral",
     "mobilebert", "modernbert", "modernbert-decoder", "mpnet", "mpt", "nemotron", "nystromformer", "openai-gpt", "opt", "persimmon", "phi",
     "phi3", "plbart", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
     "seed_oss", "smollm3", "squeezebert", "stablelm", "starcoder2", "t5", "umt5", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet",
@@ -48,6 +48,7 @@ FAMILIES = (
 CANNOT = {
     "canine": "reads characters: 2048 positions at least, hashed into 16,384 buckets; not a model of token ids",
     "ctrl": "its position table and head cannot be made small enough for a test",
+    "ibert": "its linear layers are of a kind of their own (QuantLinear), which LoRA cannot wrap; full@d works",
     "layoutlmv2": "needs detectron2",
     "layoutlmv3": "needs images",
     "lilt": "needs boxes",

@@ -225,3 +225,19 @@ def test_an_embedding_resized_in_place_is_found_by_its_shape(rows: int) -> None:
     model.embedding.weight.data = torch.zeros(rows, 6)
     with pytest.raises(UnsupportedModelError, match=rf"'embedding.weight' was resized from \(9, 6\) to \({rows}, 6\)"):
         model(torch.tensor([[1, 3]]))
+
+
+def test_a_module_that_is_exchanged_for_one_with_the_same_weights_goes_on() -> None:
+    """As BigBird does with its attention, by the length of the texts."""
+    model = Padded(tied=False)
+    space = Subspace(model, 6)
+    other = nn.Linear(6, 9)
+    other.weight, other.bias = model.head.weight, model.head.bias
+    model.head = other
+    before = model(torch.tensor([[1, 3]])).detach()
+    with torch.no_grad():
+        space.theta.fill_(0.3)
+    assert not torch.allclose(model(torch.tensor([[1, 3]])), before)
+    model.head = nn.Linear(6, 9)
+    with pytest.raises(UnsupportedModelError, match="was replaced under a Subspace"):
+        model(torch.tensor([[1, 3]]))

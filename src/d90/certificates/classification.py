@@ -147,7 +147,7 @@ def certify(
     )
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
-    whole = open_task(task, recipe)
+    whole = open_task(task, recipe, model)
     _check_task(whole, recipe, finished=theta is not None)
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, theta, command)

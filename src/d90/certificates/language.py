@@ -140,7 +140,7 @@ def certify_language(
     )  # fmt: skip
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
-    whole = open_task(task, recipe)
+    whole = open_task(task, recipe, model)
     if not whole.kind.generative:
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)

@@ -220,7 +220,7 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
         (1,), (1,), float(known["prior"]), said.delta, None, float(known["prior_epochs"]), copies=copies
     )
     options.check()
-    whole = open_task(task if task is not None else recipe.task, recipe)
+    whole = open_task(task if task is not None else recipe.task, recipe, model)
     unit = "documents" if whole.kind.generative else "examples"
     if not start or whole.fingerprint != fingerprint:
         raise InputError(

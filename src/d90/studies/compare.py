@@ -141,7 +141,7 @@ def compare(
     check_sendable(executor, model, task)
     recipe = make_recipe(model, task, specs[0], options)
     keep = store if isinstance(store, Store) else Store(store)
-    runner = TrialRunner(model, open_task(task, recipe), recipe, keep, progress, log, executor)
+    runner = TrialRunner(model, open_task(task, recipe, model), recipe, keep, progress, log, executor)
     numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in runner.task.splits
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")

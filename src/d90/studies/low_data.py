@@ -66,7 +66,7 @@ def low_data(
     if "train_limit" in options:
         raise InputError("got train_limit, expected counts to say how many examples there are")
     recipe = make_recipe(model, task, parse(methods[0] if methods else "full"), options)
-    whole = len(open_task(task, recipe).train)
+    whole = len(open_task(task, recipe, model).train)
     sizes = list(dict.fromkeys(min(n if n is not None else whole, whole) for n in counts))
     keep = store if isinstance(store, Store) else Store(store)
 

@@ -117,10 +117,10 @@ def measure(
     baseline_lr = parse_rate(baseline_lr) if baseline_lr is not None else AUTO if lr == AUTO else None
     options["lr"] = None if lr == AUTO else lr
     recipe = make_recipe(model, task, spec, options)
-    opened = open_task(task, recipe)
+    opened = open_task(task, recipe, model)
     if test and "test" not in opened.splits:
         recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
-        opened = open_task(task, recipe)
+        opened = open_task(task, recipe, model)
     rule = choose_rule(rule, opened.metric, fraction, within)
     if rule == "margin" and not isinstance(baseline, str):
         raise InputError(
@@ -234,6 +234,7 @@ def measure(
         progress.note(note)
     notes = [
         *opened.notes,
+        *runner.model(recipe.seed).notes,
         *rates.describe(),
         *doubts,
         *late,

@@ -56,12 +56,19 @@ class Guard:
             UnsupportedModelError: its name.
         """
         for holder, name, what in self._places:
-            if holder.get(name) is not what:
-                raise UnsupportedModelError(
-                    f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
-                    "parameters. Likely cause: resize_token_embeddings(), a new head, functional_call(), or FSDP. Change the "
-                    "model first."
-                )
+            if holder.get(name) is what:
+                continue
+            now = dict(self._model.named_parameters(remove_duplicate=False))
+            if all(now.get(n) is tensor for n, tensor in zip(self._names, self._tensors, strict=True)):
+                self._places = layout.places(
+                    self._model, self._names
+                )  # BigBird puts the same weights into another module
+                return
+            raise UnsupportedModelError(
+                f"'{name}' was replaced under a Subspace, which would go on moving the old one; expected the same "
+                "parameters. Likely cause: resize_token_embeddings(), a new head, functional_call(), or FSDP. Change the "
+                "model first."
+            )
 
     def check_flags(self) -> None:
         """Refuse a training pass in which other parameters require gradients than when the Subspace was made.
