@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all older no-compiler bench lint clean
+.PHONY: attack demo test test-all older no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/projections/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -55,3 +55,7 @@ bench: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# 20,000 mutated records, 400 malformed stores, a kill at every step of a save, killed trials
+attack:
+	D90_ATTACK=20000 D90_ATTACK_STORES=400 $(BIN)/pytest tests/training/test_record.py tests/training/test_checkpoint.py tests/trials/test_malformed.py tests/test_files.py
