@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from d90.errors import InputError
 from d90.training.progress import Progress
 from d90.trials.predictions import unpack
 from d90.trials.store import Store
-from tests.reference.tiny import tiny_model, tiny_task
 from tests.training.test_loop import FAST, blobs
 
 SMALL = {**FAST, "start": 32, "resolution": 1.3, "baseline_lr": 0.01}
@@ -259,27 +257,3 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path) ->
     assert len(rows) == len(set(rows)), "a finished trial was repeated"
     assert done.stdout == whole.stdout
     assert rows == [t.key for t in Store(tmp_path / "whole.sqlite").trials()]
-
-
-@pytest.mark.slow
-def test_d90_is_the_same_for_copies_of_a_model_in_half_precision(tmp_path: Path) -> None:
-    """Stored in fp32, bf16 or fp16, a model has one d90, within its interval."""
-    import torch
-    from transformers import BertForSequenceClassification
-
-    base, task = tiny_model(tmp_path / "base"), str(tiny_task(tmp_path / "data"))
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        folder = Path(shutil.copytree(base, tmp_path / str(dtype)))
-        BertForSequenceClassification.from_pretrained(base, dtype=torch.float32).to(dtype).save_pretrained(folder)
-        found[dtype] = d90.measure(
-            str(folder), task, store=tmp_path / "d90.sqlite", baseline_lr=0.02, lr=0.05, epochs=20, batch_size=8, evaluations=4,
-            max_length=8, precision="fp32", seeds=1, budget=8, start=32,
-        )  # fmt: skip
-    first = found[torch.float32]
-    assert first.d90 is not None
-    for other in found.values():
-        assert other.baseline == pytest.approx(first.baseline, abs=0.05)
-        assert other.d90 is not None
-        assert other.interval[0] <= first.d90 <= (other.interval[1] or first.D)
-        assert first.interval[0] <= other.d90 <= (first.interval[1] or first.D)
