@@ -61,3 +61,15 @@ def test_the_defaults_that_differed() -> None:
     assert parameters("cli.series:family")["target"] == parameters("studies.series:family")["target"] == "own"
     assert parameters("cli.series:trajectory")["start"] == parameters("studies.measure:measure")["start"]
     assert parameters("cli.measure:measure")["lr"] == parameters("studies.measure:measure")["lr"] == "auto"
+
+
+@pytest.mark.parametrize("name", ["measure", "train", "compare"])
+def test_wrapped_commands_keep_their_arguments(name: str) -> None:
+    """Annotations that a wrapper cannot resolve become plain text options: `d90 measure MODEL TASK` was then refused."""
+    import typer
+
+    from d90.cli.main import app
+
+    command = typer.main.get_command(app).commands[name]
+    kinds = {parameter.name: parameter.param_type_name for parameter in command.params}
+    assert (kinds["model"], kinds["task"], kinds["device"], kinds["lr"]) == ("argument", "argument", "option", "option")
