@@ -100,7 +100,7 @@ def test_unsound_text(tmp_path: Path, content: bytes, options: dict[str, str], m
 def test_no_text_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         load("text:nowhere")
-    with pytest.raises(InputError, match="no training text"):
+    with pytest.raises(InputError, match="no training file"):
         load(f"lines:{tmp_path}")
 
 
@@ -257,6 +257,36 @@ def test_a_part_of_the_documents_is_evaluated(folder: Path, tmp_path: Path) -> N
     assert len(part) == 50
     assert part.inputs == subsample(documents, 50).inputs
     assert part.inputs != documents.inputs[:50]
+
+
+def test_the_betting_bound_is_certified_where_it_was_fixed_beforehand(folder: Path, tmp_path: Path) -> None:
+    from d90.certificates import verify as checker
+
+    store = tmp_path / "s.sqlite"
+    usual = certified(folder, store=store)
+    with pytest.raises(InputError, match="shows 2 alternatives"):
+        certified(folder, store=store, form="betting")
+    found = certified(folder, store=store, form="betting", tried=2)
+    assert (found.form, usual.form) == ("betting", "bernstein")
+    assert found.bound < usual.bound
+    assert found.bound < found.best.bound, (
+        "the message was chosen by empirical Bernstein's bound, the figure is by betting"
+    )
+    found.save(tmp_path / "c.json")
+    assert check_language(tmp_path / "c.json", out=tmp_path / "p.npy") == found
+    assert "needs predictions" in checker.verify(str(tmp_path / "c.json"))[1]
+    lines = checker.verify(str(tmp_path / "c.json"), str(tmp_path / "p.npy"))
+    assert "computed again" in lines[1]
+    body = json.loads((tmp_path / "c.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(body | {"bound": found.bound - 0.01}))
+    with pytest.raises(checker.Refused, match="'bound' says"):
+        checker.verify(str(tmp_path / "c.json"), str(tmp_path / "p.npy"))
+    with pytest.raises(InputError, match="evaluated again"):
+        check_language(tmp_path / "c.json")
+    with pytest.raises(InputError, match="form='betting' and 50 of 200"):
+        certified(folder, store=tmp_path / "t.sqlite", form="betting", evaluated=50)
+    with pytest.raises(InputError, match="form"):
+        certified(folder, store=tmp_path / "t.sqlite", form="exact")
 
 
 def test_every_model_evaluated_on_the_part_is_paid_for(folder: Path, tmp_path: Path) -> None:

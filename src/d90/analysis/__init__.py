@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from d90.analysis import bounds, coding
 from d90.analysis.amplification import amplification, spectrum
+from d90.analysis.betting import betting_upper
 from d90.analysis.bounds import relative_gap
 from d90.analysis.similarity import geodesic_distance, projection_distance, random_similarity, subspace_similarity
 
 __all__ = [
     "amplification",
+    "betting_upper",
     "bounds",
     "coding",
     "geodesic_distance",

@@ -16,7 +16,7 @@ from typing import Any
 
 from d90.analysis import bounds
 from d90.certificates.certificate import Choice
-from d90.errors import InputError
+from d90.errors import InputError, unknown_name
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.tasks import Split, Task
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 COPIES = ("refuse", "drop")
+FORMS = ("bernstein", "betting")
 _NEEDED = ("seed", "max_length", "precision", "step_rule")
 _NEEDED_BY_A_PRIOR = ("batch_size", "warmup", "weight_decay", "clip", "evaluations", "validation_limit")
 
@@ -50,6 +51,7 @@ class CertificateOptions:
         prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
         copies: "refuse" where an example that counts stands in the prior's part; "drop" all but the first of each beforehand.
         evaluated: documents alone: how many are evaluated; None for all.
+        form: documents alone: "bernstein" or "betting", of all of them; of a part the form is kl.
     """
 
     dims: tuple[int, ...]
@@ -61,6 +63,7 @@ class CertificateOptions:
     quantise_epochs: float = 1
     copies: str = "refuse"
     evaluated: int | None = None
+    form: str = "bernstein"
 
     def check(self) -> None:
         """Refuse what no bound can be had from.
@@ -76,6 +79,8 @@ class CertificateOptions:
             raise InputError(f"got tried={self.tried}, expected at least 1, this one")
         if self.copies not in COPIES:
             raise InputError(f"got copies='{self.copies}', expected refuse or drop")
+        if self.form not in FORMS:
+            raise unknown_name("form", self.form, FORMS)
         bounds.nats(self.delta)
 
 
@@ -229,7 +234,7 @@ def _options_of(body: dict[str, Any]) -> dict[str, Any]:
     evaluated = None if evaluated == body["n"] else evaluated
     return {
         "prior": known["prior"], "prior_epochs": known["prior_epochs"], "copies": known.get("copies", "refuse"), "delta": body["delta"],
-        "evaluated": evaluated,
+        "evaluated": evaluated, "form": body["form"] if body.get("form") == "betting" else "bernstein",
     }  # fmt: skip
 
 
@@ -262,4 +267,6 @@ def _decoder(base: str, method: str, recipe: dict[str, Any], options: dict[str, 
         needed += [options["prior"], options["prior_epochs"], *(recipe.get(key) for key in _NEEDED_BY_A_PRIOR)]
     with contextlib.suppress(InputError):  # a method that this version does not have is an alternative all the same
         method = str(parse(method).at(1))
-    return str([base, method, examples, *needed, options["copies"], options["delta"], options["evaluated"]])
+    return str(
+        [base, method, examples, *needed, options["copies"], options["delta"], options["evaluated"], options["form"]]
+    )

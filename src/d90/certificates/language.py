@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from d90.analysis import bounds
+from d90.analysis.betting import betting_upper
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
 from d90.certificates.choices import CertificateOptions, messages_evaluated
 from d90.certificates.coding import Measure, coded_tunes, decoded
@@ -115,6 +116,7 @@ def certify_language(
     prior_epochs: float = 3,
     quantise_epochs: float = 1,
     copies: str = "refuse",
+    form: str = "bernstein",
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
@@ -126,6 +128,8 @@ def certify_language(
         model, task: a causal language model, and documents ("text:FOLDER", "lines:FILE").
         method, dims, levels: with a subspace; `dims` is the method's own d, or 50 and 100; levels 3.
         evaluated: evaluate so many training documents, drawn before anything is seen; None for all.
+        form: of the bound where every document is evaluated: "bernstein" (Maurer & Pontil 2009), or "betting"
+            (`d90.analysis.betting`), which is tighter; fixed before the documents are seen.
         prior, delta, tried, prior_epochs, quantise_epochs, copies, store, progress, command, options: as for `d90.certify`.
 
     Raises:
@@ -136,7 +140,8 @@ def certify_language(
     own = spec.space.d if spec.space else None
     dims = dims if dims is not None else DIMS if own is None else (own,)
     asked = CertificateOptions(
-        tuple(dims), tuple(levels if levels is not None else LEVELS), prior, delta, tried, prior_epochs, quantise_epochs, copies, evaluated
+        tuple(dims), tuple(levels if levels is not None else LEVELS), prior, delta, tried, prior_epochs, quantise_epochs, copies, evaluated,
+        form,
     )  # fmt: skip
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
@@ -181,6 +186,8 @@ def check_language(
     if out is not None:
         write_array(out, smoothed_bits(nats, said.alpha, known.vocabulary).numpy())
     found = known.bounded(replace(best, losses=losses))
+    if said.form == "betting":
+        found = replace(found, bound=_betting(nats, found.alpha, known, found.bits))
     if abs(found.mean - said.mean) > SAME or abs(found.bound - said.bound) > SAME or found.alpha != said.alpha:
         raise InputError(
             f"'{path}' says {said.mean:.5f} bits per token and a bound of {said.bound:.5f}; evaluated again: {found.mean:.5f} and "
@@ -278,7 +285,16 @@ def _certificate(
     with decoded(data, ground.start, spec, recipe, 0, "") as fresh:
         untrained = data.task.loss(predict(fresh.model, shown, precision), shown.labels).item() / math.log(2)
     with decoded(data, ground.start, spec, recipe, best.d, best.payload) as fresh:
-        tested = _losses(fresh.model, shown, precision, known.vocabulary)
+        shown_nats = predict(fresh.model, shown, precision)
+        counted_nats = predict(fresh.model, data.train, precision) if ground.options.form == "betting" else None
+    tested, bets = _by_alpha(shown_nats, known.vocabulary), counted_nats is not None
+    held = round(len(ground.whole.train) / 10)
+    bound, holdout = best.bound, _holdout(tested, held, known.vocabulary, delta)
+    if counted_nats is not None:
+        bound = _betting(counted_nats, best.alpha, known, best.bits)
+        if held > 1:
+            as_many = shown_nats[torch.arange(held) % len(shown_nats)]
+            holdout = min(_betting(as_many, alpha, known, 0.0) for alpha in ALPHAS)
     length = f"its first {data.model.max_length} tokens" if data.model.max_length else "all its tokens"
     fields = ground.common(command)
     fields["assumptions"] = (f"a document, cut to {length}, is one example", *fields["assumptions"])
@@ -296,19 +312,25 @@ def _certificate(
         mean=best.mean,
         bits=best.bits,
         parts=best.parts,
-        form=known.form,
-        bound=best.bound,
+        form="betting" if bets else known.form,
+        bound=bound,
         kl_bound=replace(known, form="kl").bound(best, best.alpha),
         uniform=math.log2(known.vocabulary),
         untrained=untrained,
         test=tested[str(best.alpha)][0],
         test_count=len(shown),
-        holdout=_holdout(tested, round(len(ground.whole.train) / 10), known.vocabulary, delta),
+        holdout=holdout,
         best=best,
         candidates=candidates,
         tighter=_tighter(best, known),
         definitions=ground.definitions(alphas=list(ALPHAS), among=known.among),
     )
+
+
+def _betting(nats: torch.Tensor, alpha: float, known: _Known, bits: float) -> float:
+    """The betting bound of these documents, in their order in the data; the message was chosen by the other form, at no cost."""
+    low, high = bounds.smoothed_range(alpha, known.vocabulary)
+    return betting_upper(smoothed_bits(nats, alpha, known.vocabulary), low, high, known.delta, bits)
 
 
 def _own_messages(definitions: dict[str, Any]) -> int:

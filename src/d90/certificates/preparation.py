@@ -145,6 +145,11 @@ def prepare(
         raise InputError(f"got {options.evaluated or n} documents to evaluate, expected 2 ... {n}, those that count")
     if options.evaluated == n:
         options = replace(options, evaluated=None)
+    if options.evaluated is not None and options.form == "betting":
+        raise InputError(
+            f"got form='betting' and {options.evaluated} of {n} documents to evaluate, expected all: it bets on every document. Leave "
+            "one of the two out"
+        )
     tried = what_was_tried(store, whole, loaded, spec, recipe, options)
     progress.search_started(f"certificate of {recipe.model} on {recipe.task}, {spec}, n = {n:,} {words_of}")
     if n < FEW:

@@ -1,8 +1,7 @@
 """Check a certificate without the program that wrote it: `python verify.py certificate.json [predictions.npy]`.
 
 Needs numpy alone and imports nothing of d90. The message is decoded by a decoder written for this file, its bits are counted, and
-the bound is computed again from them; given predictions, the errors (or the documents' bits per token) are counted as well. What
-needs the model and the data, that the predictions are those of the decoded message, is `d90 verify --data`.
+the bound is computed again from them; given predictions, what was measured is counted too. `d90 verify --data` runs the model.
 
 The message, most significant bit first: omega(kind) omega(d) omega(L), a bit for the model of the symbols; a grid's step (32 bits) and
 omega(zigzag(first)), or L values of 16 bits; omega(count + 1) of each level for static counts; d symbols by a 48-bit arithmetic code
@@ -14,16 +13,15 @@ from __future__ import annotations
 import json
 import math
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 __all__ = ["Refused", "verify"]
-
 FULL, HALF, QUARTER = (1 << 48) - 1, 1 << 47, 1 << 46
-MAX_SYMBOLS, MAX_LEVELS = 1 << 20, 1 << 12
-CLOSE = 1e-6
+MAX_SYMBOLS, MAX_LEVELS, CLOSE = 1 << 20, 1 << 12, 1e-6
 NO_CHANGE = "no change: a test-set bound on the starting point"
 ALPHAS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6]
 
@@ -32,31 +30,16 @@ class Refused(ValueError):
     """Which line of the certificate does not hold, what it says, and what was found."""
 
 
-def no_number(word: str) -> float:
-    """NaN and Infinity, which JSON does not have."""
-    raise ValueError(f"it holds {word}, which is no number")
-
-
 def refuse(line: str, said: object, found: object) -> Refused:
     """An error that names a line."""
     return Refused(f"'{line}' says {said}; {found}")
-
-
-def crc32(data: bytes) -> int:
-    """Of Ethernet, gzip and PNG."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
-    return value ^ 0xFFFFFFFF
 
 
 class Bits:
     """A message read bit by bit; past its end come zeros, for as long as the arithmetic decoder looks ahead."""
 
     def __init__(self, payload: bytes) -> None:
-        if len(payload) < 5 or crc32(payload[:-4]) != int.from_bytes(payload[-4:], "big"):
+        if len(payload) < 5 or zlib.crc32(payload[:-4]) != int.from_bytes(payload[-4:], "big"):
             raise Refused("'payload': its CRC-32 is another one: truncated or altered")
         self.bits = [byte >> i & 1 for byte in payload[:-4] for i in range(7, -1, -1)]
         self.at = 0
@@ -139,9 +122,8 @@ def binomial_upper(errors: int, n: int, nats: float) -> float:
     """sup{p : Pr[Binomial(n, p) <= errors] >= e^-nats}."""
     if errors == n:
         return 1.0
-    k = np.arange(1, errors + 1, dtype=np.float64)
-    choose = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
     k = np.arange(errors + 1, dtype=np.float64)
+    choose = np.append(0.0, np.cumsum(np.log((n - k[1:] + 1) / k[1:])))
 
     def log_tail(p: float) -> float:
         terms = choose + k * math.log(p) + (n - k) * math.log1p(-p)
@@ -154,8 +136,7 @@ def kl_upper(q: float, nats: float) -> float:
     """sup{p : kl(q || p) <= nats}."""
 
     def kl(p: float) -> float:
-        some = q * math.log(q / p) if q > 0 else 0.0
-        return some + ((1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0)
+        return sum(some * math.log(some / other) for some, other in ((q, p), (1 - q, 1 - p)) if some > 0)
 
     return 1.0 if q >= 1 else first_true(lambda p: kl(p) > nats, q, 1.0 - 1e-16)
 
@@ -166,6 +147,20 @@ def first_true(refuted: Callable[[float], bool], low: float, high: float) -> flo
         middle = 0.5 * (low + high)
         low, high = (low, middle) if refuted(middle) else (middle, high)
     return high
+
+
+def betting_upper(x: Any, low: float, high: float, nats: float) -> float:
+    """sup{m : sum ln(1 + theta (m - x) / (1 - m)) < nats}, x scaled to [0, 1], theta_t a bet that knows the documents before t."""
+    y, n, t = np.clip((x - low) / (high - low), 0.0, 1.0), len(x), np.arange(2, len(x) + 2)
+    mean = (0.5 + np.cumsum(y)) / t
+    spread = np.append(0.25, (0.25 + np.cumsum((y - mean) ** 2))[:-1] / t[:-1])
+    reached = np.minimum(1.0, np.append(0.5, mean[:-1]) + np.sqrt(2 * spread * nats / n))
+    theta = np.minimum(1.0, np.sqrt(2 * nats / (n * spread)) * (1.0 - reached))
+
+    def wealth(m: float) -> float:
+        return float(np.log1p(np.maximum(theta * (m - y) / (1.0 - m), 1e-16 - 1.0)).sum())
+
+    return low + (high - low) * first_true(lambda m: wealth(m) >= nats, float(y.mean()), 1.0 - 1e-16)
 
 
 def text_bound(c: dict[str, Any], bits: float, mean: float, variance: float, alpha: float) -> float:
@@ -195,8 +190,7 @@ def check_message(name: str, one: dict[str, Any], c: dict[str, Any]) -> None:
         expected |= {"change or none": 1} if flagged else {}
     elif not flagged or one["d"]:
         raise refuse(f"{name}.payload", "nothing", "expected a message: no change is none of this search's")
-    else:
-        expected["no change"] = 1
+    expected |= {} if one["payload"] else {"no change": 1}
     for part in {**expected, **parts}:
         if abs(parts.get(part, -1) - expected.get(part, -1)) > CLOSE:
             raise refuse(f"{name}.parts.{part}", parts.get(part), f"counted from the message: {expected.get(part)}")
@@ -224,7 +218,8 @@ def check_whole(c: dict[str, Any]) -> None:
     best, known, text = c["best"], c["definitions"], "vocabulary" in c
     if not (0 < c["delta"] < 1 and isinstance(c["n"], int) and c["n"] > 1 and known["tried"] >= 1):
         raise refuse("delta", c["delta"], f"with n = {c['n']}, tried = {known['tried']}: no bound can be had from them")
-    for name in ("bits", "bound", "parts", *(("alpha", "mean") if text else ("errors",))):
+    bets = text and c["form"] == "betting"
+    for name in ("bits", "parts", *(() if bets else ("bound",)), *(("alpha", "mean") if text else ("errors",))):
         if c[name] != best[name]:
             raise refuse(name, c[name], f"'best.{name}' says {best[name]}")
     if best not in c["candidates"] or any(one["bound"] < best["bound"] for one in c["candidates"]):
@@ -250,6 +245,14 @@ def check_predictions(c: dict[str, Any], rows: Any) -> str:
         found = float(np.mean(rows)), float(np.var(rows, ddof=1))
         if not (abs(found[0] - mean) < 1e-4 and abs(found[1] - variance) < 1e-3 * max(1.0, variance)):
             raise refuse("mean", f"{mean}, variance {variance}", f"counted again: {found[0]:.6f}, {found[1]:.6f}")
+        if c["form"] == "betting":
+            low, high = (
+                -math.log2(1 - c["alpha"] + c["alpha"] / c["vocabulary"]),
+                math.log2(c["vocabulary"] / c["alpha"]),
+            )
+            bound = betting_upper(rows, low, high, price(c["delta"], c["bits"]))
+            if not abs(bound - c["bound"]) <= 1e-4:
+                raise refuse("bound", c["bound"], f"by betting on these documents: {bound:.6f}")
         return f"{found[0]:.4f} bits per token counted again from {len(rows):,} documents"
     if rows.shape != (c["n"], 2):
         raise refuse("n", c["n"], f"the predictions have the shape {rows.shape}, expected ({c['n']}, 2)")
@@ -267,29 +270,26 @@ def verify(path: str, predictions: str | None = None) -> list[str]:
         predictions: a .npy file: (n, 2) of answers and labels, or (documents,) of bits per token.
 
     Raises:
-        Refused: the first line that does not hold.
-        OSError: a file that cannot be read.
+        Refused: the first line that does not hold. OSError: a file that cannot be read.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            c = json.load(file, parse_constant=no_number)
         rows = np.load(predictions, allow_pickle=False) if predictions else None
-    except ValueError as error:
-        raise Refused(f"not a certificate, or no predictions: {error}") from None
-    if not isinstance(c, dict) or not ("majority" in c) ^ ("vocabulary" in c):
-        raise Refused("not a certificate: expected an object with 'majority' or with 'vocabulary'")
-    try:
+        with open(path, encoding="utf-8") as file:
+            c = json.load(file, parse_constant=int)  # NaN and Infinity are no numbers
+        if ("majority" in c) + ("vocabulary" in c) != 1:
+            raise Refused("not a certificate: expected an object with 'majority' or with 'vocabulary'")
         check_whole(c)
         for index, one in enumerate(c["candidates"]):
             check_message(f"candidates[{index}]", one, c)
             check_bound(f"candidates[{index}]", one, c)
         bits = f"{c['bits']:g} bits counted from the message ({'' if c['best']['payload'] else 'no change, '}d = {c['best']['d']})"
-        held = [bits, f"bound {c['bound']:.6f} computed again from n = {c['n']:,}"]
-        return [*held, *([check_predictions(c, rows)] if rows is not None else [])]
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, ZeroDivisionError) as error:
+        unseen = "vocabulary" in c and c["form"] == "betting" and rows is None
+        how = "needs predictions: betting looks at each document" if unseen else f"computed again from n = {c['n']:,}"
+        return [bits, f"bound {c['bound']:.6f} {how}", *([check_predictions(c, rows)] if rows is not None else [])]
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, Refused):
             raise
-        raise Refused(f"not a certificate: {type(error).__name__} at {error}") from None
+        raise Refused(f"not a certificate: {type(error).__name__}: {error}") from None
 
 
 if __name__ == "__main__":

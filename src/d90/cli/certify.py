@@ -71,6 +71,9 @@ def certify(
     evaluated: Annotated[
         int | None, typer.Option(help="Documents alone: evaluate so many of those that count; all by default.")
     ] = None,
+    form: Annotated[
+        str, typer.Option(help="Documents alone: bernstein, or betting, which is tighter; fix it beforehand.")
+    ] = "bernstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="The certificate to write.")] = Path("runs/certificate.json"),
     check: Annotated[Path | None, typer.Option(help="Check this certificate against its data instead.")] = None,
     text: TextOpt = None,
@@ -101,9 +104,10 @@ def certify(
     asked |= {"method": method} if method else {}
     asked |= {"quantise_epochs": quantise_epochs} if quantise_epochs is not None else {}
     asked |= {name: _whole(text, f"--{name}") for name, text in (("dims", dims), ("levels", levels)) if text}
-    if evaluated is not None and not documents:
+    if (evaluated is not None or form != "bernstein") and not documents:
         raise InputError(
-            "got --evaluated for labelled examples, expected documents (text:PATH, lines:PATH); leave it out"
+            f"got {'--form' if evaluated is None else '--evaluated'} for labelled examples, expected documents (text:PATH, "
+            "lines:PATH); leave it out"
         )
     if not tune:
         asked |= recipe_options(
@@ -114,7 +118,7 @@ def certify(
     if documents:
         from d90.certificates.language import certify_language
 
-        result = certify_language(model, str(task), evaluated=evaluated, **asked)
+        result = certify_language(model, str(task), evaluated=evaluated, form=form, **asked)
     else:
         from d90.certificates.classification import certify as run
 

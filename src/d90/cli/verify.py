@@ -50,9 +50,13 @@ def verify(
         raise InputError(f"no such file: '{error.filename}'") from None
     except OSError as error:
         raise InputError(f"'{error.filename}' cannot be read: {error.strerror}") from None
+    again = data is not None or model is not None
+    if "needs predictions" in lines[1] and not again:
+        raise InputError(f"'{certificate}': its {lines[1]}; give --data, or --predictions")
     for line in lines:
-        echo(line)
-    if data is not None or model is not None:
+        if not ("needs predictions" in line and again):
+            echo(line)
+    if again:
         echo(_measured_again(certificate, model, data, out))
     echo(f"'{certificate}' holds")
 
