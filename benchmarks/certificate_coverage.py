@@ -48,7 +48,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "bits per token": {},
     "bits per token, prior": {"prior": 0.5},
     "bits per token, a part evaluated": {"evaluated": 30},
-    "bits per token, prior, a part evaluated": {"evaluated": 30, "prior": 0.5},
+    "bits per token, prior, a part evaluated": {"evaluated": 20, "prior": 0.5},
 }
 WIDTH, WORDS = 8, "abc"
 
