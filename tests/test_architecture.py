@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,10 @@ def test_a_kind_of_task_is_asked_and_never_compared_by_name(file: Path) -> None:
         words = {part.value for part in parts if isinstance(part, ast.Constant)}
         kinds = [part for part in parts if getattr(part, "attr", getattr(part, "id", "")) == "kind"]
         assert not (kinds and words & names), f"line {node.lineno}: ask the kind instead (d90.tasks.kinds)"
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several share stands in tests/reference, tests/conftest.py or a table."""
+    for file in (ROOT / "tests").rglob("*.py"):
+        found = re.findall(r"from (tests\.(?:[a-z_]+\.)*test_[a-z_]+)", file.read_text(encoding="utf-8"))
+        assert not found, f"{file.relative_to(ROOT)} imports {', '.join(found)}"

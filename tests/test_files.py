@@ -12,7 +12,7 @@ import pytest
 from d90.errors import InputError, RunFailed
 from d90.files import check_output, check_outputs, replaced, write_text
 from d90.trials.store import Store
-from tests.cli.test_main import run
+from tests.reference.command import run
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "task.d90").stat().st_size < 1024
 
 
-def test_the_commands_exist() -> None:
+def test_the_commands_of_the_readme_exist() -> None:
     from d90.cli.main import app
 
     known = {command.callback.__name__ for command in app.registered_commands}

@@ -19,7 +19,7 @@ from d90.certificates.quantised import QuantisedSpace
 from d90.errors import InputError
 from d90.models.loading import load
 from d90.tasks import Split, Task
-from tests.training.test_loop import blobs
+from tests.reference.blobs import blobs
 
 SMALL: dict[str, Any] = {"dims": (10, 20), "levels": (3, 5), "epochs": 3, "quantise_epochs": 1, "precision": "fp32"}
 

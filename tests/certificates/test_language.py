@@ -388,7 +388,9 @@ def test_too_few_documents_say_nothing(folder: Path) -> None:
     assert "says nothing" in str(found)
 
 
-def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certify_command_writes_a_certificate_that_decodes_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from typer.testing import CliRunner
 
     from d90.cli.main import app

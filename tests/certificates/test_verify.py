@@ -35,7 +35,7 @@ FAST: dict[str, Any] = {
 }
 
 
-def test_it_is_one_short_file_that_needs_numpy_alone() -> None:
+def test_the_verifier_is_one_short_file_that_needs_numpy_alone() -> None:
     text = FILE.read_text()
     assert len(text.splitlines()) < 300
     imported = {
@@ -111,7 +111,9 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["errors", "documents"])
-def test_it_runs_alone_and_counts_predictions(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_the_verifier_runs_alone_and_counts_predictions(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     folder = request.getfixturevalue(kind)
     (tmp_path / "verify.py").write_text(FILE.read_text())
     command = [sys.executable, "-I", "verify.py", str(folder / "c.json"), str(folder / "p.npy")]

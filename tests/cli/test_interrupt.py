@@ -15,9 +15,6 @@ from typing import NamedTuple
 import pytest
 
 from d90.cli.interrupt import what_is_kept
-from tests.cli.test_main import digits
-
-__all__ = ["digits"]
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 ENDLESS = ("--epochs", "100000", "--lr", "0.01", "--baseline-lr", "0.01", "--batch-size", "8")

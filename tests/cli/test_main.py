@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import struct
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import torch
 
 import d90
-from d90.cli.main import main
-from tests.training.test_loop import FAST, blobs
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str, cwd: Path | None = None, process: bool = False) -> Done:
-    """A command, in this process (imports cost seconds) or in one of its own."""
-    if process:
-        command = [sys.executable, "-m", "d90.cli", *arguments]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-        return Done(done.returncode, done.stdout, done.stderr)
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["d90", *arguments])
-        patch.chdir(cwd or Path.cwd())
-        with pytest.raises(SystemExit) as stop:
-            main()
-    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small idx folder: 4 x 4 images of three blobs."""
-    folder = tmp_path_factory.mktemp("digits")
-    task = blobs()
-    for prefix, split in (("train", task.train), ("t10k", task.validation)):
-        pixels = ((split.inputs.squeeze(1) + 4) * 30).clamp(0, 255).to(torch.uint8)
-        images = struct.pack(">4B3I", 0, 0, 8, 3, len(split), 4, 4) + pixels.numpy().tobytes()
-        labels = struct.pack(">4BI", 0, 0, 8, 1, len(split)) + split.labels.to(torch.uint8).numpy().tobytes()
-        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
-    return folder
+from tests.reference.blobs import FAST
+from tests.reference.command import run
 
 
 def test_measure_prints_an_answer_and_writes_a_page(digits: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from d90.integrations.convert import convert
 from d90.integrations.lora import Exported, to_lora
 from d90.methods import apply, parse
 from d90.training.loading import open_tune
-from tests.cli.test_main import run
 from tests.methods.table import bert, gpt2, llama, loss_of, outputs_of
+from tests.reference.command import run
 from tests.reference.tokenizer import save_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

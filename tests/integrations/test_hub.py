@@ -22,7 +22,7 @@ from d90.integrations import hub
 from d90.integrations.model_card import base_on_hub, card
 from d90.subspace.file import about
 from d90.training.loading import open_tune, read_record
-from tests.cli.test_main import run as cli
+from tests.reference.command import run as cli
 from tests.reference.tiny import tiny_run
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -306,7 +306,7 @@ def test_a_hostile_hub_ends_in_one_line_and_leaves_nothing(
     assert time.monotonic() - began < 20
 
 
-def test_the_commands_say_what_they_did(trained: Path, stub: Stub, tmp_path: Path) -> None:
+def test_push_and_pull_say_what_they_did(trained: Path, stub: Stub, tmp_path: Path) -> None:
     sent = cli("push", str(trained), "owner/name", cwd=tmp_path)
     assert sent.returncode == 0, sent.stderr
     assert "task.d90" in sent.stdout

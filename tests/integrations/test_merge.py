@@ -12,9 +12,9 @@ import d90
 from d90.errors import InputError
 from d90.integrations.merge import merge
 from d90.training.loading import open_tune
-from tests.cli.test_main import run as cli
+from tests.reference.blobs import FAST, blobs
+from tests.reference.command import run as cli
 from tests.reference.tiny import tiny_run
-from tests.training.test_loop import FAST, blobs
 
 TEXTS = ["a a b", "b b", "c a b a b a b a b c"]
 
@@ -45,7 +45,7 @@ def test_a_merged_folder_is_the_tuned_model(tmp_path: Path, method: str) -> None
     assert not [name for name in model.state_dict() if "lora" in name or "d90" in name]
 
 
-def test_the_command_writes_whole_folders_or_none(tmp_path: Path) -> None:
+def test_merge_command_writes_whole_folders_or_none(tmp_path: Path) -> None:
     tiny_run(tmp_path).release()
     (tmp_path / "model").mkdir()
     done = cli("merge", "task.d90", "--out", "model", cwd=tmp_path)

@@ -56,7 +56,7 @@ def theta(model: Any, adapter: str = "default") -> Tensor:
 
 @pytest.mark.parametrize("options", [{}, SAID], ids=["did", "said"])
 @pytest.mark.parametrize("make", [bert, gpt2, llama])
-def test_it_trains_what_a_subspace_trains(make: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+def test_peft_trains_what_a_subspace_trains(make: Callable[[], nn.Module], options: dict[str, Any]) -> None:
     model, plain_model = get_peft_model(make(), d90.SubspaceConfig(d=20, **options)), make()
     space = d90.Subspace(plain_model, d=20, **options)
     ours = trained(model, [p for p in model.parameters() if p.requires_grad])

@@ -283,7 +283,7 @@ def test_running_statistics_belong_to_the_tune(head: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2])
 def test_small_updates_survive_in_half_precision(dtype: torch.dtype, size: float) -> None:
-    """Trap E14: 99 % of an update along its own direction, and the gradients of a half-precision model are folded."""
+    """99 % of an update along its own direction, and the gradients of a half-precision model are folded."""
     torch.manual_seed(0)
     model = nn.Linear(1000, 1500, bias=False).to(dtype)
     base = model.weight.detach().double().flatten()

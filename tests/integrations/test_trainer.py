@@ -134,7 +134,7 @@ def test_another_subspaces_checkpoint_is_refused(tmp_path: Path) -> None:
         SubspaceModel(d90.Subspace(bert(), d=20, keep_theta0=False))
 
 
-def test_it_shows_the_model_it_carries() -> None:
+def test_a_subspace_model_shows_the_model_it_carries() -> None:
     model = tuned()
     assert model.config is model.space.model.config
     assert model.eval().space.model.training is False

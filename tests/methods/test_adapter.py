@@ -16,6 +16,7 @@ from d90.errors import InputError
 from d90.methods import Adapter, Context, counts, parse
 from d90.models.fresh import draw
 from tests.methods.table import INPUTS, MASK, bert, checkpoint_layers, gpt2, llama, loss_of, outputs_of
+from tests.reference.sizes import on_meta
 
 
 def filled(model: nn.Module, method: str, seed: int = 3) -> None:
@@ -90,7 +91,7 @@ def test_weights_come_from_our_own_stream() -> None:
     assert torch.equal(adapter.norm.weight, torch.ones(16))
 
 
-def test_it_follows_the_models_dtype_and_a_deep_copy_is_its_own() -> None:
+def test_adapters_follow_the_models_dtype_and_a_deep_copy_has_its_own() -> None:
     model: Any = llama().to(torch.bfloat16).eval()
     parse("adapter:r=3").method.apply(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -125,30 +126,6 @@ def test_beside_lora_on_the_same_matrices_in_either_order() -> None:
         assert sum(name.endswith("_adapter.down.weight") for name, _ in model.named_parameters()) == 4
         applied.remove()
         assert [name for name, _ in model.named_parameters()] == names
-
-
-SIZES: dict[str, tuple[str, dict[str, int]]] = {
-    "GPT-3": (
-        "OPT",
-        {"hidden_size": 12288, "num_hidden_layers": 96, "ffn_dim": 49152, "num_attention_heads": 96}
-        | {"word_embed_proj_dim": 12288},
-    ),
-    "GPT-2 M": ("GPT2", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
-    "GPT-2 L": ("GPT2", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),
-    "RoBERTa-base": ("Roberta", {}),
-    "RoBERTa-large": (
-        "Roberta",
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    ),
-}
-
-
-def on_meta(name: str) -> nn.Module:
-    import transformers
-
-    family, sizes = SIZES[name]
-    with torch.device("meta"):
-        return transformers.AutoModel.from_config(getattr(transformers, f"{family}Config")(**sizes))
 
 
 @pytest.mark.parametrize(

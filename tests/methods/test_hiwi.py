@@ -14,7 +14,7 @@ from d90.methods import apply, counts, load, parse
 from d90.models.fresh import draw
 from d90.subspace import file as tune_file
 from tests.methods.table import bert, gpt2
-from tests.methods.test_lora import roberta
+from tests.reference.sizes import roberta
 
 
 @pytest.mark.parametrize("on", ["bias", "weight"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -12,19 +10,7 @@ from d90.errors import InputError
 from d90.methods import Applied, Context, LoRA, Peft, apply, counts, parse
 from d90.models.fresh import draw
 from tests.methods.table import bert, gpt2, llama, loss_of
-
-
-def shapes(kind: str, **sizes: Any) -> nn.Module:
-    import transformers
-
-    with torch.device("meta"):
-        config = getattr(transformers, f"{kind}Config")(**sizes)
-        return getattr(transformers, f"{kind}ForSequenceClassification")(config)
-
-
-def roberta(size: str) -> nn.Module:
-    big = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    return shapes("Roberta", vocab_size=50265, **(big if size == "large" else {}))
+from tests.reference.sizes import roberta, shapes
 
 
 def gpt3() -> nn.Module:

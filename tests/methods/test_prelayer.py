@@ -12,8 +12,8 @@ from torch import Tensor
 from d90.methods import Context, apply, counts, parse
 from d90.models.fresh import draw
 from tests.methods.table import INPUTS, MASK, bert, checkpoint_layers, gpt2, llama, loss_of
-from tests.methods.test_adapter import on_meta
-from tests.methods.test_preembed import INFIX, LENGTHS, PREFIX, both, decoder, padded, spread
+from tests.reference.inserted import INFIX, LENGTHS, PREFIX, both, decoder, padded, spread
+from tests.reference.sizes import on_meta
 
 METHOD = f"prelayer:prefix={PREFIX},infix={INFIX}"
 

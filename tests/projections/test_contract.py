@@ -55,7 +55,7 @@ def test_dot(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
 
 
 @over_the_table
-def test_it_equals_the_explicit_matrix(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_a_projection_equals_its_explicit_matrix(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
     """Against matrices built from the equations and plain-Python Philox."""
     p = build(spec, d, sizes, seed=(2 << 32) + 5)
     twin = torch.from_numpy(matrix(spec, d, sizes, (2 << 32) + 5))
@@ -68,7 +68,7 @@ def test_it_equals_the_explicit_matrix(spec: str, d: int, sizes: tuple[int, ...]
 
 
 @over_the_table
-def test_it_is_linear(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_a_projection_is_linear(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
     p = build(spec, d, sizes, seed=1)
     for apply, n in ((p.forward, d), (p.adjoint, p.D)):
         u, v = torch.randn(n), torch.randn(n)

@@ -156,7 +156,7 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     from d90.training.recipe import make_recipe
     from d90.trials.runner import TrialRequest, TrialRunner
     from d90.trials.store import Store
-    from tests.training.test_loop import FAST, blobs
+    from tests.reference.blobs import FAST, blobs
 
     spec = parse("full@d=20,structure=said")
     run = d90.train("mlp:16-32-3", blobs(), spec, **FAST)

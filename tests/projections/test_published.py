@@ -77,7 +77,7 @@ def test_signs_scatter_less_than_gaussians(measured: dict[str, dict[str, Tensor]
 
 
 def test_the_released_backward_is_not_the_adjoint() -> None:
-    """Trap E1: each tensor's gradient is divided by its own L, so a short one outweighs a long one. Ours passes."""
+    """Each tensor's gradient is divided by its own L, so a short one outweighs a long one. Ours passes."""
     for size in (100, 4000):
         released, p = Released(16, size, 0), build("fastfood:gaussian", 16, size)
         x, y = torch.randn(16).double(), torch.randn(size).double()
@@ -94,7 +94,7 @@ def captured(adjoint: Callable[[int, Tensor], Tensor], d: int, size: int) -> Ten
 
 
 def test_without_an_outer_sign_a_smooth_gradient_falls_on_one_coordinate() -> None:
-    """Trap E12. H 1 = m e_0: the energy that is caught is one Gaussian's square, unless random signs stand before H."""
+    """H 1 = m e_0: the energy that is caught is one Gaussian's square, unless random signs stand before H."""
     d, size = 256, 4096
     bare = captured(lambda s, g: Released(d, size, s).adjoint(g), d, size)
     signed = captured(lambda s, g: Released(d, size, s, outer_sign=True).adjoint(g), d, size)

@@ -49,7 +49,7 @@ def test_the_result_is_one_of_the_two_neighbours_by_the_dither(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_it_is_right_in_the_mean(dtype: torch.dtype) -> None:
+def test_stochastic_rounding_is_right_in_the_mean(dtype: torch.dtype) -> None:
     x = torch.full((N,), 1.2345678)
     error = round_dithered(x, dtype, 0, 0).double() - x.double()
     q = float(spacing(x[:1], dtype))

@@ -15,10 +15,8 @@ from d90 import reproduce as recipes
 from d90.cli.reproduce import FUNCTIONS
 from d90.errors import InputError
 from d90.studies.low_data import low_data
-from tests.cli.test_main import Done, digits, run
+from tests.reference.command import Done, run
 from tests.reference.tiny import tiny_task
-
-__all__ = ["digits"]
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -21,7 +21,7 @@ from d90.studies.cost import probe
 from d90.training.loop import Data
 from d90.training.recipe import make_recipe
 from d90.trials.store import Store
-from tests.studies.test_measure import blobs
+from tests.reference.blobs import blobs
 
 OPTIONS = {"epochs": 2, "batch_size": 32, "evaluations": 2, "precision": "fp32"}
 METHODS = ["full", "bitfit", "full@d=40"]

@@ -144,7 +144,7 @@ def test_rank_correlation() -> None:
     assert rank_correlation([1, 2, 3], [1, 1, 1]) is None
 
 
-def test_the_command(store: Path, tmp_path: Path) -> None:
+def test_gap_command_writes_a_page(store: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from d90.cli.main import app

@@ -15,7 +15,7 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.studies import latency as room
 from d90.studies.latency import SHAPES, latency, usual_methods
-from tests.cli.test_main import run
+from tests.reference.command import run
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_the_usual_methods_are_the_papers_rows() -> None:
     ]
 
 
-def test_the_command_prints_a_table_and_writes_the_figures(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_latency_command_prints_a_table_and_writes_the_figures(tiny: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "l.json"
     quick = ("--pairs", "1x8,2x8", "--rounds", "2", "--seconds", "0", "--out", str(out))
     done = run("latency", "--shape", "gpt2", "--r", "2,4", "--prefix", "3", *quick)
@@ -184,7 +184,7 @@ def test_the_command_prints_a_table_and_writes_the_figures(tiny: dict[str, Any],
         (("--shape", "gpt2", "--pairs", "1x8"), "got r=64, but the sublayers of this model give 16 numbers"),
     ],
 )
-def test_the_command_says_what_was_wrong_in_a_line(tiny: dict[str, Any], arguments: Any, message: str) -> None:
+def test_latency_command_refuses_bad_options_in_one_line(tiny: dict[str, Any], arguments: Any, message: str) -> None:
     done = run("latency", *arguments)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]

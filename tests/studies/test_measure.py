@@ -17,9 +17,7 @@ from d90.errors import InputError
 from d90.training.progress import Progress
 from d90.trials.predictions import unpack
 from d90.trials.store import Store
-from tests.training.test_loop import FAST, blobs
-
-SMALL = {**FAST, "start": 32, "resolution": 1.3, "baseline_lr": 0.01}
+from tests.reference.blobs import SMALL, blobs
 
 
 def test_the_answer_is_consistent(tmp_path: Path) -> None:
@@ -221,8 +219,7 @@ def test_bad_questions_are_refused(tmp_path: Path, options: dict, words: str) ->
 DRIVER = """
 import sys
 import d90
-from tests.studies.test_measure import SMALL
-from tests.training.test_loop import blobs
+from tests.reference.blobs import SMALL, blobs
 print(d90.measure("mlp:16-32-3", blobs(noise=1.0), store=sys.argv[1], **{**SMALL, "epochs": 6}).d90)
 """
 

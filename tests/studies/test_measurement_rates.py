@@ -12,13 +12,13 @@ import d90
 from d90.studies.measurement import Point
 from d90.studies.measurement_rates import baseline_doubts, better_than_baseline
 from d90.trials.store import Store
-from tests.training.test_loop import _Notes, blobs
+from tests.reference.blobs import Notes, blobs
 
 SHORT: dict[str, Any] = {"epochs": 8, "batch_size": 32, "evaluations": 3, "start": 32, "budget": 7}
 
 
 def test_measure_finds_its_rates_and_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, told = Store(tmp_path / "s.sqlite"), _Notes()
+    store, told = Store(tmp_path / "s.sqlite"), Notes()
     found = d90.measure("mlp:16-32-3", blobs(noise=2.0), store=store, progress=told, **SHORT)
     baseline, trials = found.definitions["rates"]
     assert (baseline["method"], trials["method"].startswith("full@d=32,")) == ("full", True)

@@ -15,7 +15,7 @@ from d90 import Subspace
 from d90.errors import InputError, UnsupportedModelError
 from d90.subspace import file as tune_file
 from tests.reference.models import Normed, loss_of, words, zoo
-from tests.subspace.test_file import same, values
+from tests.reference.states import same, values
 
 TUNES: dict[str, dict[str, object]] = {
     "a": {"d": 12},

@@ -112,7 +112,7 @@ def test_micro_batches_accumulate(enabled: Subspace, together: bool) -> None:
 @pytest.mark.parametrize("recompute", ["plain", "reentrant"])
 @pytest.mark.parametrize("structure", ["did", "said"])
 def test_activation_checkpointing_changes_nothing(recompute: str, structure: str) -> None:
-    """Trap E8."""
+    """Recomputed activations must not fold a gradient twice."""
     grads = []
     for how in (None, recompute):
         space = Subspace(zoo(how), D_, structure)
@@ -178,7 +178,7 @@ def fused_step(theta: nn.Parameter) -> None:
 
 @pytest.mark.parametrize("change", [write_in_place, write_data, write_through_numpy, new_data, fused_step])
 def test_every_change_of_theta_is_noticed(enabled: Subspace, change: Callable[[nn.Parameter], None]) -> None:
-    """Trap E13: some change theta without moving its version counter."""
+    """Some change theta without moving its version counter."""
     before = enabled.model(words())
     change(enabled.theta)
     after = enabled.model(words())

@@ -24,8 +24,9 @@ from d90.projections import kernels
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base, base_of, note_tokenizer
-from tests.cli.test_main import run
+from tests.reference.command import run
 from tests.reference.models import Normed, words, zoo
+from tests.reference.states import same, values
 
 RECIPE = "0123456789abcdef"
 
@@ -42,14 +43,6 @@ def saved(tmp_path: Path, **options: object) -> tuple[Path, Subspace]:
     space = tuned(**options)  # type: ignore[arg-type]
     space.save(tmp_path / "task.d90", RECIPE)
     return tmp_path / "task.d90", space
-
-
-def values(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 CHOICES = ("structure", "projection", "scale", "layer", "head", "seed")
@@ -226,7 +219,7 @@ def test_files_of_format_1_load(tmp_path: Path) -> None:
     assert tune_file.read(old)[0] == replace(tune_file.read(path)[0], format=1, base=base)
 
 
-def test_it_is_a_plain_safetensors_file(tmp_path: Path) -> None:
+def test_a_tune_is_a_plain_safetensors_file(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     path, space = saved(tmp_path, head="outside")

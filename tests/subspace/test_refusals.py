@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from d90 import Subspace
 from d90.errors import InputError, UnsupportedModelError
 from tests.reference.models import loss_of, words, zoo
-from tests.subspace.test_file import same, values
+from tests.reference.states import same, values
 
 
 def two(first: nn.Parameter, second: nn.Parameter) -> nn.Module:

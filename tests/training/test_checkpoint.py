@@ -18,7 +18,7 @@ from d90.training.checkpoint import Checkpoint
 from d90.training.loop import Data, fit
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
-from tests.training.test_loop import blobs
+from tests.reference.blobs import blobs
 
 
 class Killed(BaseException):

@@ -19,8 +19,8 @@ from d90.training.device import best_device, check_device
 from d90.training.loading import open_tune
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
+from tests.reference.blobs import blobs
 from tests.reference.tiny import tiny_model, tiny_task
-from tests.training.test_loop import blobs
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "evaluations": 2, "max_length": 8, "precision": "fp32"}
 

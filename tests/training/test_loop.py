@@ -13,7 +13,7 @@ import d90
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import Model, load
-from d90.tasks import Split, Task
+from d90.tasks import Split
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loading import open_tune
@@ -21,25 +21,7 @@ from d90.training.loop import Data, evaluate, predict
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, bf16_is_fast, default_lr, make_recipe
 from d90.training.schedule import rate
-
-
-def blobs(seed: int = 0, noise: float = 0.5, kind: str = "classification") -> Task:
-    """Three Gaussian blobs of 1 x 4 x 4 images."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(3, 16, generator=torch.Generator().manual_seed(99))
-
-    def split(n: int) -> Split:
-        labels = torch.randint(0, 3, (n,), generator=generator)
-        pixels = centres[labels] + noise * torch.randn(n, 16, generator=generator)
-        values = labels if kind == "classification" else labels.float()
-        return Split(pixels.reshape(n, 1, 4, 4), values)
-
-    names = ("a", "b", "c") if kind == "classification" else ()
-    metric = "accuracy" if kind == "classification" else "pearson"
-    return Task("blobs", kind, names, metric, split(300), split(200), split(100))
-
-
-FAST = {"epochs": 3, "batch_size": 32, "evaluations": 3, "lr": 0.01}
+from tests.reference.blobs import FAST, Notes, blobs
 
 
 @pytest.mark.parametrize(
@@ -102,20 +84,12 @@ def test_regression_and_its_metric() -> None:
     assert run.task.metric == "pearson"
 
 
-class _Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 @pytest.mark.parametrize("method", ["full", "full@d=20", "bitfit"])
 def test_where_training_never_beats_the_start_the_start_is_kept_and_said(method: str) -> None:
     trained = d90.train("mlp:16-32-3", blobs(noise=2.0), "full", **FAST)
     trained.merge()
     before = {name: p.detach().clone() for name, p in trained.model.module.named_parameters()}
-    told = _Notes()
+    told = Notes()
     run = d90.train(trained.model, blobs(noise=2.0), method, progress=told, epochs=0.1, evaluations=1, lr=30.0)
     assert max(look.score for look in run.outcome.curve[1:]) < run.outcome.zero_score
     assert run.score == run.outcome.zero_score == trained.score

@@ -14,7 +14,7 @@ import d90
 from d90.errors import InputError
 from d90.training.rates import Ladder, find_rate, parse_rate
 from d90.training.recipe import Recipe
-from tests.training.test_loop import FAST, _Notes, blobs
+from tests.reference.blobs import FAST, Notes, blobs
 
 
 class World:
@@ -102,7 +102,7 @@ def test_other_rates_are_refused(given: str) -> None:
 
 
 def test_train_finds_its_rate() -> None:
-    told = _Notes()
+    told = Notes()
     options = {**FAST, "epochs": 2}
     at_default = d90.train("mlp:16-32-3", blobs(noise=2.0), "full@d=20", **{**options, "lr": 1e-5})
     at_default.release()

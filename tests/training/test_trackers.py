@@ -16,8 +16,8 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.training.progress import Progress
 from d90.training.trackers import TRACKERS, Tracked, tracked
-from tests.cli.test_main import digits, run  # noqa: F401
-from tests.training.test_loop import FAST, blobs
+from tests.reference.blobs import FAST, blobs
+from tests.reference.command import run
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Tracked(Progress(), ["wandb"])
 
 
-def test_the_commands_take_it(digits: Path, tmp_path: Path, wandb: list[tuple[Any, ...]]) -> None:  # noqa: F811
+def test_train_and_measure_report_to_a_tracker(digits: Path, tmp_path: Path, wandb: list[tuple[Any, ...]]) -> None:
     task = f"idx:{digits}"
     short = ("--lr", "0.01", "--epochs", "1", "--report-to", "wandb")
     done = run("train", "mlp:16-8-3", task, "--d", "20", *short, "--out", "a.d90", cwd=tmp_path)
@@ -139,7 +139,7 @@ def test_tensorboard_has_the_curve(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_train_stores_theta_in_fewer_bytes(digits: Path, tmp_path: Path, dtype: str) -> None:  # noqa: F811
+def test_train_stores_theta_in_fewer_bytes(digits: Path, tmp_path: Path, dtype: str) -> None:
     from d90.subspace import file as tune_file
 
     command = ("train", "mlp:16-8-3", f"idx:{digits}", "--lr", "0.01", "--epochs", "1", "--out", "a.d90")

@@ -18,8 +18,8 @@ from d90.methods import parse
 from d90.trials.export import export, spreadsheet_cell
 from d90.trials.predictions import pack, unpack
 from d90.trials.store import SCHEMA, Store
-from tests.cli.test_main import run
-from tests.training.test_loop import FAST, blobs
+from tests.reference.blobs import FAST, blobs
+from tests.reference.command import run
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 DID = "full@d=30,structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from d90.trials.store import Store
-from tests.cli.test_main import run
+from tests.reference.command import run
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 VALUES: tuple[Any, ...] = (

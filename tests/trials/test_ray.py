@@ -15,7 +15,7 @@ from d90.errors import InputError
 from d90.studies.compare import compare
 from d90.training.progress import Progress
 from d90.trials import ray as ours
-from tests.trials.test_studies import FAST, MODEL, idx_folder, rows
+from tests.reference.trials import MODEL, QUICK, idx_folder, rows
 
 # Ray's own: unclosed sockets and files of its processes, and what it deprecates of itself
 pytestmark = [
@@ -77,7 +77,7 @@ class NodeKiller(Progress):
 
 def test_a_killed_node_costs_a_retry_and_nothing_else(tmp_path: Path, cluster: Any) -> None:
     task, seen = idx_folder(tmp_path / "data"), NodeKiller(cluster)
-    options = {**FAST, "lr": None, "epochs": 100, "rates": (0.3, 0.6, 1, 2), "costs": False}
+    options = {**QUICK, "lr": None, "epochs": 100, "rates": (0.3, 0.6, 1, 2), "costs": False}
     executor = ours.Cluster(address=cluster.address)
     try:
         assert executor.slots == 2

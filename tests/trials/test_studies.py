@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import d90
 from d90 import compare
@@ -21,35 +18,8 @@ from d90.studies.low_data import low_data
 from d90.training.progress import Progress
 from d90.trials.local import Local
 from d90.trials.store import Store
-from tests.training.test_loop import blobs
-
-MODEL = "mlp:16-32-3"
-FAST = {"epochs": 2, "batch_size": 32, "evaluations": 2, "lr": 0.01}
-
-
-def idx_folder(folder: Path) -> str:
-    """The blobs of the other tests as idx files: a task that a worker can open by its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    task = blobs(noise=1.0)
-    for prefix, split in (("train", task.train), ("t10k", task.validation)):
-        assert isinstance(split.inputs, torch.Tensor)
-        images = (split.inputs.squeeze(1) * 30 + 128).clamp(0, 255).to(torch.uint8)
-        for name, values in (("images-idx3", images), ("labels-idx1", split.labels.to(torch.uint8))):
-            head = bytes((0, 0, 8, values.dim())) + b"".join(size.to_bytes(4, "big") for size in values.shape)
-            (folder / f"{prefix}-{name}-ubyte").write_bytes(head + values.numpy().tobytes())
-    return f"idx:{folder}"
-
-
-def rows(path: Path) -> set[tuple[Any, ...]]:
-    """Everything of a store's trials that does not say when, or how long."""
-    with sqlite3.connect(path) as db:
-        found = db.execute(
-            "SELECT t.key, t.stop_at, t.d, t.seed, t.score, t.status, t.recipe, json_extract(t.outcome, '$.curve'), "
-            "json_extract(t.outcome, '$.train_loss'), json_extract(t.outcome, '$.test'), t.context, t.predictions FROM trials t"
-        ).fetchall()
-    db.close()
-    assert found
-    return set(found)
+from tests.reference.blobs import blobs
+from tests.reference.trials import MODEL, QUICK, idx_folder, rows
 
 
 @pytest.fixture
@@ -79,7 +49,7 @@ class Killer(Progress):
 
 def test_a_low_data_study_is_the_same_elsewhere_with_a_worker_killed(tmp_path: Path, local: Local) -> None:
     task, seen = idx_folder(tmp_path / "data"), Killer(local)
-    options = {**FAST, "least_steps": 4, "seeds": 2}
+    options = {**QUICK, "least_steps": 4, "seeds": 2}
     here = low_data(MODEL, task, ["full@d=40"], (60, None), store=tmp_path / "here.sqlite", **options)
     there = low_data(
         MODEL,
@@ -108,7 +78,7 @@ def test_a_low_data_study_is_the_same_elsewhere_with_a_worker_killed(tmp_path: P
 
 def test_values_of_d_run_at_once_and_give_the_same_measurement(tmp_path: Path, local: Local) -> None:
     task = idx_folder(tmp_path / "data")
-    options = {**FAST, "dims": (4, 40), "full_curve": True, "budget": 1, "seeds": 1}
+    options = {**QUICK, "dims": (4, 40), "full_curve": True, "budget": 1, "seeds": 1}
     here = d90.measure(MODEL, task, store=tmp_path / "here.sqlite", **options)
     there = d90.measure(MODEL, task, store=tmp_path / "there.sqlite", executor=local, **options)
     assert rows(tmp_path / "there.sqlite") == rows(tmp_path / "here.sqlite")
