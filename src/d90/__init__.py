@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from d90.studies.measure import Measurement, measure
     from d90.studies.pretrain import Pretraining, pretrain
     from d90.studies.series import Series, family, trajectory
+    from d90.studies.study import Study
     from d90.studies.weight_change import Analysis, analyze
     from d90.subspace.bank import Bank
     from d90.subspace.options import SubspaceOptions
@@ -48,6 +49,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Series",
+    "Study",
     "Subspace",
     "SubspaceConfig",
     "SubspaceOptions",
@@ -94,6 +96,7 @@ _MODULES = {
     "Recipe": "training.recipe",
     "Run": "training.loop",
     "Series": "studies.series",
+    "Study": "studies.study",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
     "SubspaceOptions": "subspace.options",

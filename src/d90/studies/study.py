@@ -1,0 +1,363 @@
+"""d90.Study: the search over an objective that d90 does not train: reinforcement learning, a loop of one's own, another framework.
+
+    study = d90.Study("cartpole", D=policy.size, chance=20.0)
+    while (trial := study.ask()) is not None:
+        study.tell(trial, evaluate(trial.d, trial.projection_seed, trial.training_seed))
+    print(study.d90, study.interval)
+
+The objective is evaluated in theta_0 + P theta for the d and the seed of P that a trial names; `d = None` asks for the baseline,
+all D numbers free. Trials are stored as they are told: killed and started again, a study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from d90.errors import InputError, unknown_name
+from d90.files import write_text
+from d90.report.figure import figure_svg
+from d90.report.measure import write_report
+from d90.search import NextTrial, Observation, SearchProblem, SearchResult, Session
+from d90.search.rules import goal
+from d90.studies.measurement import Measurement, Point
+from d90.trials.runner import versions
+from d90.trials.store import Store, digest
+
+__all__ = ["Study", "Trial"]
+
+NOISE = 0.03  # of the gain: how far scores of one d are expected to scatter, before any has told
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `Study.ask` wants evaluated.
+
+    Attributes:
+        d: the dimension of the subspace; None for the baseline, in which all D numbers are free.
+        projection_seed: of P.
+        training_seed: of everything else that is random.
+        stop_at: a score at which the trial may stop and be told with `at_least=True`; None: it must run to its end.
+        why: in words.
+    """
+
+    d: int | None
+    projection_seed: int
+    training_seed: int
+    stop_at: float | None
+    why: str
+
+
+class Study:
+    """d90 of an objective, by asking and telling.
+
+    Args:
+        name: of the objective; a study is found again by its name and its question.
+        D: how many numbers the objective takes.
+        store: an SQLite file of trials, or an open store.
+        rule: "gain", 90 % of the way from chance to the baseline; or "paper", 90 % of the baseline.
+        fraction: 0.9 for d90.
+        chance: the score of what has learned nothing.
+        full: the baseline's score, where it is a known number; None: it is asked for.
+        direction: whether larger scores are better, or smaller ones.
+        low, high, start: the range of d, and the first to try.
+        budget: enough when this many baselines were spent; a trial costs 1 unless `tell` says otherwise.
+        resolution: enough when the interval's ends are within this ratio.
+        noise: the standard deviation of a score over seeds that is expected; 3 % of the gain by default.
+        seed: the first seed.
+
+    Raises:
+        InputError: values that make no question; names what was expected.
+        StoreError, RunFailed: the store cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        D: int,
+        store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
+        rule: Literal["gain", "paper"] = "gain",
+        fraction: float = 0.9,
+        chance: float = 0.0,
+        full: float | None = None,
+        direction: Literal["maximize", "minimize"] = "maximize",
+        low: int = 1,
+        high: int | None = None,
+        start: int | None = None,
+        budget: float = 9.0,
+        resolution: float = 1.25,
+        noise: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if rule not in ("gain", "paper"):
+            raise unknown_name("rule of a study", rule, ("gain", "paper"))
+        if direction not in ("maximize", "minimize"):
+            raise unknown_name("direction", direction, ("maximize", "minimize"))
+        if direction == "minimize" and rule == "paper":
+            raise InputError(
+                "got the paper rule for an objective to minimize, expected 'gain': a share of a loss means nothing"
+            )
+        if not 0 < fraction <= 1:
+            raise InputError(f"got fraction={fraction}, expected a share of the baseline, 0 < fraction <= 1")
+        if not D >= 1 or not budget >= 1 or not resolution >= 1:
+            raise InputError(f"got D={D}, budget={budget}, resolution={resolution}, expected at least 1 each")
+        self.name, self.D, self.rule, self.fraction, self.seed = name, D, rule, fraction, seed
+        self._sign = 1.0 if direction == "maximize" else -1.0
+        self._chance, self._full = self._sign * chance, None if full is None else self._sign * full
+        self._range = low, min(D, high or D)
+        self._start = min(max(start or min(4096, max(1, D // 16)), low), self._range[1])
+        self._budget, self._resolution, self._noise = budget, resolution, noise
+        self._goal = goal(rule, self._chance, fraction)
+        self.store = store if isinstance(store, Store) else Store(store)
+        question = ["objective", name, D, rule, fraction, chance, full, direction, low, self._range[1], seed]
+        self.key = digest(question)
+        self._told: dict[NextTrial, Point] = {}
+        self._open: dict[Trial, NextTrial] = {}
+        self._session = self._resumed()
+
+    # --- ask and tell ------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Trial | None:
+        """The next trial; None where it is enough, or where an open trial must be told first. Several may be open at once."""
+        asked = self._session.ask()
+        if asked is None:
+            return None
+        inside = asked.d is not None and not asked.whole and self._level is not None
+        trial = Trial(
+            asked.d,
+            asked.projection_seed,
+            asked.training_seed,
+            self._sign * (self._level or 0.0) if inside else None,
+            asked.why,
+        )
+        self._open[trial] = asked
+        return trial
+
+    def tell(
+        self,
+        trial: Trial,
+        score: float | None = None,
+        *,
+        failed: bool = False,
+        at_least: bool = False,
+        cost: float = 1.0,
+    ) -> None:
+        """What a trial gave; stored when this returns.
+
+        Args:
+            score: in the objective's own direction; needed unless it failed.
+            failed: training failed and says nothing of d: a diverged run, not a low score.
+            at_least: it stopped once it reached `trial.stop_at`.
+            cost: in baselines.
+
+        Raises:
+            InputError: a trial that is not open, a score that is no finite number, or a baseline that failed.
+        """
+        if trial not in self._open:
+            raise InputError(
+                f"got a trial of d={trial.d} that is not open; expected one that `ask` gave and that was not told yet"
+            )
+        if not failed and (score is None or not math.isfinite(score)):
+            raise InputError(f"got score={score}, expected a finite number; tell a failed training with failed=True")
+        if failed and trial.d is None:
+            raise InputError(
+                "got a baseline that failed, expected its score: there is no threshold without one. Mend it and tell again"
+            )
+        if at_least and trial.stop_at is None:
+            raise InputError("got at_least for a trial that must run to its end (its stop_at is None)")
+        asked = self._open.pop(trial)
+        status = "diverged" if failed else "passed" if at_least else "finished"
+        outcome = {
+            "score": math.nan if failed else self._sign * float(score or 0.0),
+            "status": status,
+            "steps": cost,
+            "seconds": 0.0,
+        }
+        stop_at = None if trial.stop_at is None else self._sign * trial.stop_at
+        context = {"task": self.key, "base": self.key, **versions()}
+        key = digest([self.key, asked.d, asked.projection_seed, asked.training_seed])
+        if failed:
+            outcome["score"] = min(self._chance, 0.0)
+        self.store.add(
+            key, stop_at, asked.d, asked.training_seed, self._recipe(asked), outcome, context, study=self.key
+        )
+        self._session.tell(asked, self._observation(asked, outcome, stop_at))
+        self._told[asked] = self._point(asked, outcome)
+        if any(one.d is not None for one in self._told):
+            self.store.put_study(self.key, "measure", asdict(self.measurement))
+
+    def optimize(self, evaluate: Callable[[Trial], float], jobs: int = 1) -> Study:
+        """Ask, evaluate and tell until it is enough.
+
+        Args:
+            evaluate: gives a trial's score; what it raises ends the study, and what was told stays told.
+            jobs: trials under way at once, a thread each.
+
+        Raises:
+            InputError: jobs below 1.
+        """
+        if jobs < 1:
+            raise InputError(f"got jobs={jobs}, expected at least 1")
+        if jobs == 1:
+            while (trial := self.ask()) is not None:
+                self.tell(trial, evaluate(trial))
+            return self
+        with ThreadPoolExecutor(jobs) as pool:
+            running: dict[Future[float], Trial] = {}
+            while True:
+                while len(running) < jobs and (trial := self.ask()) is not None:
+                    running[pool.submit(evaluate, trial)] = trial
+                if not running:
+                    return self
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self.tell(running.pop(future), future.result())
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> SearchResult:
+        """What the trials say so far."""
+        return self._session.result()
+
+    @property
+    def d90(self) -> int | None:
+        """The middle of what the trials leave possible; None where they do not bound it."""
+        return self.result.d90
+
+    @property
+    def interval(self) -> tuple[int | None, int | None]:
+        """Holds d90 with a probability of 90 %; an end that the trials do not bound is None."""
+        return self.result.interval
+
+    @property
+    def measurement(self) -> Measurement:
+        """The answer in the shape of `d90.measure`'s, as the store and its page have it; scores are negated where smaller is better."""
+        found = self.result
+        scores = tuple(point.score for asked, point in self._told.items() if asked.d is None)
+        baseline = self._full if self._full is not None else math.fsum(scores) / len(scores)
+        threshold = self._goal.at(baseline)
+        return Measurement(
+            model=self.name,
+            task="objective",
+            method="full@d",
+            metric="score",
+            rule=self.rule,
+            fraction=self.fraction,
+            status=found.status if threshold > self._chance else "trivial",
+            d90=found.d90,
+            interval=found.interval,
+            D=self.D,
+            lambdas=0,
+            baseline=baseline,
+            baseline_scores=scores or (baseline,),
+            baseline_method="the objective itself" if self._full is None else "a given number",
+            majority=self._chance,
+            zero=self._chance,
+            threshold=threshold,
+            curve=tuple(point for asked, point in self._told.items() if asked.d is not None),
+            recipe={"model": self.name, "task": "objective"},
+            definitions={"layer": "none (an objective)", "budget": self._budget, "notes": [], **versions()},
+            seconds=0.0,
+            coverage=found.coverage,
+            sure=found.sure,
+            noise=found.noise,
+            spent=found.spent,
+        )
+
+    def plot(self) -> Drawing:
+        """Score against d, as on the page; shown by itself in a notebook, `save(path)` writes it."""
+        return Drawing(figure_svg([asdict(self.measurement)], "study"))
+
+    def page(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page of the store that this study is in.
+
+        Raises:
+            InputError: nothing was told of any d yet.
+        """
+        return write_report(self.store, path)
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, D={self.D}, {len(self._told)} trials, d90={self.d90}, interval={self.interval})"
+
+    # --- helpers -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _level(self) -> float | None:
+        """The threshold so far; None before the baseline is known."""
+        scores = [one.low for one in self._session.own if one.d is None]
+        if self._full is not None:
+            return self._goal.at(self._full)
+        return self._goal.at(math.fsum(scores) / len(scores)) if scores else None
+
+    def _resumed(self) -> Session:
+        """The session with every stored trial of this question told."""
+        rows = [row for row in self.store.trials() if row.context.get("task") == self.key]
+        baselines = [row.score for row in rows if row.d is None]
+        full = self._full if self._full is not None else math.fsum(baselines) / len(baselines) if baselines else None
+        gain = abs((full if full is not None else self._chance + 1.0) - self._chance) or 1.0
+        problem = SearchProblem(
+            goal=self._goal,
+            low=self._range[0],
+            high=self._range[1],
+            chance=self._chance,
+            noise=self._noise if self._noise is not None else NOISE * gain,
+            full=self._full,
+            start=self._start,
+            seed=self.seed,
+            resolution=self._resolution,
+            budget=self._budget,
+        )
+        own = []
+        for row in rows:
+            asked = NextTrial(row.d, int(row.recipe["projection_seed"]), row.seed, False, "stored")
+            own.append(self._observation(asked, row.outcome, row.stop_at))
+            self._told[asked] = self._point(asked, row.outcome)
+        return Session(problem, own)
+
+    def _observation(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Observation:
+        if outcome["status"] == "diverged":  # says nothing: its score may be anything
+            return Observation(
+                asked.d, asked.projection_seed, asked.training_seed, -math.inf, math.inf, outcome["steps"]
+            )
+        return Observation.of(
+            asked.d,
+            asked.projection_seed,
+            asked.training_seed,
+            outcome["status"],
+            outcome["score"],
+            stop_at,
+            outcome["steps"],
+        )
+
+    def _point(self, asked: NextTrial, outcome: dict[str, Any]) -> Point:
+        passed = outcome["status"] == "passed"
+        return Point(
+            asked.d or 0, asked.training_seed, outcome["score"], passed, outcome["status"], 0.0, asked.projection_seed
+        )
+
+    def _recipe(self, asked: NextTrial) -> dict[str, Any]:
+        method = "full" if asked.d is None else f"full@d={asked.d}"
+        return {
+            "model": self.name,
+            "task": "objective",
+            "method": method,
+            "seed": asked.training_seed,
+            "projection_seed": asked.projection_seed,
+        }
+
+
+class Drawing(str):
+    """An SVG: shown by itself in a notebook."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it to a file."""
+        return write_text(path, self)
