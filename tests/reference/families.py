@@ -30,18 +30,19 @@ ALSO: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
     "mobilebert": {"true_hidden_size": 32, "intra_bottleneck_size": 32, "embedding_size": 32},
-    "squeezebert": {"embedding_size": 32},
+    "longformer": {"attention_window": 4},
     "mpt": {"head_dim": ...},
     "xlnet": {"max_position_embeddings": ...},
+    "xmod": {"default_language": "en_XX"},
 }
 FAMILIES = (
     "albert", "arcee", "bart", "bert", "big_bird", "biogpt", "bloom", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2",
     "diffllama", "distilbert", "doge", "electra", "ernie", "esm", "eurobert", "exaone4", "falcon", "flaubert", "fnet", "funnel", "gemma",
     "gemma2", "gemma3_text", "glm", "glm4", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "gte", "helium",
     "hunyuan_v1_dense", "layoutlm", "llama", "longformer", "mbart", "megatron-bert", "minimax", "ministral", "mistral", "mixtral",
-    "mobilebert", "modernbert", "modernbert-decoder", "mpnet", "mpt", "nemotron", "nystromformer", "openai-gpt", "opt", "persimmon", "phi",
+    "mobilebert", "modernbert", "modernbert-decoder", "mpnet", "mpt", "nystromformer", "openai-gpt", "opt", "persimmon", "phi",
     "phi3", "plbart", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
-    "seed_oss", "smollm3", "squeezebert", "stablelm", "starcoder2", "t5", "umt5", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet",
+    "seed_oss", "smollm3", "stablelm", "starcoder2", "t5", "umt5", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet",
     "xmod",
 )  # fmt: skip
 # families that classify texts and cannot be had here, and why
@@ -57,6 +58,7 @@ CANNOT = {
     "gemma3": "texts and images: its text part is gemma3_text",
     "perceiver": "a head of queries over a latent array; reads bytes",
     "reformer": "axial positions take one length only in training",
+    "squeezebert": "its projections are convolutions, which LoRA's targets do not hold; full@d and bitfit work",
     "tapas": "needs tables",
 }
 
