@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from d90 import compare
+from d90.analysis.score_interval import combined_half_width, pooled_deviation, wilson_interval
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import load
-from d90.report.compare import comparison_page, write_comparisons
-from d90.studies.compare import Entry, front
+from d90.report.compare import comparison_page, verdicts, write_comparisons
+from d90.studies.compare import Comparison, Entry, front
 from d90.studies.cost import probe
 from d90.training.loop import Data
 from d90.training.recipe import make_recipe
@@ -69,6 +70,51 @@ def test_the_test_split_is_reported_and_not_chosen_on(tmp_path: Path) -> None:
 
 def entry(stored: int, *scores: float) -> Entry:
     return Entry("full", "full", 1.0, ((1.0, 0.5),), scores, (), 9, 9, 0, stored, 0, "nothing", 1.0)
+
+
+def test_nothing_that_is_not_above_chance_is_crowned() -> None:
+    entries = [entry(10, 0.50), entry(20, 0.55), replace(entry(30, 0.7), low=0.52, high=0.88)]
+    assert [e.front for e in front(entries, chance=0.55)] == [False, False, False]
+    assert [e.front for e in front(entries, chance=0.51)] == [False, True, True]
+
+
+def test_the_interval_covers_the_test_split_and_the_seeds(tmp_path: Path) -> None:
+    task = blobs()
+    one = compare("mlp:16-32-3", task, ["full@d=4"], store=tmp_path / "s.sqlite", costs=False, lr=1e-2, **OPTIONS)
+    (first,) = one.entries
+    low, high = wilson_interval(first.mean, len(task.splits[one.split]))
+    assert first.high - first.low == pytest.approx(high - low, rel=1e-3), "one seed: the examples alone"
+    assert (first.low + first.high) / 2 == pytest.approx(first.mean)
+    many = compare(
+        "mlp:16-32-3",
+        task,
+        ["full@d=4", "full@d=5"],
+        seeds=3,
+        store=tmp_path / "s.sqlite",
+        costs=False,
+        lr=1e-2,
+        **OPTIONS,
+    )
+    groups = [e.scores for e in many.entries]
+    deviation, freedom = pooled_deviation(groups)
+    assert freedom == 4
+    for e in many.entries:
+        low, high = wilson_interval(e.mean, len(task.splits[one.split]))
+        expected = combined_half_width((high - low) / 2 / 1.959964, deviation, 3, freedom)
+        assert (e.high - e.low) / 2 == pytest.approx(expected)
+
+
+def test_differences_within_the_intervals_are_named() -> None:
+    def known(name: str, mean: float, half: float) -> Entry:
+        return replace(entry(10, mean), asked=name, low=mean - half, high=mean + half)
+
+    entries = (known("a", 0.80, 0.03), known("b", 0.77, 0.03), known("c", 0.60, 0.03))
+    found = Comparison("m", "t", "accuracy", "test", 0.5, 1, entries, {}, {})
+    assert found.alike == {"a": ["b"]}
+    lines = verdicts(found)
+    assert "chance: 0.5000" in lines[0]
+    assert "a: not told apart from b" in lines
+    assert "not above chance by more than the interval, so of no rank: c" in verdicts(replace(found, chance=0.58))
 
 
 def test_the_front_is_what_nothing_smaller_beats() -> None:

@@ -92,12 +92,29 @@ def test_what_is_added_is_taken_inside_a_round(monkeypatch: pytest.MonkeyPatch) 
     models: dict[str, nn.Module] = {"base": Slow(1.0), "a": Slow(1.1), "b": Slow(0.9)}
     passes = room._rounds(models, torch.zeros(1, 1), rounds=5, seconds=0.0, seed=0)
     assert [len(taken) for taken in passes.values()] == [5, 5, 5]
-    row = room._row("a", "a", False, 1, 1, passes)
+    row = room._row("a", "a", False, (1, 1), passes, noise=0.0)
     assert row.added == pytest.approx(0.1)
     assert (row.low, row.high) == (pytest.approx(0.1), pytest.approx(0.1))
     assert row.milliseconds == pytest.approx(11_000)
     more = room._rounds({"base": Slow(1.0)}, torch.zeros(1, 1), rounds=2, seconds=20.0, seed=0)
     assert len(more["base"]) == 4, "it goes on while seconds have not gone by: 1 + 1 + 10 + 10"
+
+
+def test_a_merged_model_is_the_bare_one_within_its_interval(tiny: dict[str, Any]) -> None:
+    found = latency(
+        shape="gpt2", methods=["lora:r=2,targets=all", "adapter:r=2"], pairs=[(2, 16)], rounds=9, seconds=0.0
+    )
+    merged = next(row for row in found.rows if row.merged)
+    assert merged.low <= 0 <= merged.high
+    for row in found.rows[1:]:
+        assert row.noise == merged.noise > 0
+        assert row.high - row.low >= 2 * row.noise
+
+
+def test_the_noise_of_equal_models_widens_every_interval() -> None:
+    passes = {"base": [1.0] * 9, "a": [1.2] * 9}
+    row = room._row("a", "a", False, (1, 1), passes, noise=0.05)
+    assert (row.low, row.added, row.high) == (pytest.approx(0.15), pytest.approx(0.2), pytest.approx(0.25))
 
 
 def test_minilm_by_name() -> None:

@@ -154,7 +154,7 @@ def _whole(text: str, option: str) -> list[int]:
 
 def _show(result: Certificate | LanguageCertificate) -> None:
     from d90.certificates.language import LanguageCertificate
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     form, what, unit = ".2%", "training error", "examples"
     if isinstance(result, LanguageCertificate):
@@ -171,7 +171,7 @@ def _show(result: Certificate | LanguageCertificate) -> None:
         mark = " *" if one == result.best else ""
         numbers = (str(number) if one.payload else "-" for number in (one.d, one.levels))
         table.add_row(*numbers, f"{mean:{form}}", f"{one.bits:.0f}", f"{one.bound:{form}}{mark}")
-    console.print(table)
+    print_table(table)
     echo(f"\ncertified: {result.certified}")
     echo(str(result))
     echo("bits: " + ", ".join(f"{name} {bits:g}" for name, bits in result.parts.items() if bits))

@@ -123,21 +123,27 @@ def _factors(text: str) -> list[float]:
 
 
 def _show(result: Comparison) -> None:
+    from d90.report.compare import interval, verdicts
     from d90.tasks.metrics import to_display
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     table = make_table(f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
     costs = any(entry.cost for entry in result.entries)
-    for name in ("", "method", "trained", "stored", "mean", "lr", *(("step", "memory", "latency") if costs else ())):
-        table.add_column(name, justify="left" if name in ("", "method") else "right", no_wrap=name != "method")
+    names = ("", "method", "trained", "stored", result.metric, "interval", "lr")
+    for name in (*names, *(("step", "memory", "latency") if costs else ())):
+        method = name == "method"
+        justify = "left" if method or not name else "right"
+        table.add_column(name, justify=justify, no_wrap=not method, min_width=12 if method else None)
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
-        spread = f" ± {entry.spread:.4f}" if len(entry.scores) > 1 else ""
-        cost = entry.cost
         row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
-        row += [f"{to_display(entry.mean, result.metric):.4f}{spread}", f"{entry.lr:g}"]
-        if cost:
+        row += [f"{to_display(entry.mean, result.metric):.4f}", interval(entry, result.metric), f"{entry.lr:g}"]
+        if entry.cost:
+            cost = entry.cost
             row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
         table.add_row(*row)
-    console.print(table)
-    note = "; step: over full fine-tuning's; latency: over the merged model's" if costs else ""
-    echo(f"* none stores less and does better; chance {to_display(result.chance, result.metric):.4f}{note}")
+    print_table(table)
+    for line in (
+        *verdicts(result),
+        *(["step: over full fine-tuning's; latency: over the merged model's"] if costs else []),
+    ):
+        echo(line)

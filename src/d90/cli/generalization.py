@@ -31,7 +31,7 @@ def gap(
     from d90.report.generalization import gaps_page
     from d90.report.series import write_page
     from d90.studies.generalization import LEVELS, generalization
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     rows = generalization(stores, method=method, train=train, progress=make_progress())
     table = make_table("d90 and generalization")
@@ -46,7 +46,7 @@ def gap(
             f"{row.d90:,}",
             *("-" if number is None else f"{number:.4f}" for number in numbers),
         )
-    console.print(table)
+    print_table(table)
     lacking = sum(row.train is None for row in rows)
     if lacking and not train:
         echo(f"{lacking} of {len(rows)} have no training accuracy yet: --train trains each of their tunes once")

@@ -73,10 +73,12 @@ def _parts(text: str, option: str, example: str) -> list[str]:
 
 
 def _show(result: Latency) -> None:
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     title = f"{result.model}, {result.weights:,} weights: what is added to a forward pass"
-    table = make_table(title, caption="medians and quartiles over rounds in which every model runs once")
+    table = make_table(
+        title, caption="medians over rounds in which every model runs once, and 95 % intervals that cover the noise"
+    )
     table.add_column("method", overflow="fold")
     sizes = [list(rows) for _, rows in itertools.groupby(result.rows, lambda row: (row.batch, row.length))]
     for rows in sizes:
@@ -90,7 +92,9 @@ def _show(result: Latency) -> None:
                 name,
                 *(f"{100 * c.added:+.1f} %\n({100 * c.low:+.1f} ... {100 * c.high:+.1f})" for c in row),
             )
-    console.print(table)
+    print_table(table)
     rounds = ", ".join(str(rows[0].rounds) for rows in sizes)
     machine = f"{result.definitions['processor']}, {result.definitions['threads']} threads, {result.dtype}"
+    noise = ", ".join(f"{100 * max(row.noise for row in rows):.1f} %" for rows in sizes)
     echo(f"{machine}; rounds: {rounds}")
+    echo(f"noise: models that add nothing (merged ones, a second copy of the bare one) seemed to add up to {noise}")

@@ -63,7 +63,7 @@ def _costs(methods: list[str], model: str, outputs: int) -> None:
     from d90.errors import InputError
     from d90.methods import counts, parse
     from d90.models.loading import load
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     loaded = load(model, outputs)
     table = make_table(f"on {model}, {sum(p.numel() for p in loaded.module.parameters()):,} weights")
@@ -81,6 +81,6 @@ def _costs(methods: list[str], model: str, outputs: int) -> None:
         applied.remove()
         sizes = (found.moved, found.head, found.trained, found.stored)
         table.add_row(text, *map("{:,}".format, sizes), f"{found.added:,}" if found.added else "none")
-    console.print(table)
+    print_table(table)
     for line in refused:
         echo(line)

@@ -209,7 +209,7 @@ def _is_number(text: str) -> bool:
 
 def _show(result: Measurement) -> None:
     from d90.tasks.metrics import rises, to_display
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     table = make_table(f"{result.model} on {result.task}: {result.metric} against d")
     for name in ("d", "P's seed", "seed", result.metric, "", "seconds"):
@@ -219,7 +219,7 @@ def _show(result: Measurement) -> None:
         word = point.status if point.status in ("diverged", "hopeless") else "pass" if result.reached(point) else "fail"
         score = f"{sign}{to_display(point.score, result.metric):.4f}"
         table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
-    console.print(table)
+    print_table(table)
     if result.variance:
         share, (low, high) = result.variance["projection"], result.variance["interval"]
         echo(

@@ -99,7 +99,7 @@ def _plan(plan: Plan, found: dict[str, str]) -> None:
 
 
 def _show(plan: Plan, rows: list[Row]) -> None:
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     table = make_table(plan.title)
     for name in ("study", "figure", "ours", "interval", "published", "source"):
@@ -112,10 +112,10 @@ def _show(plan: Plan, rows: list[Row]) -> None:
             table.add_section()
         table.add_row(row.study if row.study != before else "", row.figure, ours, _interval(row), published, row.source)
         before = row.study
-    console.print(table, width=None if console.is_terminal else 150)
+    print_table(table)
     echo(
         "interval: of d90, with the probability the study's page names; of scores the lowest and the highest seed; of "
-        "latencies quartiles"
+        "latencies 95 %, noise included"
     )
     for line in plan.differs:
         echo(f"differs: {' '.join(line.split())}")

@@ -233,7 +233,7 @@ def _series(kind: str, **given: Any) -> None:
 def _show(result: Series) -> None:
     from d90.search.summary import ends_in_words
     from d90.tasks.metrics import to_display
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     table = make_table(f"{result.kind}: {result.method}, {result.rule} rule")
     for name in ("model", "task", result.xlabel, "target", "full", "threshold", "d90", "interval"):
@@ -244,7 +244,7 @@ def _show(result: Series) -> None:
         answer = f"{cell.d90:,}" if cell.d90 is not None else cell.status
         ends = ends_in_words(*cell.interval) if any(cell.interval) else ""
         table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, ends)
-    console.print(table)
+    print_table(table)
     for task, giver in result.givers.items():
         last = [cell.model for cell in result.cells if cell.task == task][-1]
         other = "" if giver == last else f": {last} could not be trained"

@@ -50,7 +50,7 @@ def analyze(
 def _show(result: Analysis, body: dict[str, Any]) -> None:
     from d90.report.claims import analysis_claims
     from d90.report.weight_change import TABLE7, means_by_role
-    from d90.training.console import console, make_table
+    from d90.training.console import make_table, print_table
 
     for tune, method, rows in (
         (result.tune, result.method, body["rows"]),
@@ -66,7 +66,7 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
             for one in mean["against"]:
                 cells = [one[key] for key in TABLE7]
                 table.add_row(mean["role"], str(one["r"]), *(f"{value:.3g}" for value in cells))
-        console.print(table)
+        print_table(table)
         for mean in means:
             echo(
                 f"{mean['role']}: effective rank {mean['effective_rank']:.1f}, 90 % of the square in {mean['energy_rank']:.1f} "

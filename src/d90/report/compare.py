@@ -13,9 +13,12 @@ from d90.files import write_text
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import axis, count, score
+from d90.studies.compare import Comparison, Entry, above
+from d90.studies.cost import Cost
+from d90.tasks.metrics import LOSS, to_display
 from d90.trials.store import Store
 
-__all__ = ["comparison_page", "write_comparisons"]
+__all__ = ["comparison_page", "interval", "verdicts", "write_comparisons"]
 
 
 def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
@@ -41,10 +44,51 @@ def comparison_page(studies: Sequence[dict[str, Any]]) -> str:
             **study,
             "svg": Markup(_figure(study, f"c{i}")),
             "rows": [_row(entry) for entry in sorted(study["entries"], key=lambda entry: entry["stored"])],
+            "intervals": {entry.asked: interval(entry, study["metric"]) for entry in _read(study).entries},
+            "verdicts": verdicts(_read(study)),
         }
         for i, study in enumerate(studies, 1)
     ]
     return environment().get_template("compared.html").render(studies=shown)
+
+
+def interval(entry: Entry, metric: str) -> str:
+    """The interval of a method's score, in the unit the reader sees; empty where it is not known."""
+    if entry.low is None or entry.high is None:
+        return ""
+    low, high = sorted(to_display(end, metric) for end in (entry.low, entry.high))
+    return f"{low:.4f} to {high:.4f}"
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """What the scores say, a sentence a line: the chance level, what is above it, and which differences are noise."""
+    chance = to_display(comparison.chance, comparison.metric)
+    lines = [f"chance: {chance:.4f}, what the best constant guess scores"]
+    low = [entry.asked for entry in comparison.entries if not above(entry, comparison.chance)]
+    if low:
+        lines.append(f"not above chance by more than the interval, so of no rank: {', '.join(low)}")
+    if len(low) < len(comparison.entries):
+        lines.append("* above chance, and none stores less and does better")
+    lines += [f"{best}: not told apart from {', '.join(others)}" for best, others in comparison.alike.items()]
+    if any(entry.low is not None for entry in comparison.entries):
+        seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "one seed, whose spread is not known"
+        examples = (
+            "a loss, so without its examples" if comparison.metric == LOSS else f"the {comparison.split} split's size"
+        )
+        lines.append(
+            f"interval: 95 %, from {seeds}, and {examples}; differences within two intervals are not told apart"
+        )
+    return lines
+
+
+def _read(study: dict[str, Any]) -> Comparison:
+    """A stored comparison; one of an earlier version has no intervals."""
+    entries = tuple(
+        Entry(**{**entry, "cost": Cost(**entry["cost"]) if entry["cost"] else None, "rates": tuple(map(tuple, entry["rates"])),
+                 "validation": tuple(entry["validation"]), "test": tuple(entry["test"])})
+        for entry in study["entries"]
+    )  # fmt: skip
+    return Comparison(**{**study, "entries": entries})
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Figure:
         of: its name.
         keys: which of several.
         value: None where there is none, and `word` says why.
-        low, high: d90's interval; the lowest and the highest seed; quartiles of a latency. None where open or unknown.
+        low, high: d90's interval; the lowest and the highest seed; 95 % of a latency. None where open or unknown.
         unit: "%", "ms" or "".
     """
 

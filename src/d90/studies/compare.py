@@ -7,6 +7,7 @@ the task has one, is only reported. Every trial is in the store as it ends.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -14,11 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
+from d90.analysis.score_interval import bootstrap_interval, combined_half_width, pooled_deviation, wilson_interval
 from d90.errors import InputError
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
 from d90.studies.cost import Cost, probe
 from d90.tasks import Task
+from d90.tasks.metrics import LOSS, METRICS
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, make_recipe
@@ -43,7 +48,8 @@ class Entry:
         moved, trained, head, stored, added, adds: as `d90.methods.Counts`.
         seconds: of all its trials.
         cost: time and memory, None where they were not probed.
-        front: whether no other method stores as few numbers or fewer and scores higher.
+        front: whether it scores above chance and no other method stores as few numbers or fewer and scores higher.
+        low, high: the interval of `mean`, at 95 %: seeds, pooled over the methods, and the size of the split it is measured on.
     """
 
     method: str
@@ -61,6 +67,8 @@ class Entry:
     seconds: float
     cost: Cost | None = None
     front: bool = False
+    low: float | None = None
+    high: float | None = None
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -80,7 +88,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The entries in the order they were asked for, and what decides them."""
+    """The entries in the order they were asked for, and what decides them; `chance` is the score of the best constant guess."""
 
     model: str
     task: str
@@ -92,6 +100,24 @@ class Comparison:
     recipe: dict[str, Any]
     definitions: dict[str, Any]
     command: str = ""
+
+    @property
+    def alike(self) -> dict[str, list[str]]:
+        """For each method, those of lower score whose difference from it lies within the two intervals together."""
+        ranked = sorted(self.entries, key=lambda entry: -entry.mean)
+        found = {}
+        for index, entry in enumerate(ranked):
+            below = [other.asked for other in ranked[index + 1 :] if within_noise(entry, other)]
+            if below:
+                found[entry.asked] = below
+        return found
+
+
+def within_noise(entry: Entry, other: Entry) -> bool:
+    """Whether two scores differ by no more than their intervals together, as of independent scores: sqrt(h^2 + k^2)."""
+    if entry.low is None or entry.high is None or other.low is None or other.high is None:
+        return False
+    return abs(entry.mean - other.mean) <= math.hypot(entry.high - entry.low, other.high - other.low) / 2
 
 
 def compare(
@@ -160,14 +186,20 @@ def compare(
         progress.search_planned("time and memory of a step")
         measured = probe(runner.data(recipe.seed), specs, recipe)
         entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
+    part = "test" if test else "validation"
+    chance = runner.constant_score(part)
+    trials = [
+        replace(make_recipe(model, task, spec, options), lr=entry.lr)
+        for spec, entry in zip(specs, entries, strict=True)
+    ]
     result = Comparison(
         model=recipe.model,
         task=recipe.task,
         metric=runner.task.metric,
-        split="test" if test else "validation",
-        chance=runner.constant_score("test" if test else "validation"),
+        split=part,
+        chance=chance,
         seeds=seeds,
-        entries=tuple(front(entries)),
+        entries=tuple(front(_with_intervals(runner, entries, trials, part), chance)),
         recipe={key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed", "lr")},
         definitions={
             "rates": [round(rate, 6) for rate in rates],
@@ -186,12 +218,13 @@ def compare(
     return result
 
 
-def front(entries: Sequence[Entry]) -> list[Entry]:
-    """Mark the Pareto front: the entries that none with as few stored numbers or fewer beats."""
+def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
+    """Mark the Pareto front: the entries above chance that none with as few stored numbers or fewer beats."""
     return [
         replace(
             entry,
-            front=not any(
+            front=above(entry, chance)
+            and not any(
                 other.stored <= entry.stored
                 and other.mean >= entry.mean
                 and (other.stored, -other.mean) != (entry.stored, -entry.mean)
@@ -200,6 +233,41 @@ def front(entries: Sequence[Entry]) -> list[Entry]:
         )
         for entry in entries
     ]
+
+
+def above(entry: Entry, chance: float) -> bool:
+    """Whether a score is above chance by more than its interval."""
+    return (entry.mean if entry.low is None else entry.low) > chance
+
+
+def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Sequence[Recipe], split: str) -> list[Entry]:
+    """The entries with the intervals of their scores; `trials` are their first ones."""
+    deviation, freedom = pooled_deviation([entry.scores for entry in entries])
+    count, made = len(runner.task.splits[split]), []
+    for entry, trial in zip(entries, trials, strict=True):
+        examples = _deviation_by_examples(runner, entry, trial, count)
+        half = combined_half_width(examples, deviation, len(entry.scores), freedom)
+        made.append(replace(entry, low=entry.mean - half, high=entry.mean + half) if half > 0 else entry)
+    return made
+
+
+def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, count: int) -> float:
+    """Standard deviation of a score over samples of `count` examples; 0 where it is not known, as of a loss."""
+    task = runner.task
+    if task.metric == "accuracy":
+        low, high = wilson_interval(entry.mean, count)
+        return (high - low) / (2 * 1.959964)
+    if task.metric == LOSS:
+        return 0.0
+    try:
+        predicted = torch.from_numpy(runner.predictions(trial).copy())
+    except LookupError:
+        return 0.0
+    labels = task.validation.labels
+    low, high = bootstrap_interval(
+        lambda rows: METRICS[task.metric](predicted[rows], labels[rows]), len(labels), draws=200
+    )
+    return (high - low) / (2 * 1.959964) * math.sqrt(len(labels) / count)
 
 
 def _entry(

@@ -34,7 +34,7 @@ class Cost:
 
     Attributes:
         step: seconds of a training step (forward, backward, Adam).
-        step_ratio: that over full fine-tuning's.
+        step_ratio: that over full fine-tuning's, whose own is 1.
         memory: peak bytes of tensors above the model during a step.
         latency: seconds of a forward pass, merged where the method merges.
         latency_ratio: that over the base model's.
@@ -79,7 +79,10 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
         return step, leave
 
     modes = [(part, part.training) for part in module.modules()]
-    everything = [Spec(Full()), *specs]
+    everything = [
+        Spec(Full()),
+        *(spec for spec in specs if str(spec) != "full"),
+    ]  # full is what the others are measured by
     steps: list[list[float]] = [[] for _ in everything]
     passes: list[list[float]] = [[] for _ in everything]
     peaks = [0] * len(everything)
@@ -107,16 +110,17 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     finally:
         for part, mode in modes:
             part.training = mode
-    return [
-        Cost(
+    costs = {
+        str(spec): Cost(
             statistics.median(steps[i]),
             statistics.median(a / b for a, b in zip(steps[i], steps[0], strict=True)),
             peaks[i],
             statistics.median(passes[i]),
             statistics.median(a / b for a, b in zip(passes[i], passes[0], strict=True)),
         )
-        for i in range(1, len(everything))
-    ]
+        for i, spec in enumerate(everything)
+    }
+    return [costs[str(spec)] for spec in specs]
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

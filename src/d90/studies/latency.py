@@ -2,8 +2,9 @@
 
 Every method is put on a copy of the model that shares its weights; one that merges is merged. A round is one pass of
 each, the bare model included, in an order drawn afresh; what a method adds is taken inside the round, and medians with
-quartiles over the rounds are reported, so that a machine whose speed drifts does not decide. The row of a merged method
-is the measure of what is noise: its model has the base's modules, and nothing to add.
+intervals over the rounds are reported, so that a machine whose speed drifts does not decide. A merged model is the bare one:
+its modules, and nothing to add. What it seems to add all the same, and what a second copy of the bare model seems to add, is
+noise that rounds do not show (where a copy lies in memory); every interval is wider by it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
@@ -51,6 +53,7 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
         | {"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
     ),
 }
+TWIN = "base again"  # what it adds is noise
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -62,8 +65,10 @@ class Row:
         method: its canonical text; `asked` as it was given; `merged`, whether its model was merged.
         batch, length: examples and tokens.
         milliseconds: median of a forward pass.
-        added: median of what it adds to the bare model's pass of the same round, as a share; `low` and `high`, quartiles.
+        added: median of what it adds to the bare model's pass of the same round, as a share.
+        low, high: the 95 % interval of that median, wider by `noise` on both sides.
         rounds: how many.
+        noise: what a model that adds nothing seemed to add at this size, at most.
     """
 
     method: str
@@ -76,6 +81,7 @@ class Row:
     low: float
     high: float
     rounds: int
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def latency(
         progress.search_started(
             f"{len(specs)} methods beside the bare model, {sum(p.numel() for p in module.parameters()):,} weights"
         )
-        models = {"base": module, **{str(spec): _with(spec, module, seed) for spec in specs}}
+        models = {"base": module, TWIN: _copy(module), **{str(spec): _with(spec, module, seed) for spec in specs}}
         asked = {"base": "base", **{str(spec): str(text) for spec, text in zip(specs, given, strict=True)}}
         merged = {str(spec) for spec in specs if spec.method.merges}
         with torch.inference_mode():
@@ -164,7 +170,9 @@ def latency(
             for batch, length in pairs:
                 progress.search_planned(f"{batch} x {length} tokens")
                 passes = _rounds(models, _tokens(module, batch, length, seed), rounds, seconds, seed)
-                rows += [_row(name, asked[name], name in merged, batch, length, passes) for name in models]
+                added = {name: _added(own, passes["base"]) for name, own in passes.items()}
+                noise = max(max(-low, high, 0.0) for name in (TWIN, *merged) for _, low, high in [added[name]])
+                rows += [_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
         found = {**versions(), "processor": _processor(), "attention": module.config._attn_implementation}
     finally:
         torch.set_num_threads(before)
@@ -209,10 +217,15 @@ def _shaped(shape: str, seed: int) -> Any:
 
 def _with(spec: Spec, module: nn.Module, seed: int) -> nn.Module:
     """A copy of the model that shares its weights, with the method on it, merged where it merges."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    own = copy.deepcopy(module, shared)
+    own = _copy(module)
     applied = spec.method.apply(own, Context(seed))
     return (applied.merge() if spec.method.merges else own).eval()
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """Another model on the same weights."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)
 
 
 def _tokens(module: Any, batch: int, length: int, seed: int) -> Tensor:
@@ -234,12 +247,22 @@ def _rounds(
     return passes
 
 
-def _row(name: str, asked: str, merged: bool, batch: int, length: int, passes: dict[str, list[float]]) -> Row:
-    added = [own / base - 1 for own, base in zip(passes[name], passes["base"], strict=True)]
-    low, middle, high = statistics.quantiles(added, n=4, method="inclusive")
-    return Row(
-        name, asked, merged, batch, length, 1000 * statistics.median(passes[name]), middle, low, high, len(added)
-    )
+def _added(own: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """Median of own / base - 1 over the rounds, and the interval of that median by order statistics."""
+    added = sorted(one / other - 1 for one, other in zip(own, base, strict=True))
+    n = len(added)
+    below = max(0, int(stats.binom.ppf(0.025, n, 0.5)) - 1)
+    return statistics.median(added), added[below], added[n - 1 - below]
+
+
+def _row(
+    name: str, asked: str, merged: bool, size: tuple[int, int], passes: dict[str, list[float]], noise: float
+) -> Row:
+    middle, low, high = _added(passes[name], passes["base"])
+    if name == "base":
+        noise = 0.0
+    milliseconds = 1000 * statistics.median(passes[name])
+    return Row(name, asked, merged, *size, milliseconds, middle, low - noise, high + noise, len(passes[name]), noise)
 
 
 def _processor() -> str:

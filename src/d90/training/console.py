@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -15,7 +16,7 @@ from rich.text import Text
 from d90.errors import printable
 from d90.training.progress import Progress
 
-__all__ = ["Lines", "Terminal", "close_bars", "console", "make_table", "progress_for"]
+__all__ = ["Lines", "Terminal", "close_bars", "console", "make_table", "print_table", "progress_for"]
 
 # what files and names hold is text: neither markup nor emoji codes
 console = Console(stderr=False, highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -33,6 +34,15 @@ class PlainTable(Table):
 def make_table(title: str, caption: str | None = None) -> Table:
     """An empty table; see `PlainTable`."""
     return PlainTable(title=Text(printable(title)), caption=Text(caption) if caption else None)
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as the terminal; piped, as wide as it is."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    wide = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    Console(highlight=False, markup=False, emoji=False, width=wide).print(table)
 
 
 def close_bars() -> None:

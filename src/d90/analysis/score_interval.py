@@ -1,0 +1,72 @@
+"""How well a score is known: from the examples it was measured on, and from the seeds it was trained with.
+
+share of n examples    Wilson's interval (JASA 22, 209-212, 1927): never empty, also where all are right
+any other score        the examples drawn anew (bootstrap percentiles, Efron and Tibshirani 1993, section 13.3)
+a mean over S seeds    sd^2 = sd_examples^2 + t^2 s^2 / S in units of a normal's: the examples are the same for every seed, so their
+                       part does not shrink with S; s is pooled over the methods that are compared
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy
+from scipy import stats
+
+__all__ = ["DRAWS", "LEVEL", "bootstrap_interval", "combined_half_width", "pooled_deviation", "wilson_interval"]
+
+LEVEL = 0.95
+DRAWS = 1000
+
+
+def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a share of n examples.
+
+    Args:
+        share: between 0 and 1.
+        n: examples.
+        level: of confidence.
+    """
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap_interval(
+    score: Callable[[numpy.ndarray], float], n: int, draws: int = DRAWS, level: float = LEVEL
+) -> tuple[float, float]:
+    """Percentiles of a score over examples drawn anew, with replacement, by a generator of a fixed seed.
+
+    Args:
+        score: of the examples with these numbers, (n,) int64.
+        n: examples.
+        draws: how often.
+        level: of confidence.
+    """
+    drawn = numpy.random.default_rng(0)
+    values = [score(drawn.integers(0, n, size=n)) for _ in range(draws)]
+    low, high = numpy.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """The standard deviation over seeds, pooled over methods, and its degrees of freedom; (0, 0) where each has one seed."""
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum((score - math.fsum(group) / len(group)) ** 2 for group in groups for score in group)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (0.0, 0)
+
+
+def combined_half_width(examples: float, deviation: float, seeds: int, freedom: int, level: float = LEVEL) -> float:
+    """Half the interval of a mean over seeds.
+
+    Args:
+        examples: standard deviation of a score by its examples, 0 where unknown.
+        deviation, freedom: of one seed's score, as `pooled_deviation` gives them.
+        seeds: over how many the mean is.
+        level: of confidence.
+    """
+    z = float(stats.norm.ppf((1 + level) / 2))
+    t = float(stats.t.ppf((1 + level) / 2, freedom)) if freedom else 0.0
+    return math.hypot(z * examples, t * deviation / math.sqrt(seeds))
