@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 
 class _Printable(Exception):
@@ -34,13 +35,21 @@ class RunFailed(_Printable):
 
 def unknown_name(what: str, got: object, known: object, hint: str = "") -> InputError:
     """Build the error for a name outside a closed list, with the nearest known name as a guess."""
-    import difflib
-
     names = [str(k) for k in known]  # type: ignore[attr-defined]
-    near = difflib.get_close_matches(str(got), names, n=1)
-    guess = f" Did you mean '{near[0]}'?" if near else ""
+    guess = did_you_mean(got, names)
     tail = f" {hint}" if hint else ""
     return InputError(f"unknown {what} '{got}': expected one of {', '.join(names)}.{guess}{tail}")
+
+
+def did_you_mean(got: object, names: Iterable[str]) -> str:
+    """The nearest of the names as a question, with a space before it; "" where none is near."""
+    import difflib
+
+    text = str(got)
+    listed = list(dict.fromkeys(names))
+    folded = {name.casefold(): name for name in listed}
+    near = difflib.get_close_matches(text.casefold(), folded, n=1)
+    return f" Did you mean '{folded[near[0]]}'?" if near else ""
 
 
 _KEPT = "\n\t\u200c\u200d"  # line ends, tabs, and the joiners that scripts and emoji are written with

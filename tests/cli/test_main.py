@@ -45,9 +45,13 @@ def test_train_evaluate_and_the_tune(digits: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.d90").stat().st_size < 1024
     shown = float(done.stdout.split()[1])
+    assert "the best of 6 looks" in done.stdout
     scored = run("evaluate", "a.d90", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert float(scored.stdout.split()[1].strip(",")) == pytest.approx(shown, abs=1e-4)
+    low, high = map(float, scored.stdout.partition("(95 % interval ")[2].partition(",")[0].split(" to "))
+    assert 0 <= low <= shown <= high <= 1
+    assert high > low
     assert run("predict", "a.d90", "some text", cwd=tmp_path).returncode == 2
 
 
@@ -105,7 +109,17 @@ MISTAKES = {
     "broken UTF-8": (["train", "fc", "{latin}"], "line 2: broken UTF-8"),
     "malformed JSON": (["train", "fc", "{malformed}"], "line 3: malformed JSON"),
     "texts for an image model": (["train", "mlp:16-2", "{good}"], "takes images and task"),
-    "d = 0": (["train", "mlp:16-8-3", "{idx}", "--d", "0"], "got d=0"),
+    "d = 0": (["train", "mlp:16-8-3", "{idx}", "--d", "0"], "got --d 0"),
+    "no epochs": (["train", "mlp:16-8-3", "{idx}", "--epochs", "0"], "got --epochs 0, expected more than 0"),
+    "a batch of nothing": (["train", "mlp:16-8-3", "{idx}", "--batch-size", "0"], "got --batch-size 0"),
+    "nearly a model": (["train", "minlm", "{good}"], "Did you mean 'minilm'?"),
+    "nearly the embedded task": (["train", "fc", "docstring"], "Did you mean 'docstrings'?"),
+    "a task of GLUE by its own name": (["train", "fc", "MRPC"], "Did you mean 'glue/mrpc'?"),
+    "nearly a file": (["train", "fc", "{nearly}"], "good.jsonl'?"),
+    "methods joined by commas": (
+        ["compare", "fc", "{idx}", "--methods", "full,lora:r=8,targets=qv"],
+        "expected methods separated by spaces, as in --methods 'full lora:r=8,targets=qv'",
+    ),
     "d above D": (["train", "mlp:16-8-3", "{idx}", "--d", "99999"], "above D=163"),
     "d not above the lambdas": (
         ["train", "mlp:16-8-3", "{idx}", "-m", "full@d=2,structure=said,layer=module"],
@@ -130,6 +144,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> dict[str, 
     (folder / "nomodel").mkdir()
     rows = GOOD.splitlines(keepends=True)
     return {
+        "nearly": str(folder / "goood.jsonl"),
         "good": write(folder / "good.jsonl", GOOD),
         "idx": f"idx:{digits}",
         "nolabel": write(folder / "nolabel.jsonl", rows[0] + '{"text": "x", "label": null}\n'),

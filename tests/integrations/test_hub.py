@@ -19,7 +19,7 @@ import pytest
 
 from d90.errors import InputError
 from d90.integrations import hub
-from d90.integrations.model_card import base_on_hub, card
+from d90.integrations.model_card import base_on_hub, card, hub_dataset, local_name
 from d90.subspace.file import about
 from d90.training.loading import open_tune, read_record
 from tests.reference.command import run as cli
@@ -203,16 +203,73 @@ def test_the_card_says_what_it_is(trained: Path) -> None:
         "task": "data",
         "metric": "accuracy",
         "score": round(record["outcome"]["score"], 6),
+        "sizes": record["task"]["sizes"],
+        "max_length": record["task"]["max_length"],
         "base_fingerprint": about(trained).header.base,
     }
-    assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == data["d90"]["score"]
+    assert set(record["task"]["sizes"]) >= {"train", "validation"}
+    assert f"{record['task']['sizes']['train']:,} train" in read.text
+    assert f"at most {record['task']['max_length']}" in read.text
+    assert "model-index" not in data, "no dataset of the hub's is guessed from a folder's name"
+    assert "datasets" not in data
     assert 'predict([("some text",)])' in read.text
     assert str(trained.parent) not in read.content, "no path of this machine"
     named = card(
         {**record, "recipe": {**record["recipe"], "model": "minilm", "task": "glue/mrpc"}}, about(trained), "o/n"
     )
     assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in named
-    assert "`glue/mrpc`" in named
+    assert "<code>glue/mrpc</code>" in named
+    result = ModelCard(named).data.to_dict()["model-index"][0]["results"][0]
+    assert result["dataset"] == {"type": "nyu-mll/glue", "name": "glue/mrpc", "config": "mrpc", "split": "validation"}
+    assert result["metrics"][0]["value"] == data["d90"]["score"]
+
+
+def test_which_tasks_are_surely_the_hubs() -> None:
+    assert hub_dataset("glue/sst2") == ("nyu-mll/glue", "sst2")
+    assert hub_dataset("hub:owner/name/config") == ("owner/name", "config")
+    for unsure in ("owner/name", "data/sst2", "./data", "docstrings", "rows.jsonl", "idx:digits", "text:a.txt"):
+        assert hub_dataset(unsure) is None
+
+
+def test_names_lose_the_machines_folders() -> None:
+    paths = {
+        "/home/u/bert": "bert",
+        "./a/b": "b",
+        "~/x/m": "m",
+        "C:\\Users\\u\\m": "m",
+        "text:/home/u/c.txt": "text:c.txt",
+    }
+    paths |= {"a/data.jsonl": "data.jsonl", "lines:private/c.txt": "lines:c.txt", "idx:a/b": "idx:b", "a/b/c": "c"}
+    assert {path: local_name(path) for path in paths} == paths
+    for name in ("minilm", "google/bert", "glue/mrpc", "hub:owner/name/config", "mlp:16-3", "docstrings"):
+        assert local_name(name) == name
+
+
+HOSTILE_TEXTS = [
+    "a | b\n| injected | row |", "\x1b[2J\x1b]0;owned\x07", "[click](https://evil.example)", "<script>alert(1)</script>",
+    "![x](https://evil.example/x.png)", "`code` **bold**", "\u202egnp.exe", "---\nlicense: mit\n---",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_the_card_escapes_what_comes_from_files(text: str, trained: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    record, _ = read_record(trained)
+    hostile = {
+        **record,
+        "d90": text,
+        "recipe": {**record["recipe"], "model": f"./{text}", "task": f"./{text}"},
+        "task": {**record["task"], "labels": [text, "b"]},
+    }
+    plain, written = card(record, about(trained), "o/n"), card(hostile, about(trained), f"./{text}")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", written)
+    body = ModelCard(written).text
+    assert body.count("\n") == ModelCard(plain).text.count("\n"), "no line is added"
+    assert not re.search(r"<script|(?<!\\)\]\(https://evil|(?<!\\)\*\*bold", body)
+    data = ModelCard(written).data.to_dict()
+    assert set(data) == set(ModelCard(plain).data.to_dict())
+    assert "license" not in data
 
 
 def test_which_names_are_the_hubs() -> None:

@@ -84,6 +84,27 @@ def test_lowdata_compares_with_full() -> None:
     )
 
 
+LORAS = {"tune": "a.d90", "other": "b.d90", "method": "lora:r=4,targets=qv", "other_method": "lora:r=64,targets=qv"}
+
+
+@pytest.mark.parametrize(
+    ("method", "other", "judged"),
+    [
+        ("lora:r=8", "lora:r=64", True),
+        ("peft LORA", "lora:r=8", True),
+        ("full", "lora:r=8", False),
+        ("lora:r=8@d=100", "lora:r=8", False),
+        ("lora:r=4+preembed:prefix=8", "lora:r=8", False),
+        ("full@d=200", "full@d=400", False),
+        ("peft IA3", "lora:r=8", False),
+    ],
+)
+def test_a_claim_about_lora_is_judged_of_lora_alone(method: str, other: str, judged: bool) -> None:
+    rows, others = [row("q", (4, 22.0))], [row("q", (64, 2.0))]
+    names = {"tune": "a", "other": "b", "method": method, "other_method": other}
+    assert bool(analysis_claims({**names, "rows": rows, "other_rows": others, "likeness": []})) is judged
+
+
 def row(role: str, *factors: tuple[int, float]) -> dict[str, Any]:
     return {"role": role, "against": [{"r": r, "delta": factor, "own": 1.0} for r, factor in factors]}
 
@@ -91,12 +112,12 @@ def row(role: str, *factors: tuple[int, float]) -> dict[str, Any]:
 def test_amplification_is_compared_at_each_tunes_own_rank() -> None:
     rows, others = [row("q", (1, 90.0), (4, 20.0)), row("q", (1, 90.0), (4, 24.0))], [row("q", (4, 99.0), (64, 2.0))]
     assert amplified(rows) == {"q": (4, 22.0)}
-    ((words, verdict),) = analysis_claims({"rows": rows, "other_rows": others, "likeness": []})
+    ((words, verdict),) = analysis_claims({**LORAS, "rows": rows, "other_rows": others, "likeness": []})
     assert verdict == "holds"
     assert "22 at r = 4, 2 at r = 64" in words
-    ((_, verdict),) = analysis_claims({"rows": others, "other_rows": [row("q", (4, 1.0))], "likeness": []})
+    ((_, verdict),) = analysis_claims({**LORAS, "rows": others, "other_rows": [row("q", (4, 1.0))], "likeness": []})
     assert verdict == "does not hold"
-    assert analysis_claims({"rows": rows, "likeness": []}) == []
+    assert analysis_claims({**LORAS, "rows": rows, "likeness": []}) == []
     assert amplified([{"role": "q", "against": [{"r": 1, "delta": 1.0, "own": 0.0}]}]) == {"q": (1, math.inf)}
 
 
@@ -105,7 +126,7 @@ def test_phi_is_counted_over_matrices() -> None:
         return {"role": "v", "side": "A", "phi": [[top, 0.1], [0.1, 0.3]], "null": [[0.01, 0.02], [0.02, 0.02]]}
 
     for tops, verdict in (((0.9, 0.6), "holds"), ((0.9, 0.6, 0.2), "holds in part"), ((0.9, 0.2), "does not hold")):
-        ((words, found),) = analysis_claims({"rows": [], "likeness": [like(top) for top in tops]})
+        ((words, found),) = analysis_claims({**LORAS, "rows": [], "likeness": [like(top) for top in tops]})
         assert found == verdict
         assert "random 0.0100" in words
         assert "at full rank 0.300 (random 0.020)" in words

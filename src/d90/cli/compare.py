@@ -36,6 +36,7 @@ from d90.cli.options import (
     make_progress,
     open_executor,
     recipe_options,
+    split_methods,
 )
 from d90.errors import InputError
 
@@ -99,7 +100,7 @@ def compare(
         result = run(
             model,
             task,
-            methods.split(),
+            split_methods(methods),
             seeds=seeds,
             rates=_factors(rates),
             store=opened,

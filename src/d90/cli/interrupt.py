@@ -8,6 +8,8 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
+from d90.cli.spelling import as_options
+from d90.errors import D90Error, RunFailed
 from d90.files import check_outputs
 
 __all__ = ["Interrupted", "catch_signals", "interruptible"]
@@ -30,7 +32,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, its files checked before it begins, and an interruption turned into `Interrupted`."""
+    """The command: its files checked before it begins, its errors in the command line's spelling, an interruption `Interrupted`."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -39,6 +41,8 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             raise Interrupted(what_is_kept(command.__name__, kwargs)) from None
+        except (D90Error, RunFailed) as error:
+            raise type(error)(as_options(str(error), command)) from error
 
     return run
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d90.cli.options import ModelArg, SeedOpt, echo, make_progress
+from d90.cli.options import ModelArg, SeedOpt, echo, make_progress, split_methods
 from d90.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def latency(
 
     result = run(
         model,
-        methods.split()
+        split_methods(methods)
         if methods is not None
         else usual_methods([int(part) for part in _parts(r, "--r", "16,64")], prefix),
         shape=shape,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d90.cli.spelling import as_options
 from d90.errors import InputError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def measure(
         )
     written = report.write_report(opened, page or store.with_suffix(".html"))
     _show(result)
-    echo(f"\n{result}")
+    echo(f"\n{as_options(str(result), measure)}")
     if result.status == "found":
         echo(f"{result.trained_there}; the interval is that of this validation split")
     if sure:

@@ -150,6 +150,27 @@ def echo(message: object) -> None:
     typer.echo(printable(message))
 
 
+def split_methods(text: str) -> list[str]:
+    """Methods separated by spaces.
+
+    Raises:
+        InputError: a comma between two methods: within one, a comma stands between its options.
+    """
+    from d90.errors import InputError
+    from d90.methods import METHODS
+
+    words = text.split()
+    for word in words:
+        _, *rest = word.split(",")
+        stray = next((part for part in rest if part.split(":")[0].split("@")[0].split("+")[0] in METHODS), None)
+        if stray is not None or word.endswith(","):
+            listed = " ".join(part.strip(",") for part in text.replace(f",{stray}", f" {stray}").split())
+            raise InputError(
+                f"got --methods '{text}', expected methods separated by spaces, as in --methods '{listed}'"
+            )
+    return words
+
+
 def two_columns(title: str, rows: dict[str, str]) -> None:
     """Print names and what they mean."""
     width = max(map(len, rows))

@@ -40,6 +40,7 @@ from d90.cli.options import (
     make_progress,
     open_executor,
     recipe_options,
+    split_methods,
 )
 from d90.errors import InputError
 
@@ -193,7 +194,7 @@ def lowdata(
         result = run(
             model,
             task,
-            methods.split(),
+            split_methods(methods),
             [None if part == "all" else int(part) for part in parts],
             least_steps=least_steps,
             seeds=seeds,

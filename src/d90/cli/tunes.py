@@ -168,12 +168,15 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
-    from d90.tasks.metrics import LOSS
+    from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
     scored = open_tune(tune).evaluate(task, split)
-    score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f}, "
-    echo(f"{score}loss {scored.loss:.4f} on {scored.count} {scored.split} examples of {scored.task}")
+    low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
+    interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
+    score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "
+    loss = f"loss {scored.loss:.4f}{f' {interval}' if scored.metric == LOSS else ''}"
+    echo(f"{score}{loss} on {scored.count} {scored.split} examples of {scored.task}")
 
 
 def inspect(

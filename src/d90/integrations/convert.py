@@ -73,10 +73,10 @@ def convert(
     record, spec = read_record(path)
     if to == "peft":
         if rank is not None:
-            raise InputError(f"got rank {rank} for --to peft, expected none: it holds theta as it is. Leave it out")
+            raise InputError(f"got rank={rank} for to='peft', expected none: it holds theta as it is. Leave it out")
         if spec.space is None:
             raise InputError(
-                f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use --to lora"
+                f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use to='lora'"
             )
     recipe = record["recipe"]
     model = open_base(record)
@@ -112,7 +112,7 @@ def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: in
     if added:
         raise InputError(
             f"'{path}' was trained over '{spec.method}', which puts '{added[0]}' in, expected a subspace over the model's own "
-            "weights. Use --to lora"
+            "weights. Use to='lora'"
         )
     return None if set(moved) == plain else moved
 

@@ -86,11 +86,11 @@ def to_lora(
         spec = replace(spec, space=Space())
     own = spec.method if isinstance(spec.method, LoRA) else None
     if own and rank not in (None, own.r):
-        raise InputError(f"got rank {rank}, expected none: '{path}' has LoRA's own rank {own.r}")
+        raise InputError(f"got rank={rank}, expected none: '{path}' has LoRA's own rank {own.r}")
     if not own and (rank is None or rank < 1):
         raise InputError(
-            f"got rank {rank}, expected at least 1: '{path}' was trained with '{spec.method}', whose change of a matrix has "
-            "any rank and must be cut. Choose a rank; the result says how much of the change it holds"
+            f"got rank={rank}, expected at least 1: '{path}' was trained with '{spec.method}', whose change of a matrix has "
+            "any rank and must be cut. Choose one, as rank=8; the result says how much of the change it holds"
         )
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes = [(module, module.training) for module in model.modules()]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
+from d90.errors import printable
 from d90.subspace.file import About
 from d90.tasks.metrics import to_display
+from d90.tasks.readers import ENDINGS
 
-__all__ = ["base_on_hub", "card"]
+__all__ = ["base_on_hub", "card", "hub_dataset", "local_name"]
 
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
-_FILES = (".jsonl", ".gz", ".csv", ".tsv", ".parquet")
+_FILES = (".gz", ".txt", *ENDINGS)
+MAX_LABELS = 50
 _NETWORKS = re.compile(r"fc|lenet|mlp:.*")
 
 
@@ -28,60 +32,106 @@ def base_on_hub(model: str) -> str | None:
     return model
 
 
+def hub_dataset(task: str) -> tuple[str, str | None] | None:
+    """(dataset, config) of a task that surely comes from the hub; None where a name could as well be a local folder's."""
+    if task.startswith("glue/"):
+        return "nyu-mll/glue", task.removeprefix("glue/")
+    owner, *rest = task.removeprefix("hub:").split("/")
+    if task.startswith("hub:") and 1 <= len(rest) <= 2 and not os.path.isdir(task.removeprefix("hub:")):
+        return f"{owner}/{rest[0]}", rest[1] if len(rest) > 1 else None
+    return None
+
+
 def card(record: dict[str, Any], about: About, repo: str) -> str:
     """README.md of the tune that `record` made, as it lies in `repo` ("owner/name", or a folder).
 
-    Paths of the machine it was trained on are cut down to their last part.
+    Paths of the machine it was trained on are cut down to their last part; what comes from files (labels, names) is escaped.
     """
+    recipe, task = record["recipe"], record["task"]
+    base = base_on_hub(recipe["model"])
+    space = about.header.structure != "direct"
+    how = f"theta_0 + P theta, d = {about.count:,}" if space else "the tuned parameters themselves"
+    metric, outcome = task["metric"], record["outcome"]
+    score, untrained = (to_display(outcome[key], metric) for key in ("score", "zero_score"))
+    labels = ", ".join(map(_text, task["labels"][:MAX_LABELS]))
+    more = f" and {len(task['labels']) - MAX_LABELS} more" if len(task["labels"]) > MAX_LABELS else ""
+    sizes = ", ".join(f"{count:,} {name}" for name, count in task.get("sizes", {}).items())
+    looks = len(outcome["curve"])
+    rows = {
+        "base model": f"[{_text(base)}](https://huggingface.co/{base})" if base else _code(local_name(recipe["model"])),
+        "task": _code(local_name(recipe["task"])) + (f", labels {labels}{more}" if labels else ""),
+        "examples": sizes,
+        "tokens": f"at most {task['max_length']:,}" if task.get("max_length") else "",
+        "method": f"{_code(recipe['method'])}: {how}",
+        "stored": f"{about.count:,} numbers in {about.bytes:,} bytes ({about.dtype})",
+        f"{metric}, validation": f"{score:.4f}, the best of {looks} evaluations (untrained {untrained:.4f})",
+        "weights moved": f"{outcome['D']:,}",
+        "base fingerprint": _code(about.header.base),
+        "d90": _text(record["d90"]),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    name = local_name(repo)
+    place = repo if name == repo else f"./{name}" if re.fullmatch(r"[\w.-]+", name) else "./folder"
+    body = _TEXT.format(name=_text(name), table=table, use=_usage(task, place))
+    return f"---\n{_metadata(record, about, repo).to_yaml()}\n---\n{body}"
+
+
+def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
+    """The hub's metadata. A dataset is named where the task's name says which of the hub's it is, and is never guessed."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    recipe, outcome, task = record["recipe"], record["outcome"], record["task"]
-    model, data = _shown(recipe["model"]), _shown(recipe["task"])
-    base = base_on_hub(recipe["model"])
+    recipe, task = record["recipe"], record["task"]
+    metric, data = task["metric"], printable(local_name(recipe["task"]))
+    score = round(to_display(record["outcome"]["score"], metric), 6)
     kind = ("text" if task["texts"] else "image") + f"-{task['kind']}"
-    space = about.header.structure != "direct"
-    result = EvalResult(
-        task_type=kind,
-        dataset_type=data,
-        dataset_name=data,
-        dataset_split="validation",
-        metric_type=task["metric"],
-        metric_value=round(to_display(outcome["score"], task["metric"]), 6),
-    )
+    dataset = hub_dataset(recipe["task"])
+    results = None
+    if dataset is not None:
+        results = [
+            EvalResult(
+                task_type=kind,
+                dataset_type=dataset[0],
+                dataset_name=data,
+                dataset_config=dataset[1],
+                dataset_split="validation",
+                metric_type=metric,
+                metric_value=score,
+            )
+        ]
     details = {
         "version": record["d90"],
         "method": recipe["method"],
         "d": about.count,
         "task": data,
-        "metric": task["metric"],
-        "score": round(to_display(outcome["score"], task["metric"]), 6),
+        "metric": metric,
+        "score": score,
+        "sizes": task.get("sizes"),
+        "max_length": task.get("max_length"),
         "base_fingerprint": about.header.base,
     }
-    metadata = ModelCardData(
-        base_model=base,
+    return ModelCardData(
+        base_model=base_on_hub(recipe["model"]),
         library_name="d90",
         tags=["d90", "intrinsic-dimension"],
+        datasets=[dataset[0]] if dataset else None,
         pipeline_tag="text-classification" if kind == "text-classification" else None,
-        metrics=[task["metric"]],
-        model_name=_shown(repo),
-        eval_results=[result],
-        d90=details,
+        metrics=[metric],
+        model_name=printable(local_name(repo)),
+        eval_results=results,
+        d90={key: value for key, value in details.items() if value is not None},
     )
-    score, untrained = (to_display(outcome[key], task["metric"]) for key in ("score", "zero_score"))
-    numbers = f"{about.count:,} numbers in {about.bytes:,} bytes ({about.dtype})"
-    how = f"theta_0 + P theta, d = {about.count:,}" if space else "the tuned parameters themselves"
-    rows = {
-        "base model": f"[{base}](https://huggingface.co/{base})" if base else f"`{model}`",
-        "task": f"`{data}`" + (f", labels {', '.join(map(str, task['labels']))}" if task["labels"] else ""),
-        "method": f"`{recipe['method']}`: {how}",
-        "stored": numbers,
-        f"{task['metric']}, validation": f"{score:.4f} (untrained {untrained:.4f})",
-        "weights moved": f"{outcome['D']:,}",
-        "base fingerprint": f"`{about.header.base}`",
-        "d90": record["d90"],
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"---\n{metadata.to_yaml()}\n---\n{_TEXT.format(name=_shown(repo), table=table, use=_usage(task, repo))}"
+
+
+def _text(value: object) -> str:
+    """A value as text of a table's cell: no markdown, no HTML, no control characters, one line."""
+    words = " ".join(printable(value).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(words, quote=False))
+
+
+def _code(value: object) -> str:
+    """A value as code in a table's cell."""
+    words = html.escape(" ".join(printable(value).split()), quote=False).replace("|", "&#124;")
+    return f"<code>{words.replace('`', '&#96;')}</code>"
 
 
 _TEXT = """
@@ -112,9 +162,14 @@ def _usage(task: dict[str, Any], repo: str) -> str:
     )
 
 
-def _shown(name: str) -> str:
+def local_name(name: str) -> str:
     """A name as it is, a path as its last part."""
+    if name.startswith(("glue/", "hub:")) and not os.path.isdir(name.removeprefix("hub:")):
+        return name
     prefix, colon, rest = name.rpartition(":")
-    path = PurePath(rest)
-    local = path.is_absolute() or rest.startswith((".", "~")) or rest.count("/") > 1 or rest.endswith(_FILES)
+    if re.fullmatch(r"[A-Za-z]", prefix):  # a drive
+        prefix, colon, rest = "", "", name
+    path = PurePosixPath(rest.replace("\\", "/"))
+    far = path.is_absolute() or rest.startswith((".", "~")) or rest.count("/") > 1 or "\\" in rest
+    local = far or prefix in ("text", "lines", "idx") or rest.endswith(_FILES) or os.path.isdir(rest)
     return f"{prefix}{colon}{path.name}" if local else name

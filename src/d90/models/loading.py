@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from d90.errors import InputError, UnsupportedModelError
+from d90.errors import InputError, UnsupportedModelError, did_you_mean
 from d90.models.checkpoint import check_weight_files
 from d90.models.checks import (
     check_sha256,
@@ -219,8 +219,18 @@ def _no_model(name: str, error: Exception) -> str:
         return f"the folder '{name}' does not hold a text model with safetensors weights: {first}"
     return (
         f"unknown model '{name}': not {', '.join(list(MODELS)[:-1])}, not a local folder, and the hub did not give it "
-        f"({first[:160]}). Check the name and the network, or give a local folder."
+        f"({first[:160]}). Check the name and the network, or give a local folder.{did_you_mean(name, _near(name))}"
     )
+
+
+def _near(name: str) -> list[str]:
+    """Names that could have been meant: those without a checkpoint's folder, and the folders beside."""
+    parent = Path(name).parent
+    try:
+        folders = [str(path) for path in sorted(parent.iterdir())[:1000] if (path / "config.json").is_file()]
+    except OSError:
+        folders = []
+    return [*list(MODELS)[:3], "mlp:784-200-200-10", *folders]
 
 
 @contextlib.contextmanager

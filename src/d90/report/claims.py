@@ -108,7 +108,14 @@ def lowdata_claims(study: Body) -> list[Claim]:
 
 
 def analysis_claims(analysis: Body) -> list[Claim]:
-    """Do the top directions of two tunes agree, and does the one of smaller rank amplify more?"""
+    """Do the top directions of two LoRA tunes agree, and does the one of smaller rank amplify more?
+
+    The paper says it of LoRA of different ranks or seeds; of other methods it claims nothing, and nothing is judged.
+    """
+    if not all(is_lora(analysis.get(key) or "") for key in ("method", "other_method")):
+        return []
+    if analysis.get("tune") == analysis.get("other"):
+        return []
     found = []
     sides = defaultdict(list)
     for one in analysis["likeness"]:
@@ -129,6 +136,12 @@ def analysis_claims(analysis: Body) -> list[Claim]:
             words = f"{role}: amplification {factor:.3g} at r = {r}, {other:.3g} at r = {s}: larger at the smaller r"
             found.append((words, _verdict([factor > other])))
     return found
+
+
+def is_lora(method: str) -> bool:
+    """Whether a method, as an analysis names it, is LoRA alone: of d90's, without a subspace, or of peft's."""
+    name = method.strip().lower()
+    return name == "peft lora" or (name.split(":")[0] == "lora" and "@" not in name and "+" not in name)
 
 
 def amplified(rows: Sequence[Body]) -> dict[str, tuple[int, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from d90.errors import InputError
+from d90.errors import InputError, did_you_mean
 from d90.registry import Registry
 from d90.tasks.base import ABSENT, Split, Task
 from d90.tasks.columns import Columns
@@ -95,8 +95,24 @@ def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> 
     if Path(name).exists():
         return load_files(name, columns, metric, kind)
     if ending_of(name) or name.startswith((".", "/", "~")):
-        raise InputError(f"no such file or folder: '{name}'; expected a path to a task's data")
+        raise InputError(
+            f"no such file or folder: '{name}'; expected a path to a task's data.{did_you_mean(name, _near(name))}"
+        )
     if name.startswith("hub:") or name.count("/") in (1, 2):
         return load_hub(name, columns, metric, kind)
-    forms = ", ".join(TASKS)
-    raise InputError(f"unknown task '{name}': no file or folder of that name; expected one of the forms {forms}")
+    forms, near = ", ".join(TASKS), did_you_mean(name, _near(name))
+    glue = f" Did you mean 'glue/{name.lower()}'?" if name.lower() in GLUE else ""
+    raise InputError(
+        f"unknown task '{name}': no file or folder of that name; expected one of the forms {forms}.{glue or near}"
+    )
+
+
+def _near(name: str) -> list[str]:
+    """Names that could have been meant: the embedded task, GLUE's, and what lies beside."""
+    parent = Path(name).expanduser().parent
+    try:
+        files = [str(path) for path in sorted(parent.iterdir())[:1000]]
+    except OSError:
+        files = []
+    prefix = "./" if name.startswith("./") else ""
+    return ["docstrings", *(f"glue/{subset}" for subset in GLUE), *(f"{prefix}{file}" for file in files)]

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d90.analysis.score_interval import bootstrap_interval, wilson_interval
 from d90.errors import InputError
 from d90.methods import load
 from d90.models.model import Model
 from d90.tasks import Split, Task, TaskKind
 from d90.tasks import load as load_task
 from d90.tasks.kinds import stored_kind
+from d90.tasks.metrics import LOSS
 from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
@@ -38,6 +40,8 @@ class Scored:
     loss: float
     count: int
     metric_name: str = ""  # as it is shown: of F1 with its class
+    low: float = -math.inf  # the 95 % interval of the score, by the examples
+    high: float = math.inf
 
 
 class Tuned:
@@ -102,9 +106,19 @@ class Tuned:
         batches = Batches(self.model, loaded.splits[split], loaded.kind)
         outputs = predict(self.model, batches, self._precision)
         loss = loaded.loss(outputs, batches.labels).item()
-        return Scored(
-            loaded.name, split, loaded.metric, loaded.score(outputs, split), loss, len(batches), loaded.metric_name
-        )
+        score = loaded.score(outputs, split)
+        low, high = _interval(loaded, outputs, batches.labels, score)
+        return Scored(loaded.name, split, loaded.metric, score, loss, len(batches), loaded.metric_name, low, high)
+
+
+def _interval(task: Task, outputs: Tensor, labels: Tensor, score: float) -> tuple[float, float]:
+    """The 95 % interval of a score by the examples it was measured on."""
+    if task.metric == "accuracy":
+        return wilson_interval(score, len(labels))
+    if task.metric == LOSS:
+        losses = task.kind.losses(outputs, labels)
+        return bootstrap_interval(lambda rows: -losses[rows].mean().item(), len(labels))
+    return bootstrap_interval(lambda rows: task.kind.score(task.metric, outputs[rows], labels[rows]), len(labels))
 
 
 def kind_of(record: dict[str, Any]) -> TaskKind:

@@ -410,6 +410,8 @@ class Run:
                 **self.task.kind.record,
                 "texts": self.task.texts,
                 "fingerprint": self.task.fingerprint,
+                "sizes": {name: len(split) for name, split in self.task.splits.items()},
+                "max_length": self.model.max_length,
                 "notes": [*self.task.notes, *self.model.notes],
             },
             "base": self.model.base.to_dict(),
