@@ -45,7 +45,7 @@ def test_train_evaluate_and_the_tune(digits: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.d90").stat().st_size < 1024
     shown = float(done.stdout.split()[1])
-    assert "the best of 6 looks" in done.stdout
+    assert "the best of 7 looks" in done.stdout
     scored = run("evaluate", "a.d90", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert float(scored.stdout.split()[1].strip(",")) == pytest.approx(shown, abs=1e-4)
@@ -110,7 +110,7 @@ MISTAKES = {
     "malformed JSON": (["train", "fc", "{malformed}"], "line 3: malformed JSON"),
     "texts for an image model": (["train", "mlp:16-2", "{good}"], "takes images and task"),
     "d = 0": (["train", "mlp:16-8-3", "{idx}", "--d", "0"], "got --d 0"),
-    "no epochs": (["train", "mlp:16-8-3", "{idx}", "--epochs", "0"], "got --epochs 0, expected more than 0"),
+    "no epochs": (["train", "mlp:16-8-3", "{idx}", "--epochs", "0"], "got --epochs 0.0, expected more than 0"),
     "a batch of nothing": (["train", "mlp:16-8-3", "{idx}", "--batch-size", "0"], "got --batch-size 0"),
     "nearly a model": (["train", "minlm", "{good}"], "Did you mean 'minilm'?"),
     "nearly the embedded task": (["train", "fc", "docstring"], "Did you mean 'docstrings'?"),

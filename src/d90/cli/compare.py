@@ -79,7 +79,7 @@ def compare(
     from d90.studies.compare import compare as run
     from d90.trials.store import Store
 
-    opened = Store(store, checkpoint_minutes=checkpoint_minutes)
+    chosen, opened = split_methods(methods), Store(store, checkpoint_minutes=checkpoint_minutes)
     options = recipe_options(
         text,
         label,
@@ -100,7 +100,7 @@ def compare(
         result = run(
             model,
             task,
-            split_methods(methods),
+            chosen,
             seeds=seeds,
             rates=_factors(rates),
             store=opened,

@@ -125,13 +125,12 @@ def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
 def _text(value: object) -> str:
     """A value as text of a table's cell: no markdown, no HTML, no control characters, one line."""
     words = " ".join(printable(value).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(words, quote=False))
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(words, quote=False))
 
 
 def _code(value: object) -> str:
-    """A value as code in a table's cell."""
-    words = html.escape(" ".join(printable(value).split()), quote=False).replace("|", "&#124;")
-    return f"<code>{words.replace('`', '&#96;')}</code>"
+    """A value as code in a table's cell; markdown counts inside HTML's tag as well."""
+    return f"<code>{_text(value)}</code>"
 
 
 _TEXT = """
