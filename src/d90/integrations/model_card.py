@@ -99,8 +99,8 @@ def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
             )
         ]
     details = {
-        "version": record["d90"],
-        "method": recipe["method"],
+        "version": printable(record["d90"]),
+        "method": printable(recipe["method"]),
         "d": about.count,
         "task": data,
         "metric": metric,
@@ -115,7 +115,7 @@ def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
         tags=["d90", "intrinsic-dimension"],
         datasets=[dataset[0]] if dataset else None,
         pipeline_tag="text-classification" if kind == "text-classification" else None,
-        metrics=[metric],
+        metrics=[printable(metric)],
         model_name=printable(local_name(repo)),
         eval_results=results,
         d90={key: value for key, value in details.items() if value is not None},
