@@ -18,6 +18,7 @@ __all__ = ["base_on_hub", "card", "hub_dataset", "local_name"]
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _FILES = (".gz", ".txt", *ENDINGS)
+_FORMS = ("text", "lines", "idx")  # of tasks that are local files
 MAX_LABELS = 50
 _NETWORKS = re.compile(r"fc|lenet|mlp:.*")
 
@@ -165,10 +166,10 @@ def local_name(name: str) -> str:
     """A name as it is, a path as its last part."""
     if name.startswith(("glue/", "hub:")) and not os.path.isdir(name.removeprefix("hub:")):
         return name
-    prefix, colon, rest = name.rpartition(":")
-    if re.fullmatch(r"[A-Za-z]", prefix):  # a drive
+    prefix, colon, rest = name.partition(":")
+    if prefix not in _FORMS:
         prefix, colon, rest = "", "", name
     path = PurePosixPath(rest.replace("\\", "/"))
     far = path.is_absolute() or rest.startswith((".", "~")) or rest.count("/") > 1 or "\\" in rest
-    local = far or prefix in ("text", "lines", "idx") or rest.endswith(_FILES) or os.path.isdir(rest)
+    local = far or prefix in _FORMS or rest.endswith(_FILES) or os.path.isdir(rest)
     return f"{prefix}{colon}{path.name}" if local else name
