@@ -115,4 +115,4 @@ def _near(name: str) -> list[str]:
     except OSError:
         files = []
     prefix = "./" if name.startswith("./") else ""
-    return ["docstrings", *(f"glue/{subset}" for subset in GLUE), *(f"{prefix}{file}" for file in files)]
+    return [*LOADERS, *(f"glue/{subset}" for subset in GLUE), *(f"{prefix}{file}" for file in files)]
