@@ -133,8 +133,12 @@ def _show(result: Comparison) -> None:
     names = ("", "method", "trained", "stored", result.metric, "interval", "lr")
     for name in (*names, *(("step", "memory", "latency") if costs else ())):
         method = name == "method"
-        justify = "left" if method or not name else "right"
-        table.add_column(name, justify=justify, no_wrap=not method, min_width=12 if method else None)
+        table.add_column(
+            name,
+            justify="left" if method or not name else "right",
+            no_wrap=not method,
+            min_width=12 if method else None,
+        )
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
         row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
         row += [f"{to_display(entry.mean, result.metric):.4f}", interval(entry, result.metric), f"{entry.lr:g}"]
