@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 import numpy
 from scipy import stats
 
-__all__ = ["DRAWS", "LEVEL", "bootstrap_interval", "combined_half_width", "pooled_deviation", "wilson_interval"]
+__all__ = [
+    "DRAWS",
+    "LEVEL",
+    "bootstrap_interval",
+    "clearly_above",
+    "combined_half_width",
+    "indistinct",
+    "pooled_deviation",
+    "wilson_interval",
+]
 
 LEVEL = 0.95
 DRAWS = 1000
@@ -70,3 +79,13 @@ def combined_half_width(examples: float, deviation: float, seeds: int, freedom: 
     z = float(stats.norm.ppf((1 + level) / 2))
     t = float(stats.t.ppf((1 + level) / 2, freedom)) if freedom else 0.0
     return math.hypot(z * examples, t * deviation / math.sqrt(seeds))
+
+
+def clearly_above(mean: float, low: float | None, level: float) -> bool:
+    """Whether a score is above a level by more than its interval; without one, whether it is above at all."""
+    return (mean if low is None else low) > level
+
+
+def indistinct(mean: float, half: float, other_mean: float, other_half: float) -> bool:
+    """Whether two scores differ by no more than their half intervals together, as of independent scores: sqrt(h^2 + k^2)."""
+    return abs(mean - other_mean) <= math.hypot(half, other_half)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from d90.analysis.score_interval import clearly_above, indistinct
 from d90.errors import InputError
 from d90.files import write_text
 from d90.report.environment import environment
 from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
 from d90.report.words import axis, count, score
-from d90.studies.compare import Comparison, Entry, above
-from d90.studies.cost import Cost
 from d90.tasks.metrics import LOSS, to_display
 from d90.trials.store import Store
 
@@ -44,54 +43,54 @@ def comparison_page(studies: Sequence[dict[str, Any]]) -> str:
             **study,
             "svg": Markup(_figure(study, f"c{i}")),
             "rows": [_row(entry) for entry in sorted(study["entries"], key=lambda entry: entry["stored"])],
-            "intervals": {entry.asked: interval(entry, study["metric"]) for entry in _read(study).entries},
-            "verdicts": verdicts(_read(study)),
+            "intervals": {entry["asked"]: interval(entry, study["metric"]) for entry in study["entries"]},
+            "verdicts": verdicts(study),
         }
         for i, study in enumerate(studies, 1)
     ]
     return environment().get_template("compared.html").render(studies=shown)
 
 
-def interval(entry: Entry, metric: str) -> str:
-    """The interval of a method's score, in the unit the reader sees; empty where it is not known."""
-    if entry.low is None or entry.high is None:
+def interval(entry: Mapping[str, Any], metric: str) -> str:
+    """The interval of a method's score, in the unit the reader sees; empty where it is not known, as before it was measured."""
+    if entry.get("low") is None or entry.get("high") is None:
         return ""
-    low, high = sorted(to_display(end, metric) for end in (entry.low, entry.high))
+    low, high = sorted(to_display(entry[end], metric) for end in ("low", "high"))
     return f"{low:.4f} to {high:.4f}"
 
 
-def verdicts(comparison: Comparison) -> list[str]:
-    """What the scores say, a sentence a line: the chance level, what is above it, and which differences are noise."""
-    chance = to_display(comparison.chance, comparison.metric)
-    lines = [f"chance: {chance:.4f}, what the best constant guess scores"]
-    low = [entry.asked for entry in comparison.entries if not above(entry, comparison.chance)]
+def alike(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each method, those of lower score whose difference from it is noise; `rows` as `_row` makes them."""
+    known = sorted((row for row in rows if row.get("low") is not None), key=lambda row: -row["mean"])
+    halves = [(row["high"] - row["low"]) / 2 for row in known]
+    found: dict[str, list[str]] = {}
+    for i, row in enumerate(known):
+        for j in range(i + 1, len(known)):
+            if indistinct(row["mean"], halves[i], known[j]["mean"], halves[j]):
+                found.setdefault(row["asked"], []).append(known[j]["asked"])
+    return found
+
+
+def verdicts(study: Mapping[str, Any]) -> list[str]:
+    """What the scores of a comparison say, a sentence a line: chance, what is above it, and which differences are noise."""
+    rows, metric, chance = [_row(entry) for entry in study["entries"]], study["metric"], study["chance"]
+    lines = [f"chance: {to_display(chance, metric):.4f}, what the best constant guess scores"]
+    low = [row["asked"] for row in rows if not clearly_above(row["mean"], row.get("low"), chance)]
     if low:
         lines.append(f"not above chance by more than the interval, so of no rank: {', '.join(low)}")
-    if len(low) < len(comparison.entries):
+    if len(low) < len(rows):
         lines.append("* above chance, and none stores less and does better")
-    lines += [f"{best}: not told apart from {', '.join(others)}" for best, others in comparison.alike.items()]
-    if any(entry.low is not None for entry in comparison.entries):
-        seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "one seed, whose spread is not known"
-        examples = (
-            "a loss, so without its examples" if comparison.metric == LOSS else f"the {comparison.split} split's size"
-        )
+    lines += [f"{best}: not told apart from {', '.join(others)}" for best, others in alike(rows).items()]
+    if any(row.get("low") is not None for row in rows):
+        seeds = f"{study['seeds']} seeds" if study["seeds"] > 1 else "one seed, whose spread is not known"
+        examples = "a loss, so without its examples" if metric == LOSS else f"the {study['split']} split's size"
         lines.append(
             f"interval: 95 %, from {seeds}, and {examples}; differences within two intervals are not told apart"
         )
     return lines
 
 
-def _read(study: dict[str, Any]) -> Comparison:
-    """A stored comparison; one of an earlier version has no intervals."""
-    entries = tuple(
-        Entry(**{**entry, "cost": Cost(**entry["cost"]) if entry["cost"] else None, "rates": tuple(map(tuple, entry["rates"])),
-                 "validation": tuple(entry["validation"]), "test": tuple(entry["test"])})
-        for entry in study["entries"]
-    )  # fmt: skip
-    return Comparison(**{**study, "entries": entries})
-
-
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
+def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
     scores = entry["test"] or entry["validation"]
     spread = statistics.stdev(scores) if len(scores) > 1 else None
     return {**entry, "mean": statistics.fmean(scores), "spread": spread}

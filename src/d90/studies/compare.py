@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 
-from d90.analysis.score_interval import bootstrap_interval, combined_half_width, pooled_deviation, wilson_interval
+from d90.analysis.score_interval import (
+    bootstrap_interval,
+    clearly_above,
+    combined_half_width,
+    pooled_deviation,
+    wilson_interval,
+)
 from d90.errors import InputError
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
@@ -100,24 +106,6 @@ class Comparison:
     recipe: dict[str, Any]
     definitions: dict[str, Any]
     command: str = ""
-
-    @property
-    def alike(self) -> dict[str, list[str]]:
-        """For each method, those of lower score whose difference from it lies within the two intervals together."""
-        ranked = sorted(self.entries, key=lambda entry: -entry.mean)
-        found = {}
-        for index, entry in enumerate(ranked):
-            below = [other.asked for other in ranked[index + 1 :] if within_noise(entry, other)]
-            if below:
-                found[entry.asked] = below
-        return found
-
-
-def within_noise(entry: Entry, other: Entry) -> bool:
-    """Whether two scores differ by no more than their intervals together, as of independent scores: sqrt(h^2 + k^2)."""
-    if entry.low is None or entry.high is None or other.low is None or other.high is None:
-        return False
-    return abs(entry.mean - other.mean) <= math.hypot(entry.high - entry.low, other.high - other.low) / 2
 
 
 def compare(
@@ -223,7 +211,7 @@ def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
     return [
         replace(
             entry,
-            front=above(entry, chance)
+            front=clearly_above(entry.mean, entry.low, chance)
             and not any(
                 other.stored <= entry.stored
                 and other.mean >= entry.mean
@@ -233,11 +221,6 @@ def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
         )
         for entry in entries
     ]
-
-
-def above(entry: Entry, chance: float) -> bool:
-    """Whether a score is above chance by more than its interval."""
-    return (entry.mean if entry.low is None else entry.low) > chance
 
 
 def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Sequence[Recipe], split: str) -> list[Entry]:
