@@ -10,7 +10,7 @@ import pytest
 
 from d90.cli.main import COMMANDS
 from d90.errors import printable
-from tests.cli.test_main import run
+from tests.reference.command import run
 from tests.reference.tiny import tiny_model
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202egnp\x9b1m\r"
