@@ -65,7 +65,9 @@ def refit(study: Study, rows: Sequence[Stored], examples: int) -> SearchResult:
         low=study["lambdas"] + 1,
         high=study["D"],
         chance=chance,
-        noise=expected_noise(study["metric"], examples, study["baseline"], chance),
+        noise=expected_noise(
+            study["metric"], examples, study["baseline"], chance, study["definitions"].get("loss_deviation", 0.0)
+        ),
         full=study["baseline"] if given else None,
         scatter=scatter_of(alike),
     )

@@ -85,6 +85,7 @@ def test_the_expected_noise_has_a_floor_and_is_of_the_metric() -> None:
     assert 0.012 < mnist < 0.0122
     assert expected_noise("f1", 300, 0.8, 0.5) == pytest.approx(0.0158, abs=1e-4)
     assert expected_noise("loss", 872, -1.5, -4.0) == pytest.approx(0.03), "accuracy's formula is not a loss's"
+    assert expected_noise("loss", 872, -1.5, -4.0, deviation=2.0) == pytest.approx(math.hypot(0.03, 1 / math.sqrt(872)))
     assert expected_noise("pearson", 100, 0.6, 0.0) == pytest.approx(math.hypot(0.0072, 0.5 * 0.64 / 10))
     assert expected_noise("matthews", 1043, 0.29, 0.0) > 0.014
 

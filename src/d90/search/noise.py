@@ -21,20 +21,21 @@ USUAL = math.sqrt(0.15 * 0.85)  # the standard deviation of one example's accura
 MAX_FREEDOM = 6  # repeats elsewhere count for no more than so many: another task's noise is a hint
 
 
-def expected_noise(metric: str, examples: int, full: float, chance: float) -> float:
+def expected_noise(metric: str, examples: int, full: float, chance: float, deviation: float = 0.0) -> float:
     """sigma_0.
 
-    The standard deviation of one example's value is accuracy's for shares of examples and 1 - rho^2 for correlations (its asymptotic
-    one); of a loss it is not known, and the floor alone stands.
+    The standard deviation of one example's value is accuracy's for shares of examples, 1 - rho^2 for correlations (its asymptotic
+    one), and for a loss that of the examples' losses.
 
     Args:
         metric: of the task.
         examples: of the validation split.
         full, chance: scores of the baseline, and of what needs no training.
+        deviation: of a loss, the standard deviation of the validation examples' losses; 0 where it is not known.
     """
     if metric in SHARES:
         return math.hypot(FLOOR, 0.5 * USUAL / math.sqrt(max(1, examples)))
-    value = max(0.0, 1 - full**2) if metric in CORRELATIONS else 0.0
+    value = max(0.0, 1 - full**2) if metric in CORRELATIONS else deviation
     return math.hypot(FLOOR * abs(full - chance), 0.5 * value / math.sqrt(max(1, examples)))
 
 

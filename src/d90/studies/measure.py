@@ -170,7 +170,8 @@ def measure(
         measurement_trials.run_full(references)
     # of the first trials alone: resumed, the search must go on with the same scale
     gain = max(measurement_trials.full_score - chance, 1e-3)
-    measurement_trials.noise = expected_noise(opened.metric, len(opened.validation), chance + gain, chance)
+    deviation = runner.loss_deviation()
+    measurement_trials.noise = expected_noise(opened.metric, len(opened.validation), chance + gain, chance, deviation)
     doubts = list[str]()
     if base:
         curve = measurement_trials.full[recipe.seed]["curve"]
@@ -279,6 +280,7 @@ def measure(
             "resolution": resolution,
             "budget": budget,
             "validation": len(opened.validation),
+            "loss_deviation": deviation,
             "notes": notes,
             "rates": rates.to_dict(),
             "truncated": runner.data(recipe.seed).truncated,

@@ -23,11 +23,11 @@ from d90.models.loading import Model
 from d90.search.pruning import Pruner
 from d90.subspace.fingerprint import NOT_COVERED
 from d90.tasks import Task
-from d90.tasks.metrics import rises, to_display
+from d90.tasks.metrics import LOSS, rises, to_display
 from d90.training.batches import device_of
 from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
-from d90.training.loop import Data, evaluate, fit, open_model, open_task
+from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
@@ -123,6 +123,14 @@ class TrialRunner:
     def zero_score(self) -> float:
         """The untrained model's score on the validation split."""
         return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+
+    def loss_deviation(self) -> float:
+        """The standard deviation of the validation examples' losses under the untrained model; 0 where a metric scores the task."""
+        if self.task.metric != LOSS:
+            return 0.0
+        data = self.data(self._recipe.seed)
+        losses = self.task.kind.losses(predict(data.model, data.validation, "fp32"), data.validation.labels)
+        return losses.double().std().item() if len(losses) > 1 else 0.0
 
     def constant_score(self, split: str = "validation") -> float:
         """The score on one split of the best that looks at no input: `Task.chance`."""
