@@ -170,7 +170,7 @@ def test_d90_of_a_language_models_loss(folder: Path) -> None:
         str(folder / "base"), text, ["lora:r=2", "lora:r=2@d=16"], costs=False, store=store, epochs=1, evaluations=1
     )
     assert compared.chance == found.majority
-    with pytest.raises(InputError, match="expected vocabulary=V"):
+    with pytest.raises(InputError, match="without vocabulary=V"):
         load(text).chance()
     with pytest.raises(InputError, match="expected one of accuracy"):
         d90.measure(str(folder / "base"), text, within=1, store=store)
