@@ -11,15 +11,18 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from d90.errors import InputError
 from d90.integrations import hub
 from d90.integrations.model_card import base_on_hub, card, hub_dataset, local_name
+from d90.subspace import file as tune_file
 from d90.subspace.file import about
 from d90.training.loading import open_tune, read_record
 from tests.reference.command import run as cli
@@ -161,18 +164,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TEXTS = [("a a b",), ("b b",)]
 
 
-def test_what_is_pushed_comes_back(trained: Path, stub: Stub, tmp_path: Path) -> None:
+def test_what_is_pushed_comes_back(trained: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.push(trained, "owner/name", private=True) == f"{stub.url}/owner/name"
     assert stub.created["name"] == "name"
     assert stub.created["organization"] == "owner"
     assert set(stub.files) == {"task.d90", "task.json", "README.md"}
-    assert stub.files["task.d90"] == trained.read_bytes()
-    assert stub.files["task.json"] == trained.with_suffix(".json").read_bytes()
+    sent = tmp_path.parent / "sent.d90"
+    sent.write_bytes(stub.files["task.d90"])
+    assert torch.equal(tune_file.read(sent)[1]["theta"], tune_file.read(trained)[1]["theta"])
+    assert sent.stat().st_size == trained.stat().st_size
     stub.files["run_me.py"] = b"raise SystemExit('code is never fetched')"
     stub.seen.clear()
     pulled = hub.pull("owner/name", tmp_path / "here")
     assert sorted(p.name for p in pulled.parent.iterdir()) == ["task.d90", "task.json"]
-    assert open_tune(pulled).predict(TEXTS) == open_tune(trained).predict(TEXTS)
+    expected = open_tune(trained).predict(TEXTS)
+    monkeypatch.chdir(trained.parent)  # the base model is found by its name, not by a path of the sender's
+    assert open_tune(pulled).predict(TEXTS) == expected
     got = {path.rpartition("/")[2] for method, path in stub.seen if "/resolve/" in path}
     assert got == {"task.d90", "task.json"}, "nothing else is read back"
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
@@ -183,9 +190,32 @@ def test_a_local_folder_is_a_shelf(trained: Path, tmp_path: Path) -> None:
     assert hub.push(trained, str(shelf)) == str(shelf)
     assert sorted(p.name for p in shelf.iterdir()) == ["README.md", "task.d90", "task.json"]
     pulled = hub.pull(str(shelf), tmp_path / "here")
-    assert pulled.read_bytes() == trained.read_bytes()
+    assert pulled.read_bytes() == (shelf / "task.d90").read_bytes()
     with pytest.raises(InputError, match=r"there already.*another folder"):
         hub.push(trained, str(shelf))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_push_carries_no_path_of_this_machine(dtype: str, tmp_path: Path) -> None:
+    home = tmp_path / "home" / "someone"
+    home.mkdir(parents=True)
+    run = tiny_run(home)
+    run.save(home / "t.d90", dtype)
+    run.release()
+    hub.push(home / "t.d90", str(tmp_path / "shelf"))
+    for file in (tmp_path / "shelf").iterdir():
+        assert b"someone" not in file.read_bytes(), file.name
+    before, after = (tune_file.read(path) for path in (home / "t.d90", tmp_path / "shelf" / "task.d90"))
+    assert before[1].keys() == after[1].keys()
+    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
+    record, _ = read_record(tmp_path / "shelf" / "task.d90")
+    mine, _ = read_record(home / "t.d90")
+    assert (record["recipe"]["model"], record["recipe"]["task"]) == (
+        Path(mine["recipe"]["model"]).name,
+        Path(mine["recipe"]["task"]).name,
+    )
+    assert after[0].recipe == record["recipe_hash"] != mine["recipe_hash"]
+    assert replace(after[0], recipe="-") == replace(before[0], recipe="-")
 
 
 def test_the_card_says_what_it_is(trained: Path) -> None:

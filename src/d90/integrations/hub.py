@@ -7,6 +7,7 @@ and both are checked as any tune is before they are put in place.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
-from d90.files import write_text
+from d90.files import write_bytes
 from d90.integrations.download import CAUSES, download, file_sizes, hub_client
-from d90.integrations.model_card import card
+from d90.integrations.model_card import card, local_name
 from d90.subspace import file as tune_file
+from d90.subspace.relabel import with_recipe
 from d90.training.loading import read_record
+from d90.training.recipe import recipe_key
+from d90.training.record import sealed
 
 __all__ = ["CARD", "LIMITS", "RECIPE", "TUNE", "pull", "push"]
 
@@ -44,16 +48,19 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         InputError: an unsound tune or recipe, a name that is none, no token, no network, or what the hub refused.
     """
     source = Path(path)
-    record, _ = read_record(source)
+    record = _without_paths(read_record(source)[0])
     about = tune_file.about(source)
-    text = card(record, about, repo)
+    files = {
+        TUNE: with_recipe(source.read_bytes(), record["recipe_hash"]),
+        RECIPE: (json.dumps(record, indent=1) + "\n").encode(),
+        CARD: card(record, about, repo).encode(),
+    }
     if _is_folder(repo):
         folder = Path(repo).expanduser()
         _refuse_taken(folder, "another folder to push to")
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / CARD, text)
-        shutil.copyfile(source.with_suffix(".json"), folder / RECIPE)
-        shutil.copyfile(source, folder / TUNE)
+        for name in (CARD, RECIPE, TUNE):
+            write_bytes(folder / name, files[name])
         return str(folder)
     _check_name(repo)
     from huggingface_hub import CommitOperationAdd, get_token
@@ -63,17 +70,30 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
             f"no token for the hub, expected one that may write to '{repo}'. Run 'hf auth login', or set HF_TOKEN; or push to a "
             "local folder, as in ./shelf"
         )
-    files: dict[str, str | bytes] = {
-        TUNE: str(source),
-        RECIPE: str(source.with_suffix(".json")),
-        CARD: text.encode(),
-    }
     with _one_line(repo, "sent"):
         api = hub_client()
         url = api.create_repo(repo, private=private or None, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit(repo, operations, commit_message=f"d90 tune: {record['recipe']['method']}")
     return str(url)
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the machine's paths cut to their last part, under the hash of what it says now."""
+    recipe, task = record["recipe"], record["task"]
+    shown = {recipe[key]: local_name(recipe[key]) for key in ("model", "task")}
+    cut = {path: name for path, name in shown.items() if path != name}
+    notes = task["notes"]
+    for path, name in cut.items():
+        notes = [note.replace(path, name) for note in notes]
+    plain = {key: value for key, value in record.items() if key not in ("recipe_hash", "before")}
+    plain |= {
+        "recipe": {**recipe, "model": shown[recipe["model"]], "task": shown[recipe["task"]]},
+        "task": {**task, "notes": notes},
+    }
+    if isinstance(record["base"], dict):
+        return sealed(plain)
+    return {**plain, "recipe_hash": recipe_key(plain["recipe"], task["fingerprint"], record["base"])[:16]}
 
 
 def pull(repo: str, out: str | os.PathLike[str], revision: str | None = None) -> Path:
