@@ -155,8 +155,8 @@ def fit(
 ) -> tuple[Outcome, AppliedMethod]:
     """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
 
-    What is `laid` on the model already is trained further; without it the method is laid afresh. `hopeless` is asked after
-    each evaluation whether to give up; `best` is told the predictions whenever they are the best so far. With a `checkpoint`
+    An `applied_method` is trained further; without one the method is applied afresh. `pruner` is asked after each evaluation
+    whether to give up; `best` is told the predictions whenever they are the best so far. With a `checkpoint`
     a run that was killed goes on from it.
 
     Returns:
@@ -167,17 +167,8 @@ def fit(
     try:
         with undisturbed(module, recipe.seed):
             outcome = _loop(
-                data,
-                applied_method.trained,
-                spec,
-                recipe,
-                stop_at,
-                progress,
-                keep_best or test,
-                pruner,
-                best,
-                checkpoint,
-            )
+                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best, checkpoint
+            )  # fmt: skip
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
             return outcome, applied_method
@@ -201,14 +192,8 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
         spec = Spec(Full())
         with undisturbed(module, recipe.seed):
             _loop(
-                data,
-                Direct(module),
-                spec,
-                replace(recipe, method=str(spec), lr=None),
-                None,
-                progress or Progress(),
-                False,
-            )
+                data, Direct(module), spec, replace(recipe, method=str(spec), lr=None), None, progress or Progress(), False
+            )  # fmt: skip
 
     def note(text: str) -> None:
         data.note_once(text, progress or Progress())
@@ -229,7 +214,7 @@ def _loop(
     checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     began = time.perf_counter()
-    module, task = data.model.module, data.task
+    task = data.task
     precision = precision_of(recipe, data)
     if data.precision_note:
         data.note_once(data.precision_note, progress)
@@ -266,15 +251,10 @@ def _loop(
     best = max(look.score for look in curve)
     rest = itertools.islice(batches_of(data.train, recipe, last), done, None)
     for step, chosen in enumerate(rest, start=done + 1):
-        module.train()
-        with autocast(module, precision):
-            outputs = outputs_of(module, data.train.inputs(chosen), task.kind)
-        loss = task.kind.training_loss(outputs, data.train.labels[chosen].to(outputs.device))
-        value = loss.item() * task.kind.unit
+        value = _backward(data, chosen, precision)
         if not math.isfinite(value):
             status = "diverged"
             break
-        loss.backward()
         if recipe.clip and isinstance(trained, Direct):
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
@@ -310,8 +290,6 @@ def _loop(
                 progress.note(why)
     if best_state is not None:
         restore(trained, best_state)
-    space = trained if isinstance(trained, Subspace) else None
-    moved = space.D if space else sum(p.numel() for p in parameters)
     return Outcome(
         score=best,
         status=status,
@@ -320,14 +298,32 @@ def _loop(
         steps=step,
         seconds=time.perf_counter() - began,
         train_loss=running,
-        trained=sum(p.numel() for p in parameters),
-        D=moved,
-        lambdas=space.m if space else 0,
-        layers=space.layer_definition if space else "none (direct)",
         truncated=data.truncated,
         lr=lr,
         precision=precision,
+        **_sizes(trained),
     )
+
+
+def _backward(data: Data, chosen: Tensor, precision: str) -> float:
+    """The loss of one batch, in the unit it is told in, and its gradient where it is finite."""
+    module, kind = data.model.module, data.task.kind
+    module.train()
+    with autocast(module, precision):
+        outputs = outputs_of(module, data.train.inputs(chosen), kind)
+    loss = kind.training_loss(outputs, data.train.labels[chosen].to(outputs.device))
+    value = loss.item() * kind.unit
+    if math.isfinite(value):
+        loss.backward()
+    return value
+
+
+def _sizes(trained: Trainable) -> dict[str, Any]:
+    """How many numbers are trained and moved, over which layers."""
+    count = sum(p.numel() for p in trained.parameters())
+    if isinstance(trained, Subspace):
+        return {"trained": count, "D": trained.D, "lambdas": trained.m, "layers": trained.layer_definition}
+    return {"trained": count, "D": count, "lambdas": 0, "layers": "none (direct)"}
 
 
 def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
