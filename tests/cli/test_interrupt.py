@@ -60,6 +60,8 @@ def _own_terminal() -> None:
     import fcntl
     import termios
 
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # tests run in the background inherit ignored ones
+        signal.signal(name, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
