@@ -33,6 +33,10 @@ class RunFailed(_Printable):
     """A run or the machine failed (disk full, every trial diverged). The command line exits with status 1."""
 
 
+class TrainingFailed(RunFailed):
+    """Every trial of something failed: it diverged, or memory did not suffice. What else was to be trained may still succeed."""
+
+
 def unknown_name(what: str, got: object, known: object, hint: str = "") -> InputError:
     """Build the error for a name outside a closed list, with the nearest known name as a guess."""
     names = [str(k) for k in known]  # type: ignore[attr-defined]

@@ -116,6 +116,12 @@ def main() -> None:
         _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted before anything was done", 130)
+    except (MemoryError, RuntimeError) as error:
+        from d90.training.failures import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        _fail("memory was exhausted; a smaller --batch-size or --max-length needs less. Trials stored before are safe", 1)
     except OSError as error:
         if error.errno == errno.EPIPE or isinstance(error, BrokenPipeError):
             _leave_pipe()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from d90._version import __version__
-from d90.errors import D90Error, InputError
+from d90.errors import D90Error, InputError, TrainingFailed
 from d90.files import write_text
 from d90.methods import parse
 from d90.reproduce.figures import KINDS, Figure, label
@@ -73,7 +73,7 @@ def run(
         progress.note(f"study {number} of {len(plan.studies)}: {study.name}")
         try:
             rows += rows_of(study, _result(study, progress, where or {}))
-        except D90Error as error:
+        except (D90Error, TrainingFailed) as error:
             failed.append(f"'{study.name}': {error}")
             rows.append(Row(study.name, "", None, None, None, "", "failed"))
         _write(plan, rows, failed, number)

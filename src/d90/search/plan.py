@@ -29,6 +29,7 @@ BINS = 8
 UNSURE = (0.02, 0.98)  # where passing is so likely, a trial runs to its end
 QUASI = special.ndtri((numpy.arange(ATOMS) * 0.7548776662466927 + 0.5) % 1)  # normal scores in a fixed, even sequence
 MIN_TRIALS = 3  # in a subspace, before it is enough, or the baseline is trained again
+MAX_FAILED = 3  # so many more trials that failed than others end a search: more of them would tell no more
 
 
 def next_trial(
@@ -59,13 +60,16 @@ def next_trial(
     if cost + len(pending) >= problem.budget - 0.5:
         return None
     inside = [trial for trial in observations if trial.d is not None]
+    told = sum(not trial.failed for trial in inside)
+    if sum(trial.failed for trial in observations) >= MAX_FAILED + told:
+        return None
     if not inside and not pending:
         d = min(max(round_d(problem.start), problem.low), problem.high)
         return NextTrial(d, seed, seed, False, f"the first, d = {d:,}")
     fit = fit_posterior(observations, problem)
     fit = _as_if_ended(fit, observations, pending, problem)
     low, high = fit.quantile((1 - COVERAGE) / 2), fit.quantile((1 + COVERAGE) / 2)
-    if high <= low * problem.resolution and len(inside) >= MIN_TRIALS:
+    if high <= low * problem.resolution and told >= MIN_TRIALS:
         return None
     return _best(fit, problem, observations, pending, seed)
 
@@ -77,7 +81,7 @@ def _best(
     candidates = _candidates(fit, problem, _tried(observations, pending))
     variances = [_expected_variance(fit.atoms, fit.atoms.mean_at(d), fit.atoms.sigma) for d in candidates]
     best = int(numpy.argmin(variances))
-    inside = sum(trial.d is not None for trial in observations)
+    inside = sum(trial.d is not None and not trial.failed for trial in observations)
     if problem.full is None and problem.repeat_full and inside >= MIN_TRIALS and not any(t.d is None for t in pending):
         again = _expected_variance(fit.atoms, fit.atoms.full, OF_FULL * fit.atoms.sigma)
         if again < variances[best]:

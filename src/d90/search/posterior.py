@@ -139,7 +139,7 @@ def full_scores(trials: Sequence[Observation], problem: SearchProblem) -> list[f
     """Of the baselines; the given number where it is given."""
     if problem.full is not None:
         return [problem.full]
-    return sorted(trial.low for trial in trials if trial.d is None)
+    return sorted(trial.low for trial in trials if trial.d is None and not trial.failed)
 
 
 def fit_posterior(trials: Sequence[Observation], problem: SearchProblem) -> Posterior:
@@ -155,7 +155,7 @@ def fit_posterior(trials: Sequence[Observation], problem: SearchProblem) -> Post
 
 @lru_cache(maxsize=2)  # the plan and the summary ask for the same
 def _fitted(trials: tuple[Observation, ...], problem: SearchProblem) -> Posterior:
-    inside = [trial for trial in trials if trial.d is not None]
+    inside = [trial for trial in trials if trial.d is not None and not trial.failed]
     scale = _scale(trials, problem)
     curves = rises(scale.share)
     tables = _tables(inside, scale)
@@ -250,6 +250,8 @@ def _failed_cdf(share: float) -> float:
 
 def probability_failed(trial: Observation, fit: Posterior) -> float:
     """That a trial's training failed, by all trials together."""
+    if trial.failed:
+        return 1.0
     if trial.d is None or trial.high == math.inf:
         return 0.0
     atoms = fit.atoms

@@ -12,9 +12,10 @@ from d90.search.rules import Goal
 if TYPE_CHECKING:
     from d90.search.posterior import Posterior
 
-__all__ = ["COVERAGE", "NextTrial", "Observation", "SearchProblem", "SearchResult", "round_d"]
+__all__ = ["COVERAGE", "FAILED", "NextTrial", "Observation", "SearchProblem", "SearchResult", "round_d"]
 
 COVERAGE = 0.9
+FAILED = ("diverged", "failed")  # statuses of trials that say nothing: a loss that was not finite, memory that did not suffice
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Observation:
     """A finished trial: its score lies in [low, high], equal where it is known.
 
     A trial that stopped once it passed is known to reach the threshold at which it stopped, and no more: its score there is the
-    highest of several looks. `d` is None for the baseline. `cost` is in full fine-tunings.
+    highest of several looks. Of one that failed nothing is known: its score lies in [-inf, inf]. `d` is None for the baseline. `cost` is in full fine-tunings.
     """
 
     d: int | None
@@ -85,12 +86,19 @@ class Observation:
             low, high = min(score, stop_at if stop_at is not None else score), math.inf
         elif status == "hopeless":
             high = max(score, stop_at) if stop_at is not None else math.inf
+        elif status in FAILED:
+            low, high = -math.inf, math.inf
         return cls(d, projection_seed, training_seed, low, high, cost)
 
     @property
     def exact(self) -> bool:
         """Whether the trial ran to its end."""
         return self.low == self.high
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known to have failed: it says nothing of its d."""
+        return self.low == -math.inf and self.high == math.inf
 
     @property
     def order(self) -> tuple[float, ...]:
@@ -120,7 +128,7 @@ class SearchResult:
         interval: holds d90 with probability `coverage`; an end that the trials do not bound is None.
         sure: the smallest d whose mean passes with a probability of 90 %; None where that is not known of any.
         trials: what it rests on.
-        failed: those whose training failed, more likely than not.
+        failed: those whose training failed, known to or more likely than not.
         spent: in full fine-tunings.
         threshold: at the mean of the baselines.
         noise: the standard deviation of a score over seeds, as estimated.

@@ -24,12 +24,13 @@ from d90.analysis.score_interval import (
     pooled_deviation,
     wilson_interval,
 )
-from d90.errors import InputError
+from d90.errors import InputError, TrainingFailed
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
 from d90.studies.cost import Cost, probe
 from d90.tasks import Task
 from d90.tasks.metrics import LOSS, METRICS
+from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, make_recipe
@@ -140,6 +141,7 @@ def compare(
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
+        RunFailed: every trial of every method diverged, or memory did not suffice; a method of which that is true is left out.
     """
     progress = progress or Progress()
     if not methods:
@@ -163,22 +165,36 @@ def compare(
         progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
 
-    def entry(index: int) -> Entry:
+    missed: list[str] = []
+
+    def entry(index: int) -> Entry | TrainingFailed:
         spec = specs[index]
         progress.search_planned(f"{spec} ({index + 1} of {len(specs)})")
         mine = make_recipe(model, task, spec, options)
-        return _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
+        try:
+            made, wrong = _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
+        except TrainingFailed as error:
+            return error
+        missed.extend(wrong)
+        return made
 
-    entries = together(executor, [partial(entry, index) for index in range(len(specs))])
+    found = together(executor, [partial(entry, index) for index in range(len(specs))])
+    lost = [one for one in found if isinstance(one, TrainingFailed)]
+    for error in lost:
+        progress.note(f"left out: {error}")
+    if len(lost) == len(specs):
+        raise lost[0] if len(lost) == 1 else TrainingFailed(f"no method could be trained: {'; '.join(map(str, lost))}")
+    entries = [one for one in found if isinstance(one, Entry)]
+    left = [spec for spec, one in zip(specs, found, strict=True) if isinstance(one, Entry)]
     if costs:
         progress.search_planned("time and memory of a step")
-        measured = probe(runner.data(recipe.seed), specs, recipe)
+        measured = probe(runner.data(recipe.seed), left, recipe)
         entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
     part = "test" if test else "validation"
     chance = runner.constant_score(part)
     trials = [
         replace(make_recipe(model, task, spec, options), lr=entry.lr)
-        for spec, entry in zip(specs, entries, strict=True)
+        for spec, entry in zip(left, entries, strict=True)
     ]
     result = Comparison(
         model=recipe.model,
@@ -194,7 +210,7 @@ def compare(
             "seeds": list(range(recipe.seed, recipe.seed + seeds)),
             "task": runner.task.fingerprint,
             "base": runner.model(recipe.seed).fingerprint,
-            "notes": list(runner.task.notes),
+            "notes": [*runner.task.notes, *(f"left out: {error}" for error in lost), *missed],
             **versions(),
         },
         command=command,
@@ -262,7 +278,8 @@ def _entry(
     seeds: int,
     rates: Sequence[float],
     test: bool,
-) -> Entry:
+) -> tuple[Entry, list[str]]:
+    """(the method's row, a line where a trial of a further seed failed)."""
     seconds = 0.0
     tried: dict[float, dict[str, Any]] = {}
 
@@ -276,25 +293,36 @@ def _entry(
     usual = default_lr(spec, runner.task.is_text)
     grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
     tried.update(zip(grid, run(grid, [recipe.seed]), strict=True))
-    best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
+
+    def best_rate() -> float:
+        # whatever a trial scored before it diverged, its rate is the last choice
+        return max(tried, key=lambda lr: (not failed(tried[lr]), tried[lr]["score"], -lr))
+
+    best = best_rate()
     for _ in range(WIDEST if len(grid) > 1 else 0):
         ratio = grid[1] / grid[0]
         if best not in (min(tried), max(tried)):
             break
         lr = float(f"{best * ratio if best == max(tried) else best / ratio:.2g}")
         (tried[lr],) = run([lr], [recipe.seed])
-        best = max(tried, key=lambda lr: (tried[lr]["score"], -lr))
-    bodies = [tried[best], *run([best], range(recipe.seed + 1, recipe.seed + seeds))]
-    return Entry(
+        best = best_rate()
+    if failed(tried[best]):
+        raise all_failed(f"every trial of {spec}", list(tried.values()), auto=False)
+    others = range(recipe.seed + 1, recipe.seed + seeds)
+    made = {recipe.seed: tried[best], **dict(zip(others, run([best], others), strict=True))}
+    wrong = [seed for seed, body in made.items() if failed(body)]
+    bodies = [body for seed, body in made.items() if seed not in wrong]
+    row = Entry(
         method=str(spec),
         asked=asked,
         lr=best,
-        rates=tuple((lr, tried[lr]["score"]) for lr in sorted(tried)),
+        rates=tuple((lr, tried[lr]["score"]) for lr in sorted(tried) if not failed(tried[lr])),
         validation=tuple(body["score"] for body in bodies),
         test=tuple(body["test"] for body in bodies) if test else (),
         seconds=seconds,
         **sizes,
     )
+    return row, [f"{spec} at {best:g}, seed {seed}: {made[seed]['status']}, so not among its scores" for seed in wrong]
 
 
 def _counts(data: Data, spec: Spec, recipe: Recipe) -> dict[str, Any]:

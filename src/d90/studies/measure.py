@@ -105,7 +105,7 @@ def measure(
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
-        StoreError, RunFailed: the store cannot be used.
+        StoreError, RunFailed: the store cannot be used; every trial diverged, or memory did not suffice for any.
     """
     progress = progress or Progress()
     for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget), ("parallel", parallel)):
@@ -213,6 +213,7 @@ def measure(
             measurement_trials.run, problem, own, others, progress.search_planned, measurement_trials.prefetch
         )
         threshold = wanted.at(measurement_trials.full_score)
+        measurement_trials.check_some_went_right()
     else:
         coming = [search.NextTrial(d, recipe.seed, recipe.seed, True, "") for d in dims]
         measurement_trials.prefetch(coming)
@@ -241,13 +242,10 @@ def measure(
         *late,
         *(_power(measurement_trials, opened, within) if within is not None else ()),
     ]
-    if found and found.failed and status != "trivial":
-        listed = ", ".join(f"d = {trial.d:,} (seed {trial.training_seed})" for trial in found.failed)
-        notes.append(
-            f"{listed}: training most likely failed there, most often by too high a learning rate; such trials say nothing of "
-            "d90, and a lower --lr may help"
-        )
-        progress.note(notes[-1])
+    if found and status != "trivial":
+        for note in measurement_trials.describe_failures(found.failed):
+            notes.append(note)
+            progress.note(note)
     shares = variance_shares(trials) if rule != "margin" else None
     band: tuple[tuple[float, float, float, float], ...] = ()
     if found and found.posterior is not None and rule != "margin":

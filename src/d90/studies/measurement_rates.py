@@ -12,8 +12,10 @@ from typing import Any
 
 from d90.methods import Spec, parse
 from d90.search import round_d
+from d90.search.problem import FAILED
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.tasks.metrics import to_display
+from d90.training.failures import failed
 from d90.training.progress import Progress
 from d90.training.rates import AUTO, Ladder, RateSearch, find_rate
 from d90.training.recipe import Recipe, default_lr
@@ -82,7 +84,7 @@ class MeasurementRates:
         (outcome,) = self._run([replace(recipe, lr=other)])
         self.spent += outcome["steps"] / self.trials.steps
         threshold = self.trials.goal.at(self.trials.full_score)
-        if outcome["score"] <= threshold + CLEAR / 2 * self.trials.noise:
+        if failed(outcome) or outcome["score"] <= threshold + CLEAR / 2 * self.trials.noise:
             return []
         metric = self.trials.runner.task.metric
         return [
@@ -147,7 +149,7 @@ def baseline_doubts(curve: Sequence[dict[str, Any]], chance: float, noise: float
 
 def better_than_baseline(points: Sequence[Any], full: float, noise: float, metric: str) -> list[str]:
     """A line where a trial in a subspace is clearly above the full fine-tuning that it is held against."""
-    above = [point for point in points if point.score - full > CLEAR * noise]
+    above = [point for point in points if point.status not in FAILED and point.score - full > CLEAR * noise]
     if not above:
         return []
     best = max(above, key=lambda point: point.score)
@@ -159,4 +161,4 @@ def better_than_baseline(points: Sequence[Any], full: float, noise: float, metri
 
 
 def _last_loss(outcome: dict[str, Any]) -> float:
-    return math.inf if outcome["status"] == "diverged" else float(outcome["curve"][-1]["loss"])
+    return math.inf if failed(outcome) else float(outcome["curve"][-1]["loss"])

@@ -17,9 +17,12 @@ from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.search import NextTrial, Observation
 from d90.search.noise import pooled_scatter
+from d90.search.plan import MAX_FAILED
+from d90.search.problem import FAILED
 from d90.search.pruning import Pruner
 from d90.search.rules import Goal
 from d90.studies.measurement import Point
+from d90.training.failures import all_failed, failed
 from d90.training.recipe import Recipe
 from d90.trials.runner import TrialRequest, TrialRunner
 from d90.trials.store import Stored
@@ -54,6 +57,8 @@ class MeasurementTrials:
         self.full: dict[int, Outcome] = {}
         self.made: dict[tuple[int, int, int], tuple[Observation, Point, Outcome]] = {}
         self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
+        self.lost: list[Outcome] = []  # what memory did not suffice for
+        self.lost_full: list[Outcome] = []  # baselines that failed
 
     @property
     def full_score(self) -> float:
@@ -67,21 +72,54 @@ class MeasurementTrials:
         return tuple(self.made[key][1] for key in sorted(self.made))
 
     def run_full(self, seeds: Sequence[int]) -> list[Observation]:
-        """Full fine-tuning with some seeds."""
+        """Full fine-tuning with some seeds.
+
+        Raises:
+            TrainingFailed: the first of all diverged, or memory did not suffice; under the margin rule any of them.
+        """
         assert self.base is not None
         spec = parse(self.base.method)
         asks = [TrialRequest(spec, replace(self.base, seed=seed), predictions=bool(self.references)) for seed in seeds]
-        self.full.update(zip(seeds, self.runner.all(asks), strict=True))
-        return [self._full_trial(seed, self.full[seed]) for seed in seeds]
+        outcomes = dict(zip(seeds, self.runner.all(asks), strict=True))
+        sound = {seed: outcome for seed, outcome in outcomes.items() if not failed(outcome)}
+        if len(sound) < len(outcomes) and (self.references or not (self.full or sound)):
+            lost = [outcome for outcome in outcomes.values() if failed(outcome)]
+            raise all_failed(f"the baseline, {self.base.method},", lost, "--baseline-lr")
+        self.full.update(sound)
+        self.lost_full += [outcome for outcome in outcomes.values() if failed(outcome)]
+        return [self._full_trial(seed, outcomes[seed]) for seed in seeds]
 
     def run(self, asked: NextTrial) -> Observation:
-        """One trial that the search asks for."""
+        """One trial that the search asks for.
+
+        Raises:
+            TrainingFailed: it is the third that diverged, or that memory did not suffice for, and none went right.
+        """
         if asked.d is None:
             return self.run_full([asked.training_seed])[0]
         ask, p = self._ask(asked)
         (outcome,) = self.runner.all([ask])
-        self.own.add((asked.d, p, asked.training_seed))
-        return self._keep(asked.d, p, asked.training_seed, ask.recipe, outcome, ask.stop_at)
+        seeds = p, asked.training_seed
+        if outcome["status"] == "failed":  # nothing was trained
+            self.lost.append(outcome)
+            found = Observation.of(asked.d, *seeds, "failed", outcome["score"], None, 0.0)
+        else:
+            self.own.add((asked.d, *seeds))
+            found = self._keep(asked.d, *seeds, ask.recipe, outcome, ask.stop_at)
+        if found.failed:
+            self.check_some_went_right(MAX_FAILED)
+        return found
+
+    def check_some_went_right(self, fewest: int = 1) -> None:
+        """Refuse to answer from trials that all failed, where there are at least so many.
+
+        Raises:
+            TrainingFailed: with their rate, and what to do.
+        """
+        outcomes = [outcome for _, _, outcome in self.made.values()]
+        wrong = [outcome for outcome in [*outcomes, *self.lost] if failed(outcome)]
+        if len(wrong) >= fewest and all(map(failed, outcomes)):
+            raise all_failed(f"every trial of {self.spec} (of {len(wrong)})", wrong)
 
     def prefetch(self, coming: Sequence[NextTrial]) -> None:
         """Trials that the search will ask for: at once, where several can run, if what came before does not change them."""
@@ -106,16 +144,34 @@ class MeasurementTrials:
     @property
     def seconds(self) -> float:
         """Of everything that was trained for this measurement."""
-        return math.fsum(outcome["seconds"] for outcome in [*self.full.values(), *(self.made[k][2] for k in self.own)])
+        trained = [*self.full.values(), *self.lost_full, *self.lost, *(self.made[key][2] for key in self.own)]
+        return math.fsum(outcome["seconds"] for outcome in trained)
 
-    def test(self, d: int) -> tuple[float, float | None]:
-        """Scores on the test split: of d's trial that is best on validation, and of full fine-tuning where it was trained."""
+    def describe_failures(self, failures: Sequence[Observation]) -> list[str]:
+        """A line for those whose training failed, and one for those that memory did not suffice for."""
+        found = []
+        for trained, words in (
+            (True, "training most likely failed there, most often by too high a learning rate; such trials say nothing of d90, and a "
+                   "lower --lr may help"),
+            (False, "memory was exhausted there; such trials say nothing of d90, and a smaller --batch-size needs less"),
+        ):  # fmt: skip
+            those = [t for t in failures if ((t.d, t.projection_seed, t.training_seed) in self.made) == trained]
+            if those:
+                listed = ", ".join(f"d = {trial.d:,} (seed {trial.training_seed})" for trial in those)
+                found.append(f"{listed}: {words}")
+        return found
+
+    def test(self, d: int) -> tuple[float | None, float | None]:
+        """Scores on the test split: of d's trial that is best on validation, and of full fine-tuning where it was trained.
+
+        None of one that failed.
+        """
         whole = sorted((-trial.low, p, t) for (at, p, t), (trial, _, _) in self.made.items() if at == d and trial.exact)
         _, p, t = whole[0] if whole else (0.0, self.recipe.seed, self.recipe.seed)
         asks = [TrialRequest(*self._recipe(d, p, t), test=True)]
         if self.base is not None:
             asks.append(TrialRequest(parse(self.base.method), self.base, test=True))
-        found, *full = (float(outcome["test"]) for outcome in self.runner.all(asks))
+        found, *full = (None if failed(outcome) else float(outcome["test"]) for outcome in self.runner.all(asks))
         return found, full[0] if full else None
 
     def begin(self) -> None:
@@ -138,8 +194,8 @@ class MeasurementTrials:
                 self.full.setdefault(row.seed, row.outcome)
         for row, p, recipe in self._matching():
             before = self.made.get((row.d or 0, p, row.seed))
-            # stopped once, and later run to its end: one trial, its end
-            if row.key in used and (before is None or not before[0].exact):
+            # stopped once, and later run to its end: one trial, its end, unless that failed
+            if row.key in used and (before is None or not (before[0].exact or row.status in FAILED)):
                 self._keep(row.d or 0, p, row.seed, recipe, row.outcome, row.stop_at)
                 if used[row.key]:
                     self.own.add((row.d or 0, p, row.seed))

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from d90.errors import D90Error, InputError, unknown_name
+from d90.errors import D90Error, InputError, TrainingFailed, unknown_name
 from d90.methods import Spec, parse
 from d90.models.loading import load, split_revision
 from d90.search.rules import choose_rule
@@ -169,11 +169,13 @@ def _series(
             try:
                 found = measured(name, task)
                 return name, to_display(found.baseline, found.metric)
-            except D90Error as error:
+            except (D90Error, TrainingFailed) as error:
                 progress.note(
                     f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
                 )
         return None
+
+    untrained: list[str] = []
 
     def cells_of(model: str, x: int, task: str, shared: float | None) -> list[Cell]:
         made = []
@@ -183,8 +185,10 @@ def _series(
                 found = measured(model, task, given)
                 own = found.baseline if given is None else None
                 made.append(_cell(found, model, task, x, wanted, own))
-            except D90Error as error:
+            except (D90Error, TrainingFailed) as error:
                 progress.note(f"{model} on {task}: {error}")
+                if isinstance(error, TrainingFailed):
+                    untrained.append(model)
                 failed: tuple[int | None, int | None] = (None, None)
                 made.append(Cell(model, task, x, wanted, "failed", None, failed, None, None, None, str(error)))
         return made
@@ -199,7 +203,8 @@ def _series(
     givers = {task: gives[0] for task, (gives, _) in zip(tasks, of_tasks, strict=True) if gives}
     cells = [cell for _, made in of_tasks for cell in made]
     if all(cell.status == "failed" for cell in cells):
-        raise InputError(f"none of the {len(models)} models could be measured: {cells[-1].error}")
+        error = TrainingFailed if untrained else InputError
+        raise error(f"none of the {len(models)} models could be measured: {cells[-1].error}")
     own_scores = {(c.model, c.task): c.score for c in cells if c.score is not None}
     cells = [
         replace(c, score=own_scores.get((c.model, c.task), _full(c.model, c.task, keep, options)))

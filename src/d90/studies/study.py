@@ -321,10 +321,6 @@ class Study:
         return Session(problem, own)
 
     def _observation(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Observation:
-        if outcome["status"] == "diverged":  # says nothing: its score may be anything
-            return Observation(
-                asked.d, asked.projection_seed, asked.training_seed, -math.inf, math.inf, outcome["steps"]
-            )
         return Observation.of(
             asked.d,
             asked.projection_seed,

@@ -18,6 +18,7 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.tasks.metrics import to_display
+from d90.training.failures import all_failed, failed
 from d90.training.recipe import Recipe
 
 __all__ = ["AUTO", "Ladder", "RateSearch", "RateTrial", "RunAll", "find_rate", "parse_rate"]
@@ -52,7 +53,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class RateTrial:
-    """One run at one rate: the share of the schedule it ran, its best score, and its last validation loss (None where it diverged)."""
+    """One run at one rate: the share of the schedule it ran, its best score, and its last validation loss (None where it failed)."""
 
     lr: float
     until: float
@@ -65,7 +66,7 @@ class RateTrial:
     def of(cls, recipe: Recipe, outcome: Mapping[str, Any]) -> RateTrial:
         """What a run's outcome, as it is stored, says of its rate."""
         assert recipe.lr is not None
-        loss = None if outcome["status"] == "diverged" else float(outcome["curve"][-1]["loss"])
+        loss = None if failed(outcome) else float(outcome["curve"][-1]["loss"])
         return cls(recipe.lr, recipe.until, outcome["score"], outcome["zero_score"], loss, outcome["steps"])
 
 
@@ -132,15 +133,20 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
         recipe: of the whole run; its own rate does not count.
         guess: where the ladder begins.
         steps: of the whole run.
+
+    Raises:
+        RunFailed: every whole run diverged, or memory did not suffice for one.
     """
     ladder = ladder or Ladder()
     until = max(ladder.until, min(1.0, ladder.min_steps / steps))
     trials: dict[tuple[float, int], RateTrial] = {}
+    outcomes: list[Mapping[str, Any]] = []
 
     def tried(share: float, rungs: Sequence[int]) -> None:
         recipes = [replace(recipe, lr=_rate(guess, ladder.ratio, rung), until=share) for rung in rungs]
         for rung, one, outcome in zip(rungs, recipes, run(recipes), strict=True):
             trials[share, rung] = RateTrial.of(one, outcome)
+            outcomes.append({**outcome, "lr": one.lr})
 
     def rungs_of(share: float) -> list[int]:
         return sorted(rung for at, rung in trials if at == share)
@@ -161,6 +167,8 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
         ):
             tried(1.0, [beyond])
     winner = min(rungs_of(1.0), key=lambda rung: _by_score(trials[1.0, rung], rung))
+    if trials[1.0, winner].loss is None:
+        raise all_failed(f"every run that was to find the learning rate of {recipe.method}", [o for o in outcomes if failed(o)])
     found = tuple(trials[at, rung] for at in sorted({at for at, _ in trials}) for rung in rungs_of(at))
     spent = sum(trial.steps for trial in found) / steps
     return RateSearch(recipe.method, trials[1.0, winner].lr, guess, found, spent)
@@ -179,9 +187,9 @@ def _by_loss(trial: RateTrial, rung: int) -> tuple[float, int]:
     return (_loss(trial), rung if trial.loss is None else abs(rung))
 
 
-def _by_score(trial: RateTrial, rung: int) -> tuple[float, float, int]:
-    """What is smallest for the best whole run."""
-    return (-trial.score, *_by_loss(trial, rung))
+def _by_score(trial: RateTrial, rung: int) -> tuple[bool, float, float, int]:
+    """What is smallest for the best whole run: whatever one scored before it diverged, it is the last choice."""
+    return (trial.loss is None, -trial.score, *_by_loss(trial, rung))
 
 
 def _beyond(trials: Mapping[tuple[float, int], RateTrial], whole: Sequence[int], ladder: Ladder) -> int | None:

@@ -6,7 +6,8 @@ import base64
 import json
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from d90.tasks.metrics import LOSS, rises, to_display
 from d90.training.batches import device_of
 from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
+from d90.training.failures import failed_outcome, free_memory, out_of_memory
 from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
@@ -59,11 +61,16 @@ class TrialRequest:
 
 @dataclass(frozen=True)
 class Made:
-    """What a trained trial gave, as it is stored."""
+    """What a trained trial gave, as it is stored; one that memory did not suffice for is told, and not stored."""
 
     outcome: dict[str, Any]
     context: dict[str, Any]
     predictions: bytes
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the trial would give the same again."""
+        return bool(self.outcome["status"] != "failed")
 
 
 class TrialRunner:
@@ -145,7 +152,10 @@ class TrialRunner:
         pruner: Pruner | None = None,
         predictions: bool = False,
     ) -> dict[str, Any]:
-        """One trial's outcome, from the store or by training."""
+        """One trial's outcome, from the store or by training.
+
+        Where memory does not suffice for it its status is "failed", and nothing is stored: other trials go on.
+        """
         return self.all([TrialRequest(spec, recipe, stop_at, pruner, test, predictions)])[0]
 
     def all(self, asks: Sequence[TrialRequest]) -> list[dict[str, Any]]:
@@ -162,8 +172,9 @@ class TrialRunner:
         def ended(index: int, number: int, result: dict[str, Any]) -> None:
             place, ask = lacking[index]
             made = Made(result["outcome"], result["context"], base64.b64decode(result["predictions"]))
-            self._check_same(ask, made.context)
-            self._keep(ask, made, study)
+            if made.lasting:
+                self._check_same(ask, made.context)
+                self._keep(ask, made, study)
             fresh[place] = made.outcome
             self._progress.trial_turned(number)
             self._progress.trial_ended(self._label(ask), _words(made.outcome, self.task.metric))
@@ -188,14 +199,17 @@ class TrialRunner:
                 if self.study is not None:
                     self.store.note(self.study, stored.key)
             else:
-                made = _made(self.data(ask.recipe.seed), ask, self._progress, self._checkpoint(ask))
-                self._keep(ask, made, self.study)
+                data = self.data(ask.recipe.seed)
+                made = _attempt(lambda: _made(data, ask, self._progress, self._checkpoint(ask)))
+                if made.lasting:
+                    self._keep(ask, made, self.study)
                 body = made.outcome
             self._progress.trial_ended(
                 self._label(ask), _words(body, self.task.metric) + (", stored" if stored is not None else "")
             )
-        self.trials.append((ask.spec, ask.recipe, body))
-        self._keys.append(key)
+        if body["status"] != "failed":
+            self.trials.append((ask.spec, ask.recipe, body))
+            self._keys.append(key)
         return body
 
     def _stored(self, ask: TrialRequest) -> Stored | None:
@@ -322,13 +336,31 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     recipe = Recipe.from_dict(body["recipe"])
     pruner = Pruner(**body["hopeless"]) if body["hopeless"] else None
     ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
-    task = open_task(recipe.task, recipe)
-    model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
     where = body.get("checkpoint")
     checkpoint = Checkpoint(Path(where[0]), str(where[1]), float(where[2])) if where else None
-    made = _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint)
+
+    def trained() -> Made:
+        task = open_task(recipe.task, recipe)
+        model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
+        return _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint)
+
+    made = _attempt(trained)
     packed = base64.b64encode(made.predictions).decode()
     return {"outcome": made.outcome, "context": made.context, "predictions": packed}
+
+
+def _attempt(train: Callable[[], Made]) -> Made:
+    """What training gives; where memory does not suffice, that this trial failed."""
+    began = time.perf_counter()
+    try:
+        return train()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    # only now, when nothing holds the frames of what failed any more
+    free_memory()
+    return Made(failed_outcome(why, time.perf_counter() - began), {}, b"")
 
 
 def _made(data: Data, ask: TrialRequest, progress: Progress, checkpoint: Checkpoint | None = None) -> Made:
@@ -350,6 +382,8 @@ def _named(device: torch.device) -> str:
 
 
 def _words(outcome: dict[str, Any], metric: str) -> str:
+    if outcome["status"] == "failed":
+        return f"failed after {outcome['seconds']:.0f} s: memory was exhausted ({outcome['error']}); not stored"
     score = f"{to_display(outcome['score'], metric):.4f}"
     took = f" in {outcome['seconds']:.0f} s"
     if outcome["status"] == "diverged":
