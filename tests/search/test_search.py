@@ -207,6 +207,27 @@ def test_a_trial_that_stopped_is_censored_at_the_threshold() -> None:
     assert (given_up.low, given_up.high) == (0.4, 0.5)
 
 
+def test_a_trial_that_diverged_says_nothing_whatever_it_scored() -> None:
+    trials = [seen(50, 0.32), seen(3000, 0.66, 1)]
+    diverged = [Observation.of(d, 5, 5, "diverged", score, 0.5, 0.0) for d, score in ((300, 0.1), (100, 0.9))]
+    assert all((one.low, one.high) == (-math.inf, math.inf) for one in diverged)
+    before, after = summarise(problem(), trials), summarise(problem(), [*trials, *diverged])
+    assert (after.d90, after.interval, after.noise) == (before.d90, before.interval, before.noise), "not by a bit"
+    assert after.failed == tuple(diverged)
+    alone = summarise(problem(), diverged)
+    assert (alone.status, alone.d90, alone.interval) == ("unknown", None, (None, None))
+
+
+def test_a_search_whose_trials_all_fail_ends_though_they_cost_nothing() -> None:
+    def fails(asked: NextTrial) -> Observation:
+        return Observation.of(asked.d, asked.projection_seed, asked.training_seed, "failed", -math.inf, None, 0.0)
+
+    found = search(fails, problem())
+    assert found.status == "unknown"
+    assert len(found.failed) == 3
+    assert len({trial.training_seed for trial in found.failed}) == 3, "each with another seed"
+
+
 def test_a_bound_moves_the_crossing_to_its_side() -> None:
     trials = [seen(50, 0.32), seen(3000, 0.66, 1)]
     middle = summarise(problem(), trials).posterior

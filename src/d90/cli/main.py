@@ -121,7 +121,9 @@ def main() -> None:
 
         if not out_of_memory(error):
             raise
-        _fail("memory was exhausted; a smaller --batch-size or --max-length needs less. Trials stored before are safe", 1)
+        _fail(
+            "memory was exhausted; a smaller --batch-size or --max-length needs less. Trials stored before are safe", 1
+        )
     except OSError as error:
         if error.errno == errno.EPIPE or isinstance(error, BrokenPipeError):
             _leave_pipe()

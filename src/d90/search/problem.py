@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["COVERAGE", "FAILED", "NextTrial", "Observation", "SearchProblem", "SearchResult", "round_d"]
 
 COVERAGE = 0.9
-FAILED = ("diverged", "failed")  # statuses of trials that say nothing: a loss that was not finite, memory that did not suffice
+FAILED = (
+    "diverged",
+    "failed",
+)  # statuses of trials that say nothing: a loss that was not finite, memory that did not suffice
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,7 @@ def compare(
     part = "test" if test else "validation"
     chance = runner.constant_score(part)
     trials = [
-        replace(make_recipe(model, task, spec, options), lr=entry.lr)
-        for spec, entry in zip(left, entries, strict=True)
+        replace(make_recipe(model, task, spec, options), lr=entry.lr) for spec, entry in zip(left, entries, strict=True)
     ]
     result = Comparison(
         model=recipe.model,

@@ -119,7 +119,7 @@ class MeasurementTrials:
         outcomes = [outcome for _, _, outcome in self.made.values()]
         wrong = [outcome for outcome in [*outcomes, *self.lost] if failed(outcome)]
         if len(wrong) >= fewest and all(map(failed, outcomes)):
-            raise all_failed(f"every trial of {self.spec} (of {len(wrong)})", wrong)
+            raise all_failed(f"every trial of {self.spec} in a subspace, of {len(wrong)},", wrong)
 
     def prefetch(self, coming: Sequence[NextTrial]) -> None:
         """Trials that the search will ask for: at once, where several can run, if what came before does not change them."""

@@ -49,14 +49,14 @@ def all_failed(what: str, outcomes: Sequence[Mapping[str, Any]], option: str = "
     """The error for trials that all failed.
 
     Args:
-        what: was trained, as in "all 3 trials of full@d" or "the baseline, full".
+        what: was trained, as in "every trial of bitfit" or "the baseline, full,".
         outcomes: of those trials.
         option: sets their learning rate; `auto`: whether it can be found.
     """
     lacking = [str(outcome["error"]) for outcome in outcomes if outcome["status"] == "failed"]
     if len(lacking) == len(outcomes):
         return TrainingFailed(
-            f"{what}: memory was exhausted ({lacking[-1]}). A smaller --batch-size or --max-length needs less; fewer trials at once "
+            f"{what} failed: memory was exhausted ({lacking[-1]}). A smaller --batch-size or --max-length needs less; fewer trials at once "
             "(--jobs) leave more for each"
         )
     rates = sorted({float(outcome["lr"]) for outcome in outcomes if "lr" in outcome})
@@ -64,5 +64,6 @@ def all_failed(what: str, outcomes: Sequence[Mapping[str, Any]], option: str = "
     shown = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
     return TrainingFailed(
         f"{what} diverged: the loss was not finite, from step {step} on, at learning rate {shown}. That says nothing of how many "
-        f"numbers are needed; try a lower rate, as in {option} {rates[0] / 10:.2g}" + (f", or {option} auto" if auto else "")
+        f"numbers are needed; try a lower rate, as in {option} {rates[0] / 10:.2g}"
+        + (f", or {option} auto" if auto else "")
     )

@@ -329,10 +329,10 @@ def _sizes(trained: Trainable) -> dict[str, Any]:
 def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
     """(score, loss) on the validation split; predictions that score better than `best` are told."""
     outputs = predict(data.model, data.validation, precision)
-    score = data.task.score(outputs)
-    if seen is not None and score > best:
+    score, loss = data.task.score(outputs), data.task.loss(outputs, data.validation.labels).item()
+    if seen is not None and score > best and math.isfinite(loss):
         seen(data.task.predictions(outputs))
-    return score, data.task.loss(outputs, data.validation.labels).item()
+    return score, loss
 
 
 @torch.no_grad()

@@ -168,7 +168,9 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
             tried(1.0, [beyond])
     winner = min(rungs_of(1.0), key=lambda rung: _by_score(trials[1.0, rung], rung))
     if trials[1.0, winner].loss is None:
-        raise all_failed(f"every run that was to find the learning rate of {recipe.method}", [o for o in outcomes if failed(o)])
+        raise all_failed(
+            f"every run that was to find the learning rate of {recipe.method}", [o for o in outcomes if failed(o)]
+        )
     found = tuple(trials[at, rung] for at in sorted({at for at, _ in trials}) for rung in rungs_of(at))
     spent = sum(trial.steps for trial in found) / steps
     return RateSearch(recipe.method, trials[1.0, winner].lr, guess, found, spent)
