@@ -64,7 +64,7 @@ def test_a_baseline_that_diverges_is_a_failed_run(tmp_path: Path, rule: str) -> 
 def test_a_run_that_diverges_at_its_first_step_is_a_failed_run(tmp_path: Path) -> None:
     task = blobs()
     broken = replace(task, train=replace(task.train, inputs=torch.full_like(task.train.inputs, math.nan)))
-    with pytest.raises(TrainingFailed, match="the baseline, full, diverged: the loss was not finite, from step 1 on"):
+    with pytest.raises(TrainingFailed, match=r"the baseline, full, diverged: the loss was not finite, from step 1 on"):
         d90.measure(MODEL, broken, store=tmp_path / "s.sqlite", **OPTIONS)
 
 
@@ -74,7 +74,7 @@ def test_a_validation_loss_that_is_not_finite_is_a_failed_run(tmp_path: Path) ->
     inputs[0] = math.nan
     broken = replace(task, validation=replace(task.validation, inputs=inputs))
     store = Store(tmp_path / "s.sqlite")
-    with pytest.raises(TrainingFailed, match="the baseline, full, diverged"):
+    with pytest.raises(TrainingFailed, match=r"the baseline, full, diverged"):
         d90.measure(MODEL, broken, store=store, **OPTIONS)
     assert [row.status for row in store.trials()] == ["diverged"]
 
@@ -179,7 +179,7 @@ def test_a_method_whose_trials_all_diverge_is_left_out_of_a_comparison(tmp_path:
         assert [
             note for note in found.definitions["notes"] if note.startswith("left out: every trial of bitfit diverged")
         ]
-        with pytest.raises(RunFailed, match="every trial of bitfit diverged.*learning rate 0.01.*--lr 0.001"):
+        with pytest.raises(RunFailed, match=r"every trial of bitfit diverged.*learning rate 0.01.*--lr 0.001"):
             compare(MODEL, blobs(), ["bitfit"], store=tmp_path / "t.sqlite", **FAST)
 
 
