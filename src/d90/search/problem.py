@@ -62,7 +62,8 @@ class Observation:
     """A finished trial: its score lies in [low, high], equal where it is known.
 
     A trial that stopped once it passed is known to reach the threshold at which it stopped, and no more: its score there is the
-    highest of several looks. Of one that failed nothing is known: its score lies in [-inf, inf]. `d` is None for the baseline. `cost` is in full fine-tunings.
+    highest of several looks. Of one that failed nothing is known: its score lies in [-inf, inf]. `d` is None for the
+    baseline. `cost` is in full fine-tunings.
     """
 
     d: int | None
