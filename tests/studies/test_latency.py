@@ -198,7 +198,7 @@ def test_latency_command_prints_a_table_and_writes_the_figures(tiny: dict[str, A
         (("--r", "four"), "got --r four, expected whole numbers"),
         (("--shape", "gpt5"), "unknown shape 'gpt5'"),
         (("--methods", "adaptor"), "unknown method 'adaptor'"),
-        (("--shape", "gpt2", "--pairs", "1x8"), "got r=64, but the sublayers of this model give 16 numbers"),
+        (("--shape", "gpt2", "--pairs", "1x8"), "got --r 64, but the sublayers of this model give 16 numbers"),
     ],
 )
 def test_latency_command_refuses_bad_options_in_one_line(tiny: dict[str, Any], arguments: Any, message: str) -> None:

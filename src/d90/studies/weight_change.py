@@ -301,7 +301,10 @@ def _ending(tensors: dict[str, Tensor], name: str) -> Tensor | None:
 
 def _some(found: list[Change], path: Path, targets: str) -> list[Change]:
     if not found:
-        raise InputError(f"'{path}' changes no matrix among targets={targets}; expected a tune that does. Name others")
+        raise InputError(
+            f"'{path}' changes no matrix among targets={targets}, expected a tune that does. Likely cause: it moves other "
+            "matrices, or its training never beat the untrained model, whose weights it then keeps; name other targets or another tune"
+        )
     return found
 
 
