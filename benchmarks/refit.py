@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy
 
@@ -20,6 +19,9 @@ from d90.report.figure import points
 from d90.report.measure import page
 from d90.report.series import series_page
 from d90.report.words import answer, names, spread
+from d90.results.measure import Measurement
+from d90.results.result import stored_results
+from d90.results.series import Cell, Series
 from d90.search import Observation, SearchProblem, SearchResult, summarise
 from d90.search.noise import expected_noise
 from d90.search.rules import goal
@@ -30,7 +32,6 @@ from d90.trials.store import Store, Stored
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 VALIDATION = {"mrpc": 408}  # of stores from before predictions were kept
 USUAL = 1000
-Study = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Refit:
 
     store: str
     name: str
-    before: Study
-    after: Study
+    before: Measurement
+    after: Measurement
 
 
-def refit(study: Study, rows: Sequence[Stored], examples: int) -> SearchResult:
+def refit(study: Measurement, rows: Sequence[Stored], examples: int) -> SearchResult:
     """What today's rule says of a measurement's trials.
 
     Args:
@@ -51,64 +52,63 @@ def refit(study: Study, rows: Sequence[Stored], examples: int) -> SearchResult:
         rows: the store's.
         examples: of the validation split.
     """
-    chance = max(study["majority"], study["zero"])
-    given = study["baseline_method"] == "a given number"
-    used = {(point["d"], point["seed"], point["score"]) for point in study["curve"]}
+    chance = study.chance
+    given = study.baseline_method == "a given number"
+    used = {(point.d, point.seed, point.score) for point in study.curve}
     alike = [
         row
         for row in rows
-        if row.context.get("task") == study["definitions"].get("task") and row.status == "finished"
-        and (row.d, row.seed, row.score) not in used and row.score not in study["baseline_scores"]
+        if row.context.get("task") == study.definitions.get("task") and row.status == "finished"
+        and (row.d, row.seed, row.score) not in used and row.score not in study.baseline_scores
     ]  # fmt: skip
     problem = SearchProblem(
-        goal(study["rule"], chance, study["fraction"], study.get("within")),
-        low=study["lambdas"] + 1,
-        high=study["D"],
+        goal(study.rule, chance, study.fraction, study.within),
+        low=study.lambdas + 1,
+        high=study.D,
         chance=chance,
         noise=expected_noise(
-            study["metric"], examples, study["baseline"], chance, study["definitions"].get("loss_deviation", 0.0)
+            study.metric, examples, study.baseline, chance, study.definitions.get("loss_deviation", 0.0)
         ),
-        full=study["baseline"] if given else None,
+        full=study.baseline if given else None,
         scatter=scatter_of(alike),
     )
-    baselines = [] if given else [Observation(None, i, i, s, s) for i, s in enumerate(study["baseline_scores"])]
-    return summarise(problem, [*baselines, *_observations(study, rows)], study.get("spent", 0.0))
+    baselines = [] if given else [Observation(None, i, i, s, s) for i, s in enumerate(study.baseline_scores)]
+    return summarise(problem, [*baselines, *_observations(study, rows)], study.spent)
 
 
-def _observations(study: Study, rows: Sequence[Stored]) -> Iterator[Observation]:
+def _observations(study: Measurement, rows: Sequence[Stored]) -> Iterator[Observation]:
     stops = {(row.d, row.seed, row.score, row.status): row.stop_at for row in rows}
     for point in points(study):
-        if numpy.isfinite(point["score"]):
-            status = point["status"]
-            stop_at = stops.get((point["d"], point["seed"], point["score"], status)) or study["threshold"]
+        if numpy.isfinite(point.score):
+            status = point.status
+            stop_at = stops.get((point.d, point.seed, point.score, status)) or study.threshold
             # under another rule's threshold the same trial may have stopped higher: it passed that one
-            yield Observation.of(
-                point["d"], point.get("p_seed", point["seed"]), point["seed"], status, point["score"], stop_at, 1.0
-            )
+            yield Observation.of(point.d, point.p_seed, point.seed, status, point.score, stop_at, 1.0)
 
 
-def refitted(study: Study, rows: Sequence[Stored], examples: int) -> Study:
+def refitted(study: Measurement, rows: Sequence[Stored], examples: int) -> Measurement:
     """The study as `measure` would store it today from the same trials."""
-    if study["status"] == "trivial" or study["rule"] == "margin":
+    if study.status == "trivial" or study.rule == "margin":
         return study
     found = refit(study, rows, examples)
     tried = [trial.d for trial in found.trials if trial.d is not None]
     band: list[tuple[float, float, float, float]] = []
     if found.posterior is not None:
-        ds = numpy.geomspace(max(1, min(tried) / 2), min(study["D"], max(tried) * 2), 60)
+        ds = numpy.geomspace(max(1, min(tried) / 2), min(study.D, max(tried) * 2), 60)
         band = found.posterior.band(ds.tolist(), found.coverage)
-    return {
-        **study,
-        "status": found.status,
-        "d90": found.d90,
-        "interval": list(found.interval),
-        "coverage": found.coverage,
-        "sure": found.sure,
-        "noise": found.noise,
-        "failed": [[t.d, t.projection_seed, t.training_seed] for t in found.failed],
-        "band": band,
-        "definitions": {**study["definitions"], "validation": examples},
-    }
+    return replace(
+        study,
+        status=found.status,
+        d90=found.d90,
+        interval=found.interval,
+        coverage=found.coverage,
+        open_ends=True,
+        sure=found.sure,
+        noise=found.noise,
+        failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed),
+        band=tuple(band),
+        definitions={**study.definitions, "validation": examples},
+    )
 
 
 def examples_of(store: Store, rows: Sequence[Stored]) -> dict[str, int]:
@@ -126,30 +126,30 @@ def examples_of(store: Store, rows: Sequence[Stored]) -> dict[str, int]:
 def refits(path: Path) -> list[Refit]:
     """Every measurement of a store."""
     store = Store(path, write=False)
-    rows, studies = store.trials(), store.studies()
+    rows, studies = store.trials(), stored_results(store, Measurement, "measure")
     sizes = examples_of(store, rows)
     store.close()
     short = names(studies) if studies else []
     found = []
     for study, name in zip(studies, short, strict=True):
-        base = Path(study["task"]).name
-        examples = sizes.get(str(study["definitions"].get("task"))) or VALIDATION.get(base, USUAL)
+        base = Path(study.task).name
+        examples = sizes.get(str(study.definitions.get("task"))) or VALIDATION.get(base, USUAL)
         found.append(Refit(path.stem, name, study, refitted(study, rows, examples)))
     return found
 
 
-def with_cells(series: Study, pairs: Sequence[Refit]) -> Study:
+def with_cells(series: Series, pairs: Sequence[Refit]) -> Series:
     """A trajectory or a family whose cells hold today's answers."""
 
-    def cell_of(cell: Study) -> Study:
+    def cell_of(cell: Cell) -> Cell:
         for pair in pairs:
-            before = pair.before
-            same = before["model"] == cell["model"] and before["task"] == cell["task"]
-            if same and before["threshold"] == cell["threshold"] and before["d90"] == cell["d90"]:
-                return {**cell, **{key: pair.after[key] for key in ("status", "d90", "interval")}}
+            before, after = pair.before, pair.after
+            same = before.model == cell.model and before.task == cell.task
+            if same and before.threshold == cell.threshold and before.d90 == cell.d90:
+                return replace(cell, status=after.status, d90=after.d90, interval=after.interval)
         return cell
 
-    return {**series, "cells": [cell_of(cell) for cell in series["cells"]]}
+    return replace(series, cells=tuple(map(cell_of, series.cells)))
 
 
 def write_pages(path: Path, pairs: Sequence[Refit], page_path: Path | None = None) -> None:
@@ -158,7 +158,7 @@ def write_pages(path: Path, pairs: Sequence[Refit], page_path: Path | None = Non
     if not target.exists() or not pairs:
         return
     store = Store(path, write=False)
-    series = [study for kind in ("trajectory", "family") for study in store.studies(kind)]
+    series = [study for kind in ("trajectory", "family") for study in stored_results(store, Series, kind)]
     text = series_page(with_cells(series[-1], pairs)) if series else page([p.after for p in pairs], store.trials())
     store.close()
     target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
@@ -178,10 +178,10 @@ def main() -> None:
                 spread(before),
                 answer(after),
                 spread(after),
-                after.get("sure"),
-                f"{after['noise']:.4f}",
+                after.sure,
+                f"{after.noise:.4f}",
             ]
-            print(f"| {pair.store} | {Path(before['model']).name} on {Path(before['task']).name}, {pair.name} | "
+            print(f"| {pair.store} | {Path(before.model).name} on {Path(before.task).name}, {pair.name} | "
                   + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")  # fmt: skip
         if given.pages:
             write_pages(path, pairs)

@@ -6,7 +6,6 @@ python benchmarks/summary.py
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ from summary_studies import study_tables
 from d90.certificates.classification import Candidate
 from d90.certificates.language import TextCandidate
 from d90.report.words import answer, spread, trained_there
+from d90.results.compare import Comparison
+from d90.results.measure import Measurement
+from d90.results.result import stored_results
 from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -64,8 +66,8 @@ def main() -> None:
             continue
         store = Store(path, write=False)
         parts.append(f"\n## {name}\n{words}")
-        studies = store.studies()
-        several = len({s["model"] for s in studies}) > 1
+        studies = stored_results(store, Measurement, "measure")
+        several = len({s.model for s in studies}) > 1
         if studies:
             parts.append(
                 "| method | rule | seeds from | baseline | threshold | chance | d90 | interval | sure | trained at d90 | then | cost |\n"
@@ -73,16 +75,16 @@ def main() -> None:
             )
         for pair in refits(path):
             s, now = pair.before, pair.after
-            chance = max(s["majority"], s["zero"])
-            full = f"{s['baseline']:.4f} ({s['baseline_method']})"
-            sure = "" if now.get("sure") is None else f"{now['sure']:,}"
+            chance = s.chance
+            full = f"{s.baseline:.4f} ({s.baseline_method})"
+            sure = "" if now.sure is None else f"{now.sure:,}"
             there = trained_there(now).removeprefix("trained there with ").partition(", threshold")[0]
             told = f"{answer(s)} ({spread(s).removeprefix('90 % interval ')})"
-            numbers = f"{full} | {s['threshold']:.4f} | {chance:.4f} | **{answer(now)}** | {spread(now).removeprefix('90 % interval ')}"
-            seed = min(s["definitions"]["seeds"])
-            shown, cost = f"{sure} | {there} | {told}", f"{s['spent']:.1f}" if "spent" in s else ""
-            model = f"{s['model']}, " if several else ""
-            parts.append(f"| {model}`{_short(s['method'])}` | {s['rule']} | {seed} | {numbers} | {shown} | {cost} |")
+            numbers = f"{full} | {s.threshold:.4f} | {chance:.4f} | **{answer(now)}** | {spread(now).removeprefix('90 % interval ')}"
+            seed = min(s.definitions["seeds"])
+            shown, cost = f"{sure} | {there} | {told}", f"{s.spent:.1f}" if s.coverage is not None else ""
+            model = f"{s.model}, " if several else ""
+            parts.append(f"| {model}`{_short(s.method)}` | {s.rule} | {seed} | {numbers} | {shown} | {cost} |")
         parts.append(
             "\nEvery trial (score: best of the evaluations on the validation split; >= where it stopped once it passed):\n"
         )
@@ -158,27 +160,26 @@ def compared() -> list[str]:
     if not path.exists():
         return []
     parts = []
-    for study in Store(path, write=False).studies("compare"):
-        parts.append(f"\n## Methods on {study['task']}\n\n```\n{study['command']}\n```\n")
+    for study in stored_results(Store(path, write=False), Comparison, "compare"):
+        parts.append(f"\n## Methods on {study.task}\n\n```\n{study.command}\n```\n")
         parts.append(
-            f"{study['split']} {study['metric']}, {study['seeds']} seeds; step: time over full fine-tuning's; memory: peak of tensors "
+            f"{study.split} {study.metric}, {study.seeds} seeds; step: time over full fine-tuning's; memory: peak of tensors "
             "above the model.\n"
         )
         parts.append(
             "| method | score | spread | trained | stored | lr | step | memory | latency |\n|-|-|-|-|-|-|-|-|-|"
         )
-        for e in sorted(study["entries"], key=lambda e: e["stored"]):
-            scores = e["test"] or e["validation"]
-            spread = f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
-            cost = e["cost"] or {}
+        for e in sorted(study.entries, key=lambda e: e.stored):
+            spread = f"{e.spread:.4f}" if len(e.scores) > 1 else ""
+            cost = e.cost
             costs = (
-                f"{cost['step_ratio']:.2f} | {cost['memory'] / 1e6:.0f} MB | {100 * (cost['latency_ratio'] - 1):+.1f} %"
+                f"{cost.step_ratio:.2f} | {cost.memory / 1e6:.0f} MB | {100 * (cost.latency_ratio - 1):+.1f} %"
                 if cost
                 else " | | "
             )
-            mark = " *" if e["front"] else ""
-            numbers = f"{statistics.fmean(scores):.4f} | {spread} | {e['trained']:,} | {e['stored']:,} | {e['lr']:g}"
-            parts.append(f"| `{e['asked']}`{mark} | {numbers} | {costs} |")
+            mark = " *" if e.front else ""
+            numbers = f"{e.mean:.4f} | {spread} | {e.trained:,} | {e.stored:,} | {e.lr:g}"
+            parts.append(f"| `{e.asked}`{mark} | {numbers} | {costs} |")
         parts.append("\n\\* none stores less and scores higher.")
     return parts
 

@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from refit import refits, with_cells
 from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_claims
 from d90.report.series import answered, interval
 from d90.report.weight_change import TABLE7, means_by_role
+from d90.report.words import base_name
+from d90.results.low_data import LowData
+from d90.results.result import Read, stored_results
+from d90.results.series import Series
+from d90.results.weight_change import Analysis, WeightChangeRow
 from d90.studies.generalization import generalization
 from d90.trials.store import Store
 
@@ -66,31 +72,35 @@ def gaps(folder: Path) -> list[str]:
 def series(folder: Path, kind: str) -> list[str]:
     """A table for each trajectory or family: a row for a task and target, a column for a model."""
     parts = []
-    for stored in _stored(folder, kind):
+    for stored in _stored(folder, kind, Series):
         study = with_cells(stored, refits(folder / f"{kind}.sqlite"))
-        parts += _head(f"{TITLES[kind]}: {study['method'].split('@')[0]}, {study['rule']} rule", study["command"])
-        cells = {(c["task"], c["target"], c["model"]): c for c in study["cells"]}
-        models = sorted({(c["x"], c["model"]) for c in study["cells"]})
-        rows = list(dict.fromkeys((c["task"], c["target"]) for c in study["cells"]))
+        parts += _head(f"{TITLES[kind]}: {study.method.split('@')[0]}, {study.rule} rule", study.command)
+        cells = {(c.task, c.target, c.model): c for c in study.cells}
+        models = sorted({(c.x, c.model) for c in study.cells})
+        rows = list(dict.fromkeys((c.task, c.target) for c in study.cells))
         parts.append(
-            f"Columns: {study['xlabel']}. d90 stands with its 90 % interval, refitted from the stored trials by today's rule.\n"
+            f"Columns: {study.xlabel}. d90 stands with its 90 % interval, refitted from the stored trials by today's rule.\n"
         )
         parts += _table(["task", "target", *(f"{x:,}" if x else os.path.basename(model) for x, model in models)])
         for task, target in rows:
             found = [cells[task, target, model] for _, model in models]
-            threshold = next((f" {c['threshold']:.4f}" for c in reversed(found) if c["threshold"] is not None), "")
-            shown = [f"**{answered(c)}**{interval(c)}" if c["d90"] is not None else answered(c) for c in found]
-            parts.append(_row([_base(task), f"the last one's,{threshold}" if target == "last" else "its own", *shown]))
+            threshold = next((f" {c.threshold:.4f}" for c in reversed(found) if c.threshold is not None), "")
+            shown = [f"**{answered(c)}**{interval(c)}" if c.d90 is not None else answered(c) for c in found]
+            parts.append(
+                _row([base_name(task), f"the last one's,{threshold}" if target == "last" else "its own", *shown])
+            )
         for task in dict.fromkeys(task for task, _ in rows):
-            own = {c["model"]: c["score"] for c in study["cells"] if c["task"] == task and c["score"] is not None}
+            own = {c.model: c.score for c in study.cells if c.task == task and c.score is not None}
             if own:
-                parts.append(_row([_base(task), "full", *(f"{own[m]:.4f}" if m in own else "" for _, m in models)]))
-        for task, giver in study.get("givers", {}).items():
-            last = [c["model"] for c in study["cells"] if c["task"] == task][-1]
+                parts.append(_row([base_name(task), "full", *(f"{own[m]:.4f}" if m in own else "" for _, m in models)]))
+        for task, giver in study.givers.items():
+            last = [c.model for c in study.cells if c.task == task][-1]
             if giver != last:
-                parts.append(f"\n{last} could not be trained on {_base(task)}: the target for all is that of {giver}.")
-        for cell in {c["model"]: c for c in study["cells"] if c["error"]}.values():
-            parts.append(f"\n{cell['model']} failed: {cell['error']}")
+                parts.append(
+                    f"\n{last} could not be trained on {base_name(task)}: the target for all is that of {giver}."
+                )
+        for cell in {c.model: c for c in study.cells if c.error}.values():
+            parts.append(f"\n{cell.model} failed: {cell.error}")
         parts += _said(kind, series_claims(study))
     return parts
 
@@ -98,19 +108,17 @@ def series(folder: Path, kind: str) -> list[str]:
 def lowdata(folder: Path) -> list[str]:
     """A table for each study with few examples."""
     parts = []
-    for study in _stored(folder, "lowdata"):
-        first = study["comparisons"][0]
-        parts += _head(f"Few examples of {_base(study['task'])}", study["command"])
-        many = "seeds" if first["seeds"] > 1 else "seed"
-        parts.append(
-            f"{study['model']}: {first['split']} {first['metric']}, {first['seeds']} {many}; chance {first['chance']:.4f}.\n"
-        )
-        parts += _table(["method", "stored", *(f"n = {n:,}" for n in study["counts"])])
-        for index, entry in enumerate(first["entries"]):
-            scores = [c["entries"][index]["test"] or c["entries"][index]["validation"] for c in study["comparisons"]]
-            spreads = [f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "" for values in scores]
-            shown = [f"{statistics.fmean(values):.4f}{spread}" for values, spread in zip(scores, spreads, strict=True)]
-            parts.append(_row([f"`{entry['asked']}`", f"{entry['stored']:,}", *shown]))
+    for study in _stored(folder, "lowdata", LowData):
+        first = study.comparisons[0]
+        parts += _head(f"Few examples of {base_name(study.task)}", study.command)
+        many = "seeds" if first.seeds > 1 else "seed"
+        parts.append(f"{study.model}: {first.split} {first.metric}, {first.seeds} {many}; chance {first.chance:.4f}.\n")
+        parts += _table(["method", "stored", *(f"n = {n:,}" for n in study.counts)])
+        for index, entry in enumerate(first.entries):
+            ones = [comparison.entries[index] for comparison in study.comparisons]
+            spreads = [f" ± {one.spread:.4f}" if len(one.scores) > 1 else "" for one in ones]
+            shown = [f"{one.mean:.4f}{spread}" for one, spread in zip(ones, spreads, strict=True)]
+            parts.append(_row([f"`{entry.asked}`", f"{entry.stored:,}", *shown]))
         parts += _said("lowdata", lowdata_claims(study))
     return parts
 
@@ -119,50 +127,48 @@ def analyses(folder: Path) -> list[str]:
     """Table 7 and the ranks of Delta W for each analysis, and phi where it is of two tunes."""
     parts = []
     for path in sorted(folder.glob("analyze_*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        parts += _head(f"[{path.stem}]({path.with_suffix('.html').name})", found.get("command", ""))
+        found = Analysis.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        parts += _head(f"[{path.stem}]({path.with_suffix('.html').name})", found.command)
         parts.append("Means over the matrices of a role; norms are Frobenius'.\n")
         columns = ("norm of W", "norm of Delta W", "W in Delta W's", "W in its own", "W in random", "amplification")
         parts += _table(["tune", "matrices", "effective rank", "r", *columns])
-        for name, rows in (
-            (found["method"], found["rows"]),
-            (found.get("other_method", ""), found.get("other_rows", ())),
-        ):
+        for name, rows in ((found.method, found.rows), (found.other_method, found.other_rows)):
             parts += _of_tune(name, rows)
-        if found["likeness"]:
+        if found.likeness:
             parts.append("")
             parts += _table(
                 ["matrices", "side", "p", "phi(p, p)", "random", "projection distance", "geodesic distance"]
             )
             sides = defaultdict(list)
-            for one in found["likeness"]:
-                sides[one["role"] or "other", one["side"]].append(one)
+            for one in found.likeness:
+                sides[one.role or "other", one.side].append(one)
             for (role, side), ones in sides.items():
-                for index, (p, _, _) in enumerate(ones[0]["distances"]):
-                    phi, null = (statistics.fmean(one[key][p - 1][p - 1] for one in ones) for key in ("phi", "null"))
-                    far = [f"{statistics.fmean(one['distances'][index][k] for one in ones):.2f}" for k in (1, 2)]
+                for index, (p, _, _) in enumerate(ones[0].distances):
+                    phi = statistics.fmean(one.phi[p - 1][p - 1] for one in ones)
+                    null = statistics.fmean(one.null[p - 1][p - 1] for one in ones)
+                    far = [f"{statistics.fmean(one.distances[index][k] for one in ones):.2f}" for k in (1, 2)]
                     parts.append(_row([role, side, p, f"{phi:.3f}", f"{null:.3f}", *far]))
         parts += _said("analyze", analysis_claims(found))
     return parts
 
 
-def _of_tune(name: str, rows: list[dict[str, Any]]) -> list[str]:
+def _of_tune(name: str, rows: Sequence[WeightChangeRow]) -> list[str]:
     parts = []
     for means in means_by_role(rows):
-        rank = f"{means['effective_rank']:.1f} of {means['full_rank']}"
-        for one in means["against"]:
-            shown = [f"{one[key]:.3g}" for key in TABLE7]
-            parts.append(_row([f"`{name}`", means["role"], rank, one["r"], *shown]))
+        rank = f"{means.effective_rank:.1f} of {means.full_rank}"
+        for r, norms in means.against:
+            shown = [f"{norms[key]:.3g}" for key in TABLE7]
+            parts.append(_row([f"`{name}`", means.role, rank, r, *shown]))
     return parts
 
 
-def _stored(folder: Path, kind: str) -> list[dict[str, Any]]:
+def _stored(folder: Path, kind: str, result: type[Read]) -> list[Read]:
     path = folder / f"{kind}.sqlite"
     if not path.exists():
         return []
     store = Store(path, write=False)
     try:
-        return store.studies(kind)
+        return stored_results(store, result, kind)
     finally:
         store.close()
 
@@ -183,7 +189,3 @@ def _table(names: list[str]) -> list[str]:
 
 def _row(cells: list[Any]) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def _base(task: str) -> str:
-    return os.path.basename(task.rstrip("/")) or task

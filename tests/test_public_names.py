@@ -31,7 +31,7 @@ def test_the_command_line_starts_without_torch() -> None:
 def test_a_module_of_the_same_name_does_not_hide_its_function() -> None:
     code = "import d90, d90.studies.measure, d90.studies.compare; print(callable(d90.measure), callable(d90.compare))"
     assert python(code) == "True True"
-    code = "from d90.studies.compare import Entry; import d90; print(d90.compare.__name__, Entry.__name__)"
+    code = "from d90.results.compare import Entry; import d90; print(d90.compare.__name__, Entry.__name__)"
     assert python(code) == "compare Entry"
 
 

@@ -7,11 +7,19 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 from d90.trials.store import Store
+from tests.reference.results import (
+    made_analysis,
+    made_cell,
+    made_comparison,
+    made_likeness,
+    made_low_data,
+    made_row,
+    made_series,
+)
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "summary_studies.py"
 
@@ -29,25 +37,20 @@ def script() -> ModuleType:
     return module
 
 
-def cell(x: int, d90: int | None, status: str = "found", error: str = "") -> dict[str, Any]:
-    return {
-        "model": f"run/step-{x}", "task": "data/t", "x": x, "target": "last", "status": status, "d90": d90, "error": error,
-        "interval": (d90 and d90 // 2, d90 and 2 * d90), "score": 0.7 if d90 else None, "threshold": 0.63, "chance": 0.5,
-    }  # fmt: skip
-
-
 def test_an_empty_folder_has_no_section(script: ModuleType, tmp_path: Path) -> None:
     assert script.study_tables(tmp_path) == []
 
 
 def test_a_trajectory_is_a_table_with_its_command_and_its_verdict(script: ModuleType, tmp_path: Path) -> None:
-    cells = [cell(0, None, "unreachable"), cell(10, 900), cell(20, 300), cell(40, None, "failed", "broken file")]
-    study = {
-        "kind": "trajectory", "method": "full@structure=did", "rule": "paper", "xlabel": "pretraining step", "cells": cells,
-        "command": "d90 trajectory run/step-*", "givers": {"data/t": "run/step-20"},
-    }  # fmt: skip
+    cells = [
+        made_cell(0, None, "unreachable"),
+        made_cell(10, 900),
+        made_cell(20, 300),
+        made_cell(40, None, "failed", error="broken file"),
+    ]
+    study = made_series(*cells, command="d90 trajectory run/step-*", givers={"data/t": "run/step-20"})
     store = Store(tmp_path / "trajectory.sqlite")
-    store.put_study("k", "trajectory", study)
+    store.put_study("k", "trajectory", study.to_dict())
     store.close()
     text = "\n".join(script.study_tables(tmp_path))
     assert "d90 trajectory run/step-*" in text
@@ -62,24 +65,17 @@ def test_a_trajectory_is_a_table_with_its_command_and_its_verdict(script: Module
 
 
 def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
-    def comparison(full: float, lora: float) -> dict[str, Any]:
-        entries = [
-            {"asked": n, "stored": 10, "test": [], "validation": [v, v]}
-            for n, v in (("full", full), ("lora:r=8", lora))
-        ]
-        return {"split": "validation", "metric": "accuracy", "seeds": 2, "chance": 0.5, "entries": entries}
-
-    study = {"model": "m", "task": "data/t", "counts": [100, 1000], "command": "d90 lowdata m data/t"}
+    few, more = (
+        made_comparison(seeds=2, full=[full, full], lora_8=[lora, lora]) for full, lora in ((0.6, 0.7), (0.9, 0.8))
+    )
     store = Store(tmp_path / "lowdata.sqlite")
-    store.put_study("k", "lowdata", {**study, "comparisons": [comparison(0.6, 0.7), comparison(0.9, 0.8)]})
+    store.put_study("k", "lowdata", made_low_data([100, 1000], few, more, command="d90 lowdata m data/t").to_dict())
     store.close()
-    against = {"r": 2, "weight": 5.0, "delta": 3.0, "own": 0.5, "top": 4.0, "random": 0.1}
-    spectrum = {"values": [3.0, 1.0, 0.0], "effective_rank": 1.5, "stable_rank": 1.1, "energy_rank": 1}
-    row = {"role": "q", "spectrum": spectrum, "against": [against]}
-    other = {**row, "against": [{**against, "r": 3, "own": 3.0}]}
-    like = {"role": "q", "side": "A", "phi": [[0.2]], "null": [[0.01]], "distances": [[1, 0.9, 1.1]]}
-    body = {"method": "lora:r=2", "other_method": "lora:r=3", "rows": [row], "other_rows": [other], "likeness": [like]}
-    (tmp_path / "analyze_two.json").write_text(json.dumps({**body, "command": "d90 analyze a b"}))
+    row, other = made_row("q", (2, 6.0), own=0.5), made_row("q", (3, 1.0), own=3.0)
+    found = made_analysis(
+        [row], [other], [made_likeness("q", [[0.2]], [[0.01]])], method="lora:r=2", other_method="lora:r=3", command="d90 analyze a b"
+    )  # fmt: skip
+    (tmp_path / "analyze_two.json").write_text(json.dumps(found.to_dict()))
     text = "\n".join(script.study_tables(tmp_path))
     assert "| `lora:r=8` | 10 | 0.7000 ± 0.0000 | 0.8000 ± 0.0000 |" in text
     assert text.count("LoRA is no worse than full: **holds**") == 1

@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     from d90.methods import register_method
     from d90.models.model import Model
     from d90.projections import register_projection
-    from d90.studies.compare import Comparison, compare
+    from d90.results.compare import Comparison
+    from d90.results.latency import Latency
+    from d90.results.low_data import LowData
+    from d90.results.measure import Measurement
+    from d90.results.series import Series
+    from d90.results.weight_change import Analysis
+    from d90.studies.compare import compare
     from d90.studies.generalization import generalization
-    from d90.studies.latency import Latency, latency
-    from d90.studies.low_data import LowData, low_data
-    from d90.studies.measure import Measurement, measure
+    from d90.studies.latency import latency
+    from d90.studies.low_data import low_data
+    from d90.studies.measure import measure
     from d90.studies.pretrain import Pretraining, pretrain
-    from d90.studies.series import Series, family, trajectory
+    from d90.studies.series import family, trajectory
     from d90.studies.study import Study
-    from d90.studies.weight_change import Analysis, analyze
+    from d90.studies.weight_change import analyze
     from d90.subspace.bank import Bank
     from d90.subspace.options import SubspaceOptions
     from d90.subspace.subspace import Subspace
@@ -83,19 +89,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Analysis": "studies.weight_change",
+    "Analysis": "results.weight_change",
     "Bank": "subspace.bank",
     "Certificate": "certificates.classification",
-    "Comparison": "studies.compare",
+    "Comparison": "results.compare",
     "LanguageCertificate": "certificates.language",
-    "Latency": "studies.latency",
-    "LowData": "studies.low_data",
-    "Measurement": "studies.measure",
+    "Latency": "results.latency",
+    "LowData": "results.low_data",
+    "Measurement": "results.measure",
     "Model": "models.model",
     "Pretraining": "studies.pretrain",
     "Recipe": "training.recipe",
     "Run": "training.loop",
-    "Series": "studies.series",
+    "Series": "results.series",
     "Study": "studies.study",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",

@@ -27,6 +27,8 @@ from d90.errors import InputError
 from d90.methods import apply, parse
 from d90.models.loading import load as load_model
 from d90.report.measure import page
+from d90.results.measure import Measurement
+from d90.results.result import stored_results
 from d90.tasks import ABSENT, Split, Task, load
 from d90.training.batches import Batches
 from d90.training.loop import predict
@@ -163,7 +165,7 @@ def test_d90_of_a_language_models_loss(folder: Path) -> None:
     assert (found.rule, found.metric, found.majority) == ("gain", "loss", pytest.approx(-math.log(7)))
     assert found.chance == max(found.zero, found.majority) < found.threshold < found.baseline < 0
     assert all(point.score < 0 for point in found.curve)
-    text_of_page = page([study for _, _, study in Store(store).all_studies()])
+    text_of_page = page(stored_results(Store(store), Measurement, "measure"))
     assert "constant guess" in text_of_page
     assert "majority class" not in text_of_page
     compared = d90.compare(

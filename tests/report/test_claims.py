@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
 from d90.report.claims import amplified, analysis_claims, lowdata_claims, series_claims
+from d90.results.series import Series
+from d90.results.weight_change import Likeness
+from tests.reference.results import (
+    made_analysis,
+    made_cell,
+    made_comparison,
+    made_likeness,
+    made_low_data,
+    made_row,
+    made_series,
+)
 
 
-def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> dict[str, Any]:
+def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> Series:
     """An interval reaches from half of d90 to twice it, or begins at 4,000 where there is none."""
-    rows = [
-        {
-            "task": "data/t", "target": "last", "x": x, "d90": d90, "status": status,
-            "interval": [d90 // 2, 2 * d90] if d90 else [4000, None],
-        }
-        for x, d90, status in cells
-    ]  # fmt: skip
-    return {"kind": kind, "cells": rows}
+    made = [made_cell(x, d90, status, **({} if d90 else {"interval": (4000, None)})) for x, d90, status in cells]
+    return made_series(*made, kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -61,30 +65,17 @@ def test_intervals_that_overlap_are_counted() -> None:
 
 
 def test_lowdata_compares_with_full() -> None:
-    def at(**scores: float) -> dict[str, Any]:
-        entries = [
-            {"asked": key.replace("_", ":r="), "test": [], "validation": [value]} for key, value in scores.items()
-        ]
-        return {"entries": entries, "metric": "accuracy"}
-
-    study = {
-        "counts": [100, 1000],
-        "comparisons": [
-            at(full=0.6, lora_8=0.65, preembed=0.5, prelayer=0.55),
-            at(full=0.9, lora_8=0.8, prelayer=0.95),
-        ],
-    }
+    few = made_comparison(full=[0.6], lora_8=[0.65], preembed=[0.5], prelayer=[0.55])
+    many = made_comparison(full=[0.9], lora_8=[0.8], prelayer=[0.95])
+    study = made_low_data([100, 1000], few, many)
     assert [verdict for _, verdict in lowdata_claims(study)] == ["holds", "holds", "does not hold", "does not hold"]
-    assert lowdata_claims({"counts": [10], "comparisons": [at(bitfit=0.5)]}) == []
-    losses = {**at(full=-3.2, lora_8=-3.1), "metric": "loss"}
-    ((words, verdict),) = lowdata_claims({"counts": [10], "comparisons": [losses]})
+    assert lowdata_claims(made_low_data([10], made_comparison(bitfit=[0.5]))) == []
+    losses = made_comparison("loss", full=[-3.2], lora_8=[-3.1])
+    ((words, verdict),) = lowdata_claims(made_low_data([10], losses))
     assert (verdict, words) == (
         "holds",
         "n = 10: best lora:r=8 (3.1000), full 3.2000, LoRA 3.1000: LoRA is no worse than full",
     )
-
-
-LORAS = {"tune": "a.d90", "other": "b.d90", "method": "lora:r=4,targets=qv", "other_method": "lora:r=64,targets=qv"}
 
 
 @pytest.mark.parametrize(
@@ -100,33 +91,31 @@ LORAS = {"tune": "a.d90", "other": "b.d90", "method": "lora:r=4,targets=qv", "ot
     ],
 )
 def test_a_claim_about_lora_is_judged_of_lora_alone(method: str, other: str, judged: bool) -> None:
-    rows, others = [row("q", (4, 22.0))], [row("q", (64, 2.0))]
-    names = {"tune": "a", "other": "b", "method": method, "other_method": other}
-    assert bool(analysis_claims({**names, "rows": rows, "other_rows": others, "likeness": []})) is judged
-
-
-def row(role: str, *factors: tuple[int, float]) -> dict[str, Any]:
-    return {"role": role, "against": [{"r": r, "delta": factor, "own": 1.0} for r, factor in factors]}
+    found = made_analysis([made_row("q", (4, 22.0))], [made_row("q", (64, 2.0))], method=method, other_method=other)
+    assert bool(analysis_claims(found)) is judged
 
 
 def test_amplification_is_compared_at_each_tunes_own_rank() -> None:
-    rows, others = [row("q", (1, 90.0), (4, 20.0)), row("q", (1, 90.0), (4, 24.0))], [row("q", (4, 99.0), (64, 2.0))]
+    rows, others = (
+        [made_row("q", (1, 90.0), (4, 20.0)), made_row("q", (1, 90.0), (4, 24.0))],
+        [made_row("q", (4, 99.0), (64, 2.0))],
+    )
     assert amplified(rows) == {"q": (4, 22.0)}
-    ((words, verdict),) = analysis_claims({**LORAS, "rows": rows, "other_rows": others, "likeness": []})
+    ((words, verdict),) = analysis_claims(made_analysis(rows, others))
     assert verdict == "holds"
     assert "22 at r = 4, 2 at r = 64" in words
-    ((_, verdict),) = analysis_claims({**LORAS, "rows": others, "other_rows": [row("q", (4, 1.0))], "likeness": []})
+    ((_, verdict),) = analysis_claims(made_analysis(others, [made_row("q", (4, 1.0))]))
     assert verdict == "does not hold"
-    assert analysis_claims({**LORAS, "rows": rows, "likeness": []}) == []
-    assert amplified([{"role": "q", "against": [{"r": 1, "delta": 1.0, "own": 0.0}]}]) == {"q": (1, math.inf)}
+    assert analysis_claims(made_analysis(rows)) == []
+    assert amplified([made_row("q", (1, 1.0), own=0.0)]) == {"q": (1, math.inf)}
 
 
 def test_phi_is_counted_over_matrices() -> None:
-    def like(top: float) -> dict[str, Any]:
-        return {"role": "v", "side": "A", "phi": [[top, 0.1], [0.1, 0.3]], "null": [[0.01, 0.02], [0.02, 0.02]]}
+    def like(top: float) -> Likeness:
+        return made_likeness("v", [[top, 0.1], [0.1, 0.3]], [[0.01, 0.02], [0.02, 0.02]])
 
     for tops, verdict in (((0.9, 0.6), "holds"), ((0.9, 0.6, 0.2), "holds in part"), ((0.9, 0.2), "does not hold")):
-        ((words, found),) = analysis_claims({**LORAS, "rows": [], "likeness": [like(top) for top in tops]})
+        ((words, found),) = analysis_claims(made_analysis(likeness=[like(top) for top in tops]))
         assert found == verdict
         assert "random 0.0100" in words
         assert "at full rank 0.300 (random 0.020)" in words

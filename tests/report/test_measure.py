@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from d90.errors import InputError
 from d90.report.measure import headline, page, write_report
 from d90.report.words import names
+from d90.results.measure import Measurement
 from d90.trials.store import Store, Stored
 
 DID = "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"
@@ -30,8 +32,9 @@ CURVE = [
 ]
 
 
-def study(**changes: Any) -> dict[str, Any]:
-    return {
+def study(**changes: Any) -> Measurement:
+    """As an earlier version stored it, unless `changes` say more."""
+    body = {
         "model": "m",
         "task": "t",
         "method": DID,
@@ -56,6 +59,7 @@ def study(**changes: Any) -> dict[str, Any]:
         "command": "d90 measure m t",
         **changes,
     }
+    return Measurement.from_dict(body)
 
 
 def trial(id: int, method: str, d: int | None, score: float, seed: int = 0) -> Stored:
@@ -93,9 +97,7 @@ def test_the_page_tells_the_answer_and_every_trial() -> None:
     assert shown in text, "a dot tells the pointer which trial it is, and its recipe"
     assert text.count("</title>") == 1 + len(CURVE)
     assert text.count("<svg") == 1
-    without = study()
-    del without["command"]
-    assert "The command" not in page([without])
+    assert "The command" not in page([study(command="")])
 
 
 def test_the_figure_shows_what_kind_of_score_a_trial_has() -> None:
@@ -136,7 +138,7 @@ def test_a_loss_is_told_as_a_loss() -> None:
     assert "constant guess 8.0000, untrained model 5.0000" in text
     assert "standard deviation 0.0500" in text
     assert not re.search(r"-[0-9]\.[0-9]{4}\b", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
-    assert "not below chance (5.0000, untrained model)" in headline({**shown, "status": "trivial", "threshold": -5.5})
+    assert "not below chance (5.0000, untrained model)" in headline(replace(shown, status="trivial", threshold=-5.5))
 
 
 def test_studies_of_one_task_share_a_figure() -> None:
@@ -183,9 +185,9 @@ def test_no_number_is_claimed_where_there_is_none(changes: dict[str, Any], words
     assert words in headline(made)
     assert "d90 = " not in text
     assert "<svg" in text
-    if made["d90"] is None:
+    if made.d90 is None:
         assert {"unknown": "not bounded by these trials", "unreachable": "above 4,000"}.get(
-            made["status"] if "sure" in made else "", f"none ({made['status']})"
+            made.status if made.open_ends else "", f"none ({made.status})"
         ) in text
     else:
         assert "d90 at most 2</text>" in text
@@ -219,8 +221,8 @@ def test_training_at_d90_is_told_with_its_mean_beside_the_threshold() -> None:
     text = page([shown])
     assert "trained there with 2 seeds: mean 89.30 %, threshold 90.00 %" in text
     assert "confirmed" not in text
-    twice = [{**p, "p_seed": 0} for p in curve]
-    assert "with one seed of P in 2 trials: mean 89.30 %" in page([{**shown, "curve": twice}])
+    twice = tuple(replace(one, p_seed=0) for one in shown.curve)
+    assert "with one seed of P in 2 trials: mean 89.30 %" in page([replace(shown, curve=twice)])
     assert "not trained to the end there" in page([study(coverage=0.9, interval=[228, 320])])
 
 
@@ -269,7 +271,7 @@ def test_a_store_becomes_a_file_and_an_empty_one_an_error(tmp_path: Path) -> Non
     store = Store(tmp_path / "s.sqlite")
     with pytest.raises(InputError, match=r"no measurement in .*s\.sqlite'; run 'd90 measure' first"):
         write_report(store, tmp_path / "p.html")
-    store.put_study("k", "measure", study(task="bad\udc80name"))
+    store.put_study("k", "measure", study(task="bad\udc80name").to_dict())
     made = write_report(store, tmp_path / "deep" / "p.html").read_bytes()
     assert made.startswith(b"<!doctype html>")
     assert made == write_report(store, tmp_path / "again.html").read_bytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_p
     found = low_data("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
     kind = recipes.KINDS["lowdata"]
     arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
-    figures = list(kind.read(asdict(found), arguments))
+    figures = list(kind.read(kind.load(found.to_dict()), arguments))
     asked = {tuple(keys.values()) for keys in kind.keys(arguments)}
     assert {tuple(figure.keys.values()) for figure in figures} == asked
     assert figures[0].label == "score, full, n = 30"

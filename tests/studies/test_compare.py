@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import load
 from d90.report.compare import comparison_page, verdicts, write_comparisons
-from d90.studies.compare import Comparison, Entry, front
+from d90.results.compare import Comparison, Entry
+from d90.studies.compare import front
 from d90.studies.cost import probe
 from d90.training.loop import Data
 from d90.training.recipe import make_recipe
@@ -110,13 +111,11 @@ def test_differences_within_the_intervals_are_named() -> None:
 
     entries = (known("a", 0.80, 0.03), known("b", 0.77, 0.03), known("c", 0.60, 0.03))
     found = Comparison("m", "t", "accuracy", "test", 0.5, 1, entries, {}, {})
-    lines = verdicts(asdict(found))
+    lines = verdicts(found)
     assert [line for line in lines if "told apart from" in line] == ["a: not told apart from b"]
     assert "chance: 0.5000" in lines[0]
     assert "a: not told apart from b" in lines
-    assert "not above chance by more than the interval, so of no rank: c" in verdicts(
-        asdict(replace(found, chance=0.58))
-    )
+    assert "not above chance by more than the interval, so of no rank: c" in verdicts(replace(found, chance=0.58))
 
 
 def test_the_front_is_what_nothing_smaller_beats() -> None:
@@ -139,8 +138,9 @@ def test_the_page_and_what_it_escapes(tmp_path: Path) -> None:
         assert one.cost is not None
         assert f"{one.cost.step_ratio:.2f}" in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    body = json.loads(json.dumps(asdict(found)))
-    assert comparison_page([body]) == comparison_page([body])
+    read = Comparison.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert read == found
+    assert comparison_page([read]) == comparison_page([found])
 
 
 def test_the_probe_leaves_the_model_alone_and_sees_what_costs() -> None:

@@ -11,8 +11,9 @@ import pytest
 from d90.errors import InputError
 from d90.methods import parse
 from d90.report.generalization import gaps_page, rank_correlation
-from d90.studies.generalization import LEVELS, Row, generalization
-from d90.studies.measure import Measurement, Point
+from d90.results.generalization import GeneralizationRow
+from d90.results.measure import Measurement, Point
+from d90.studies.generalization import LEVELS, generalization
 from d90.training.loop import open_model, open_task
 from d90.training.recipe import make_recipe
 from d90.trials.store import Store
@@ -40,8 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         definitions={"task": task.fingerprint, "base": open_model(model, task, recipe).fingerprint, "seeds": [0, 1]},
     )  # fmt: skip
     kept = Store(folder / "s.sqlite")
-    kept.put_study("a", "measure", asdict(found))
-    kept.put_study("b", "measure", asdict(replace(found, status="unreachable", d90=None)))
+    kept.put_study("a", "measure", found.to_dict())
+    kept.put_study("b", "measure", replace(found, status="unreachable", d90=None).to_dict())
     kept.close()
     return folder / "s.sqlite"
 
@@ -106,10 +107,10 @@ def test_a_task_that_changed_is_a_row_with_a_note(store: Path, tmp_path: Path) -
     assert "holds other examples now" in row.note
 
 
-def rows() -> list[Row]:
+def rows() -> list[GeneralizationRow]:
     space = "full@structure=did,projection=fastfood"
     return [
-        Row(
+        GeneralizationRow(
             f"m{i}", task, space, "paper", "accuracy", d, (d // 2, d), 0.9 - d / 1e5, 0.95, 0.9 - d / 1e5, 100, gap, 1.0
         )
         for task, points in (
@@ -121,19 +122,19 @@ def rows() -> list[Row]:
 
 
 def test_the_page_has_both_figures_and_stands_alone() -> None:
-    page = gaps_page([asdict(row) for row in rows()], LEVELS, "d90 gap a.sqlite")
+    page = gaps_page(rows(), LEVELS, "d90 gap a.sqlite")
     assert page.count("<figure>") == 2
-    assert page == gaps_page([asdict(row) for row in rows()], LEVELS, "d90 gap a.sqlite")
+    assert page == gaps_page(rows(), LEVELS, "d90 gap a.sqlite")
     assert not re.search(r"(src|href)=\"(?!#)", page), "nothing is fetched"
     assert "<b>$2" not in page
     assert page.count("<title>m0 on one, full DID, paper rule: d90 = 100") == 2, (
         "each dot tells its measurement, in each figure"
     )
     assert "one -1.00 over 3" in page
-    both = [asdict(row) for row in rows()] + [asdict(replace(row, rule="gain")) for row in rows()]
+    both = rows() + [replace(row, rule="gain") for row in rows()]
     assert "one, gain rule -1.00 over 3" in gaps_page(both, LEVELS), "thresholds of two rules do not compare"
-    assert "Too few" in gaps_page([asdict(rows()[0])], LEVELS)
-    lacking = [asdict(row) | {"gap": None, "train": None, "note": "not trained"} for row in rows()]
+    assert "Too few" in gaps_page(rows()[:1], LEVELS)
+    lacking = [replace(row, gap=None, train=None, note="not trained") for row in rows()]
     assert gaps_page(lacking, LEVELS).count("<figure>") == 1
 
 
@@ -161,4 +162,4 @@ def test_a_number_given_for_a_baseline_is_no_accuracy(store: Path, tmp_path: Pat
     kept.close()
     (row,) = generalization([tmp_path / "s.sqlite"])
     assert row.baseline is None
-    assert gaps_page([asdict(row)], LEVELS).count("<figure>") == 0
+    assert gaps_page([row], LEVELS).count("<figure>") == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import d90
-from d90.studies.measurement import Point
+from d90.results.measure import Point
 from d90.studies.measurement_rates import baseline_doubts, better_than_baseline
 from d90.trials.store import Store
 from tests.reference.blobs import Notes, blobs

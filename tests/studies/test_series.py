@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from d90.studies.series import family, step_of, trajectory
 from d90.training.progress import Progress
 from d90.trials.local import Local
 from d90.trials.store import Store
+from tests.reference.results import made_comparison, made_low_data
 from tests.reference.tokenizer import save_tokenizer
 
 FAST: dict[str, Any] = {
@@ -75,7 +76,7 @@ def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: p
     assert [x for x, _ in curve] == sorted(x for x, _ in curve)
     monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert trajectory(models, [task], "full", target="both", **options).cells == found.cells
-    page = series_page(json.loads(json.dumps(asdict(found))))
+    page = series_page(type(found).from_dict(json.loads(json.dumps(found.to_dict()))))
     assert page.count("<svg") == 2
     assert "step-50" in page
     assert "failed" in page
@@ -97,7 +98,7 @@ def test_the_last_checkpoint_may_fail_and_the_one_before_it_gives_the_target(
     assert found.givers == {task: models[1]}
     assert found.cells[0].threshold == found.cells[1].threshold
     assert any("step-50" in line and "the model before it" in line for line in said)
-    page = series_page(json.loads(json.dumps(asdict(found))))
+    page = series_page(type(found).from_dict(json.loads(json.dumps(found.to_dict()))))
     assert "could not be trained" in page
     monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert trajectory(models, [task], "full", target="last", **options).cells == found.cells
@@ -130,12 +131,12 @@ def test_a_family_is_over_weights(home: Path) -> None:
     found = family([str(home / "step-200"), str(home / "wide")], [str(home / "t.jsonl")], target="own", **options)
     assert [cell.x for cell in found.cells] == sorted(cell.x for cell in found.cells)
     assert found.cells[0].x > 500
-    assert series_page(asdict(found)) == series_page(asdict(found))
+    assert series_page(found) == series_page(found)
     above = [replace(cell, status="unreachable", d90=None, interval=(128, None)) for cell in found.cells]
-    assert "above every d tried" in series_page(asdict(replace(found, cells=tuple(above)))), "an axis without a value"
+    assert "above every d tried" in series_page(replace(found, cells=tuple(above))), "an axis without a value"
     assert (found.rule, {cell.metric for cell in found.cells}) == ("paper", {"accuracy"})
     losses = [replace(cell, metric="loss", score=-1.25, threshold=-1.5, chance=-2.5) for cell in found.cells]
-    page = series_page(asdict(replace(found, cells=tuple(losses))))
+    page = series_page(replace(found, cells=tuple(losses)))
     assert ">validation loss<" in page
     assert "<td>1.5000</td>\n<td>1.2500</td>\n<td>2.5000</td>" in page, "a loss is shown as a loss"
 
@@ -175,19 +176,15 @@ def test_lowdata_counts_what_there_is(home: Path) -> None:
     assert 8 < whole < 96
     assert [c.recipe["train_limit"] for c in found.comparisons] == [8, None]
     assert [c.recipe["epochs"] for c in found.comparisons] == [20.0, 4.0], "few examples are passed over more often"
-    page = lowdata_page(json.loads(json.dumps(asdict(found))))
+    page = lowdata_page(type(found).from_dict(json.loads(json.dumps(found.to_dict()))))
     assert "lora:r=2" in page
     assert f"n = {whole:,}" in page
 
 
 def test_few_examples_and_a_loss() -> None:
     """Its values are positive on the page, and so is their standard deviation."""
-    entries = [
-        {"asked": asked, "stored": 9, "validation": [-3.0, -3.2], "test": [], "lr": 1.0} for asked in ("full", "bitfit")
-    ]
-    comparison = {"metric": "loss", "split": "validation", "seeds": 2, "chance": -5.0, "entries": entries}
-    study = {"model": "m", "task": "t", "counts": [8, 80], "comparisons": [comparison] * 2, "command": ""}
-    page = lowdata_page(study)
+    comparison = made_comparison("loss", seeds=2, chance=-5.0, full=[-3.0, -3.2], bitfit=[-3.0, -3.2])
+    page = lowdata_page(made_low_data([8, 80], comparison, comparison))
     assert "3.1000 &plusmn; 0.1414" in page
     assert "Chance 5.0000" in page
     assert ">validation loss<" in page

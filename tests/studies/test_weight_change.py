@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from d90.analysis import subspace_similarity
 from d90.errors import InputError
 from d90.methods import apply, parse
 from d90.report.weight_change import analysis_page
+from d90.results.weight_change import Analysis
 from d90.studies.weight_change import analyze, changes
 from tests.reference.tokenizer import save_tokenizer
 
@@ -91,14 +91,14 @@ def test_two_tunes_are_compared_on_both_sides(folder: Path, tmp_path: Path) -> N
         for p, projection, geodesic in like.distances:
             assert projection == pytest.approx(math.sqrt(max(0.0, p * (1 - like.phi[p - 1][p - 1]))), abs=0.01)
             assert projection <= geodesic + 1e-4
-    body = json.loads(json.dumps(asdict(found)))
-    page = analysis_page(body)
+    assert Analysis.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    page = analysis_page(found)
     assert "amplification" in page
     assert "lora:r=4" in page
     assert page.count("<svg") == 2
     for word in ("geodesic", "two random subspaces", "larger at the smaller r"):
         assert word in page
-    assert analysis_page(body) == page
+    assert analysis_page(found) == page
 
 
 def test_a_change_of_any_rank_is_compared_by_its_own_directions(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_change_of_any_rank_is_compared_by_its_own_directions(folder: Path) ->
     own = analyze(folder / "full.d90", folder / "full.d90", targets="k")
     assert all(like.phi[0][0] == pytest.approx(1) and like.distances[-1][1] < 1e-3 for like in own.likeness)
     assert all(row.spectrum.effective_rank > 2 for row in own.rows)
-    assert 'class="scroll"' in analysis_page(json.loads(json.dumps(asdict(found))))
+    assert 'class="scroll"' in analysis_page(found)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

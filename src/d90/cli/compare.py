@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +41,7 @@ from d90.cli.options import (
 from d90.errors import InputError
 
 if TYPE_CHECKING:
-    from d90.studies.compare import Comparison
+    from d90.results.compare import Comparison
 
 
 def compare(
@@ -142,14 +141,14 @@ def _show(result: Comparison) -> None:
         )
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
         row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
-        row += [f"{to_display(entry.mean, result.metric):.4f}", interval(asdict(entry), result.metric), f"{entry.lr:g}"]
+        row += [f"{to_display(entry.mean, result.metric):.4f}", interval(entry, result.metric), f"{entry.lr:g}"]
         if entry.cost:
             cost = entry.cost
             row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]
         table.add_row(*row)
     print_table(table)
     for line in (
-        *verdicts(asdict(result)),
+        *verdicts(result),
         *(["step: over full fine-tuning's; latency: over the merged model's"] if costs else []),
     ):
         echo(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +27,8 @@ def gap(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("runs/gap.html"),
 ) -> None:
     """d90 against evaluation accuracy and against the relative generalization gap, over every measurement in the stores."""
+    from d90.report.environment import write_page
     from d90.report.generalization import gaps_page
-    from d90.report.series import write_page
     from d90.studies.generalization import LEVELS, generalization
     from d90.training.console import make_table, print_table
 
@@ -50,5 +49,5 @@ def gap(
     lacking = sum(row.train is None for row in rows)
     if lacking and not train:
         echo(f"{lacking} of {len(rows)} have no training accuracy yet: --train trains each of their tunes once")
-    page = gaps_page([asdict(row) for row in rows], LEVELS, shlex.join(["d90", *sys.argv[1:]]))
+    page = gaps_page(rows, LEVELS, shlex.join(["d90", *sys.argv[1:]]))
     echo(f"page: {write_page(page, out)}")

@@ -14,7 +14,7 @@ from d90.cli.options import ModelArg, SeedOpt, echo, make_progress, split_method
 from d90.errors import InputError
 
 if TYPE_CHECKING:
-    from d90.studies.latency import Latency
+    from d90.results.latency import Latency
 
 
 def latency(

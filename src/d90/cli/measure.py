@@ -13,7 +13,7 @@ from d90.cli.spelling import as_options
 from d90.errors import InputError
 
 if TYPE_CHECKING:
-    from d90.studies.measure import Measurement
+    from d90.results.measure import Measurement
 from d90.cli.options import (
     AddressOpt,
     BaselineRateOpt,
@@ -222,8 +222,8 @@ def _show(result: Measurement) -> None:
         table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
     print_table(table)
     if result.variance:
-        share, (low, high) = result.variance["projection"], result.variance["interval"]
+        share, (low, high) = result.variance.projection, result.variance.interval
         echo(
             f"variance over seeds: {share:.0%} P's ({low:.0%} to {high:.0%}), the rest training's; standard deviation "
-            f"{result.variance['deviation']:.4f}"
+            f"{result.variance.deviation:.4f}"
         )

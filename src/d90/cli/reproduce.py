@@ -14,7 +14,7 @@ from d90.cli.options import AddressOpt, GpusOpt, JobsOpt, OnOpt, check_executor,
 from d90.errors import InputError, RunFailed
 
 if TYPE_CHECKING:
-    from d90.reproduce import Plan, Row
+    from d90.reproduce import Plan, TableRow
 
 RecipeArg = Annotated[Path, typer.Argument(help="A YAML file, as recipes/aghajanyan-table1.yaml.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="A variable of the recipe, NAME=VALUE; once for each.")]
@@ -98,7 +98,7 @@ def _plan(plan: Plan, found: dict[str, str]) -> None:
     echo(f"\n{len(plan.studies)} studies; store, pages and summary.json would go to {plan.folder}. Nothing was trained")
 
 
-def _show(plan: Plan, rows: list[Row]) -> None:
+def _show(plan: Plan, rows: list[TableRow]) -> None:
     from d90.training.console import make_table, print_table
 
     table = make_table(plan.title)
@@ -121,7 +121,7 @@ def _show(plan: Plan, rows: list[Row]) -> None:
         echo(f"differs: {' '.join(line.split())}")
 
 
-def _interval(row: Row) -> str:
+def _interval(row: TableRow) -> str:
     if row.low is None and row.high is None:
         return ""
     low, high = ("..." if end is None else _number(end, row.unit) for end in (row.low, row.high))

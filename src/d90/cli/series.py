@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +44,7 @@ from d90.cli.options import (
 from d90.errors import InputError
 
 if TYPE_CHECKING:
-    from d90.studies.series import Series
+    from d90.results.series import Series
 
 ModelsArg = Annotated[
     list[str],
@@ -177,7 +176,8 @@ def lowdata(
     address: AddressOpt = None,
 ) -> None:
     """Methods against the number of training examples."""
-    from d90.report.series import lowdata_page, write_page
+    from d90.report.environment import write_page
+    from d90.report.series import lowdata_page
     from d90.studies.low_data import low_data as run
     from d90.tasks.metrics import to_display
 
@@ -211,12 +211,13 @@ def lowdata(
             for n, comparison in zip(result.counts, result.comparisons, strict=True)
         )
         echo(f"{entry.asked:<30} {scores}")
-    written = write_page(lowdata_page(asdict(result)), page or store.with_suffix(".lowdata.html"))
+    written = write_page(lowdata_page(result), page or store.with_suffix(".lowdata.html"))
     echo(f"page: {written}")
 
 
 def _series(kind: str, **given: Any) -> None:
-    from d90.report.series import series_page, write_page
+    from d90.report.environment import write_page
+    from d90.report.series import series_page
     from d90.studies import series
 
     store, page = given["store"], given.pop("page")
@@ -227,7 +228,7 @@ def _series(kind: str, **given: Any) -> None:
     with open_executor(*place) as executor:
         result = run(models, tasks, method, progress=make_progress(), command=command, executor=executor, **given)
     _show(result)
-    written = write_page(series_page(asdict(result)), page or store.with_suffix(f".{kind}.html"))
+    written = write_page(series_page(result), page or store.with_suffix(f".{kind}.html"))
     echo(f"page: {written}")
 
 

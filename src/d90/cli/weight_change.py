@@ -7,9 +7,8 @@ import shlex
 import statistics
 import sys
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +17,7 @@ from d90.errors import InputError
 from d90.files import write_text
 
 if TYPE_CHECKING:
-    from d90.studies.weight_change import Analysis
+    from d90.results.weight_change import Analysis
 
 
 def analyze(
@@ -32,7 +31,8 @@ def analyze(
     ),
 ) -> None:
     """Analyse Delta W: spectrum, amplification, and the similarity of two tunes."""
-    from d90.report.weight_change import write_analysis
+    from d90.report.environment import write_page
+    from d90.report.weight_change import analysis_page
     from d90.studies.weight_change import analyze as run
 
     parts = [part.strip() for part in ranks.split(",") if part.strip()]
@@ -40,21 +40,20 @@ def analyze(
         raise InputError(f"got --ranks {ranks}, expected positive whole numbers joined by commas, as in 1,4,8")
     command = shlex.join(["d90", *sys.argv[1:]])
     result = run(tune, other, model=model, targets=targets, ranks=[int(part) for part in parts], command=command)
-    body = asdict(result)
-    written = write_analysis(body, out)
-    write_text(out.with_suffix(".json"), json.dumps(body) + "\n")
-    _show(result, body)
+    written = write_page(analysis_page(result), out)
+    write_text(out.with_suffix(".json"), json.dumps(result.to_dict()) + "\n")
+    _show(result)
     echo(f"page: {written}")
 
 
-def _show(result: Analysis, body: dict[str, Any]) -> None:
+def _show(result: Analysis) -> None:
     from d90.report.claims import analysis_claims
     from d90.report.weight_change import TABLE7, means_by_role
     from d90.training.console import make_table, print_table
 
     for tune, method, rows in (
-        (result.tune, result.method, body["rows"]),
-        (result.other, result.other_method, body["other_rows"]),
+        (result.tune, result.method, result.rows),
+        (result.other, result.other_method, result.other_rows),
     ):
         if not rows:
             continue
@@ -63,14 +62,13 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
             table.add_column(name, justify="left" if name == "matrices" else "right")
         means = means_by_role(rows)
         for mean in means:
-            for one in mean["against"]:
-                cells = [one[key] for key in TABLE7]
-                table.add_row(mean["role"], str(one["r"]), *(f"{value:.3g}" for value in cells))
+            for r, norms in mean.against:
+                table.add_row(mean.role, str(r), *(f"{norms[key]:.3g}" for key in TABLE7))
         print_table(table)
         for mean in means:
             echo(
-                f"{mean['role']}: effective rank {mean['effective_rank']:.1f}, 90 % of the square in {mean['energy_rank']:.1f} "
-                f"of {mean['full_rank']} directions"
+                f"{mean.role}: effective rank {mean.effective_rank:.1f}, 90 % of the square in {mean.energy_rank:.1f} "
+                f"of {mean.full_rank} directions"
             )
     sides = defaultdict(list)
     for like in result.likeness:
@@ -80,5 +78,5 @@ def _show(result: Analysis, body: dict[str, Any]) -> None:
         echo(
             f"{role or 'other'}, {side}: spans of {p:g} directions: projection distance {projection:.3f}, geodesic {geodesic:.3f}"
         )
-    for words, verdict in analysis_claims(body):
+    for words, verdict in analysis_claims(result):
         echo(f"{words}: {verdict}")

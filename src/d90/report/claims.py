@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from d90.analysis.amplification import Amplification
+from d90.report.words import base_name
+from d90.results.low_data import LowData
+from d90.results.series import Series
+from d90.results.weight_change import Analysis, WeightChangeRow
 from d90.tasks.metrics import to_display
 
 __all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_means", "series_claims"]
 
-Body = Mapping[str, Any]
 Claim = tuple[str, str]
 
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not to be told"
@@ -31,25 +33,25 @@ MOST = 0.75  # of the pairs: so many must fall for a claim to hold
 HALF = 0.5  # phi above which the paper calls directions shared
 
 
-def series_claims(study: Body) -> list[Claim]:
+def series_claims(study: Series) -> list[Claim]:
     """Does d90 fall along the run, or with size? A sentence for each task and target.
 
     A model whose target no d reached counts as above every d; one that failed, or whose target is no better than chance, is left
     out. How many pairs have intervals that do not overlap is said beside.
     """
     found = []
-    along = "along the run" if study["kind"] == "trajectory" else "with the number of weights"
+    along = "along the run" if study.kind == "trajectory" else "with the number of weights"
     groups: dict[tuple[str, str], list[_Point]] = defaultdict(list)
-    for cell in study["cells"]:
-        points = groups[cell["task"], cell["target"]]
-        if cell["d90"] is not None or cell["status"] == "unreachable":
-            d90 = math.inf if cell["d90"] is None else float(cell["d90"])
-            low, high = cell["interval"]
-            points.append(_Point(cell["x"], d90, low or 0.0, math.inf if high is None else float(high)))
+    for cell in study.cells:
+        points = groups[cell.task, cell.target]
+        if cell.d90 is not None or cell.status == "unreachable":
+            d90 = math.inf if cell.d90 is None else float(cell.d90)
+            low, high = cell.interval
+            points.append(_Point(cell.x, d90, low or 0.0, math.inf if high is None else float(high)))
     for (task, target), points in groups.items():
         points.sort(key=lambda point: point.x)
         whose = "the last model's" if target == "last" else "its own"
-        head = f"{os.path.basename(task.rstrip('/'))}, {whose} target"
+        head = f"{base_name(task)}, {whose} target"
         pairs = [(a, b) for a, b in itertools.combinations(points, 2) if a.x < b.x and a.d90 != b.d90]
         if not pairs:
             found.append((f"{head}: {len(points)} models have a d90, and none differ", OPEN))
@@ -85,12 +87,12 @@ class _Point:
         return f"above {self.low:,.0f}" if self.low else "above every d tried"
 
 
-def lowdata_claims(study: Body) -> list[Claim]:
+def lowdata_claims(study: LowData) -> list[Claim]:
     """Is LoRA no worse than full fine-tuning, and are prefixes worse, at each number of examples?"""
     found = []
-    for n, comparison in zip(study["counts"], study["comparisons"], strict=True):
-        scores = {e["asked"]: statistics.fmean(e["test"] or e["validation"]) for e in comparison["entries"]}
-        shown = {name: f"{to_display(value, comparison['metric']):.4f}" for name, value in scores.items()}
+    for n, comparison in zip(study.counts, study.comparisons, strict=True):
+        scores = {entry.asked: entry.mean for entry in comparison.entries}
+        shown = {name: f"{to_display(value, comparison.metric):.4f}" for name, value in scores.items()}
         if "full" not in scores:
             continue
         full, best = scores["full"], max(scores, key=scores.__getitem__)
@@ -107,29 +109,29 @@ def lowdata_claims(study: Body) -> list[Claim]:
     return found
 
 
-def analysis_claims(analysis: Body) -> list[Claim]:
+def analysis_claims(analysis: Analysis) -> list[Claim]:
     """Do the top directions of two LoRA tunes agree, and does the one of smaller rank amplify more?
 
     The paper says it of LoRA of different ranks or seeds; of other methods it claims nothing, and nothing is judged.
     """
-    if not all(is_lora(analysis.get(key) or "") for key in ("method", "other_method")):
+    if not all(is_lora(method) for method in (analysis.method, analysis.other_method)):
         return []
-    if analysis.get("tune") == analysis.get("other"):
+    if analysis.tune == analysis.other:
         return []
     found = []
     sides = defaultdict(list)
-    for one in analysis["likeness"]:
-        sides[one["role"] or "other", one["side"]].append(one)
+    for one in analysis.likeness:
+        sides[one.role or "other", one.side].append(one)
     for (role, side), ones in sides.items():
-        tops = [one["phi"][0][0] for one in ones]
-        ends = [one["phi"][-1][-1] for one in ones]
-        null, whole = ones[0]["null"][0][0], statistics.fmean(one["null"][-1][-1] for one in ones)
+        tops = [one.phi[0][0] for one in ones]
+        ends = [one.phi[-1][-1] for one in ones]
+        null, whole = ones[0].null[0][0], statistics.fmean(one.null[-1][-1] for one in ones)
         words = (
             f"{role}, {side}: phi(1, 1) = {statistics.fmean(tops):.3f} (random {null:.4f}), above {HALF} in "
             f"{sum(t > HALF for t in tops)} of {len(tops)} matrices; at full rank {statistics.fmean(ends):.3f} (random {whole:.3f})"
         )
         found.append((words, _verdict([top > HALF for top in tops])))
-    mine, theirs = (amplified(analysis.get(key) or ()) for key in ("rows", "other_rows"))
+    mine, theirs = (amplified(rows) for rows in (analysis.rows, analysis.other_rows))
     for role in (name for name in mine if name in theirs):
         (r, factor), (s, other) = sorted((mine[role], theirs[role]))
         if r < s:
@@ -144,11 +146,11 @@ def is_lora(method: str) -> bool:
     return name == "peft lora" or (name.split(":")[0] == "lora" and "@" not in name and "+" not in name)
 
 
-def amplified(rows: Sequence[Body]) -> dict[str, tuple[int, float]]:
+def amplified(rows: Sequence[WeightChangeRow]) -> dict[str, tuple[int, float]]:
     """{role: (r, amplification at the largest rank that all its matrices have)}."""
     roles = defaultdict(list)
     for row in rows:
-        roles[row["role"] or "other"].append({one["r"]: one for one in row["against"]})
+        roles[row.role or "other"].append({one.r: one for one in row.against})
     found = {}
     for role, tables in roles.items():
         common = set.intersection(*(set(table) for table in tables))
@@ -158,13 +160,13 @@ def amplified(rows: Sequence[Body]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def ratio_of_means(ones: Sequence[Body]) -> float:
+def ratio_of_means(ones: Sequence[Amplification]) -> float:
     """Amplification over several matrices: the mean norm of Delta W over the mean part of W in its directions.
 
     Not the mean of their factors: one matrix whose part of W is all but zero decides that (1,116 where the other five have 11 to 52).
     """
-    own = sum(one["own"] for one in ones)
-    return sum(one["delta"] for one in ones) / own if own > 0 else math.inf
+    own = sum(one.own for one in ones)
+    return sum(one.delta for one in ones) / own if own > 0 else math.inf
 
 
 def _verdict(each: Sequence[bool]) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
+from d90.report.svg import COLOURS, INK, for_page, new_axes, own_style, rendered
 
-__all__ = ["Dot", "Level", "Look", "Mark", "Series", "draw"]
+__all__ = ["Dot", "Level", "Look", "Mark", "Trials", "draw"]
 
 KINDS = ("trial", "bound", "below", "diverged")
 WIDEST = 84  # letters in a row of a legend of two columns
@@ -49,7 +49,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Series:
+class Trials:
     """The trials of one method in one colour, and the line of means; `band`, where there is one, is (d, mean, low, high)."""
 
     name: str
@@ -78,26 +78,18 @@ class Mark:
 
 
 def draw(
-    title: Sequence[str], look: Look, limits: tuple[int, int], series: Sequence[Series],
+    title: Sequence[str], look: Look, limits: tuple[int, int], series: Sequence[Trials],
     levels: Sequence[Level], marks: Sequence[Mark], prefix: str,
 ) -> str:  # fmt: skip
     """The SVG. `limits` of d are used where there is no dot; `prefix` keeps the ids of a page's figures apart."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    with matplotlib.style.context(["default", STYLE]):
+    with own_style():
         handles, labels = _legend(look, series, levels, marks)
         rows = -(-len(labels) // 2)
         columns = 2 if len(max(labels[:rows], key=len)) + len(max(labels[rows:], key=len)) <= WIDEST else 1
         rows = rows if columns == 2 else len(labels)
-        figure = Figure(
-            figsize=(6.4, 3.95 + 0.19 * rows), layout="constrained"
-        )  # the legend takes nothing from the plot
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        # the title is put in at the end: a font may lack a user's letters, and '$' means nothing here
-        axes.set_title("\n".join(f"TITLE{i}" for i in range(len(title))), loc="left", fontsize=10)
+        figure, axes = new_axes(3.95 + 0.19 * rows, len(title))  # the legend takes nothing from the plot
         ds = [dot.d for one in series for dot in one.dots] or list(limits)
         low, high = min(ds) / 1.25, max(ds) * 1.25
         axes.set_xscale("log")
@@ -112,7 +104,6 @@ def draw(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g} %"))
         axes.set_xlabel("d, numbers trained (log scale)")
         axes.set_ylabel(look.label)
-        axes.grid(alpha=0.12, color=INK, lw=0.8)
         for level in levels:
             axes.axhline(level.value, color=INK, lw=1.2, ls=level.dash, zorder=1.5)
         for mark in marks:
@@ -144,7 +135,7 @@ def _draw_mark(axes: Any, mark: Mark, limits: tuple[float, float]) -> None:
         axes.axvline(mark.d, color=colour, lw=1.1, ls="-.", zorder=1.6)
 
 
-def _draw_series(axes: Any, look: Look, series: Series, index: int) -> dict[str, list[str]]:
+def _draw_series(axes: Any, look: Look, series: Trials, index: int) -> dict[str, list[str]]:
     """Draw one method; returns what each group of dots tells the pointer."""
     colour = _colour(index)
     if series.band:
@@ -196,7 +187,7 @@ def _dash(index: int) -> Any:
 
 
 def _legend(
-    look: Look, series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark]
+    look: Look, series: Sequence[Trials], levels: Sequence[Level], marks: Sequence[Mark]
 ) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from d90.files import write_text
 from d90.report.words import count, difference, score, seconds
 from d90.tasks.metrics import to_display
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["environment"]
+__all__ = ["render", "write_page"]
 
 
+def render(template: str, **given: Any) -> str:
+    """A page's text from its template in this folder; equal values give equal bytes."""
+    return environment().get_template(template).render(**given)
+
+
+def write_page(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page to its file, whole or not at all."""
+    return write_text(path, text)
+
+
+@functools.cache
 def environment() -> jinja2.Environment:
     """Escapes everything, refuses a name it does not know."""
     import jinja2

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from d90.report.environment import environment
-from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
-from d90.report.words import count
+from d90.report.environment import render
+from d90.report.svg import COLOURS, for_page, new_axes, own_style, put_labels, rendered, stand_in
+from d90.report.words import base_name, count
+from d90.results.generalization import GeneralizationRow
 
 __all__ = ["gaps_page", "rank_correlation"]
 
@@ -25,27 +24,24 @@ class _Dot:
     shown: str
 
 
-def gaps_page(rows: Sequence[dict[str, Any]], levels: int, command: str = "") -> str:
-    """The page of the rows, `asdict(Row)` each; equal rows give equal bytes."""
+def gaps_page(rows: Sequence[GeneralizationRow], levels: int, command: str = "") -> str:
+    """The page of the rows; equal rows give equal bytes."""
     from markupsafe import Markup
 
-    figures: list[dict[str, Any]] = []
-    for key, label, title in (
-        ("baseline", "full fine-tuning, validation score", "d90 against evaluation accuracy"),
-        ("gap", "relative gap of the tune at d90", "d90 against the relative generalization gap"),
+    figures: list[dict[str, str]] = []
+    for values, label, title in (
+        ([row.baseline for row in rows], "full fine-tuning, validation score", "d90 against evaluation accuracy"),
+        ([row.gap for row in rows], "relative gap of the tune at d90", "d90 against the relative generalization gap"),
     ):
         dots = [
-            _Dot(row["d90"], row[key], _group(row), row["rule"], f"{_name(row)}: d90 = {row['d90']:,}, {row[key]:.4f}")
-            for row in rows
-            if row[key] is not None
+            _Dot(row.d90, value, _group(row), row.rule, f"{_name(row)}: d90 = {row.d90:,}, {value:.4f}")
+            for row, value in zip(rows, values, strict=True)
+            if value is not None
         ]
         if dots:
             figures.append({"svg": Markup(_figure(title, dots, label, f"g{len(figures)}")), "words": _words(dots)})
-    return (
-        environment()
-        .get_template("gaps.html")
-        .render(rows=[{**row, "name": _name(row)} for row in rows], figures=figures, levels=levels, command=command)
-    )
+    shown = [{**vars(row), "name": _name(row)} for row in rows]
+    return render("gaps.html", rows=shown, figures=figures, levels=levels, command=command)
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:
@@ -67,21 +63,17 @@ def _words(dots: Sequence[_Dot]) -> str:
     for name, group in groups.items():
         rho = rank_correlation([dot.x for dot in group], [dot.y for dot in group])
         if rho is not None:
-            shown.append(f"{_base(name)} {rho:+.2f} over {len(group)}")
+            shown.append(f"{base_name(name)} {rho:+.2f} over {len(group)}")
     if not shown:
         return "Too few measurements for a rank correlation: three of different d90 are the least."
     return f"Rank correlation with d90: {'; '.join(shown)}."
 
 
 def _figure(title: str, dots: Sequence[_Dot], ylabel: str, prefix: str) -> str:
-    import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(6.4, 4.1), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
+    with own_style():
+        figure, axes = new_axes(4.1)
         axes.set_xscale("log")
         hover = {}
         tasks = _tasks(dots)
@@ -90,40 +82,28 @@ def _figure(title: str, dots: Sequence[_Dot], ylabel: str, prefix: str) -> str:
             gid = f"{prefix}{i}-dots"
             axes.plot(
                 [dot.x for dot in own], [dot.y for dot in own], MARKS[i % len(MARKS)], color=COLOURS[i % len(COLOURS)],
-                markersize=6, label=f"L{i:03d}" + "n" * max(0, len(_base(task)) - 4),
+                markersize=6, label=stand_in(i, base_name(task)),
             )[0].set_gid(gid)  # fmt: skip
             hover[gid] = [dot.shown for dot in own]
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
-        axes.set_title("TITLE0", loc="left", fontsize=10)
         axes.set_xlabel("d90 (log scale)")
         axes.set_ylabel(ylabel)
-        axes.grid(alpha=0.12, color=INK, lw=0.8)
         axes.margins(0.1)
         figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
         text = rendered(figure)
-    import html
-
-    shown = for_page(text, [title], hover, prefix)
-    for i, task in enumerate(tasks):
-        label = f"L{i:03d}" + "n" * max(0, len(_base(task)) - 4)
-        shown = shown.replace(f">{label}<", f">{html.escape(_base(task))}<")
-    return shown
+    return put_labels(for_page(text, [title], hover, prefix), [base_name(task) for task in tasks])
 
 
-def _group(row: dict[str, Any]) -> str:
-    return str(row["task"]) if row["rule"] == "paper" else f"{row['task']}, {row['rule']} rule"
+def _group(row: GeneralizationRow) -> str:
+    return str(row.task) if row.rule == "paper" else f"{row.task}, {row.rule} rule"
 
 
 def _tasks(dots: Sequence[_Dot]) -> list[str]:
     return list(dict.fromkeys(dot.task for dot in dots))
 
 
-def _name(row: dict[str, Any]) -> str:
-    method = str(row["method"]).partition("@")
+def _name(row: GeneralizationRow) -> str:
+    method = str(row.method).partition("@")
     space = dict(part.split("=", 1) for part in method[2].split(",") if "=" in part)
-    return f"{_base(row['model'])} on {_base(row['task'])}, {method[0]} {space.get('structure', 'did').upper()}, {row['rule']} rule"
-
-
-def _base(task: str) -> str:
-    return os.path.basename(task.rstrip("/")) or task
+    return f"{base_name(row.model)} on {base_name(row.task)}, {method[0]} {space.get('structure', 'did').upper()}, {row.rule} rule"

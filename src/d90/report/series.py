@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from d90.files import write_text
 from d90.report.claims import lowdata_claims, series_claims
-from d90.report.environment import environment
-from d90.report.svg import COLOURS, INK, STYLE, for_page, rendered
-from d90.report.words import axis, count, score
+from d90.report.environment import render
+from d90.report.svg import COLOURS, for_page, new_axes, own_style, put_labels, rendered, stand_in
+from d90.report.words import axis, base_name, count, score
+from d90.results.low_data import LowData
+from d90.results.series import Cell, Series
 from d90.search.summary import ends_in_words
 from d90.tasks.metrics import to_display
 
-__all__ = ["answered", "interval", "lowdata_page", "series_page", "write_page"]
+__all__ = ["answered", "interval", "lowdata_page", "series_page"]
 
 NARROW = 38  # letters of a label, of which two fit beside one another
 DECADES = 200  # a range below it gets three ticks a decade
@@ -45,111 +44,99 @@ class Line:
     above: Sequence[float] = ()
 
 
-def write_page(text: str, path: str | os.PathLike[str]) -> Path:
-    """Write a page to its file."""
-    return write_text(path, text)
-
-
-def series_page(study: dict[str, Any]) -> str:
-    """The page of a trajectory or a family, `asdict(Series)`."""
+def series_page(study: Series) -> str:
+    """The page of a trajectory or a family."""
     from markupsafe import Markup
 
-    tasks = list(dict.fromkeys(cell["task"] for cell in study["cells"]))
-    asked = list(dict.fromkeys(cell["target"] for cell in study["cells"]))
-    lines, scores = [], []
-    for i, task in enumerate(tasks):
-        for target in asked:
-            cells = [c for c in study["cells"] if (c["task"], c["target"]) == (task, target) and c["d90"] is not None]
-            cells.sort(key=lambda cell: int(cell["x"]))
-            above = [float(c["x"]) for c in study["cells"] if _unreached(c, task, target)]
-            if cells or above:
-                more = f", {TARGETS[target]}" if len(asked) > 1 else ""
-                points = [(float(c["x"]), float(c["d90"]), *_ends(c)) for c in cells]
-                shown = [f"{c['model']}, {TARGETS[c['target']]}: {answered(c)}{interval(c)}" for c in cells]
-                dash = DASHES[target] if len(asked) > 1 else "-"
-                lines.append(Line(f"{_base(task)}{more}", points, i, dash, shown, above))
-        full = {
-            (float(c["x"]), one, one, one)
-            for c in study["cells"]
-            if c["task"] == task and c["score"] is not None
-            for one in [to_display(c["score"], c.get("metric", ""))]
-        }
-        if full:
-            scores.append(Line(_base(task), sorted(full), i))
-    title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study["kind"]]
-    xs = sorted({int(cell["x"]) for cell in study["cells"] if cell["status"] != "failed"})
-    scale = "log" if study["kind"] == "family" else _scale(xs)
+    tasks = list(dict.fromkeys(cell.task for cell in study.cells))
+    asked = list(dict.fromkeys(cell.target for cell in study.cells))
+    title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study.kind]
+    xs = sorted({cell.x for cell in study.cells if cell.status != "failed"})
+    scale = "log" if study.kind == "family" else _scale(xs)
+    lines = [line for i, task in enumerate(tasks) for line in _answers(study, i, task, asked)]
+    scores = [line for i, task in enumerate(tasks) for line in _full_scores(study, i, task)]
     figures = []
     if lines:
-        figures.append(_figure(title, lines, study["xlabel"], "d90, with its 90 % interval", scale, "log", "d", xs))
+        figures.append(_figure(title, lines, study.xlabel, "d90, with its 90 % interval", scale, "log", "d", xs))
     if scores:
-        named = "Full fine-tuning of each"
-        figures.append(
-            _figure(named, scores, study["xlabel"], f"validation {_metric(study)}", scale, "linear", "f", xs)
-        )
-    lasts = {task: [c["model"] for c in study["cells"] if c["task"] == task][-1] for task in tasks}
-    givers = study.get("givers", {})
-    shared = os.path.commonprefix([cell["model"] for cell in study["cells"]])  # noqa: RUF071  (cut to whole parts next)
+        named, values = "Full fine-tuning of each", f"validation {_metric(study)}"
+        figures.append(_figure(named, scores, study.xlabel, values, scale, "linear", "f", xs))
+    lasts = {task: [cell.model for cell in study.cells if cell.task == task][-1] for task in tasks}
+    shared = os.path.commonprefix([cell.model for cell in study.cells])  # noqa: RUF071  (cut to whole parts next)
     folder = shared.rpartition("/")[0]
     folder = f"{folder}/" if folder else ""
-    return (
-        environment()
-        .get_template("series.html")
-        .render(
-            **study,
-            tables=[(task, [_shown(c, folder) for c in study["cells"] if c["task"] == task]) for task in tasks],
-            folder=folder,
-            title=title,
-            figures=[Markup(figure) for figure in figures],
-            targets=TARGETS,
-            others={_base(task): (giver, lasts[task]) for task, giver in givers.items() if giver != lasts[task]},
-            both=len(asked) > 1,
-            claims=series_claims(study),
-        )
+    return render(
+        "series.html",
+        study=study,
+        tables=[(task, [_shown(cell, folder) for cell in study.cells if cell.task == task]) for task in tasks],
+        folder=folder,
+        title=title,
+        figures=[Markup(figure) for figure in figures],
+        targets=TARGETS,
+        others={base_name(task): (giver, lasts[task]) for task, giver in study.givers.items() if giver != lasts[task]},
+        both=len(asked) > 1,
+        claims=series_claims(study),
     )
 
 
-def _metric(study: dict[str, Any]) -> str:
+def _answers(study: Series, colour: int, task: str, asked: Sequence[str]) -> Iterator[Line]:
+    """A line of d90 for each target of a task; a model whose target no d reached is an arrow at the top."""
+    for target in asked:
+        own = [cell for cell in study.cells if (cell.task, cell.target) == (task, target)]
+        found = sorted(((cell, cell.d90) for cell in own if cell.d90 is not None), key=lambda pair: pair[0].x)
+        above = [float(cell.x) for cell in own if cell.status == "unreachable"]
+        if found or above:
+            more = f", {TARGETS[target]}" if len(asked) > 1 else ""
+            points = [(float(cell.x), float(d90), *_ends(cell)) for cell, d90 in found]
+            shown = [f"{cell.model}, {TARGETS[cell.target]}: {answered(cell)}{interval(cell)}" for cell, _ in found]
+            dash = DASHES[target] if len(asked) > 1 else "-"
+            yield Line(f"{base_name(task)}{more}", points, colour, dash, shown, above)
+
+
+def _full_scores(study: Series, colour: int, task: str) -> Iterator[Line]:
+    """The line of full fine-tuning's scores on a task, where any is known."""
+    full = {
+        (float(cell.x), one, one, one)
+        for cell in study.cells
+        if cell.task == task and cell.score is not None
+        for one in [to_display(cell.score, cell.metric)]
+    }
+    if full:
+        yield Line(base_name(task), sorted(full), colour)
+
+
+def _metric(study: Series) -> str:
     """What the models' scores are; of several metrics, and of an older study that does not say, a score."""
-    metrics = {cell.get("metric", "") for cell in study["cells"]} - {""}
+    metrics = {cell.metric for cell in study.cells} - {""}
     return metrics.pop() if len(metrics) == 1 else "score"
 
 
-def _shown(cell: dict[str, Any], folder: str) -> dict[str, Any]:
-    return {
-        "metric": "",
-        **cell,
-        "name": cell["model"].removeprefix(folder),
-        "answer": answered(cell),
-        "ends": interval(cell).removeprefix(", "),
-    }
+def _shown(cell: Cell, folder: str) -> dict[str, object]:
+    name, ends = cell.model.removeprefix(folder), interval(cell).removeprefix(", ")
+    return {**vars(cell), "name": name, "answer": answered(cell), "ends": ends}
 
 
-def answered(cell: dict[str, Any]) -> str:
+def answered(cell: Cell) -> str:
     """A cell's d90, or why there is none."""
-    if cell["d90"] is not None:
-        return f"{'at most ' if cell['status'] == 'floor' else ''}{cell['d90']:,}"
-    if cell["status"] == "unreachable" and cell["interval"][0] is not None:
-        return f"above {cell['interval'][0]:,}"
+    if cell.d90 is not None:
+        return f"{'at most ' if cell.status == 'floor' else ''}{cell.d90:,}"
+    if cell.status == "unreachable" and cell.interval[0] is not None:
+        return f"above {cell.interval[0]:,}"
     return {"unknown": "not bounded", "unreachable": "none reaches it", "trivial": "target at chance"}.get(
-        cell["status"], str(cell["status"])
+        cell.status, cell.status
     )
 
 
-def interval(cell: dict[str, Any]) -> str:
+def interval(cell: Cell) -> str:
     """Its interval in words, with a comma before it; nothing where there is none."""
-    low, high = cell["interval"]
+    low, high = cell.interval
     if low is None and high is None:
         return ""
     return f", {ends_in_words(low, high)}"
 
 
-def _unreached(cell: dict[str, Any], task: str, target: str) -> bool:
-    return (cell["task"], cell["target"], cell["status"]) == (task, target, "unreachable")
-
-
-def _ends(cell: dict[str, Any]) -> tuple[float, float]:
-    low, high = cell["interval"]
+def _ends(cell: Cell) -> tuple[float, float]:
+    low, high = cell.interval
     return 0.0 if low is None else float(low), math.inf if high is None else float(high)
 
 
@@ -158,82 +145,46 @@ def _scale(xs: Sequence[int]) -> str:
     return "symlog" if xs and sorted(xs)[len(xs) // 2] < max(xs) / 4 else "linear"
 
 
-def lowdata_page(study: dict[str, Any]) -> str:
-    """The page of a low-data study, `asdict(LowData)`."""
+def lowdata_page(study: LowData) -> str:
+    """The page of a low-data study."""
     from markupsafe import Markup
 
-    first = study["comparisons"][0]
-    metric = first["metric"]
-    rows = []
-    for i, entry in enumerate(first["entries"]):
-        cells = []
-        for comparison in study["comparisons"]:
-            one = comparison["entries"][i]
-            scores = one["test"] or one["validation"]
-            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            cells.append({"mean": statistics.fmean(scores), "spread": spread, "lr": one["lr"]})
-        rows.append({"asked": entry["asked"], "stored": entry["stored"], "cells": cells})
-    factor, label = axis(metric)
+    first = study.comparisons[0]
+    rows = [[comparison.entries[i] for comparison in study.comparisons] for i in range(len(first.entries))]
+    factor, label = axis(first.metric)
     lines = [
         Line(
-            row["asked"],
+            row[0].asked,
             [
                 # a little apart, so that no bar hides another
                 (
                     n * 1.03 ** (i - (len(rows) - 1) / 2),
-                    *(factor * c["mean"] + side * abs(factor) * c["spread"] for side in (0, -1, 1)),
+                    *(factor * entry.mean + side * abs(factor) * entry.spread for side in (0, -1, 1)),
                 )
-                for n, c in zip(study["counts"], row["cells"], strict=True)
+                for n, entry in zip(study.counts, row, strict=True)
             ],
             i,
             shown=[
-                f"{row['asked']}, n = {n:,}: {score(c['mean'], metric)}"
-                for n, c in zip(study["counts"], row["cells"], strict=True)
+                f"{row[0].asked}, n = {n:,}: {score(entry.mean, first.metric)}"
+                for n, entry in zip(study.counts, row, strict=True)
             ],
         )
         for i, row in enumerate(rows)
     ]
-    title = f"{study['model']} on {study['task']}"
-    figure = _figure(
-        title,
-        lines,
-        "training examples (log scale)",
-        f"{first['split']} {label}",
-        "log",
-        "linear",
-        "l",
-        study["counts"],
-    )
-    return (
-        environment()
-        .get_template("lowdata.html")
-        .render(
-            **study,
-            metric=metric,
-            split=first["split"],
-            seeds=first["seeds"],
-            chance=first["chance"],
-            rows=rows,
-            claims=lowdata_claims(study),
-            svg=Markup(figure),
-        )
-    )
+    title, values = f"{study.model} on {study.task}", f"{first.split} {label}"
+    figure = _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
+    return render("lowdata.html", study=study, first=first, rows=rows, claims=lowdata_claims(study), svg=Markup(figure))
 
 
 def _figure(
     title: str, lines: Sequence[Line], xlabel: str, ylabel: str, xscale: str, yscale: str, prefix: str, ticks: Sequence[int]
 ) -> str:  # fmt: skip
-    import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    with matplotlib.style.context(["default", STYLE]):
+    with own_style():
         columns = 2 if max(len(line.label) for line in lines) <= NARROW else 1
         rows = -(-len(lines) // columns)
-        figure = Figure(figsize=(6.4, 3.7 + 0.19 * rows), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.12, color=INK, lw=0.8)
+        figure, axes = new_axes(3.7 + 0.19 * rows)
         hover: dict[str, list[str]] = {}
         for i, line in enumerate(lines):
             colour = COLOURS[line.colour % len(COLOURS)]
@@ -241,7 +192,7 @@ def _figure(
                 continue
             xs, ys, lows, highs = zip(*line.points, strict=True)
             axes.plot(
-                xs, ys, line.dash, color=colour, linewidth=1.3, label=_stand_in(i, line.label), marker="o", markersize=5
+                xs, ys, line.dash, color=colour, linewidth=1.3, label=stand_in(i, line.label), marker="o", markersize=5
             )
             if lows != highs:
                 look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
@@ -281,18 +232,12 @@ def _figure(
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
-        axes.set_title("TITLE0", loc="left", fontsize=10)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.margins(0.06)
         figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5)
         text = rendered(figure)
-    import html
-
-    shown = for_page(text, [title], hover, prefix)
-    for i, line in enumerate(lines):
-        shown = shown.replace(f">{_stand_in(i, line.label)}<", f">{html.escape(line.label)}<")
-    return shown
+    return put_labels(for_page(text, [title], hover, prefix), [line.label for line in lines])
 
 
 def _apart(ticks: Sequence[int], scale: str) -> list[int]:
@@ -307,12 +252,3 @@ def _apart(ticks: Sequence[int], scale: str) -> list[int]:
         if not chosen or at(chosen[-1]) - at(x) >= (at(max(ticks)) - at(min(ticks))) / 10:
             chosen.append(x)
     return chosen
-
-
-def _stand_in(index: int, label: str) -> str:
-    """Takes a label's room in the layout; the label itself may be any text, and mathematics to matplotlib."""
-    return f"L{index:03d}" + "n" * (len(label) - 4)
-
-
-def _base(task: str) -> str:
-    return os.path.basename(task.rstrip("/")) or task

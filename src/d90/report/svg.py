@@ -6,19 +6,57 @@ kept apart from those of the page's other figures; each dot tells the pointer wh
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "INK", "STYLE", "for_page", "rendered"]
+__all__ = ["COLOURS", "INK", "for_page", "new_axes", "own_style", "put_labels", "rendered", "stand_in"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
 INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
 
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
 STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Around the drawing of a figure: matplotlib's own defaults, whatever the user has set."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def new_axes(height: float, title_lines: int = 1, grid: bool = True) -> tuple[Any, Any]:
+    """A figure of the page's width with one plot, and its axes; `for_page` puts the title in.
+
+    A font may lack a user's letters, and '$' would begin mathematics: TITLE0, TITLE1 ... take the title's room.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("\n".join(f"TITLE{i}" for i in range(title_lines)), loc="left", fontsize=10)
+    if grid:
+        axes.grid(alpha=0.12, color=INK, lw=0.8)
+    return figure, axes
+
+
+def stand_in(index: int, label: str) -> str:
+    """Takes a label's room in the layout; `put_labels` puts the label itself in, which may be any text."""
+    return f"L{index:03d}" + "n" * (len(label) - 4)
+
+
+def put_labels(svg: str, labels: Sequence[str]) -> str:
+    """The labels in place of their stand-ins."""
+    for i, label in enumerate(labels):
+        svg = svg.replace(f">{stand_in(i, label)}<", f">{html.escape(label)}<")
+    return svg
 
 
 def rendered(figure: Any) -> str:

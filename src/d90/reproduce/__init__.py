@@ -13,7 +13,7 @@ from d90.reproduce.figures import KINDS
 from d90.reproduce.plan import Plan, Published, Study
 from d90.reproduce.reading import folder_of, read
 from d90.reproduce.resolve import names, resolve
-from d90.reproduce.running import Row, run
+from d90.reproduce.running import TableRow, run
 from d90.reproduce.schema import Command, command_of
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "Command",
     "Plan",
     "Published",
-    "Row",
     "Study",
+    "TableRow",
     "command_of",
     "folder_of",
     "names",

@@ -8,22 +8,32 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d90.analysis import relative_gap
 from d90.errors import InputError
 from d90.methods import parse
-from d90.report.words import axis, chance
+from d90.report.words import axis
 from d90.reproduce.schema import split
+from d90.results.compare import Comparison
+from d90.results.latency import Latency
+from d90.results.low_data import LowData
+from d90.results.measure import Measurement
+from d90.results.series import Series
+from d90.results.weight_change import Analysis
 from d90.studies.pretrain import schedule
 from d90.tasks.metrics import to_display
+from d90.training.recipe import Outcome
+
+if TYPE_CHECKING:
+    from d90.certificates.classification import Certificate
 
 __all__ = ["KINDS", "Figure", "Keys", "Kind", "canonical", "label"]
 
 Keys = Mapping[str, str]
-Body = Mapping[str, Any]
+Arguments = Mapping[str, Any]  # of a command, by parameter
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,15 @@ class Kind:
         of: the names of its figures, the main one first.
         keys: the keys of each of its main figures, known before it runs.
         free: names of further keys, whose values are known once it has run.
-        read: figures from its stored result and its arguments.
+        load: its result from the dictionary it keeps.
+        read: figures from its result and its arguments.
         where: "store", or the parameter that names the file or folder it writes.
     """
 
     of: tuple[str, ...]
-    keys: Callable[[Body], list[dict[str, str]]]
-    read: Callable[[Body, Body], Iterator[Figure]]
+    keys: Callable[[Arguments], list[dict[str, str]]]
+    load: Callable[[Mapping[str, Any]], Any]
+    read: Callable[[Any, Arguments], Iterator[Figure]]
     where: str = "store"
     free: tuple[str, ...] = ()
 
@@ -83,7 +95,7 @@ def canonical(key: str, value: str) -> str:
     return str(parse(value)) if key == "method" and value != "base" else value
 
 
-def _methods(arguments: Body, name: str = "methods") -> list[str]:
+def _methods(arguments: Arguments, name: str = "methods") -> list[str]:
     texts = split("methods", arguments[name])
     if not texts:
         raise InputError(f"got no {name}, expected at least one, as in: full lora:r=8")
@@ -104,76 +116,78 @@ def _share(
 # --- measure -------------------------------------------------------------------------------------------------------
 
 
-def _measure(body: Body, _: Body) -> Iterator[Figure]:
-    low, high = body["interval"]
-    yield Figure("d90", {}, body["d90"], low, high, word=body["status"])
-    yield Figure("D", {}, body["D"])
-    metric = body["metric"]
-    yield _share("baseline", {}, metric, body["baseline_scores"], body["baseline"])
-    yield _share("threshold", {}, metric, [body["threshold"]])
-    yield _share("chance", {}, metric, [chance(dict(body))])
+def _measure(result: Measurement, _: Arguments) -> Iterator[Figure]:
+    yield Figure("d90", {}, result.d90, *result.interval, word=result.status)
+    yield Figure("D", {}, result.D)
+    yield _share("baseline", {}, result.metric, list(result.baseline_scores), result.baseline)
+    yield _share("threshold", {}, result.metric, [result.threshold])
+    yield _share("chance", {}, result.metric, [result.chance])
     scores = defaultdict(list)
-    for point in body["curve"]:
-        scores[point["d"]].append(point["score"])
+    for point in result.curve:
+        scores[point.d].append(point.score)
     for d, values in scores.items():
-        yield _share("score", {"d": str(d)}, metric, values)
+        yield _share("score", {"d": str(d)}, result.metric, values)
 
 
 # --- trajectory, family --------------------------------------------------------------------------------------------
 
 
-def _series_keys(arguments: Body) -> list[dict[str, str]]:
+def _series_keys(arguments: Arguments) -> list[dict[str, str]]:
     targets = ("last", "own") if arguments["target"] == "both" else (arguments["target"],)
     product = itertools.product(split("tasks", arguments["tasks"]), arguments["models"], targets)
     return [{"model": model, "task": task, "target": target} for task, model, target in product]
 
 
-def _series(body: Body, _: Body) -> Iterator[Figure]:
-    for cell in body["cells"]:
-        keys = {key: cell[key] for key in ("model", "task", "target")}
-        low, high = cell["interval"]
-        yield Figure("d90", keys, cell["d90"], low, high, word=cell["error"] or cell["status"])
-        yield Figure("x", keys, cell["x"])
-        if cell["score"] is not None:
-            yield Figure("full", keys, to_display(cell["score"], cell.get("metric", "")))
+def _series(result: Series, _: Arguments) -> Iterator[Figure]:
+    for cell in result.cells:
+        keys = {"model": cell.model, "task": cell.task, "target": cell.target}
+        yield Figure("d90", keys, cell.d90, *cell.interval, word=cell.error or cell.status)
+        yield Figure("x", keys, cell.x)
+        if cell.score is not None:
+            yield Figure("full", keys, to_display(cell.score, cell.metric))
 
 
 # --- compare, lowdata ----------------------------------------------------------------------------------------------
 
 
-def _compare_keys(arguments: Body) -> list[dict[str, str]]:
+def _compare_keys(arguments: Arguments) -> list[dict[str, str]]:
     return [{"method": method} for method in _methods(arguments)]
 
 
-def _compare(body: Body, _: Body) -> Iterator[Figure]:
-    for entry in body["entries"]:
-        keys = {"method": entry["method"]}
-        yield _share("score", keys, body["metric"], entry["test"] or entry["validation"], asked=entry["asked"])
-        for name in ("trained", "stored", "head", "added", "lr"):
-            yield Figure(name, keys, entry[name], asked=entry["asked"])
-        yield Figure("without head", keys, entry["stored"] - entry["head"], asked=entry["asked"])
+def _compare(result: Comparison, _: Arguments) -> Iterator[Figure]:
+    for entry in result.entries:
+        keys = {"method": entry.method}
+        yield _share("score", keys, result.metric, list(entry.scores), asked=entry.asked)
+        numbers = {
+            "trained": entry.trained,
+            "stored": entry.stored,
+            "head": entry.head,
+            "added": entry.added,
+            "lr": entry.lr,
+        }
+        for name, number in {**numbers, "without head": entry.stored - entry.head}.items():
+            yield Figure(name, keys, number, asked=entry.asked)
 
 
-def _lowdata_keys(arguments: Body) -> list[dict[str, str]]:
+def _lowdata_keys(arguments: Arguments) -> list[dict[str, str]]:
     product = itertools.product(_methods(arguments), split("counts", arguments["counts"]))
     return [{"method": method, "n": n} for method, n in product]
 
 
-def _lowdata(body: Body, arguments: Body) -> Iterator[Figure]:
-    found = dict(zip(body["counts"], body["comparisons"], strict=True))
+def _lowdata(result: LowData, arguments: Arguments) -> Iterator[Figure]:
+    found = dict(zip(result.counts, result.comparisons, strict=True))
     whole = max(found)
     for n in split("counts", arguments["counts"]):
         comparison = found[whole if n == "all" else min(int(n), whole)]
-        for entry in comparison["entries"]:
-            values = entry["test"] or entry["validation"]
-            keys = {"method": entry["method"], "n": n}
-            yield _share("score", keys, comparison["metric"], values, asked=entry["asked"])
+        for entry in comparison.entries:
+            keys = {"method": entry.method, "n": n}
+            yield _share("score", keys, comparison.metric, list(entry.scores), asked=entry.asked)
 
 
 # --- latency -------------------------------------------------------------------------------------------------------
 
 
-def _latency_keys(arguments: Body) -> list[dict[str, str]]:
+def _latency_keys(arguments: Arguments) -> list[dict[str, str]]:
     from d90.studies.latency import usual_methods
 
     asked = arguments["methods"]
@@ -184,74 +198,78 @@ def _latency_keys(arguments: Body) -> list[dict[str, str]]:
     return [{"method": method, "size": size} for method in methods for size in split("pairs", arguments["pairs"])]
 
 
-def _latency(body: Body, _: Body) -> Iterator[Figure]:
-    for row in sorted(body["rows"], key=lambda row: row["method"] != "base"):
-        keys = {"method": row["method"], "size": f"{row['batch']}x{row['length']}"}
-        if row["method"] != "base":
-            yield Figure(
-                "added", keys, 100 * row["added"], 100 * row["low"], 100 * row["high"], "%", asked=row["asked"]
-            )
-        yield Figure("ms", keys, row["milliseconds"], unit="ms", asked=row["asked"])
+def _latency(result: Latency, _: Arguments) -> Iterator[Figure]:
+    for row in sorted(result.rows, key=lambda row: row.method != "base"):
+        keys = {"method": row.method, "size": f"{row.batch}x{row.length}"}
+        if row.method != "base":
+            yield Figure("added", keys, 100 * row.added, 100 * row.low, 100 * row.high, "%", asked=row.asked)
+        yield Figure("ms", keys, row.milliseconds, unit="ms", asked=row.asked)
 
 
 # --- certify, analyze, train, pretrain -----------------------------------------------------------------------------
 
 
-def _certify(body: Body, _: Body) -> Iterator[Figure]:
-    train, test = body["errors"] / body["n"], body["test_error"]
-    yield Figure("bound", {}, 100 * body["bound"], unit="%")
-    shares = {"training error": train, "test error": test, "holdout": body["holdout"], "majority": body["majority"]}
+def _certificate(body: Mapping[str, Any]) -> Certificate:
+    from d90.certificates.classification import Certificate
+
+    return Certificate.from_dict(dict(body))
+
+
+def _certify(result: Certificate, _: Arguments) -> Iterator[Figure]:
+    train, test = result.errors / result.n, result.test_error
+    yield Figure("bound", {}, 100 * result.bound, unit="%")
+    shares = {"training error": train, "test error": test, "holdout": result.holdout, "majority": result.majority}
     for name, value in shares.items():
         yield Figure(name, {}, 100 * value, unit="%")
-    yield Figure("bits", {}, body["bits"])
-    yield Figure("d", {}, body["best"]["d"])
+    yield Figure("bits", {}, result.bits)
+    yield Figure("d", {}, result.best.d)
     gap = relative_gap(1 - train, 1 - test) if test > 0 else None
     yield Figure("gap", {}, gap, word="not defined: no test error")
 
 
-def _analyze(body: Body, _: Body) -> Iterator[Figure]:
+def _analyze(result: Analysis, _: Arguments) -> Iterator[Figure]:
     groups = defaultdict(list)
-    for row in body["rows"]:
-        for one in row["against"]:
-            groups[str(one["r"])].append(one)
+    for row in result.rows:
+        for one in row.against:
+            groups[str(one.r)].append(one)
     for r, ones in groups.items():
         for name in ("factor", "delta", "weight", "own", "top", "random"):
-            yield Figure(name, {"r": r}, statistics.fmean(one[name] for one in ones))
+            yield Figure(name, {"r": r}, statistics.fmean(getattr(one, name) for one in ones))
     sides = defaultdict(list)
-    for like in body["likeness"]:
-        sides[like["side"]].append(like)
+    for like in result.likeness:
+        sides[like.side].append(like)
     for side, likes in sides.items():
         means = {
-            "phi": [like["phi"][-1][-1] for like in likes],
-            "phi of random": [like["null"][-1][-1] for like in likes],
-            "phi(1, 1)": [like["phi"][0][0] for like in likes],
-            "projection distance": [like["distances"][-1][1] for like in likes],
-            "geodesic distance": [like["distances"][-1][2] for like in likes],
+            "phi": [like.phi[-1][-1] for like in likes],
+            "phi of random": [like.null[-1][-1] for like in likes],
+            "phi(1, 1)": [like.phi[0][0] for like in likes],
+            "projection distance": [like.distances[-1][1] for like in likes],
+            "geodesic distance": [like.distances[-1][2] for like in likes],
         }
         for name, values in means.items():
             yield Figure(name, {"side": side}, statistics.fmean(values))
 
 
-def _ranks(arguments: Body) -> list[dict[str, str]]:
+def _ranks(arguments: Arguments) -> list[dict[str, str]]:
     return [{"r": r} for r in split("ranks", arguments["ranks"])]
 
 
-def _train(body: Body, _: Body) -> Iterator[Figure]:
-    outcome = body["outcome"]
-    yield _share("score", {}, body["task"]["metric"], [outcome["score"]])
-    yield Figure("trained", {}, outcome["trained"])
+def _train(record: Mapping[str, Any], _: Arguments) -> Iterator[Figure]:
+    outcome = Outcome.from_dict(record["outcome"])
+    yield _share("score", {}, record["task"]["metric"], [outcome.score])
+    yield Figure("trained", {}, outcome.trained)
 
 
-def _pretrain_keys(arguments: Body) -> list[dict[str, str]]:
+def _pretrain_keys(arguments: Arguments) -> list[dict[str, str]]:
     return [{"step": str(step)} for step in schedule(arguments["steps"], arguments["checkpoints"])]
 
 
-def _pretrain(body: Body, _: Body) -> Iterator[Figure]:
-    for step, loss in body["losses"]:
+def _pretrain(losses: Sequence[tuple[int, float | None]], _: Arguments) -> Iterator[Figure]:
+    for step, loss in losses:
         yield Figure("masked loss", {"step": str(step)}, loss, word="" if loss is not None else "no validation text")
 
 
-def _single(arguments: Body) -> list[dict[str, str]]:
+def _single(arguments: Arguments) -> list[dict[str, str]]:
     return [{}]
 
 
@@ -264,14 +282,14 @@ _ANALYZE = (
 _COMPARE = ("score", "trained", "stored", "without head", "head", "added", "lr")
 
 KINDS: dict[str, Kind] = {
-    "measure": Kind(_MEASURE, _single, _measure, free=("d",)),
-    "trajectory": Kind(("d90", "x", "full"), _series_keys, _series),
-    "family": Kind(("d90", "x", "full"), _series_keys, _series),
-    "compare": Kind(_COMPARE, _compare_keys, _compare),
-    "lowdata": Kind(("score",), _lowdata_keys, _lowdata),
-    "latency": Kind(("added", "ms"), _latency_keys, _latency, "out"),
-    "certify": Kind(_CERTIFY, _single, _certify, "out"),
-    "analyze": Kind(_ANALYZE, _ranks, _analyze, "out", free=("side",)),
-    "train": Kind(("score", "trained"), _single, _train, "out"),
-    "pretrain": Kind(("masked loss",), _pretrain_keys, _pretrain, "out"),
+    "measure": Kind(_MEASURE, _single, Measurement.from_dict, _measure, free=("d",)),
+    "trajectory": Kind(("d90", "x", "full"), _series_keys, Series.from_dict, _series),
+    "family": Kind(("d90", "x", "full"), _series_keys, Series.from_dict, _series),
+    "compare": Kind(_COMPARE, _compare_keys, Comparison.from_dict, _compare),
+    "lowdata": Kind(("score",), _lowdata_keys, LowData.from_dict, _lowdata),
+    "latency": Kind(("added", "ms"), _latency_keys, Latency.from_dict, _latency, "out"),
+    "certify": Kind(_CERTIFY, _single, _certificate, _certify, "out"),
+    "analyze": Kind(_ANALYZE, _ranks, Analysis.from_dict, _analyze, "out", free=("side",)),
+    "train": Kind(("score", "trained"), _single, dict, _train, "out"),
+    "pretrain": Kind(("masked loss",), _pretrain_keys, dict, _pretrain, "out"),
 }

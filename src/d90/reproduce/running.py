@@ -31,11 +31,11 @@ from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import read_record
 from d90.trials.store import Store
 
-__all__ = ["Row", "rows_of", "run"]
+__all__ = ["TableRow", "rows_of", "run"]
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table: a figure of ours, a published one, or both; numbers in `unit`."""
 
     study: str
@@ -51,7 +51,7 @@ class Row:
 
 def run(
     plan: Plan, progress: Progress | None = None, where: Mapping[str, Any] | None = None
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[TableRow], list[str]]:
     """Run every study, and write summary.json into the recipe's folder after each.
 
     A study that fails is a row that says why, and the others go on.
@@ -67,7 +67,7 @@ def run(
         RunFailed: the machine failed (disk full); finished trials are stored.
     """
     progress = progress or Progress()
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     failed: list[str] = []
     for number, study in enumerate(plan.studies, 1):
         progress.note(f"study {number} of {len(plan.studies)}: {study.name}")
@@ -75,15 +75,15 @@ def run(
             rows += rows_of(study, _result(study, progress, where or {}))
         except (D90Error, TrainingFailed) as error:
             failed.append(f"'{study.name}': {error}")
-            rows.append(Row(study.name, "", None, None, None, "", "failed"))
+            rows.append(TableRow(study.name, "", None, None, None, "", "failed"))
         _write(plan, rows, failed, number)
     return rows, failed
 
 
-def rows_of(study: Study, body: Mapping[str, Any]) -> list[Row]:
-    """Every main figure of a study and every published one, each published figure beside ours."""
+def rows_of(study: Study, result: Any) -> list[TableRow]:
+    """Every main figure of a study and every published one, each published figure beside ours; `result` is its kind's."""
     kind = KINDS[study.command.name]
-    figures = list(kind.read(body, study.arguments))
+    figures = list(kind.read(result, study.arguments))
     shown = [figure for figure in figures if figure.of == kind.of[0]]
     left = list(study.published)
     asked = {id(one): _find(figures, one, kind.of[0]) for one in left}
@@ -95,7 +95,9 @@ def rows_of(study: Study, body: Mapping[str, Any]) -> list[Row]:
     for one in left:
         if asked[id(one)] is None:
             word = "none" if one.of or one.keys else ""
-            rows.append(Row(study.name, label(one.of, one.keys), None, None, None, "", word, one.value, one.source))
+            rows.append(
+                TableRow(study.name, label(one.of, one.keys), None, None, None, "", word, one.value, one.source)
+            )
     return rows
 
 
@@ -106,17 +108,17 @@ def _find(figures: list[Figure], one: Published, main: str) -> Figure | None:
     return next((figure for figure in figures if figure.of == of and one.keys.items() <= figure.keys.items()), None)
 
 
-def _row(study: Study, figure: Figure, one: Published | None) -> Row:
+def _row(study: Study, figure: Figure, one: Published | None) -> TableRow:
     value = None if figure.value is None or not math.isfinite(figure.value) else figure.value
     word = figure.word if value is None else ""
     published, source = (one.value, one.source) if one else (None, "")
-    return Row(study.name, figure.label, value, figure.low, figure.high, figure.unit, word, published, source)
+    return TableRow(study.name, figure.label, value, figure.low, figure.high, figure.unit, word, published, source)
 
 
 # --- one study -----------------------------------------------------------------------------------------------------
 
 
-def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> dict[str, Any]:
+def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> Any:
     """Run the command, unless what it wrote is there, and read its result."""
     given, name = study.arguments, study.command.name
     line = shlex.join(["d90", *study.line])
@@ -127,15 +129,14 @@ def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> d
     else:
         with _as_if(study.line):
             study.command.function(**{**given, **{key: value for key, value in elsewhere.items() if key in given}})
-    where = KINDS[name].where
+    where, load = KINDS[name].where, KINDS[name].load
     if name == "pretrain":
-        return {"losses": losses(given["out"])}
+        return losses(given["out"])
     if where != "store":
-        body: dict[str, Any] = json.loads(Path(given[where]).with_suffix(".json").read_text(encoding="utf-8"))
-        return body
+        return load(json.loads(Path(given[where]).with_suffix(".json").read_text(encoding="utf-8")))
     store = Store(given["store"], write=False)
     try:
-        return next(body for body in reversed(store.studies(name)) if body.get("command") == line)
+        return next(load(body) for body in reversed(store.studies(name)) if body.get("command") == line)
     finally:
         store.close()
 
@@ -187,7 +188,7 @@ def _timed(out: Path, line: str) -> bool:
         return False
 
 
-def _write(plan: Plan, rows: list[Row], failed: list[str], done: int) -> None:
+def _write(plan: Plan, rows: list[TableRow], failed: list[str], done: int) -> None:
     """The summary so far, whole or not at all."""
     target = plan.folder / "summary.json"
     body = {

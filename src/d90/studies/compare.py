@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,8 @@ from d90.analysis.score_interval import (
 from d90.errors import InputError, TrainingFailed
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
-from d90.studies.cost import Cost, probe
+from d90.results.compare import Comparison, Entry
+from d90.studies.cost import probe
 from d90.tasks import Task
 from d90.tasks.metrics import LOSS, METRICS
 from d90.training.failures import all_failed, failed
@@ -38,75 +38,10 @@ from d90.trials.executor import Executor, together
 from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
 from d90.trials.store import Store, digest
 
-__all__ = ["Comparison", "Entry", "compare"]
+__all__ = ["GRID", "compare", "front"]
 
 GRID = (0.333, 1.0, 3.0)  # of the method's default rate
 WIDEST = 2  # how often a best rate at the edge widens the grid
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method.
-
-    Attributes:
-        method: its canonical text; `asked` as it was given.
-        lr: the best rate; `rates`, each rate tried with its validation score, lowest first.
-        validation, test: scores, one a seed; test is empty where the task has no such split.
-        moved, trained, head, stored, added, adds: as `d90.methods.Counts`.
-        seconds: of all its trials.
-        cost: time and memory, None where they were not probed.
-        front: whether it scores above chance and no other method stores as few numbers or fewer and scores higher.
-        low, high: the interval of `mean`, at 95 %: seeds, pooled over the methods, and the size of the split it is measured on.
-    """
-
-    method: str
-    asked: str
-    lr: float
-    rates: tuple[tuple[float, float], ...]
-    validation: tuple[float, ...]
-    test: tuple[float, ...]
-    moved: int
-    trained: int
-    head: int
-    stored: int
-    added: int
-    adds: str
-    seconds: float
-    cost: Cost | None = None
-    front: bool = False
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def scores(self) -> tuple[float, ...]:
-        """What is reported: test where there is one, validation otherwise."""
-        return self.test or self.validation
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return statistics.fmean(self.scores)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the seeds; 0 for one."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The entries in the order they were asked for, and what decides them; `chance` is the score of the best constant guess."""
-
-    model: str
-    task: str
-    metric: str
-    split: str
-    chance: float
-    seeds: int
-    entries: tuple[Entry, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
-    command: str = ""
 
 
 def compare(
@@ -215,7 +150,7 @@ def compare(
         command=command,
     )
     asked_for = [list(map(str, specs)), recipe.model, recipe.task, seeds, list(rates), recipe.seed, result.recipe]
-    runner.store.put_study(digest(asked_for), "compare", asdict(result))
+    runner.store.put_study(digest(asked_for), "compare", result.to_dict())
     runner.note(digest(asked_for))
     progress.search_ended(f"compared {len(specs)} methods")
     return result

@@ -12,39 +12,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from d90.methods import Full, Spec, apply
+from d90.results.cost import Cost
 from d90.training.batches import device_of, outputs_of
 from d90.training.loop import Data, context
 from d90.training.precision import autocast, precision_of
 from d90.training.recipe import Recipe
 
-__all__ = ["Cost", "probe"]
+__all__ = ["probe"]
 
 STEPS = 3  # timed in a round, after one that is not
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Medians over rounds.
-
-    Attributes:
-        step: seconds of a training step (forward, backward, Adam).
-        step_ratio: that over full fine-tuning's, whose own is 1.
-        memory: peak bytes of tensors above the model during a step.
-        latency: seconds of a forward pass, merged where the method merges.
-        latency_ratio: that over the base model's.
-    """
-
-    step: float
-    step_ratio: float
-    memory: int
-    latency: float
-    latency_ratio: float
 
 
 def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) -> list[Cost]:

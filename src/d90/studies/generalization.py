@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from d90.analysis import bounds
 from d90.errors import D90Error, InputError
 from d90.methods import Spec, parse
+from d90.results.generalization import GeneralizationRow
+from d90.results.measure import Measurement
+from d90.results.result import stored_results
 from d90.training.device import best_device
 from d90.training.loop import Data, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
@@ -25,43 +27,14 @@ from d90.training.recipe import Recipe
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
-__all__ = ["LEVELS", "Row", "generalization"]
+__all__ = ["LEVELS", "generalization"]
 
 LEVELS = 3  # r: what the certificates' tunes take
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement.
-
-    Attributes:
-        d90, interval: as measured.
-        baseline: full fine-tuning's score on the validation split, in `metric`; None where a number was given in its place.
-        train, evaluation: accuracies of the tune at d90, on n training examples and on the validation split; None: not trained.
-        gap: relative; None where it is not defined.
-        capacity: sqrt(d90 ln r / n).
-        note: why there is no gap.
-    """
-
-    model: str
-    task: str
-    method: str
-    rule: str
-    metric: str
-    d90: int
-    interval: tuple[int | None, int | None]
-    baseline: float | None
-    train: float | None = None
-    evaluation: float | None = None
-    n: int | None = None
-    gap: float | None = None
-    capacity: float | None = None
-    note: str = ""
-
-
 def generalization(
     stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Progress | None = None
-) -> list[Row]:
+) -> list[GeneralizationRow]:
     """A row for each measurement in the stores that found d90, the oldest first.
 
     Args:
@@ -81,9 +54,9 @@ def generalization(
         store = Store(path, write=train)
         try:
             known = {body["asked"]: body for body in store.studies("gap")}
-            for study in store.studies():
-                measured = study["d90"] is not None and study["status"] in ("found", "floor")
-                if measured and study["method"].startswith(method):
+            for study in stored_results(store, Measurement, "measure"):
+                measured = study.d90 is not None and study.status in ("found", "floor")
+                if measured and study.method.startswith(method):
                     rows.append(_row(study, known, store, train, progress))
         finally:
             store.close()
@@ -94,9 +67,9 @@ def generalization(
     return rows
 
 
-def _row(study: dict[str, Any], known: dict[str, Any], store: Store, train: bool, progress: Progress) -> Row:
+def _row(study: Measurement, known: dict[str, Any], store: Store, train: bool, progress: Progress) -> GeneralizationRow:
     method, recipe = _trial(study)
-    asked = digest([recipe.to_dict(), study["definitions"].get("task"), study["definitions"].get("base")])
+    asked = digest([recipe.to_dict(), study.definitions.get("task"), study.definitions.get("base")])
     body, note = known.get(asked), "" if train else "not trained for its training accuracy"
     if body is None and train:
         try:
@@ -104,37 +77,38 @@ def _row(study: dict[str, Any], known: dict[str, Any], store: Store, train: bool
             store.put_study(asked, "gap", body)
         except D90Error as error:
             note = str(error)
-            progress.note(f"{study['model']} on {study['task']}: {note}")
-    interval = study["interval"]
-    common = (study["model"], study["task"], study["method"], study["rule"], study["metric"], study["d90"])
-    full = None if study["baseline_method"] == "a given number" else study["baseline"]
-    row = Row(*common, (interval[0], interval[1]), full, note=note)
+            progress.note(f"{study.model} on {study.task}: {note}")
+    assert study.d90 is not None
+    common = (study.model, study.task, study.method, study.rule, study.metric, study.d90)
+    full = None if study.baseline_method == "a given number" else study.baseline
+    row = GeneralizationRow(*common, study.interval, full, note=note)
     if body is None:
         return row
     seen, evaluation, n = body["train"], body["evaluation"], body["n"]
     gap = bounds.relative_gap(seen, evaluation) if evaluation < 1 else None
     note = "" if gap is not None else "no error on the validation split: the gap is 0 / 0"
-    capacity = bounds.capacity_form(0.0, study["d90"], LEVELS, n)
-    return Row(*common, row.interval, row.baseline, seen, evaluation, n, gap, capacity, note)
+    capacity = bounds.capacity_form(0.0, study.d90, LEVELS, n)
+    return GeneralizationRow(*common, row.interval, row.baseline, seen, evaluation, n, gap, capacity, note)
 
 
-def _trial(study: dict[str, Any]) -> tuple[Spec, Recipe]:
+def _trial(study: Measurement) -> tuple[Spec, Recipe]:
     """The trial at d90 that is best on the validation split; the first seed's where none ran to its end there."""
-    own = parse(study["method"])
-    ended = [point for point in study["curve"] if point["d"] == study["d90"] and point["status"] == "finished"]
-    seed = min(study["definitions"].get("seeds") or [0])
-    best = min(ended, key=lambda point: -point["score"], default={"seed": seed, "p_seed": seed})
-    p = best.get("p_seed", best["seed"])
+    assert study.d90 is not None
+    own = parse(study.method)
+    ended = [point for point in study.curve if point.d == study.d90 and point.status == "finished"]
+    seed = min(study.definitions.get("seeds") or [0])
+    best = min(ended, key=lambda point: -point.score, default=None)
+    training_seed, p = (seed, seed) if best is None else (best.seed, best.p_seed)
     if own.space is not None and own.space.seed is not None:
         p = own.space.seed
-    spec = own.at(study["d90"], seed=p if p != best["seed"] or (own.space and own.space.seed is not None) else None)
-    return spec, Recipe(**{**study["recipe"], "method": str(spec), "seed": best["seed"]})
+    spec = own.at(study.d90, seed=p if p != training_seed or (own.space and own.space.seed is not None) else None)
+    return spec, Recipe(**{**study.recipe, "method": str(spec), "seed": training_seed})
 
 
-def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """Train the tune and count, at its best evaluation's weights."""
     task = open_task(recipe.task, recipe)
-    wanted = study["definitions"].get("task")
+    wanted = study.definitions.get("task")
     if wanted is not None and task.fingerprint != wanted:
         raise InputError(
             f"task '{task.name}' holds other examples now, expected those that were measured; give the same data"
@@ -142,7 +116,7 @@ def _accuracies(study: dict[str, Any], spec: Spec, recipe: Recipe, progress: Pro
     if not task.kind.right_or_wrong:
         raise InputError(f"task '{task.name}' is no classification, expected accuracies: the gap is one of error rates")
     model = open_model(recipe.model, task, recipe, best_device())
-    if study["definitions"].get("base") not in (None, model.fingerprint):
+    if study.definitions.get("base") not in (None, model.fingerprint):
         raise InputError(f"model '{recipe.model}' is another one now, expected the base that was measured")
     data = Data(model, task)
     applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)[1]

@@ -10,14 +10,11 @@ noise that rounds do not show (where a copy lies in memory); every interval is w
 from __future__ import annotations
 
 import copy
-import json
-import os
 import platform
 import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +23,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
-from d90.files import write_text
 from d90.methods import Context, Spec, parse
 from d90.models.loading import load
 from d90.models.model import positions
+from d90.results.latency import Latency, LatencyRow
 from d90.training.progress import Progress
 from d90.trials.runner import versions
 
-__all__ = ["PAIRS", "SHAPES", "Latency", "Row", "latency", "usual_methods"]
+__all__ = ["PAIRS", "SHAPES", "latency", "usual_methods"]
 
 PAIRS = ((32, 512), (16, 256), (1, 128), (1, 64))  # batch, tokens; the first three are the paper's
 
@@ -55,49 +52,6 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
 }
 TWIN = "base again"  # what it adds is noise
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method at one size of input; the bare model's row is called "base".
-
-    Attributes:
-        method: its canonical text; `asked` as it was given; `merged`, whether its model was merged.
-        batch, length: examples and tokens.
-        milliseconds: median of a forward pass.
-        added: median of what it adds to the bare model's pass of the same round, as a share.
-        low, high: the 95 % interval of that median, wider by `noise` on both sides.
-        rounds: how many.
-        noise: what a model that adds nothing seemed to add at this size, at most.
-    """
-
-    method: str
-    asked: str
-    merged: bool
-    batch: int
-    length: int
-    milliseconds: float
-    added: float
-    low: float
-    high: float
-    rounds: int
-    noise: float = 0.0
-
-
-@dataclass(frozen=True)
-class Latency:
-    """The rows, size after size, and what they were measured on."""
-
-    model: str
-    weights: int
-    dtype: str
-    rows: tuple[Row, ...]
-    definitions: dict[str, Any]
-    command: str = ""
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything as JSON."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def usual_methods(ranks: Sequence[int] = (64,), prefix: int = 16) -> list[str]:
@@ -257,12 +211,14 @@ def _added(own: Sequence[float], base: Sequence[float]) -> tuple[float, float, f
 
 def _row(
     name: str, asked: str, merged: bool, size: tuple[int, int], passes: dict[str, list[float]], noise: float
-) -> Row:
+) -> LatencyRow:
     middle, low, high = _added(passes[name], passes["base"])
     if name == "base":
         noise = 0.0
     milliseconds = 1000 * statistics.median(passes[name])
-    return Row(name, asked, merged, *size, milliseconds, middle, low - noise, high + noise, len(passes[name]), noise)
+    return LatencyRow(
+        name, asked, merged, *size, milliseconds, middle, low - noise, high + noise, len(passes[name]), noise
+    )
 
 
 def _processor() -> str:

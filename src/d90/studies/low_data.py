@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from d90.errors import InputError
 from d90.methods import parse
-from d90.studies.compare import GRID, Comparison, compare
+from d90.results.compare import Comparison
+from d90.results.low_data import LowData
+from d90.studies.compare import GRID, compare
 from d90.training.loop import open_task
 from d90.training.progress import Progress
 from d90.training.recipe import make_recipe
 from d90.trials.executor import Executor, together
 from d90.trials.store import Store, digest
 
-__all__ = ["LowData", "low_data"]
-
-
-@dataclass(frozen=True)
-class LowData:
-    """A comparison for each n, in their order; `counts` are the examples there really were."""
-
-    model: str
-    task: str
-    counts: tuple[int, ...]
-    comparisons: tuple[Comparison, ...]
-    command: str = ""
+__all__ = ["low_data"]
 
 
 def low_data(
@@ -100,5 +90,5 @@ def low_data(
         least_steps,
         {k: str(v) for k, v in options.items()},
     ]
-    keep.put_study(digest(asked), "lowdata", asdict(result))
+    keep.put_study(digest(asked), "lowdata", result.to_dict())
     return result

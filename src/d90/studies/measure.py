@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -21,10 +21,10 @@ from d90.analysis.paired import compare_paired, examples_needed
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
+from d90.results.measure import Measurement
 from d90.search.noise import expected_noise
 from d90.search.rules import RULES, Goal, choose_rule, goal
 from d90.search.variance import variance_shares
-from d90.studies.measurement import Measurement, Point
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.subspace import layout, support
@@ -38,7 +38,7 @@ from d90.trials.executor import Executor
 from d90.trials.runner import TrialRunner, check_sendable, versions
 from d90.trials.store import Store, digest
 
-__all__ = ["RULES", "Measurement", "Point", "measure"]
+__all__ = ["RULES", "measure"]
 
 SMALL_BUDGET = 7.0  # below it intervals are wide
 
@@ -297,12 +297,12 @@ def measure(
         spent_seconds=measurement_trials.seconds * len(seconds_full) / math.fsum(seconds_full)
         if seconds_full
         else None,
-        variance=asdict(shares) if shares else None,
+        variance=shares,
         band=band,
         test=tested[0],
         baseline_test=tested[1],
     )
-    runner.store.put_study(runner.study, "measure", asdict(result))
+    runner.store.put_study(runner.study, "measure", result.to_dict())
     progress.search_ended(str(result))
     return result
 

@@ -15,13 +15,13 @@ import numpy
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
 from d90.methods import Spec, parse
+from d90.results.measure import Point
 from d90.search import NextTrial, Observation
 from d90.search.noise import pooled_scatter
 from d90.search.plan import MAX_FAILED
 from d90.search.problem import FAILED
 from d90.search.pruning import Pruner
 from d90.search.rules import Goal
-from d90.studies.measurement import Point
 from d90.training.failures import all_failed, failed
 from d90.training.recipe import Recipe
 from d90.trials.runner import TrialRequest, TrialRunner

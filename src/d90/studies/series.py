@@ -15,15 +15,17 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from d90.errors import D90Error, InputError, TrainingFailed, unknown_name
 from d90.methods import Spec, parse
 from d90.models.loading import load, split_revision
+from d90.results.measure import Measurement
+from d90.results.series import Cell, Series
 from d90.search.rules import choose_rule
-from d90.studies.measure import Measurement, measure
+from d90.studies.measure import measure
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
 from d90.training.progress import Progress
@@ -33,56 +35,9 @@ from d90.trials.executor import Executor, together
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
-__all__ = ["TARGETS", "Cell", "Series", "family", "step_of", "trajectory"]
+__all__ = ["TARGETS", "family", "step_of", "trajectory"]
 
 TARGETS = ("last", "own", "both")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model on one task.
-
-    Attributes:
-        model, task: as given.
-        x: pretraining step of a trajectory, weights of a family.
-        target: "last" or "own".
-        status, d90, interval: of the measurement; "failed" with `error` where there is none.
-        score: full fine-tuning's own score on this model.
-        threshold, chance: what was to be reached, and what needs no training.
-        metric: what these are scores of; "" where nothing was measured, or by a version that did not say.
-    """
-
-    model: str
-    task: str
-    x: int
-    target: str
-    status: str
-    d90: int | None
-    interval: tuple[int | None, int | None]
-    score: float | None
-    threshold: float | None
-    chance: float | None
-    error: str = ""
-    metric: str = ""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A study of several models; `givers` names, for each task, the model whose target counts for all."""
-
-    kind: str
-    method: str
-    rule: str
-    xlabel: str
-    cells: tuple[Cell, ...]
-    definitions: dict[str, Any]
-    command: str = ""
-    givers: dict[str, str] = field(default_factory=dict)
-
-    def curve(self, task: str, target: str) -> list[tuple[int, int]]:
-        """(x, d90) where d90 was found, by x."""
-        chosen = [c for c in self.cells if (c.task, c.target) == (task, target) and c.d90 is not None]
-        return sorted((c.x, c.d90) for c in chosen if c.d90 is not None)
 
 
 def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", **options: Any) -> Series:
@@ -215,7 +170,7 @@ def _series(
     definitions = {"target": target, "options": {key: str(value) for key, value in options.items()}, **versions()}
     result = Series(kind, str(spec), " and ".join(rules), xlabel, tuple(cells), definitions, command, givers)
     asked = [kind, list(models), list(tasks), str(spec), target, definitions["options"]]
-    keep.put_study(digest(asked), kind, asdict(result))
+    keep.put_study(digest(asked), kind, result.to_dict())
     return result
 
 

@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ from d90.errors import InputError, unknown_name
 from d90.files import write_text
 from d90.report.figure import figure_svg
 from d90.report.measure import write_report
+from d90.results.measure import Measurement, Point
 from d90.search import NextTrial, Observation, SearchProblem, SearchResult, Session
 from d90.search.rules import goal
-from d90.studies.measurement import Measurement, Point
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
@@ -190,7 +190,7 @@ class Study:
         self._session.tell(asked, self._observation(asked, outcome, stop_at))
         self._told[asked] = self._point(asked, outcome)
         if any(one.d is not None for one in self._told):
-            self.store.put_study(self.key, "measure", asdict(self.measurement))
+            self.store.put_study(self.key, "measure", self.measurement.to_dict())
 
     def optimize(self, evaluate: Callable[[Trial], float], jobs: int = 1) -> Study:
         """Ask, evaluate and tell until it is enough.
@@ -272,7 +272,7 @@ class Study:
 
     def plot(self) -> Drawing:
         """Score against d, as on the page; shown by itself in a notebook, `save(path)` writes it."""
-        return Drawing(figure_svg([asdict(self.measurement)], "study"))
+        return Drawing(figure_svg([self.measurement], "study"))
 
     def page(self, path: str | os.PathLike[str]) -> Path:
         """Write the page of the store that this study is in.

@@ -22,16 +22,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from d90.analysis import geodesic_distance, projection_distance, random_similarity
-from d90.analysis.amplification import Amplification, Spectrum, amplifications, spectrum
+from d90.analysis.amplification import amplifications, spectrum
 from d90.analysis.similarity import directions, similarity
 from d90.errors import InputError
 from d90.methods import load
 from d90.methods.targets import Matrix, find_targets
 from d90.models.loading import load as load_model
+from d90.results.weight_change import Analysis, Likeness, WeightChangeRow
 from d90.training.base import open_base
 from d90.training.loading import read_record
 
-__all__ = ["Analysis", "Change", "Likeness", "Row", "analyze", "changes"]
+__all__ = ["Change", "analyze", "changes"]
 
 
 @dataclass(frozen=True)
@@ -44,51 +45,6 @@ class Change:
     delta: Tensor
     a: Tensor | None = None
     b: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A matrix in the table: its change's spectrum, and the comparison with W at each rank asked for."""
-
-    name: str
-    role: str
-    spectrum: Spectrum
-    against: tuple[Amplification, ...]
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """One matrix in two tunes.
-
-    Attributes:
-        name, role: of the matrix.
-        side: "A" (inputs) or "B" (outputs) of LoRA's factors; "inputs" or "outputs" of Delta W's own directions.
-        phi: phi(i, j), i of the first tune's directions, j of the second's.
-        null: E phi of random subspaces.
-        distances: (p, projection distance, geodesic distance) of the spans of the first p directions of each, p = 1, 2, 4 ... and
-            the smaller of the two numbers.
-    """
-
-    name: str
-    role: str
-    side: str
-    phi: tuple[tuple[float, ...], ...]
-    null: tuple[tuple[float, ...], ...]
-    distances: tuple[tuple[int, float, float], ...]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """Of one tune, or of two."""
-
-    tune: str
-    other: str
-    method: str
-    rows: tuple[Row, ...]
-    likeness: tuple[Likeness, ...]
-    other_method: str = ""
-    other_rows: tuple[Row, ...] = ()
-    command: str = ""
 
 
 def analyze(
@@ -139,12 +95,14 @@ def analyze(
     )
 
 
-def _row(one: Change, ranks: Sequence[int]) -> Row:
+def _row(one: Change, ranks: Sequence[int]) -> WeightChangeRow:
     own = [] if one.a is None else [_rank(one)]
     chosen = sorted({r for r in (*ranks, *own) if r <= _rank(one)})
     found = spectrum(one.delta)
     values = tuple(float(f"{value:.6g}") for value in found.values)
-    return Row(one.name, one.role, replace(found, values=values), amplifications(one.weight, one.delta, chosen))
+    return WeightChangeRow(
+        one.name, one.role, replace(found, values=values), amplifications(one.weight, one.delta, chosen)
+    )
 
 
 def _likeness(first: Change, second: Change, most: int) -> Iterator[Likeness]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from d90.results.result import Result
 from d90.search.summary import ends_in_words, seeds_in_words
+from d90.search.variance import Shares
 from d90.tasks.metrics import to_display
 
 __all__ = ["Measurement", "Point"]
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Result):
     """One trial on the accuracy-against-d curve.
 
     `at_least` marks a trial that stopped once it passed, `below` one that was given up: its score is known to lie below the
@@ -31,9 +34,14 @@ class Point:
     below: bool = False
     lower: float | None = None
 
+    @classmethod
+    def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """P had the seed of training before it had its own."""
+        return body if "p_seed" in body else {**body, "p_seed": body["seed"]}
+
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Result):
     """The answer.
 
     Attributes:
@@ -42,7 +50,8 @@ class Measurement:
             mean anything.
         d90: where the mean score over seeds reaches the threshold, the middle of what the trials leave possible; None where
             the status is trivial, unreachable or unknown.
-        interval: holds it with probability `coverage`, on this validation split; an end that the trials do not bound is None.
+        interval: holds it with probability `coverage`, on this validation split; an end that the trials do not bound is None. Where
+            `coverage` is None, as in studies of before the search had a posterior: the largest d that failed, and `d90`.
         sure: the smallest d whose mean score passes with a probability of 90 %; None where no trial tells.
         noise: the standard deviation of a score over seeds, as the search estimates it.
         failed: (d, P's seed, training's) of trials whose training most likely failed: nothing of d90 is learned from them.
@@ -51,9 +60,10 @@ class Measurement:
             chance is the larger.
         within: points of the margin rule.
         spent, spent_seconds: what the trials of this measurement cost, in steps and in seconds of a full fine-tuning.
-        variance: P's share of the variance over seeds (`d90.search.variance.Shares`), where trials tell.
+        variance: P's share of the variance over seeds where trials tell.
         band: (d, mean, low, high) of the fitted curve and its pointwise band.
         test, baseline_test: scores on the test split, at d90 and of the baseline, where they were asked for.
+        open_ends: whether an end that the trials do not bound is None, and `sure` is told; False in studies of earlier versions.
         curve: the trials behind the answer.
         recipe: of every trial but for d, lr and seed.
         definitions: what was counted as a layer, the scale, the rule, the versions.
@@ -81,17 +91,23 @@ class Measurement:
     definitions: dict[str, Any]
     seconds: float
     command: str = ""
-    coverage: float = 0.9
+    coverage: float | None = 0.9
     sure: int | None = None
     noise: float | None = None
     failed: tuple[tuple[int, int, int], ...] = ()
     within: float | None = None
     spent: float = 0.0
     spent_seconds: float | None = None
-    variance: dict[str, Any] | None = None
+    variance: Shares | None = None
     band: tuple[tuple[float, float, float, float], ...] = ()
     test: float | None = None
     baseline_test: float | None = None
+    open_ends: bool = True
+
+    @classmethod
+    def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A bracket had no probability; then intervals had one, and ends that no trial bounded."""
+        return {"coverage": None, "open_ends": "sure" in body, **body}
 
     @property
     def chance(self) -> float:
@@ -136,8 +152,9 @@ class Measurement:
 
     def __str__(self) -> str:
         low, high = self.interval
+        known = "bracket" if self.coverage is None else f"{self.coverage:.0%} interval"
         found = {
-            "found": f"d90 = {self.d90}, {self.coverage:.0%} interval {ends_in_words(low, high)}",
+            "found": f"d90 = {self.d90}, {known} {ends_in_words(low, high)}",
             "floor": f"d90 is at most {self.d90}: not bounded below by these trials, none of which falls short",
             "unknown": f"d90 is not bounded by these trials: {self._tried()}",
             "trivial": "d90 has no meaning here: the threshold is not above chance (try rule='gain')",

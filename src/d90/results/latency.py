@@ -1,0 +1,56 @@
+"""What adapters and prefixes add to the time of a forward pass."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from d90.files import write_text
+from d90.results.result import Result
+
+__all__ = ["Latency", "LatencyRow"]
+
+
+@dataclass(frozen=True)
+class LatencyRow(Result):
+    """One method at one size of input; the bare model's row is called "base".
+
+    Attributes:
+        method: its canonical text; `asked` as it was given; `merged`, whether its model was merged.
+        batch, length: examples and tokens.
+        milliseconds: median of a forward pass.
+        added: median of what it adds to the bare model's pass of the same round, as a share.
+        low, high: the 95 % interval of that median, wider by `noise` on both sides.
+        rounds: how many.
+        noise: what a model that adds nothing seemed to add at this size, at most.
+    """
+
+    method: str
+    asked: str
+    merged: bool
+    batch: int
+    length: int
+    milliseconds: float
+    added: float
+    low: float
+    high: float
+    rounds: int
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Latency(Result):
+    """The rows, size after size, and what they were measured on."""
+
+    model: str
+    weights: int
+    dtype: str
+    rows: tuple[LatencyRow, ...]
+    definitions: dict[str, Any]
+    command: str = ""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as JSON."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")

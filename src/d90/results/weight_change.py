@@ -1,0 +1,55 @@
+"""What a tune changed, matrix by matrix, and how alike two tunes are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from d90.analysis.amplification import Amplification, Spectrum
+from d90.results.result import Result
+
+__all__ = ["Analysis", "Likeness", "WeightChangeRow"]
+
+
+@dataclass(frozen=True)
+class WeightChangeRow(Result):
+    """A matrix in the table: its change's spectrum, and the comparison with W at each rank asked for."""
+
+    name: str
+    role: str
+    spectrum: Spectrum
+    against: tuple[Amplification, ...]
+
+
+@dataclass(frozen=True)
+class Likeness(Result):
+    """One matrix in two tunes.
+
+    Attributes:
+        name, role: of the matrix.
+        side: "A" (inputs) or "B" (outputs) of LoRA's factors; "inputs" or "outputs" of Delta W's own directions.
+        phi: phi(i, j), i of the first tune's directions, j of the second's.
+        null: E phi of random subspaces.
+        distances: (p, projection distance, geodesic distance) of the spans of the first p directions of each, p = 1, 2, 4 ... and
+            the smaller of the two numbers.
+    """
+
+    name: str
+    role: str
+    side: str
+    phi: tuple[tuple[float, ...], ...]
+    null: tuple[tuple[float, ...], ...]
+    distances: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Analysis(Result):
+    """Of one tune, or of two."""
+
+    tune: str
+    other: str
+    method: str
+    rows: tuple[WeightChangeRow, ...]
+    likeness: tuple[Likeness, ...]
+    other_method: str = ""
+    other_rows: tuple[WeightChangeRow, ...] = ()
+    command: str = ""
