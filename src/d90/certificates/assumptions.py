@@ -44,10 +44,8 @@ def refuse_copies(model: Model, first: Task, counted: Task) -> None:
     Raises:
         InputError: how many, and what to do.
     """
-    known = [set(each) for each in zip(*_keys(model, first.train), strict=True)]
-    repeated = sum(
-        any(key in seen for key, seen in zip(row, known, strict=True)) for row in _keys(model, counted.train)
-    )
+    known = [set(each) for each in zip(*_keys(model, first), strict=True)]
+    repeated = sum(any(key in seen for key, seen in zip(row, known, strict=True)) for row in _keys(model, counted))
     if repeated:
         raise InputError(
             f"{repeated:,} of the {len(counted.train):,} examples that count stand in the prior's part as well (equal bytes, texts "
@@ -61,7 +59,7 @@ def drop_copies(model: Model, task: Task) -> tuple[Task, int]:
     """The task without the training examples that repeat an earlier one, and how many those are."""
     seen: set[Hashable] = set()
     kept = []
-    for index, row in enumerate(_keys(model, task.train)):
+    for index, row in enumerate(_keys(model, task)):
         named = list(enumerate(row))
         if not any(key in seen for key in named):
             kept.append(index)
@@ -75,12 +73,13 @@ def drop_copies(model: Model, task: Task) -> tuple[Task, int]:
     return replace(task, train=Split(inputs, split.labels[kept])), len(split) - len(kept)
 
 
-def _keys(model: Model, split: Split) -> list[tuple[Hashable, ...]]:
-    """Each example's keys: its content, and of a text that the model cuts the tokens that are left."""
+def _keys(model: Model, task: Task) -> list[tuple[Hashable, ...]]:
+    """Each training example's keys: its content, and of a text that the model cuts the tokens that are left."""
+    split = task.train
     content = keys(split)
     if isinstance(split.inputs, torch.Tensor) or model.tokenizer is None:
         return [(key,) for key in content]
-    seen = encode(model, split.inputs).ids
+    seen = encode(model, split.inputs, task.kind).ids
     return [(key, tuple(ids) if len(ids) == model.max_length else key) for key, ids in zip(content, seen, strict=True)]
 
 

@@ -22,6 +22,7 @@ from d90.cli.options import (
     SeedOpt,
     StoreOpt,
     TextOpt,
+    conversational,
     echo,
     make_progress,
     recipe_options,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from d90.certificates.language import LanguageCertificate
 
 
+@conversational
 def certify(
     model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
     task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,

@@ -32,6 +32,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    conversational,
     echo,
     make_progress,
     open_executor,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from d90.results.compare import Comparison
 
 
+@conversational
 def compare(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",

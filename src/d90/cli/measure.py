@@ -42,6 +42,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    conversational,
     echo,
     make_progress,
     open_executor,
@@ -49,6 +50,7 @@ from d90.cli.options import (
 )
 
 
+@conversational
 def measure(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +28,9 @@ LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
 MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
 KindOpt = Annotated[
     str | None,
-    typer.Option("--kind", help="classification, regression or language; guessed from the columns by default."),
+    typer.Option(
+        "--kind", help="classification, regression, language or instruction; guessed from the columns by default."
+    ),
 ]
 PositiveOpt = Annotated[
     str | None, typer.Option("--positive", help="The class that --metric f1 is of; the rarer of two by default.")
@@ -63,6 +68,42 @@ CheckpointOpt = Annotated[
     typer.Option("--checkpoint-minutes", help="How often a running trial's state is kept, to go on from after a kill."),
 ]
 StoreOpt = Annotated[Path, typer.Option("--store", help="The SQLite file trials are kept in.")]
+
+_CONVERSATION: dict[str, tuple[str, str]] = {
+    "prompt": ("--prompt", "The column of prompts, of instruction data."),
+    "completion": ("--completion", "The column of what is to follow a prompt."),
+    "chat_template": ("--chat-template", "A file with a chat template in place of the tokenizer's own."),
+    "loss_on": ("--loss-on", "completions or all: what counts of instruction data; completions by default."),
+}
+_given: ContextVar[dict[str, str | None]] = ContextVar("_given", default={})  # noqa: B039 (never changed in place)
+
+
+def conversational(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of instruction data, which `recipe_options` puts among the columns."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        token = _given.set({name: kwargs.pop(name, None) for name in _CONVERSATION})
+        try:
+            command(*args, **kwargs)
+        finally:
+            _given.reset(token)
+
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(flag, help=text)],
+        )
+        for name, (flag, text) in _CONVERSATION.items()
+    ]
+    parameters = [*signature.parameters.values(), *added]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
 
 JobsOpt = Annotated[
     int | None,
@@ -124,7 +165,7 @@ def recipe_options(
     **recipe: Any,
 ) -> dict[str, Any]:
     """Fields of a Recipe; columns only where they were given."""
-    columns = {"text": text, "label": label, "metric": metric, "kind": kind, "positive": positive}
+    columns = {"text": text, "label": label, "metric": metric, "kind": kind, "positive": positive} | _given.get()
     if recipe.get("step_rule", 0) is None:
         del recipe["step_rule"]  # left open, it is no part of what is asked
     return {**recipe, "columns": {key: value for key, value in columns.items() if value is not None}}

@@ -35,6 +35,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    conversational,
     echo,
     make_progress,
     open_executor,
@@ -69,6 +70,7 @@ PageOpt = Annotated[Path | None, typer.Option(help="The HTML page; beside the st
 LogOpt = Annotated[Path | None, typer.Option(help="Append one JSON line for each trial as it ends.")]
 
 
+@conversational
 def trajectory(
     models: ModelsArg,
     tasks: TasksOpt = "docstrings",
@@ -108,6 +110,7 @@ def trajectory(
     _series("trajectory", **locals())
 
 
+@conversational
 def family(
     models: ModelsArg,
     tasks: TasksOpt = "docstrings",
@@ -147,6 +150,7 @@ def family(
     _series("family", **locals())
 
 
+@conversational
 def lowdata(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",

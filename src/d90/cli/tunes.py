@@ -28,6 +28,7 @@ from d90.cli.options import (
     TaskArg,
     TextOpt,
     ValidationOpt,
+    conversational,
     echo,
     make_progress,
     recipe_options,
@@ -36,6 +37,7 @@ from d90.cli.options import (
 from d90.errors import InputError, RunFailed
 
 
+@conversational
 def train(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",

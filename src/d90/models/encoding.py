@@ -7,20 +7,22 @@ from typing import Any, NamedTuple
 
 from d90.errors import InputError
 from d90.models.model import Model
+from d90.tasks.kinds import TaskKind
 
 __all__ = ["Encoded", "encode", "separator_of"]
 
 
 class Encoded(NamedTuple):
-    """Token ids and, where the model takes them, token types, a list each; and how many texts were cut."""
+    """Token ids and, where the model takes them, token types, a list each; how many texts were cut; which ids count."""
 
     ids: list[list[int]]
     types: list[list[int]] | None
     truncated: int
+    scored: list[list[bool]] | None = None
 
 
-def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
-    """Tokenise texts or pairs of texts, cut to the model's length.
+def encode(model: Model, inputs: Sequence[tuple[str, ...]], kind: TaskKind | None = None) -> Encoded:
+    """Tokenise texts or pairs of texts, cut to the model's length; a kind of task that makes token ids itself does so.
 
     What looks like a special token in a text is text. A text of no token is encoded as the token that begins documents, alone as
     in a batch.
@@ -35,6 +37,10 @@ def encode(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
         )
     if not inputs:
         return Encoded([], None, 0)
+    made = kind and kind.tokens(model.tokenizer, inputs, model.max_length, model.split_special, model.name)
+    if made:
+        _check_ids(model, made.ids, inputs)
+        return Encoded(made.ids, None, made.truncated, made.scored)
     columns = [list(column) for column in zip(*inputs, strict=True)]
     if model.vocabulary is not None:
         found = _documents(model, columns[0])

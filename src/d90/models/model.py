@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from d90.errors import InputError
 from d90.models.fingerprint import tokenizer_digest
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base, base_of, note_tokenizer
+
+SHORT = 512  # tokens
 
 __all__ = ["Model", "as_model", "name_of", "positions"]
 
@@ -45,6 +48,8 @@ class Model:
         notes: what to know about this model, a line each; told before training and recorded.
         changes, head_changes: what is trained otherwise than d90's first trials did, under any method, and where the method alone
             decides what of the head moves; part of a trial's key.
+        long_attention: the implementation of attention for texts longer than `SHORT`, where d90 chooses; "" leaves it alone.
+        longest_seen: tokens of the longest text encoded so far.
     """
 
     name: str
@@ -62,6 +67,8 @@ class Model:
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     head_changes: tuple[str, ...] = ()
+    long_attention: str = ""
+    longest_seen: int = 0
 
     def __post_init__(self) -> None:
         self.module = layout.uncompiled(self.module)
@@ -72,6 +79,21 @@ class Model:
         note_tokenizer(self.module, tokenizer_digest(self.tokenizer))
         if self.base is None:
             self.base = base_of(self.module, without=self.fresh)
+
+    def choose_attention(self, longest: int) -> None:
+        """Attention for texts of up to `longest` tokens: on processors eager for short ones, the loader's own for others.
+
+        With dropout or a mask torch's fused attention takes a slow way on processors: bf16 steps are 1.9 times longer
+        (benchmarks/switches.py). Eager attention holds all scores, which short texts can afford.
+        """
+        if not self.long_attention or torch.cuda.is_available():
+            return
+        self.longest_seen = max(self.longest_seen, longest)
+        wanted = "eager" if self.longest_seen <= SHORT else self.long_attention
+        module: Any = self.module
+        if module.config._attn_implementation != wanted:
+            with contextlib.suppress(ValueError):
+                module.set_attn_implementation(wanted)
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from d90.models.loading import MODELS, split_revision
 from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import split
 from d90.studies.pretrain import folders
+from d90.tasks import COLUMN_OPTIONS
 from d90.tasks import load as load_task
 from d90.tasks.hub import GLUE
 from d90.tasks.readers import ending_of
@@ -95,11 +96,7 @@ def _task(name: str, study: Study, load: bool) -> str:
     if name.startswith(("idx:", ".", "/", "~")) or Path(name).exists() or ending_of(name):
         if not load and Path(name.removeprefix("idx:")).exists():
             return "local data"
-        columns = {
-            key: study.arguments[key]
-            for key in ("text", "label", "metric", "kind", "positive")
-            if study.arguments.get(key)
-        }
+        columns = {key: study.arguments[key] for key in COLUMN_OPTIONS if study.arguments.get(key)}
         return _count_of(load_task(name, **columns))
     if name.startswith("glue/"):
         if name.removeprefix("glue/") not in GLUE:

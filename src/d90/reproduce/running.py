@@ -24,6 +24,7 @@ from d90.methods import parse
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
 from d90.studies.pretrain import losses
+from d90.tasks import COLUMN_OPTIONS
 from d90.training.loop import open_model, open_task
 from d90.training.progress import Progress
 from d90.training.rates import AUTO, parse_rate
@@ -160,7 +161,7 @@ def _trained(given: Mapping[str, Any]) -> bool:
     spec = parse(given["method"])
     spec = spec if given["d"] is None else spec.at(given["d"])
     fields = {key: value for key, value in given.items() if key in Recipe.__dataclass_fields__}
-    columns = {key: given[key] for key in ("text", "label", "metric", "kind", "positive") if given.get(key) is not None}
+    columns = {key: given[key] for key in COLUMN_OPTIONS if given.get(key) is not None}
     options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
     rate = parse_rate(given["lr"])
     recipe = make_recipe(

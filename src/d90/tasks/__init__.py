@@ -17,7 +17,30 @@ from d90.tasks.kinds import TaskKind, kind_names, register_kind
 from d90.tasks.readers import ENDINGS, ending_of
 from d90.tasks.text import UNITS, load_text
 
-__all__ = ["ABSENT", "TASKS", "Split", "Task", "TaskKind", "kind_names", "load", "register_kind", "register_task"]
+COLUMN_OPTIONS = (
+    "text",
+    "label",
+    "metric",
+    "kind",
+    "positive",
+    "prompt",
+    "completion",
+    "chat_template",
+    "loss_on",
+)  # as `load` takes them
+
+__all__ = [
+    "ABSENT",
+    "COLUMN_OPTIONS",
+    "TASKS",
+    "Split",
+    "Task",
+    "TaskKind",
+    "kind_names",
+    "load",
+    "register_kind",
+    "register_task",
+]
 
 TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
@@ -54,6 +77,10 @@ def load(
     kind: str | None = None,
     positive: str | None = None,
     test: str | None = None,
+    prompt: str | None = None,
+    completion: str | None = None,
+    chat_template: str | None = None,
+    loss_on: str | None = None,
     limit: int | None = None,
     validation_limit: int | None = None,
 ) -> Task:
@@ -67,6 +94,9 @@ def load(
         kind: the name of a kind of task (`kind_names`); guessed from columns and labels by default, and noted.
         positive: the class that the metric f1 is of; the rarer of two by default.
         test: "made": where the task has no test split, a tenth of the training examples becomes one.
+        prompt, completion: the columns of instruction data; found by their usual names by default.
+        chat_template: a file with a chat template in place of the tokenizer's own.
+        loss_on: "completions", by default, or "all": what counts of instruction data.
         limit, validation_limit: take only the first examples.
 
     Raises:
@@ -77,13 +107,14 @@ def load(
             raise InputError(f"got a limit of {count} {what} examples, expected at least 1")
     if test not in (None, "made"):
         raise InputError(f"got test='{test}', expected made, or nothing")
-    task = _open(name, Columns(text, label), metric, kind).with_metric(metric, positive)
+    columns = Columns(text, label, prompt, completion, chat_template, loss_on)
+    task = _open(name, columns, metric, kind).with_metric(metric, positive)
     return (task.with_test() if test else task).limit(limit, validation_limit)
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
     if name in LOADERS or name.startswith(("idx:", "glue/", *UNITS)):
-        given = {"text": columns.text, "label": columns.given_label, "kind": kind}
+        given = {"text": columns.text, "label": columns.given_label, "kind": kind, **columns.conversation}
         for option, value in given.items():
             if value is not None:
                 raise InputError(f"got {option} for task '{name}', which has its own; leave it out, or load a file")

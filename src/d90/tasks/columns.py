@@ -19,6 +19,7 @@ TEXTS = (
     ("question1", "question2"),
     ("question", "sentence"),
 )
+LOSS_ON = ("completions", "all")
 MAX_SHOWN = 20  # columns in an error
 
 
@@ -45,14 +46,43 @@ class Table:
 
 
 class Columns:
-    """Which columns hold the texts and the label; None: found by their usual names."""
+    """Which columns hold the texts and the label; None: found by their usual names.
 
-    def __init__(self, text: str | None = None, label: str | None = None) -> None:
+    Args:
+        text: the text column, or two joined by a comma.
+        label: the label column.
+        prompt, completion: the columns of instruction data.
+        chat_template: a file with a chat template in place of the tokenizer's own.
+        loss_on: "completions", the answers alone, or "all".
+
+    Raises:
+        InputError: more than two text columns, or another word for what counts.
+    """
+
+    def __init__(
+        self,
+        text: str | None = None,
+        label: str | None = None,
+        prompt: str | None = None,
+        completion: str | None = None,
+        chat_template: str | None = None,
+        loss_on: str | None = None,
+    ) -> None:
+        self.prompt, self.completion, self.chat_template, self.loss_on = prompt, completion, chat_template, loss_on
+        if loss_on not in (None, *LOSS_ON):
+            raise InputError(f"got loss_on '{loss_on}', expected {' or '.join(LOSS_ON)}")
         self.text = tuple(part.strip() for part in text.split(",")) if text else None
         self.given_label = label
         self.label = label or "label"
         if self.text and len(self.text) > 2:
             raise InputError(f"got {len(self.text)} text columns ('{text}'), expected one, or two joined by a comma")
+
+    @property
+    def conversation(self) -> dict[str, str | None]:
+        """What instruction data alone has, by its name in `d90.tasks.load`."""
+        return {
+            "prompt": self.prompt, "completion": self.completion, "chat_template": self.chat_template, "loss_on": self.loss_on,
+        }  # fmt: skip
 
     def find(self, row: Row) -> tuple[str, ...] | None:
         """The names of the text columns of a table whose first row is `row`; None where it lacks them."""

@@ -86,7 +86,13 @@ def load_hub(name: str, columns: Columns, metric: str | None, kind: str | None) 
     if "train" not in found:
         raise InputError(f"dataset '{name}' has splits {', '.join(found)}, expected one called train")
     parts = {part: found[part] for part in PARTS if part in found}
-    hidden = [part for part, rows in parts.items() if part != "train" and _unlabelled(rows, columns.label)]
+    hidden = [
+        part
+        for part, rows in parts.items()
+        if part != "train"
+        and any(columns.label in row for row in found["train"][:1])
+        and _unlabelled(rows, columns.label)
+    ]
     shown = {part: Table(rows, f"{name} {part}") for part, rows in parts.items() if part not in hidden}
     return from_tables(
         name, shown, columns, metric, kind, notes=tuple(f"{part}: left out, no labels" for part in hidden)

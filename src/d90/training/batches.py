@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,12 +39,14 @@ class Batches:
             self._images = split.inputs
             self.lengths = torch.zeros(len(split), dtype=torch.int64)
             return
-        encoded = encode(model, split.inputs)
+        encoded = encode(model, split.inputs, self.kind)
         self.truncated = encoded.truncated
         self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
+        model.choose_attention(int(self.lengths.max()))
         self._starts = self.lengths.cumsum(0) - self.lengths
         self._ids = torch.tensor([i for ids in encoded.ids for i in ids])
         self._types = None if encoded.types is None else torch.tensor([i for types in encoded.types for i in types])
+        self._scored = None if encoded.scored is None else torch.tensor([c for row in encoded.scored for c in row])
         self._pad = int(getattr(model.tokenizer, "pad_token_id", None) or 0)
         self._masked = (
             not model.inputs or "attention_mask" in model.inputs
@@ -53,7 +56,10 @@ class Batches:
         return len(self.labels)
 
     def inputs(self, chosen: Tensor) -> dict[str, Tensor] | Tensor:
-        """The model's inputs for the examples with these numbers: images, or ids, mask and types padded to the longest."""
+        """The model's inputs for the examples with these numbers: images, or ids, mask and types padded to the longest.
+
+        For a language model also `scored`, which tokens count; `outputs_of` keeps it from the model.
+        """
         if self._images is not None:
             return self._images[chosen]
         lengths = self.lengths[chosen]
@@ -63,6 +69,8 @@ class Batches:
         batch = {"input_ids": self._ids[where].masked_fill_(~mask, self._pad), "attention_mask": mask.long()}
         if self._types is not None:
             batch["token_type_ids"] = self._types[where].masked_fill_(~mask, 0)
+        if self.kind is not None and self.kind.generative:
+            batch["scored"] = mask if self._scored is None else self._scored[where] & mask
         if not self._masked:
             del batch["attention_mask"]
         return batch
@@ -90,6 +98,38 @@ def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor, kind: TaskK
     if isinstance(batch, Tensor):
         result: Any = module(batch.to(device))
     else:
-        result = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+        given = {name: tensor.to(device) for name, tensor in batch.items() if name != "scored"}
+        places = kind.predicting(batch) if kind is not None else None
+        with _only_at(module, None if places is None else places.to(device)):
+            result = module(**given)
     logits: Tensor = result if isinstance(result, Tensor) else result.logits
-    return logits if kind is None or isinstance(batch, Tensor) else kind.outputs_of(logits, batch)
+    if kind is None or isinstance(batch, Tensor):
+        return logits
+    if places is not None and logits.shape[:-1] != places.shape:
+        logits = logits.flatten(0, -2)  # (k, V): those at the places
+    return kind.outputs_of(logits, batch)
+
+
+@contextmanager
+def _only_at(module: nn.Module, places: Tensor | None) -> Iterator[None]:
+    """Give the output matrix the hidden states at these places alone, (1, k, width): the model's own forward and hooks still run.
+
+    A model whose output matrix is no module of its own, or is given other positions, computes all logits as ever.
+    """
+    find = getattr(module, "get_output_embeddings", None)
+    head = find() if places is not None and find is not None else None
+    if not isinstance(head, nn.Module):
+        yield
+        return
+
+    def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        assert places is not None
+        if not args or args[0].shape[:-1] != places.shape:
+            return None
+        return (args[0][places][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -49,6 +49,7 @@ class Data:
         """The same encoded task for the same kind of model with other fresh weights."""
         other = copy.copy(self)
         other.model = model
+        model.choose_attention(max(self.model.longest_seen, 1))
         return other
 
     @property
@@ -65,7 +66,9 @@ class Data:
     def note_truncation(self, progress: Progress) -> None:
         """Say how many texts were cut, if any were."""
         if self.truncated:
-            progress.note(f"{self.truncated} texts are longer than {self.model.max_length} tokens and were truncated")
+            progress.note(
+                f"{self.truncated} texts are longer than {self.model.max_length} tokens and {self.task.kind.cut}"
+            )
 
 
 def open_task(task: str | Task, recipe: Recipe, model: str | Model | None = None) -> Task:

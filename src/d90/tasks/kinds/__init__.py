@@ -7,9 +7,10 @@ from inspect import isabstract
 from d90.errors import InputError
 from d90.registry import Registry
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Reading, TaskKind, Tokens
 from d90.tasks.kinds.classification import Classification
 from d90.tasks.kinds.images import Images
+from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.kinds.regression import Regression
 
@@ -17,10 +18,12 @@ __all__ = [
     "ABSENT",
     "Classification",
     "Images",
+    "Instruction",
     "Language",
     "Reading",
     "Regression",
     "TaskKind",
+    "Tokens",
     "choose_kind",
     "find_kind",
     "kind_names",
@@ -41,7 +44,7 @@ def _check(kind: type[TaskKind]) -> None:
 KINDS: Registry[type[TaskKind]] = Registry(
     "kind of task",
     "d90.kinds",
-    {kind.name: kind for kind in (Classification, Regression, Language, Images)},
+    {kind.name: kind for kind in (Classification, Regression, Language, Images, Instruction)},
     check=_check,
 )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,21 @@ from d90.tasks.columns import Columns, Table
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
 
-__all__ = ["Reading", "TaskKind"]
+__all__ = ["Reading", "TaskKind", "Tokens"]
+
+
+class Tokens(NamedTuple):
+    """Examples that a kind has encoded itself.
+
+    Attributes:
+        ids: token ids, a list for each example.
+        scored: which of them are to be predicted, in the same shape.
+        truncated: how many examples were cut.
+    """
+
+    ids: list[list[int]]
+    scored: list[list[bool]]
+    truncated: int
 
 
 @dataclass(frozen=True)
@@ -116,12 +130,33 @@ class TaskKind(ABC):
         """The kind with what a finished tune kept (`record`)."""
         return self
 
+    def tokens(
+        self, tokenizer: Any, inputs: Sequence[tuple[str, ...]], longest: int | None, split_special: bool, name: str
+    ) -> Tokens | None:
+        """The examples as token ids, where the kind makes them; None: as texts are (`d90.models.encoding`).
+
+        Args:
+            longest: tokens that the model takes at most.
+            split_special: whether what looks like a special token in a text is text.
+            name: of the model, for messages.
+        """
+        return None
+
+    @property
+    def cut(self) -> str:
+        """What is said of texts that were longer than the model takes."""
+        return "were truncated"
+
     # --- model -----------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def outputs(self) -> int:
         """How many numbers the model puts out for an example; 0 where that is not asked of it."""
+
+    def predicting(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """At which of a batch's tokens logits are asked, (n, tokens); None: of all the model gives."""
+        return None
 
     def outputs_of(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """What is kept of a model's logits on one batch, (n, outputs)."""

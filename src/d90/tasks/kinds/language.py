@@ -78,11 +78,23 @@ class Language(TaskKind):
         """One a token: not asked of a model."""
         return 0
 
+    def predicting(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Where the token that follows counts, (n, tokens)."""
+        counted = batch["scored"] if "scored" in batch else batch["attention_mask"] != 0
+        return torch.nn.functional.pad(counted[:, 1:], (0, 1))
+
     def outputs_of(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Each token's nats (n, tokens - 1) from logits (n, tokens, V): the first is given; `ABSENT` behind a document's end."""
-        ids, mask = (batch[name].to(logits.device)[:, 1:] for name in ("input_ids", "attention_mask"))
-        nats = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids, reduction="none")
-        return nats.masked_fill(mask == 0, ABSENT)
+        """Each token's nats (n, tokens - 1): the first is given; `ABSENT` where nothing counts, as behind a document's end.
+
+        Args:
+            logits: (n, tokens, V), or (k, V) at the k places that `predicting` names, in their order.
+        """
+        places = self.predicting(batch).to(logits.device)
+        ids = batch["input_ids"].to(logits.device)
+        flat = logits if logits.dim() == 2 else logits[places]
+        # over (k, V): the same over (n, V, tokens) takes more than twice as long
+        nats = torch.nn.functional.cross_entropy(flat.float(), ids[:, 1:][places[:, :-1]], reduction="none")
+        return nats.new_full(ids[:, 1:].shape, ABSENT).masked_scatter(places[:, :-1], nats)
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Each document's mean nats; `labels` are not looked at."""
