@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# two processes, a file of tests at a time, a thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: attack demo test test-all older no-compiler bench lint clean
 
@@ -24,13 +26,14 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-# all of it: sweeps on Ray, sanitizers over every path of the C code, 10,000 mutated files, the GPU's kernels (interpreted, and
-# compiled), the older peft
-test-all: lint
-	$(BIN)/pip install -q -c constraints.txt ray triton
-	$(BIN)/pytest
+# all of it: also sweeps on Ray, 80 families of models, sanitizers over every path of the C code, mutated files and kills, the
+# examples, the GPU's kernels (interpreted, and compiled), the older peft
+test-all: test
+	$(BIN)/pip install -q -c constraints.txt ray triton gymnasium
+	$(PYTEST) -m slow
+	$(BIN)/pytest tests/projections/test_gpu.py
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/projections/test_gpu.py
 	$(MAKE) older
 
@@ -38,14 +41,14 @@ test-all: lint
 older: $(INSTALLED)
 	$(BIN)/pip install -q --no-deps --upgrade --target build/older -r constraints-older.txt
 	PYTHONPATH=build/older $(BIN)/python -c "import peft, transformers as t; assert (peft.__version__, t.__version__) == ('0.18.0', '4.57.1'), t"
-	PYTHONPATH=build/older $(BIN)/pytest -W "ignore:Could not find a config file:UserWarning" tests/integrations
+	PYTHONPATH=build/older $(PYTEST) -m "not slow" -W "ignore:Could not find a config file:UserWarning" tests/integrations
 
 # an install where no C compiler is found: torch does the projections' work
 no-compiler: $(INSTALLED)
 	rm -rf build
 	CC=/nonexistent $(BIN)/pip install -q --no-deps --upgrade --target build/plain .
 	PYTHONPATH=build/plain $(BIN)/python -c "from d90.projections import kernels as k; assert 'build/plain' in k.__file__ and k.active() == 'torch', k"
-	PYTHONPATH=build/plain $(BIN)/pytest tests/projections/test_contract.py tests/subspace/test_weights.py -m "not slow"
+	PYTHONPATH=build/plain $(PYTEST) tests/projections/test_contract.py tests/subspace/test_weights.py -m "not slow"
 
 # the engine's figures beside its floors, on this machine: benchmarks/*.json
 bench: $(INSTALLED)
