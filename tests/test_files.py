@@ -103,6 +103,7 @@ def test_a_command_refuses_before_it_begins(tmp_path: Path, what: str) -> None:
 
 
 def test_outputs_of_a_command_that_writes_a_folder_are_its_own_matter(tmp_path: Path) -> None:
-    check_outputs("merge", {"out": tmp_path})
+    for command in ("merge", "run"):
+        check_outputs(command, {"out": tmp_path})
     with pytest.raises(InputError, match="is a folder"):
         check_outputs("measure", {"store": tmp_path})

@@ -143,7 +143,7 @@ def check_outputs(command: str, given: Mapping[str, Any]) -> None:
 
 
 _PAGES = (".html", ".json", ".csv", ".d90")
-_WRITE_FOLDERS = ("merge", "convert", "pull", "pretrain")
+_WRITE_FOLDERS = ("merge", "convert", "pull", "pretrain", "run")
 
 
 def _same(one: Path, other: Path) -> bool:
