@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,9 +16,10 @@ from d90 import certify
 from d90.certificates.classification import Certificate, check
 from d90.certificates.language import certify_language
 from d90.errors import InputError
+from d90.methods import Full, Spec, parse
 from d90.tasks import Split, Task
 from tests.certificates.planted import MODELS, planted_model, random_task
-from tests.reference.tiny_causal import tiny_causal
+from tests.reference.tiny_causal import tiny_causal, tiny_documents
 
 ROOT = Path(__file__).parents[2]
 TRUE_ERROR = 0.5  # of every classifier of coins
@@ -180,7 +181,6 @@ def test_a_limit_is_seen_whatever_the_task_is_called(tmp_path: Path) -> None:
 
 def test_a_base_that_was_trained_in_full_is_an_alternative(tmp_path: Path) -> None:
     """Three architectures compared by full fine-tuning, the best of them certified: the choice looked at the examples."""
-    from d90.methods import parse
     from d90.training.progress import Progress
     from d90.training.recipe import make_recipe
     from d90.trials.runner import TrialRunner
@@ -192,6 +192,46 @@ def test_a_base_that_was_trained_in_full_is_an_alternative(tmp_path: Path) -> No
         TrialRunner(base, random_task(), recipe, store, Progress(), None).trial(parse("full"), recipe)
     with pytest.raises(InputError, match="shows 2 alternatives"):
         certify("mlp:16-64-2", random_task(), store=store, **FAST)
+
+
+# --- masks that look at the examples -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Peeks(Full):
+    """A method from outside that moves the matrix which the first batch's gradient likes best."""
+
+    name: ClassVar[str] = "peeks"
+    summary: ClassVar[str] = "planted"
+    looks_at_data: ClassVar[bool] = True
+
+
+MASKS = ["sparse:mask=fisher", "sparse:mask=fisher-least", "sparse:mask=change", "sparse:mask=fisher,per=tensor"]
+
+
+@pytest.mark.parametrize("method", [*MASKS, "lora:r=2+sparse:mask=change", Peeks()], ids=str)
+def test_a_mask_that_looks_at_the_examples_is_refused_by_name(method: str | Peeks, tmp_path: Path) -> None:
+    """The message holds no mask: k of D weights chosen by the examples would cost log2 of (D choose k) bits that nobody paid."""
+    spec = parse(f"{method}@d=8") if isinstance(method, str) else Spec(method, parse("full@d=8").space)
+    named = str(spec.method).replace("+", r"\+")
+    with pytest.raises(
+        InputError, match=f"'{named}' chooses the weights that move by looking at the training examples"
+    ):
+        certify(planted_model("plain"), random_task(), spec, store=tmp_path / "s.sqlite", **FAST)
+    base, text = tiny_causal(tmp_path / "base"), tiny_documents(tmp_path / "text", 20)
+    with pytest.raises(InputError, match=f"'{named}' chooses the weights"):
+        certify_language(str(base), f"text:{text}", spec, store=tmp_path / "s.sqlite", **FAST)
+
+
+@pytest.mark.parametrize("method", ["pafi:fraction=0.5", "sparse:mask=random,fraction=0.5"])
+def test_a_mask_that_looks_at_no_example_is_decoded_again(method: str, tmp_path: Path) -> None:
+    found = certify(
+        planted_model("plain"), random_task(), f"{method}@structure=did", store=tmp_path / "s.sqlite", prior=0.5, prior_epochs=1, **FAST
+    )  # fmt: skip
+    found.save(tmp_path / "c.json")
+    assert any(one.payload for one in found.candidates)
+    assert found.bound >= TRUE_ERROR
+    assert check(tmp_path / "c.json", planted_model("plain"), random_task()) == found
 
 
 # --- said plainly ------------------------------------------------------------------------------------------------------

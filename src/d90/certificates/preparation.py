@@ -121,6 +121,11 @@ def check_sound(spec: Spec, options: CertificateOptions) -> None:
         raise InputError(
             "head=outside trains the whole head beside theta, which the message does not hold; use head=inside"
         )
+    if spec.method.looks_at_data:
+        raise InputError(
+            f"'{spec.method}' chooses the weights that move by looking at the training examples, expected a method that does not: the "
+            "message holds no mask, so the choice would be unpaid. Use sparse:mask=magnitude (pafi) or sparse:mask=random"
+        )
     options.check()
 
 

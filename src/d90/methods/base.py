@@ -117,6 +117,7 @@ class Method(ABC):
         starts_at_base: whether the untrained model's outputs are the base's.
         leaves_weights: whether a file holds tuned weights of the base, and not what was trained.
         adds: what the method adds to the model at inference, in words; nothing where it merges.
+        looks_at_data: whether training examples decide what moves, besides how it is trained: no certificate describes that choice.
     """
 
     name: ClassVar[str]
@@ -125,6 +126,7 @@ class Method(ABC):
     starts_at_base: ClassVar[bool] = True
     leaves_weights: ClassVar[bool] = False
     adds: ClassVar[str] = "nothing"
+    looks_at_data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field_ in fields_of(type(self)).values():

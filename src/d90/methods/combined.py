@@ -37,6 +37,10 @@ class Combined(Method):
         return all(part.starts_at_base for part in self.parts)
 
     @property
+    def looks_at_data(self) -> bool:  # type: ignore[override]
+        return any(part.looks_at_data for part in self.parts)
+
+    @property
     def adds(self) -> str:  # type: ignore[override]
         return "; ".join(part.adds for part in self.parts if part.adds != "nothing") or "nothing"
 

@@ -55,6 +55,10 @@ class SparseMask(Inserting):
                 raise InputError(f"sparse: got {name}={value}, expected at least 1")
         self._settle(fraction=None if fraction is None else float(fraction))
 
+    @property
+    def looks_at_data(self) -> bool:  # type: ignore[override]
+        return self.mask in NEEDS_DATA
+
     def insert(self, applied: Applied, context: Context) -> None:
         named = eligible(applied)
         if not named:
@@ -67,7 +71,7 @@ class SparseMask(Inserting):
             if len(indices) == 0:
                 continue
             applied.claim(self, [parameter])
-            part = Masked(parameter, indices, stored=self.mask in NEEDS_DATA)
+            part = Masked(parameter, indices, stored=self.looks_at_data)
             for _, module, key in holders(applied.model, parameter):
                 parametrize.register_parametrization(module, key, part, unsafe=True)
                 applied.undo.append(partial(_off, module, key))
@@ -76,7 +80,7 @@ class SparseMask(Inserting):
 
     def _chosen(self, applied: Applied, context: Context) -> list[Tensor]:
         named = eligible(applied)
-        if context.stored is not None and self.mask in NEEDS_DATA:
+        if context.stored is not None and self.looks_at_data:
             return [self._read(applied, context, parameter) for parameter in named.values()]
         found = scores(self.mask, applied, context, self.batches)
         if any(score.is_meta for score in found):
@@ -110,7 +114,7 @@ class SparseMask(Inserting):
 
     def __str__(self) -> str:
         given = {"mask": self.mask, "fraction": self.fraction, "k": self.k, "per": self.per}
-        if self.mask in NEEDS_DATA:
+        if self.looks_at_data:
             given["batches"] = self.batches
         return f"{self.name}:{','.join(f'{key}={value}' for key, value in given.items() if value is not None)}"
 
