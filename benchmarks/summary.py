@@ -145,6 +145,27 @@ def certificates() -> list[str]:
         parts.append(
             f"| [{path.stem}]({path.name}) | {said} | {c['n']:,} | {c['evaluated']:,} | {c['alpha']:g} | {words} |"
         )
+    return parts + certificate_coverage()
+
+
+def certificate_coverage() -> list[str]:
+    """A row for each kind of certificate: on how many simulated tasks it held, by `benchmarks/certificate_coverage.py`."""
+    path = RESULTS / "certify_coverage.jsonl"
+    if not path.exists():
+        return []
+    simulated = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    parts = [
+        "\n## Coverage of certificates\n",
+        "Simulated tasks whose true risk is known, promised: 95 % hold. `python benchmarks/certificate_coverage.py` goes on where the file "
+        "ends. Change: how many of them certify d > 0 numbers. Slack: the median of bound less truth (errors: a share; documents: bits).\n",
+        "| certificate | tasks | hold | | change | slack |\n|-|-|-|-|-|-|",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in simulated):
+        rows = [row for row in simulated if row["kind"] == kind]
+        held = sum(row["truth"] <= row["bound"] for row in rows)
+        changed = sum(not row["certified"].startswith("no change") for row in rows)
+        slack = statistics.median(row["bound"] - row["truth"] for row in rows)
+        parts.append(f"| {kind} | {len(rows):,} | {held:,} | {held / len(rows):.1%} | {changed:,} | {slack:.3f} |")
     return parts
 
 

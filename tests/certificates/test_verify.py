@@ -82,11 +82,6 @@ def test_its_bounds_are_the_programs(errors: int, n: int, bits: float) -> None:
     )
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("certify_*.json")), ids=lambda path: path.stem)
-def test_the_stored_certificates_hold(path: Path) -> None:
-    assert len(checker.verify(str(path))) == 2
-
-
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of a classifier, and the predictions behind it."""
@@ -234,3 +229,35 @@ def test_verify_command_runs_the_model_again(documents: Path, tmp_path: Path, mo
         CliRunner().invoke(app, ["verify", "none.json"], catch_exceptions=False)
     with pytest.raises(InputError, match="without --data"):
         CliRunner().invoke(app, ["verify", "c.json", "--out", "p.npy"], catch_exceptions=False)
+
+
+STORED = sorted(RESULTS.glob("certify_*.json"))
+
+
+def test_there_are_stored_certificates() -> None:
+    assert {"certify_mnist", "certify_sst2_prior", "certify_stories"} <= {path.stem for path in STORED}
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_certificate_verifies_and_stands_in_the_table(path: Path) -> None:
+    body = json.loads(path.read_text(encoding="utf-8"))
+    lines = checker.verify(str(path))
+    assert lines[0].startswith(f"{body['bits']:g} bits counted from the message")
+    assert lines[1] == f"bound {body['bound']:.6f} computed again from n = {body['n']:,}"
+    shown = f"{body['bound']:.2%}" if "majority" in body else f"{body['bound']:.3f}"
+    row = next(
+        line for line in (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| [{path.stem}]({path.name}) |")
+    )  # fmt: skip
+    assert shown in row
+    assert (f"d = {body['best']['d']:,} numbers in" if body["best"]["payload"] else "no change") in row
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_certificate_with_a_lower_bound_is_refused(path: Path, tmp_path: Path) -> None:
+    body = json.loads(path.read_text(encoding="utf-8"))
+    best = {**body["best"], "bound": 0.9 * body["best"]["bound"]}
+    among = [best if one == body["best"] else one for one in body["candidates"]]
+    (tmp_path / "c.json").write_text(json.dumps({**body, "bound": best["bound"], "best": best, "candidates": among}))
+    with pytest.raises(checker.Refused, match=r"'candidates\[\d+\]\.bound' says"):
+        checker.verify(str(tmp_path / "c.json"))
