@@ -47,7 +47,7 @@ def test_a_kind_from_outside_reads_scores_and_has_a_chance(folder: Path) -> None
         "print(task.metric, task.score(outputs), task.chance())"
     )
     metric, perfect, chance = run(folder, code).split()
-    assert metric == "accuracy"
+    assert metric == "signs-right"
     assert float(perfect) == 1
     assert 0 <= float(chance) < 1
 

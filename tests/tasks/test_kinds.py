@@ -16,16 +16,22 @@ from torch import Tensor
 import d90
 from d90 import tasks
 from d90.errors import InputError
+from d90.models.loading import load as load_model
 from d90.registry import Registry
-from d90.tasks import Split, Task, TaskKind, kinds
+from d90.search import rules
+from d90.tasks import Split, Task, TaskKind, kinds, metrics
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds import Classification, Images, Language, Reading, Regression, stored_kind
+from d90.tasks.kinds import Classification, Images, ImageValues, Language, Reading, Regression, Tokens, stored_kind
+from d90.tasks.kinds.tokens import NO_TAG, UNSEEN
+from d90.training.batches import Batches
 from d90.training.loading import open_tune
 from tests.reference.tiny import tiny_model
 
 TEXTS = [(f"t{i}",) for i in range(12)]
 CLASSES = torch.tensor([0, 1, 1, 2] * 3)
 VALUES = torch.tensor([1.5, 2.0, 4.0, 8.5] * 3)
+TAGS = torch.tensor([[0, 1, 2], [2, 2, NO_TAG], [0, 2, 0], [2, NO_TAG, NO_TAG]] * 3)
+WORDS = [tuple(f"w{i}{j}" for j in range(int((row >= 0).sum()))) for i, row in enumerate(TAGS)]
 DOCUMENTS = torch.zeros(12, dtype=torch.int64)
 
 # kind, its labels, outputs that are right
@@ -34,13 +40,18 @@ KINDS: dict[str, tuple[TaskKind, Tensor, Tensor]] = {
     "images": (Images(("a", "b", "c")), CLASSES, 40 * torch.eye(3)[CLASSES]),
     "regression": (Regression(mean=4.0, deviation=2.0), VALUES, ((VALUES - 4.0) / 2.0)[:, None]),
     "language": (Language(), DOCUMENTS, torch.zeros(12, 5)),
+    "tokens": (
+        Tokens(("B-x", "I-x", "O")),
+        TAGS,
+        (40 * torch.eye(3)[TAGS.clamp(min=0)]).where(TAGS[..., None] >= 0, UNSEEN),
+    ),
 }
 EACH = pytest.mark.parametrize("name", KINDS)
 
 
 def _task(name: str, metric: str | None = None) -> Task:
     kind, labels, _ = KINDS[name]
-    inputs: Any = torch.rand(12, 1, 2, 2) if kind.takes == "images" else TEXTS
+    inputs: Any = torch.rand(12, 1, 2, 2) if kind.takes == "images" else WORDS if name == "tokens" else TEXTS
     split = Split(inputs, labels)
     return Task("t", kind, kind.labels, metric or kind.own_metric, split, split)
 
@@ -57,7 +68,7 @@ def test_perfect_outputs_score_the_maximum_and_lose_nothing(name: str) -> None:
 @EACH
 def test_the_mean_loss_is_the_mean_of_each_examples(name: str) -> None:
     kind, labels, right = KINDS[name]
-    outputs = right.abs() + torch.rand_like(right)
+    outputs = (right.abs() + torch.rand_like(right)).where(right != kind.filler, right)
     each = kind.losses(outputs, labels)
     assert each.shape == (12,)
     assert kind.loss(outputs, labels).item() == pytest.approx(each.mean().item(), rel=1e-5)
@@ -71,13 +82,15 @@ def test_the_constant_guess_scores_chance(name: str) -> None:
         "classification": [torch.tensor([0.0, 9.0, 0.0]), torch.tensor([0.25, 0.5, 0.25]).log()],
         "regression": [torch.zeros(1), (VALUES.mean() - 4.0).reshape(1) / 2.0],
         "language": [None, torch.tensor([3.0]).log()],
+        "tokens": [torch.tensor([0.0, 0.0, 9.0]), (torch.tensor([3.0, 1.0, 5.0]) / 9).log()],
     }
     best, for_loss = guesses["classification" if name == "images" else name]
-    assert kind.score("loss", for_loss.expand(12, -1), labels) == pytest.approx(
+    shape = (*labels.shape, -1)
+    assert kind.score("loss", for_loss.expand(shape), labels) == pytest.approx(
         kind.chance("loss", labels, labels, vocabulary=3), rel=1e-5
     )
     if best is not None:
-        assert kind.score(kind.own_metric, best.expand(12, -1), labels) == kind.chance(kind.own_metric, labels, labels)
+        assert kind.score(kind.own_metric, best.expand(shape), labels) == kind.chance(kind.own_metric, labels, labels)
 
 
 @EACH
@@ -113,6 +126,42 @@ def test_unknown_kinds_and_names_taken_twice_are_refused() -> None:
 
     with pytest.raises(InputError, match="'classification' is there already"):
         tasks.register_kind(Twin)
+
+
+def test_a_split_of_images_has_the_kind_for_images() -> None:
+    images = torch.rand(12, 1, 2, 2)
+    for kind, labels, wanted in (
+        (Classification(("a", "b", "c")), CLASSES, Images),
+        (Regression(), VALUES, ImageValues),
+    ):
+        task = Task("t", kind, kind.labels, kind.own_metric, Split(images, labels), Split(images, labels))
+        assert type(task.kind) is wanted
+        assert (task.texts, task.kind.from_scratch, task.kind.stored) == (0, True, kind.stored)
+
+
+def test_batches_hold_the_ids_that_they_always_held(tmp_path: Path) -> None:
+    """Written down before collating became the kind's own: stored runs were trained on these."""
+    model = load_model(str(tiny_model(tmp_path)), 2, max_length=8)
+    texts = [("a b", "c"), ("a", ""), ("b c a a a b c a", "a b"), ("c", "[SEP]")]
+    batches = Batches(model, Split(texts, torch.tensor([0, 1, 0, 1])))
+    batch = batches.inputs(torch.tensor([2, 0, 1, 3]))
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [
+            [2, 5, 6, 4, 3, 4, 5, 3],
+            [2, 4, 5, 3, 6, 3, 0, 0],
+            [2, 4, 3, 3, 0, 0, 0, 0],
+            [2, 6, 3, 1, 1, 1, 3, 0],
+        ],
+        "attention_mask": [[1] * 8, [1] * 6 + [0] * 2, [1] * 4 + [0] * 4, [1] * 7 + [0]],
+        "token_type_ids": [
+            [0] * 5 + [1] * 3,
+            [0] * 4 + [1] * 2 + [0] * 2,
+            [0] * 3 + [1] + [0] * 4,
+            [0] * 3 + [1] * 4 + [0],
+        ],
+    }
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert batches.truncated == 1
 
 
 # --- a kind from outside -------------------------------------------------------------------------------------------------
@@ -151,12 +200,9 @@ class MultiLabel(TaskKind):
     def predict(self, outputs: Tensor) -> Tensor:
         return (outputs > 0).long()
 
-    def describe(self, output: Tensor) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
         shares = dict(zip(self.labels, output.float().sigmoid().tolist(), strict=True))
         return {"labels": [name for name, share in shares.items() if share > 0.5], "probabilities": shares}
-
-    def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
-        return -self.loss(outputs, labels).item()
 
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         return self.score(metric, torch.logit(train.mean(dim=0), eps=1e-3).expand(len(labels), -1), labels)
@@ -195,6 +241,38 @@ def test_a_kind_of_your_own_trains_saves_opens_and_predicts(registry: pytest.Mon
     assert set(described["probabilities"]) == {"a", "b"}
     with pytest.raises(InputError, match="is a multi-label; a bound on the error rate needs classes"):
         d90.certify(str(tmp_path / "base"), str(path), "full@d=4", store=tmp_path / "s.sqlite")
+
+
+def test_a_metric_of_your_own_scores_a_kind_and_rules_go_by_what_it_is(
+    registry: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    registry.setattr(metrics.METRICS, "_known", dict(metrics.METRICS._known))
+    registry.setattr("d90.search.rules._SCALES", dict(rules._SCALES))
+    tasks.register_metric(
+        "all-right", lambda predicted, labels: (predicted == labels).all(1).double().mean().item(), share=True
+    )
+    tasks.register_metric("odd", lambda predicted, labels: 1.0, correlation=True)
+
+    @tasks.register_kind
+    @dataclass(frozen=True)
+    class Scored(MultiLabel):
+        name: ClassVar[str] = "multi-scored"
+        metrics: ClassVar[tuple[str, ...]] = ("all-right", "odd")
+
+    task = tasks.load(str(_data(tmp_path)), kind="multi-scored")
+    assert task.metric == "all-right"
+    outputs = 9 * (task.validation.labels - 0.5)
+    assert task.score(outputs) == 1
+    assert task.score(-outputs) == 0
+    assert tasks.load(str(_data(tmp_path)), kind="multi-scored", metric="odd").score(outputs) == 1
+    assert rules.choose_rule(None, "all-right", 0.9, None) == "paper"
+    assert rules.choose_rule(None, "odd", 0.9, None) == "gain"
+    with pytest.raises(InputError, match="margin rule for all-right, expected one of accuracy, f1, matthews"):
+        rules.choose_rule(None, "all-right", 0.9, 1.0)
+    with pytest.raises(InputError, match="metric 'accuracy' is there already"):
+        tasks.register_metric("accuracy", lambda predicted, labels: 0.0)
+    with pytest.raises(InputError, match=r"unknown metric 'al-right'.*Did you mean 'all-right'"):
+        tasks.load(str(_data(tmp_path)), kind="multi-scored", metric="al-right")
 
 
 def test_a_kind_may_come_by_an_entry_point(registry: pytest.MonkeyPatch, tmp_path: Path) -> None:

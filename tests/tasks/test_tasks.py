@@ -206,7 +206,7 @@ def test_images_are_normalised_by_the_training_set(images: Path) -> None:
     assert task.train.inputs.std().item() == pytest.approx(1)
     assert torch.equal(task.validation.inputs, task.train.inputs[:4])  # the same bytes, the same scale
     assert task.validation.labels.tolist() == [2, 1, 0, 0]
-    assert (task.test, task.labels, task.is_text) == (None, ("0", "1", "2"), False)
+    assert (task.test, task.labels, task.texts) == (None, ("0", "1", "2"), 0)
     assert "mean" in task.notes[0]
     assert tasks.load(f"idx:{images}", metric="matthews").metric == "matthews"
 

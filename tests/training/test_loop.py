@@ -14,6 +14,7 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import Model, load
 from d90.tasks import Split
+from d90.tasks.kinds import Classification, Images
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loading import open_tune
@@ -184,7 +185,7 @@ def test_a_recipe_names_the_step_rule_only_where_it_says_something() -> None:
 def test_a_pretrained_model_takes_smaller_rates_than_one_from_scratch() -> None:
     for method in ("full", "full@d=10"):
         spec = d90.methods.parse(method)
-        assert default_lr(spec, is_text=True) < default_lr(spec, is_text=False)
+        assert default_lr(spec, Classification()) < default_lr(spec, Images())
     assert isinstance(bf16_is_fast(best_device()), bool)
 
 

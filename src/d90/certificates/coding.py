@@ -168,7 +168,7 @@ def _quantised(
     _write(space, theta)
     few = QuantisedSpace(space, levels)
     if epochs > 0:
-        usual = trial.lr if trial.lr is not None else default_lr(spec, ground.data.task.is_text)
+        usual = trial.lr if trial.lr is not None else default_lr(spec, ground.data.task.kind)
         # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
         again = replace(trial, lr=usual / 10, epochs=epochs, evaluations=1)
         fit(ground.data, spec, again, progress=progress, applied_method=AppliedMethod(spec, applied.applied, few))

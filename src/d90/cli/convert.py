@@ -27,6 +27,8 @@ def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: 
     size = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
     if found.form == "peft":
         echo(f"wrote {out}: theta as it is ({size:,} bytes); 'import d90.integrations.peft' before peft loads it")
+        if found.note:
+            echo(found.note)
         return
     held = "exactly" if found.exact else f"{100 * found.kept:.2f} % of the change's squared norm"
     echo(f"wrote {out}: a LoRA adapter of rank {found.rank} ({size:,} bytes), which holds {held}")

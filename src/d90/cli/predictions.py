@@ -46,7 +46,7 @@ def lines_of(
     for i, (example, place, answer) in enumerate(zip(texts, places, described, strict=True)):
         if form == "lines":
             first, *rest = answer.values()
-            shown = [f"{first:.4f}" if isinstance(first, float) else str(first)]
+            shown = [f"{first:.4f}" if isinstance(first, float) else str(_cell(first))]
             shown += [f"{value:.4f}" for value in rest if isinstance(value, float)]
             yield "\t".join([*shown, *(text.replace("\n", "\\n").replace("\r", "\\r") for text in example)])
             continue
@@ -68,11 +68,17 @@ def _place(place: str) -> dict[str, Any]:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Probabilities as a column each."""
+    """Probabilities as a column each, lists as JSON."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        flat |= {f"p({name})": share for name, share in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= (
+            {f"p({name})": share for name, share in value.items()} if isinstance(value, dict) else {key: _cell(value)}
+        )
     return flat
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
 def _csv(cells: Iterable[Any]) -> str:

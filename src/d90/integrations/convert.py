@@ -15,7 +15,7 @@ from d90.methods import Context, Spec
 from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
-from d90.training.base import open_base
+from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loading import read_record, task_of
@@ -36,6 +36,7 @@ class Converted:
         rank: of the LoRA adapter; None for "peft".
         exact: whether nothing is lost.
         kept, lost: as `d90.integrations.lora.Exported` has them.
+        note: what is to be done with the model's outputs, where anything is.
         metric, before, after: the task's metric on its validation split with the tune and with the folder, if measured.
     """
 
@@ -49,6 +50,7 @@ class Converted:
     metric: str = ""
     before: float | None = None
     after: float | None = None
+    note: str = ""
 
 
 def convert(
@@ -79,19 +81,20 @@ def convert(
                 f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use to='lora'"
             )
     recipe = record["recipe"]
-    model = open_base(record)
+    model, unit = open_base(record), kind_of(record).unit_of_outputs
     if to == "peft":
         from d90.integrations.peft import from_tune
 
         from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe["seed"])).save_pretrained(
             folder
         )
-        return Converted(Path(folder), to, str(spec))
+        note = "" if unit == (0.0, 1.0) else f"the model puts out z, and a value is {unit[0]:.6g} + {unit[1]:.6g} z"
+        return Converted(Path(folder), to, str(spec), note=note)
     from d90.integrations.lora import to_lora
 
     probe, score, metric = _probe(model, record) if check else (None, None, "")
     model.module.to(best_device() if check else "cpu")
-    found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe)
+    found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe, unit=unit)
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(
         Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1]

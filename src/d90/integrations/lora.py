@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
+from d90.integrations.unit import unit_in_head
 from d90.methods import LoRA, Space, Spec, load, parse
 from d90.methods.base import task_head
 from d90.subspace import file as tune_file
@@ -67,6 +68,7 @@ def to_lora(
     method: str | Spec = "full",
     seed: int = 0,
     probe: Probe | None = None,
+    unit: tuple[float, float] = (0.0, 1.0),
 ) -> Exported:
     """Write a tune as a folder of a peft LoRA adapter; the model is given back as it was.
 
@@ -77,6 +79,7 @@ def to_lora(
         method: what the tune was trained with (`d90.methods`); a file of `d90 train` has it in the recipe beside it.
         seed: the run's, which drew the method's own weights.
         probe: gives outputs of a model, to see what is lost: (n, outputs).
+        unit: (mean, deviation) of a regression's values: the folder's head puts out mean + deviation z.
 
     Raises:
         InputError: no rank where one is needed, or one that does not fit; a method that does not merge; as `d90.methods.load`.
@@ -113,6 +116,8 @@ def to_lora(
             p.copy_(base[name])
             p.requires_grad_(flags[name])
     head = {name: changed[name] for name in task_head(model) if name in changed}
+    if unit != (0.0, 1.0):
+        head = unit_in_head(model, head, *unit, path)
     kept: float = 1.0
     lost: dict[str, float] = {}
     if own:
@@ -122,6 +127,8 @@ def to_lora(
         r = alpha = rank
         found, kept, lost = _cut(model, base, changed, set(head), rank)
     exported = _write(model, Path(folder), found, head, r, alpha, probe)
+    if exported is not None and unit != (0.0, 1.0):
+        exported = (exported - unit[0]) / unit[1]  # as the tune's
     for name, p in model.named_parameters():
         p.requires_grad_(flags[name])
     for module, mode in modes:

@@ -10,18 +10,21 @@ from typing import Any
 from torch import nn
 
 from d90.errors import InputError
+from d90.integrations.unit import fold_unit
 from d90.methods import load
-from d90.training.base import open_base
+from d90.training.base import kind_of, open_base
 from d90.training.loading import read_record
 
 __all__ = ["merge"]
 
 
 def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Write theta_0 + Delta as a model folder that `AutoModelForSequenceClassification.from_pretrained(out)` loads.
+    """Write theta_0 + Delta as a model folder that the Auto class of the tune's kind of task loads, as
+    `AutoModelForSequenceClassification.from_pretrained(out)`.
 
     The weights have the base's shapes, in fp32 as they were trained; the classes have the task's names, and the tokenizer cuts
-    texts where the tune's training did. The folder appears whole or not at all.
+    texts where the tune's training did. A regression's model puts out values in the unit of its labels. The folder appears whole
+    or not at all.
 
     Args:
         path: a tune with its recipe beside it.
@@ -29,7 +32,7 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
 
     Raises:
         InputError: an unsound tune, another base model, a method that adds modules, an image network, or a folder that
-            holds something.
+            holds something; a regression whose last layer cannot hold the unit of the values.
     """
     record, spec = read_record(path)
     folder = Path(out)
@@ -46,6 +49,9 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
         )
     model = open_base(record)
     module: Any = load(spec, path, model.module, recipe["seed"]).merge()
+    kind = kind_of(record)
+    if kind.unit_of_outputs != (0.0, 1.0):
+        fold_unit(module, *kind.unit_of_outputs, path)
     _describe(module, labels)
     tokenizer = model.tokenizer
     assert tokenizer is not None  # a task of texts

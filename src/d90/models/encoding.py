@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from d90.errors import InputError
 from d90.models.model import Model
+from d90.tasks.encoded import Encoded
 from d90.tasks.kinds import TaskKind
 
-__all__ = ["Encoded", "encode", "separator_of"]
+__all__ = ["ModelEncoder", "encode", "separator_of"]
 
 
-class Encoded(NamedTuple):
-    """Token ids and, where the model takes them, token types, a list each; how many texts were cut; which ids count."""
+@dataclass(frozen=True)
+class ModelEncoder:
+    """A model as a kind of task sees it: what makes token ids of texts (`d90.tasks.encoded.Encoder`)."""
 
-    ids: list[list[int]]
-    types: list[list[int]] | None
-    truncated: int
-    scored: list[list[bool]] | None = None
+    model: Model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.model.tokenizer
+
+    def texts(self, inputs: Sequence[tuple[str, ...]], kind: TaskKind | None = None) -> Encoded:
+        """Texts or pairs of texts, as `encode`."""
+        return encode(self.model, inputs, kind)
+
+    def words(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Sentences given as words: their texts with a space between words, as a user's text is read later.
+
+        Raises:
+            InputError: as `encode`; a tokenizer that does not say where its tokens stand.
+        """
+        _check_takes_texts(self.model)
+        found = _words(self.model, inputs)
+        _check_ids(self.model, found.ids, inputs)
+        return found
+
+
+def _encoded(ids: list[list[int]], types: list[list[int]] | None, truncated: int) -> Encoded:
+    return Encoded({"input_ids": ids} | ({} if types is None else {"token_type_ids": types}), truncated)
 
 
 def encode(model: Model, inputs: Sequence[tuple[str, ...]], kind: TaskKind | None = None) -> Encoded:
@@ -30,17 +55,15 @@ def encode(model: Model, inputs: Sequence[tuple[str, ...]], kind: TaskKind | Non
     Raises:
         InputError: the model takes images, an id that the embedding does not have, or a text of no token that nothing stands for.
     """
-    if model.tokenizer is None:
-        raise InputError(
-            f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm, or give your network "
-            "its tokenizer: d90.Model(name, net, tokenizer)"
-        )
+    _check_takes_texts(model)
     if not inputs:
-        return Encoded([], None, 0)
+        return _encoded([], None, 0)
     made = kind and kind.tokens(model.tokenizer, inputs, model.max_length, model.split_special, model.name)
     if made:
         _check_ids(model, made.ids, inputs)
-        return Encoded(made.ids, None, made.truncated, made.scored)
+        return Encoded(
+            {"input_ids": made.ids, "scored": [[int(one) for one in row] for row in made.scored]}, made.truncated
+        )
     columns = [list(column) for column in zip(*inputs, strict=True)]
     if model.vocabulary is not None:
         found = _documents(model, columns[0])
@@ -50,6 +73,14 @@ def encode(model: Model, inputs: Sequence[tuple[str, ...]], kind: TaskKind | Non
         found = _marked(model, columns)
     _check_ids(model, found.ids, inputs)
     return found
+
+
+def _check_takes_texts(model: Model) -> None:
+    if model.tokenizer is None:
+        raise InputError(
+            f"model '{model.name}' takes images and the task has texts; choose a text model such as minilm, or give your network "
+            "its tokenizer: d90.Model(name, net, tokenizer)"
+        )
 
 
 def _call(model: Model, *columns: Any, **options: Any) -> Any:
@@ -65,14 +96,52 @@ def _marked(model: Model, columns: Sequence[list[str]]) -> Encoded:
     if truncated:
         found = _call(model, *columns, truncation=True, max_length=longest)
     ids = [row or _nothing(model, i) for i, row in enumerate(found["input_ids"])]
+    return _encoded(ids, _types(model, found), truncated)
+
+
+def _types(model: Model, found: Any) -> list[list[int]] | None:
+    """Token types, where the model takes these."""
     types = found.get("token_type_ids")
-    if types is not None:
-        types = [row or [0] for row in types]
-        kinds = getattr(getattr(model.module, "config", None), "type_vocab_size", None)
-        taken = not model.inputs or "token_type_ids" in model.inputs
-        if not taken or (kinds is not None and kinds <= max(map(max, types))):
-            types = None
-    return Encoded(ids, types, truncated)
+    if types is None:
+        return None
+    types = [row or [0] for row in types]
+    kinds = getattr(getattr(model.module, "config", None), "type_vocab_size", None)
+    taken = not model.inputs or "token_type_ids" in model.inputs
+    return None if not taken or (kinds is not None and kinds <= max(map(max, types))) else types
+
+
+def _words(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+    """Tokens of the words' text, and the first token of each word, -1 where it has none or was cut."""
+    if not getattr(model.tokenizer, "is_fast", False):
+        raise InputError(
+            f"the tokenizer of '{model.name}' does not say where in a text its tokens stand, expected a fast one with a "
+            "tokenizer.json; choose such a model"
+        )
+    texts = [" ".join(words) for words in inputs]
+    found = _call(model, texts, truncation=False, verbose=False)
+    longest = model.max_length or max(map(len, found["input_ids"]))
+    truncated = sum(len(ids) > longest for ids in found["input_ids"])
+    found = _call(model, texts, truncation=True, max_length=longest, return_offsets_mapping=True)
+    ids = [row or _nothing(model, i) for i, row in enumerate(found["input_ids"])]
+    first = [_first_tokens(words, places) for words, places in zip(inputs, found["offset_mapping"], strict=True)]
+    encoded = _encoded(ids, _types(model, found), truncated)
+    encoded.features["first"] = first
+    return encoded
+
+
+def _first_tokens(words: Sequence[str], places: Sequence[tuple[int, int]]) -> list[int]:
+    """Where each word's first token stands, from the tokens' places in the words' text; some begin at the space before a word."""
+    starts = [0]
+    for word in words[:-1]:
+        starts.append(starts[-1] + len(word) + 1)
+    first = [-1] * len(words)
+    for token, (low, high) in enumerate(places):
+        if low == high:
+            continue
+        at = bisect.bisect_right(starts, high - 1) - 1
+        if first[at] < 0 and high - 1 < starts[at] + len(words[at]):
+            first[at] = token
+    return first
 
 
 def _separated(model: Model, first: list[str], second: list[str]) -> Encoded:
@@ -88,7 +157,7 @@ def _separated(model: Model, first: list[str], second: list[str]) -> Encoded:
         # what is over falls on the longer one, then on both alike; an odd token on the second
         length = min(len(a), max(room - len(b), (room + 1) // 2))
         rows.append([*before, *a[:length], model.separator, *b[: room - length], *behind])
-    return Encoded(rows, None, truncated)
+    return _encoded(rows, None, truncated)
 
 
 def separator_of(tokenizer: Any) -> int | None:
@@ -129,7 +198,7 @@ def _documents(model: Model, texts: list[str]) -> Encoded:
     if empty is not None:
         raise InputError(f"document {empty + 1} has no token ('{texts[empty][:40]}'), expected text; drop it")
     longest = model.max_length or max(map(len, found))
-    return Encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
+    return _encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
 
 
 def _start(tokenizer: Any) -> int | None:

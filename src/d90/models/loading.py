@@ -141,7 +141,7 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
     if dtype in ("float16", "bfloat16"):
         model.notes += (f"the weights are stored in {dtype} and trained in fp32",)
         model.changes += (f"{dtype} weights trained in fp32",)
-    if kind.right_or_wrong and not any(_is_head(module, name) for name in fresh):
+    if kind.classes and not any(_is_head(module, name) for name in fresh):
         model.labels = class_names(module.config, outputs)
     return model
 

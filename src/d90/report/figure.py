@@ -21,7 +21,7 @@ from d90.report.words import (
     threshold_name,
 )
 from d90.results.measure import Measurement, Point
-from d90.search.rules import SHARES
+from d90.search.rules import scale_of
 from d90.tasks.metrics import rises, to_display
 
 __all__ = ["figure_svg", "points"]
@@ -62,7 +62,7 @@ def figure_svg(studies: Sequence[Measurement], prefix: str) -> str:
             marks.append(Mark(study.d90, (low, high) if alone else None, text + more, index[key]))
     limits = (1, max(study.D for study in studies))
     metric = first.metric
-    look = Look(f"validation {metric}", percent=metric in SHARES, falls=not rises(metric))
+    look = Look(f"validation {metric}", percent=scale_of(metric).share, falls=not rises(metric))
     return draw(title, look, limits, series, _levels(studies), marks, prefix)
 
 

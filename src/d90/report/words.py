@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from d90.results.measure import Measurement
-from d90.search.rules import COUNTS, SHARES
+from d90.search.rules import scale_of
 from d90.search.summary import ends_in_words, seeds_in_words
 from d90.tasks.metrics import rises, to_display
 
@@ -41,12 +41,12 @@ def score(value: float, metric: str) -> str:
 
 def difference(value: float, metric: str) -> str:
     """A distance between scores, as a standard deviation is one: like a score, without its sign."""
-    return f"{100 * value:.2f} %" if metric in SHARES else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if scale_of(metric).share else f"{value:.4f}"
 
 
 def axis(metric: str) -> tuple[float, str]:
     """What a score is multiplied by along an axis, and what the axis is called."""
-    return (100.0, f"{metric} (%)") if metric in SHARES else (to_display(1.0, metric), metric)
+    return (100.0, f"{metric} (%)") if scale_of(metric).share else (to_display(1.0, metric), metric)
 
 
 def base_name(path: str) -> str:
@@ -69,7 +69,7 @@ def seconds(time: float) -> str:
 
 def constant_name(study: Measurement) -> str:
     """What the answer that looks at no input is: a class, or where there are none a value or frequencies."""
-    return "majority class" if study.metric in COUNTS else "constant guess"
+    return "majority class" if scale_of(study.metric).counted else "constant guess"
 
 
 def chance_name(study: Measurement) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from d90.search.rules import CORRELATIONS, SHARES
+from d90.search.rules import scale_of
 
 __all__ = ["FLOOR", "expected_noise", "pooled_scatter"]
 
@@ -33,9 +33,10 @@ def expected_noise(metric: str, examples: int, full: float, chance: float, devia
         full, chance: scores of the baseline, and of what needs no training.
         deviation: of a loss, the standard deviation of the validation examples' losses; 0 where it is not known.
     """
-    if metric in SHARES:
+    scale = scale_of(metric)
+    if scale.share:
         return math.hypot(FLOOR, 0.5 * USUAL / math.sqrt(max(1, examples)))
-    value = max(0.0, 1 - full**2) if metric in CORRELATIONS else deviation
+    value = max(0.0, 1 - full**2) if scale.correlation else deviation
     return math.hypot(FLOOR * abs(full - chance), 0.5 * value / math.sqrt(max(1, examples)))
 
 

@@ -15,12 +15,48 @@ from dataclasses import dataclass
 
 from d90.errors import InputError, unknown_name
 
-__all__ = ["RULES", "Goal", "choose_rule", "goal"]
+__all__ = ["RULES", "Goal", "Scale", "choose_rule", "goal", "scale_of", "set_scale"]
 
 RULES = ("paper", "gain", "margin")
-SHARES = ("accuracy", "f1")  # metrics of which a share is a share
-CORRELATIONS = ("matthews", "pearson", "spearman")
-COUNTS = ("accuracy", "f1", "matthews")  # metrics of the confusion table
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers of a metric mean: rules, noise and pages go by it, never by a metric's name.
+
+    Attributes:
+        share: a share of something: 0 is the worst there is and 1 the best, so that a share of it means something.
+        correlation: from -1 to 1, and 0 without any skill.
+        counted: made from the confusion table of independent examples, so that two models are compared example by example.
+    """
+
+    share: bool = False
+    correlation: bool = False
+    counted: bool = False
+
+
+_SCALES = {
+    "accuracy": Scale(share=True, counted=True),
+    "f1": Scale(share=True, counted=True),
+    "matthews": Scale(correlation=True, counted=True),
+    "pearson": Scale(correlation=True),
+    "spearman": Scale(correlation=True),
+}
+
+
+def scale_of(metric: str) -> Scale:
+    """What a metric's numbers mean; of a loss, and of a metric that nothing was said of, nothing but that more is better."""
+    return _SCALES.get(metric, Scale())
+
+
+def set_scale(metric: str, scale: Scale) -> None:
+    """Say what the numbers of a metric mean.
+
+    Raises:
+        InputError: something else was said before.
+    """
+    if _SCALES.setdefault(metric, scale) != scale:
+        raise InputError(f"got {scale} for metric '{metric}', which has {_SCALES[metric]}; give yours another name")
 
 
 @dataclass(frozen=True)
@@ -42,7 +78,7 @@ def choose_rule(rule: str | None, metric: str, fraction: float, within: float | 
         InputError: an unknown rule, or one that does not fit the metric, or values that do not fit the rule.
     """
     if rule is None:
-        rule = "margin" if within is not None else "paper" if metric in SHARES else "gain"
+        rule = "margin" if within is not None else "paper" if scale_of(metric).share else "gain"
     if rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     if not 0 < fraction <= 1:
@@ -50,14 +86,15 @@ def choose_rule(rule: str | None, metric: str, fraction: float, within: float | 
     if rule == "margin":
         if within is None or not 0 < within < 100:
             raise InputError(f"got within={within} for the margin rule, expected points between 0 and 100, as in 1")
-        if metric not in COUNTS:
+        if not scale_of(metric).counted:
+            counted = ", ".join(name for name, scale in _SCALES.items() if scale.counted)
             raise InputError(
-                f"got the margin rule for {metric}, expected one of {', '.join(COUNTS)}: points of {metric} are not "
+                f"got the margin rule for {metric}, expected one of {counted}: points of {metric} are not "
                 "counts of examples. Use rule 'gain'"
             )
     elif within is not None:
         raise InputError(f"got within={within} with the {rule} rule, expected it with rule 'margin'; leave one out")
-    if rule == "paper" and metric not in SHARES:
+    if rule == "paper" and not scale_of(metric).share:
         raise InputError(
             f"got the paper rule for {metric}, expected rule 'gain': a share of {metric} is no share of what was "
             "learned, its zero being no worst score"

@@ -29,7 +29,7 @@ from d90.models.loading import Model
 from d90.results.compare import Comparison, Entry
 from d90.studies.cost import probe
 from d90.tasks import Task
-from d90.tasks.metrics import LOSS, METRICS
+from d90.tasks.metrics import LOSS
 from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
@@ -197,8 +197,9 @@ def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, cou
     except LookupError:
         return 0.0
     labels = task.validation.labels
+    predicted = predicted.reshape(len(labels), -1) if labels.dim() > 1 else predicted  # they are stored in one row
     low, high = bootstrap_interval(
-        lambda rows: METRICS[task.metric](predicted[rows], labels[rows]), len(labels), draws=200
+        lambda rows: task.kind.measure(task.metric, predicted[rows], labels[rows]), len(labels), draws=200
     )
     return (high - low) / (2 * 1.959964) * math.sqrt(len(labels) / count)
 
@@ -224,7 +225,7 @@ def _entry(
         seconds += sum(body["seconds"] for body in bodies)
         return bodies
 
-    usual = default_lr(spec, runner.task.is_text)
+    usual = default_lr(spec, runner.task.kind)
     grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
     tried.update(zip(grid, run(grid, [recipe.seed]), strict=True))
 

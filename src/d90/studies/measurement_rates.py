@@ -108,7 +108,7 @@ class MeasurementRates:
     def _search(self, recipe: Recipe, spec: Spec) -> RateSearch:
         runner, steps = self.trials.runner, recipe.steps(len(self.trials.runner.task.train))
         self.progress.search_planned(f"the learning rate of {spec}")
-        found = find_rate(self._run, recipe, default_lr(spec, runner.task.is_text), steps)
+        found = find_rate(self._run, recipe, default_lr(spec, runner.task.kind), steps)
         self.searches.append(found)
         # the best whole run is a trial of the measurement's own
         self.spent += (found.spent * steps - next(t.steps for t in found.whole if t.lr == found.lr)) / self.trials.steps

@@ -14,6 +14,7 @@ from d90.tasks.files import load_files
 from d90.tasks.hub import GLUE, load_glue, load_hub
 from d90.tasks.images import load_images
 from d90.tasks.kinds import TaskKind, kind_names, register_kind
+from d90.tasks.metrics import register_metric
 from d90.tasks.readers import ENDINGS, ending_of
 from d90.tasks.text import UNITS, load_text
 
@@ -39,6 +40,7 @@ __all__ = [
     "kind_names",
     "load",
     "register_kind",
+    "register_metric",
     "register_task",
 ]
 

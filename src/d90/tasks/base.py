@@ -51,6 +51,8 @@ class Task:
                 raise unknown_name("kind of task", self.kind, kind_names())
             images = isinstance(self.train.inputs, Tensor)
             object.__setattr__(self, "kind", stored_kind(self.kind, images, self.labels).fitted(self.train))
+        elif isinstance(self.train.inputs, Tensor) and self.kind.takes != "images":
+            object.__setattr__(self, "kind", self.kind.of_images())
         object.__setattr__(self, "labels", self.kind.labels)
         self.kind.check(self.name, self.train, self.metric)
 
@@ -66,14 +68,9 @@ class Task:
         return self.kind.outputs
 
     @property
-    def is_text(self) -> bool:
-        """Whether the inputs are texts (else images)."""
-        return not isinstance(self.train.inputs, Tensor)
-
-    @property
     def texts(self) -> int:
         """How many texts an example has: one or two; 0 for images."""
-        return 0 if isinstance(self.train.inputs, Tensor) else len(self.train.inputs[0])
+        return self.kind.texts(self.train)
 
     @property
     def metric_name(self) -> str:
@@ -142,7 +139,10 @@ class Task:
         if not mine or sorted(mine) != sorted(place) or mine == list(place):
             return self
         new = torch.tensor([place[name] for name in mine])
-        splits: dict[str, Any] = {part: replace(split, labels=new[split.labels]) for part, split in self.splits.items()}
+        splits: dict[str, Any] = {
+            part: replace(split, labels=new[split.labels.clamp(min=0)].where(split.labels >= 0, split.labels))
+            for part, split in self.splits.items()
+        }
         ordered = tuple(sorted(self.labels, key=lambda name: place[name.casefold()]))
         return replace(self, kind=replace(self.kind, labels=ordered), labels=ordered, **splits)
 

@@ -41,8 +41,11 @@ class Table:
 
     def spot(self, index: int) -> str:
         """A row, as an error names it."""
-        place = f"row {index + 1}" if self.places is None else self.places[index]
-        return f"{self.where}, {place}"
+        return f"{self.where}, {self.place(index)}"
+
+    def place(self, index: int) -> str:
+        """Where in the table a row stands."""
+        return f"row {index + 1}" if self.places is None else self.places[index]
 
 
 class Columns:

@@ -144,4 +144,15 @@ def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[s
         if bars:
             datasets.enable_progress_bars()
     chosen = [part for part in wanted if part in loaded] or list(loaded)
-    return {part: loaded[part].to_list() for part in chosen}
+    return {part: _with_names(loaded[part]) for part in chosen}
+
+
+def _with_names(dataset: Any) -> list[Row]:
+    """A split's rows; where its numbers in lists are classes that have names, as tags of words, with the names."""
+    rows: list[Row] = dataset.to_list()
+    inner = {name: getattr(feature, "feature", None) for name, feature in dataset.features.items()}
+    for name, classes in inner.items():
+        if classes is not None and hasattr(classes, "int2str"):
+            for row in rows:
+                row[name] = [None if number is None else classes.int2str(number) for number in row[name] or []]
+    return rows

@@ -1,6 +1,7 @@
 """Metrics: predictions and labels in, one number out, larger is better.
 
 A loss is a metric too, of the model's outputs: it enters as minus the mean loss (`LOSS`), so that larger is better there as well.
+`register_metric` adds one, which a kind of task names among its own.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["CORRELATIONS", "LOSS", "METRICS", "rises", "to_display"]
+from d90.errors import InputError
+from d90.registry import Registry
+from d90.search.rules import Scale, set_scale
+
+__all__ = ["LOSS", "METRICS", "register_metric", "rises", "to_display"]
 
 LOSS = "loss"  # minus the mean loss of the outputs: cross-entropy, or the mean squared error
-CORRELATIONS = ("pearson", "spearman")  # of values, so for a regression
+Measure = Callable[[Tensor, Tensor], float]
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -57,13 +62,35 @@ def spearman(predicted: Tensor, labels: Tensor) -> float:
     return pearson(_ranks(predicted), _ranks(labels))
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+def _check(measure: Measure) -> None:
+    if not callable(measure):
+        raise InputError(
+            f"got {measure!r} as a metric, expected a function of predictions and labels that gives a number"
+        )
+
+
+METRICS: Registry[Measure] = Registry(
+    "metric",
+    "d90.metrics",
+    {measure.__name__: measure for measure in (accuracy, f1, matthews, pearson, spearman)},
+    check=_check,
+)
+
+
+def register_metric(name: str, measure: Measure, *, share: bool = False, correlation: bool = False) -> None:
+    """Add a metric: a kind of task that has its name among `metrics` can be scored by it.
+
+    Args:
+        name: small letters, digits, "-" and "_".
+        measure: (predictions, labels) to a number, larger is better.
+        share: 0 is the worst and 1 the best there is: shown in percent, and the paper's rule holds of it.
+        correlation: from -1 to 1, and 0 without any skill.
+
+    Raises:
+        InputError: another metric has the name.
+    """
+    METRICS.register(name, measure)
+    set_scale(name, Scale(share=share, correlation=correlation))
 
 
 def to_display(score: float, metric: str) -> float:

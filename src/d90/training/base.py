@@ -9,8 +9,15 @@ from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base
+from d90.tasks.kinds import TaskKind, stored_kind
 
-__all__ = ["describe_base", "open_base"]
+__all__ = ["describe_base", "kind_of", "open_base"]
+
+
+def kind_of(record: dict[str, Any]) -> TaskKind:
+    """The kind of task that a tune's record tells of."""
+    about = record["task"]
+    return stored_kind(about["kind"], not about["texts"], tuple(about["labels"])).restored(about)
 
 
 def describe_base(model: Model) -> dict[str, Any]:
@@ -32,8 +39,8 @@ def open_base(record: dict[str, Any]) -> Model:
     Raises:
         InputError: as `d90.models.loading.load`; another base than the tune's: which of its parts differ.
     """
-    recipe, about = record["recipe"], record["task"]
-    model = load(recipe["model"], len(about["labels"]) or 1, about["kind"], recipe["seed"], recipe["max_length"])
+    recipe, kind = record["recipe"], kind_of(record)
+    model = load(recipe["model"], kind.outputs, kind, recipe["seed"], recipe["max_length"])
     check_same_base(record, model)
     if "fresh" not in record:
         layout.mark_called_head(model.module)

@@ -1,21 +1,24 @@
-"""Batches: examples in the model's terms, bucketed by length, padded to the longest in the batch."""
+"""Batches: examples in the model's terms, bucketed by length, collated by their kind of task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from d90.models.loading import Model, encode
+from d90.models.encoding import ModelEncoder
+from d90.models.model import Model
 from d90.projections.philox import permutation
 from d90.tasks import Split, TaskKind
-from d90.tasks.kinds import Language
+from d90.tasks.kinds import stored_kind
 
 __all__ = ["Batches", "device_of", "outputs_of"]
 
+INPUTS = frozenset(("input_ids", "attention_mask", "token_type_ids"))  # of a batch whose kind is not known
 WINDOW = 64  # batches whose examples are sorted by length together
 
 
@@ -25,29 +28,28 @@ class Batches:
     Args:
         model: gives the tokenizer and the longest input.
         split: the examples; images are taken as they are.
-        kind: says what is kept of the model's outputs; those of documents for a causal model by default, else all.
+        kind: encodes and collates the examples, and says what is kept of the model's outputs; by default that of documents for a causal
+            model, else a classification.
 
     `truncated` counts the texts that were longer than the model takes.
     """
 
     def __init__(self, model: Model, split: Split, kind: TaskKind | None = None) -> None:
-        self.kind = kind if kind is not None else Language() if model.vocabulary is not None else None
-        self.labels = split.labels
-        self.truncated = 0
+        if kind is None:
+            word = "classification" if model.vocabulary is None else "language"
+            kind = stored_kind(word, isinstance(split.inputs, Tensor), ())
+        self.kind, self.labels, self.truncated = kind, split.labels, 0
         self._images: Tensor | None = None
-        if isinstance(split.inputs, Tensor):
-            self._images = split.inputs
+        encoded = kind.encode(ModelEncoder(model), split)
+        if isinstance(encoded, Tensor):
+            self._images = encoded
             self.lengths = torch.zeros(len(split), dtype=torch.int64)
             return
-        encoded = encode(model, split.inputs, self.kind)
         self.truncated = encoded.truncated
+        self._tokenizer = model.tokenizer
+        self._features = {name: _flat(rows) for name, rows in encoded.features.items()}
         self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
         model.choose_attention(int(self.lengths.max()))
-        self._starts = self.lengths.cumsum(0) - self.lengths
-        self._ids = torch.tensor([i for ids in encoded.ids for i in ids])
-        self._types = None if encoded.types is None else torch.tensor([i for types in encoded.types for i in types])
-        self._scored = None if encoded.scored is None else torch.tensor([c for row in encoded.scored for c in row])
-        self._pad = int(getattr(model.tokenizer, "pad_token_id", None) or 0)
         self._masked = (
             not model.inputs or "attention_mask" in model.inputs
         )  # some, as FNet, see padding as they see words
@@ -62,17 +64,13 @@ class Batches:
         """
         if self._images is not None:
             return self._images[chosen]
-        lengths = self.lengths[chosen]
-        place = torch.arange(int(lengths.max()))
-        mask = place < lengths[:, None]
-        where = (self._starts[chosen][:, None] + place).clamp_(max=len(self._ids) - 1)
-        batch = {"input_ids": self._ids[where].masked_fill_(~mask, self._pad), "attention_mask": mask.long()}
-        if self._types is not None:
-            batch["token_type_ids"] = self._types[where].masked_fill_(~mask, 0)
-        if self.kind is not None and self.kind.generative:
-            batch["scored"] = mask if self._scored is None else self._scored[where] & mask
+        examples = [
+            {name: values[places[i] : places[i + 1]] for name, (values, places) in self._features.items()}
+            for i in chosen.tolist()
+        ]
+        batch = self.kind.collate(examples, self._tokenizer)
         if not self._masked:
-            del batch["attention_mask"]
+            batch.pop("attention_mask", None)
         return batch
 
     def shuffled(self, size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -87,6 +85,11 @@ class Batches:
         yield from torch.argsort(self.lengths, descending=True, stable=True).split(size)
 
 
+def _flat(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """All rows in one tensor, and where each begins; the end last."""
+    return torch.tensor([i for row in rows for i in row]), [0, *itertools.accumulate(map(len, rows))]
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a model is."""
     return next(module.parameters()).device
@@ -98,7 +101,8 @@ def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor, kind: TaskK
     if isinstance(batch, Tensor):
         result: Any = module(batch.to(device))
     else:
-        given = {name: tensor.to(device) for name, tensor in batch.items() if name != "scored"}
+        names = INPUTS & batch.keys() if kind is None else batch.keys() - set(kind.beside)
+        given = {name: batch[name].to(device) for name in batch if name in names}
         places = kind.predicting(batch) if kind is not None else None
         with _only_at(module, None if places is None else places.to(device)):
             result = module(**given)

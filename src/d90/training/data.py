@@ -82,7 +82,7 @@ def open_task(task: str | Task, recipe: Recipe, model: str | Model | None = None
         task = task.limit(recipe.train_limit, recipe.validation_limit)
     else:
         task = load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
-    if not task.labels or not task.is_text:
+    if not task.labels or task.kind.auto_class is None:
         return task
     return task.in_order(model.labels if isinstance(model, Model) else checkpoint_labels(recipe.model, task.outputs))
 
@@ -97,14 +97,9 @@ def open_model(model: str | Model | nn.Module, task: Task, recipe: Recipe, devic
     if isinstance(loaded, str):
         loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
         loaded.module.to(device)
-    elif not task.is_text and loaded.tokenizer is None:
+    elif isinstance(task.train.inputs, Tensor) and loaded.tokenizer is None:
         _check_outputs(loaded, task)
-    if task.is_text != (loaded.tokenizer is not None):
-        takes, has = ("images", "texts") if task.is_text else ("texts", "images")
-        hint = "; a network of your own needs its tokenizer: d90.Model(name, net, tokenizer)" if task.is_text else ""
-        raise InputError(
-            f"model '{loaded.name}' takes {takes} and task '{task.name}' has {has}; expected them to match{hint}"
-        )
+    task.kind.check_model(loaded.name, loaded.tokenizer, task.name)
     return _note_labels(loaded, task)
 
 

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from d90.analysis.score_interval import bootstrap_interval, wilson_interval
 from d90.errors import InputError
 from d90.methods import load
 from d90.models.model import Model
-from d90.tasks import Split, Task, TaskKind
+from d90.tasks import Task, TaskKind
 from d90.tasks import load as load_task
-from d90.tasks.kinds import stored_kind
 from d90.tasks.metrics import LOSS
-from d90.training.base import open_base
+from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loop import predict
@@ -78,12 +76,11 @@ class Tuned:
         wrong = next((i for i, text in enumerate(texts, start=1) if len(text) != wanted), None)
         if wrong is not None:
             raise InputError(f"example {wrong} has {len(texts[wrong - 1])} texts, expected {wanted} as in training")
-        split = Split(list(texts), torch.zeros(len(texts), dtype=torch.int64))
-        return predict(self.model, Batches(self.model, split, self.kind), self._precision)
+        return predict(self.model, Batches(self.model, self.kind.examples(texts), self.kind), self._precision)
 
     def describe(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
         """Each example's prediction as JSON values: the label, its probability and every class's; or the value."""
-        return [self.kind.describe(output) for output in self.outputs(texts)]
+        return [self.kind.describe(output, text) for output, text in zip(self.outputs(texts), texts, strict=True)]
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[str, float]]:
         """(label, probability) for each example; for regression (value as text, value in the unit of the training labels)."""
@@ -119,12 +116,6 @@ def _interval(task: Task, outputs: Tensor, labels: Tensor, score: float) -> tupl
         losses = task.kind.losses(outputs, labels)
         return bootstrap_interval(lambda rows: -losses[rows].mean().item(), len(labels))
     return bootstrap_interval(lambda rows: task.kind.score(task.metric, outputs[rows], labels[rows]), len(labels))
-
-
-def kind_of(record: dict[str, Any]) -> TaskKind:
-    """The kind of task that a tune's record tells of."""
-    about = record["task"]
-    return stored_kind(about["kind"], not about["texts"], tuple(about["labels"])).restored(about)
 
 
 def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:

@@ -36,7 +36,7 @@ from d90.methods import (
 )
 from d90.models.model import Model, as_model
 from d90.subspace.subspace import Subspace
-from d90.tasks import ABSENT, Task
+from d90.tasks import Task
 from d90.training.base import describe_base
 from d90.training.batches import Batches, outputs_of
 from d90.training.checkpoint import Checkpoint, State, resumed
@@ -134,7 +134,7 @@ def _with_rate(data: Data, spec: Spec, recipe: Recipe, progress: Progress) -> Re
             found.append(asdict(outcome))
         return found
 
-    searched = find_rate(run, recipe, default_lr(spec, data.task.is_text), recipe.steps(len(data.train)))
+    searched = find_rate(run, recipe, default_lr(spec, data.task.kind), recipe.steps(len(data.train)))
     progress.note(searched.describe(data.task.metric))
     return replace(recipe, lr=searched.lr)
 
@@ -218,7 +218,7 @@ def _loop(
     precision = precision_of(recipe, data)
     if data.precision_note:
         data.note_once(data.precision_note, progress)
-    lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.is_text)
+    lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.kind)
     parameters = list(trained.parameters())
     # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
     optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
@@ -348,7 +348,8 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
         with autocast(module, precision):
             rows.append(outputs_of(module, batches.inputs(chosen), batches.kind).float().cpu())
         order.append(chosen)
-    out = torch.full((len(batches), rows[0].shape[1]), ABSENT)  # the longest come first
+    width = max(row.shape[1] for row in rows)
+    out = torch.full((len(batches), width, *rows[0].shape[2:]), batches.kind.filler)
     for chosen, row in zip(order, rows, strict=True):
         out[chosen, : row.shape[1]] = row
     return out

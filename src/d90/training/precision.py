@@ -31,7 +31,7 @@ def precision_of(recipe: Recipe, data: Data) -> str:
         data.precision, data.precision_note = _by_time(recipe, data)
     if data.precision is not None:
         return data.precision
-    return "bf16" if data.task.is_text and bf16_is_fast(device_of(data.model.module).type) else "fp32"
+    return "bf16" if not data.task.kind.from_scratch and bf16_is_fast(device_of(data.model.module).type) else "fp32"
 
 
 def autocast(module: nn.Module, precision: str) -> torch.autocast:
@@ -41,7 +41,7 @@ def autocast(module: nn.Module, precision: str) -> torch.autocast:
 
 def _by_time(recipe: Recipe, data: Data) -> tuple[str, str]:
     """(precision, what to say about it; nothing where the device has no bf16)."""
-    if not data.task.is_text or not bf16_is_fast(device_of(data.model.module).type):
+    if data.task.kind.from_scratch or not bf16_is_fast(device_of(data.model.module).type):
         return "fp32", ""
     slow = step_seconds(recipe, data, "fp32")
     if slow < SHORT:

@@ -16,7 +16,7 @@ from d90.errors import InputError, unknown_name
 from d90.methods import Spec, parse
 from d90.models.model import Model, name_of
 from d90.subspace.options import STEP_RULE, STEP_RULES
-from d90.tasks import Task
+from d90.tasks import Task, TaskKind
 
 __all__ = [
     "Evaluation",
@@ -169,8 +169,8 @@ def trial_key(recipe: Recipe, task: Task, model: Model, start: str | None = None
     outside = spec.space is not None and spec.space.options.head == "outside"
     if spec.method.name != "full" or outside:
         changes += model.head_changes
-    if task.is_text and model.tokenizer is not None:
-        if model.separator is not None and len(task.train.inputs[0]) > 1:
+    if model.tokenizer is not None:
+        if model.separator is not None and task.texts > 1:
             changes.append("pairs are separated")
         if model.split_special and task.mentions(model.tokenizer.all_special_tokens):
             changes.append("special tokens are text")
@@ -182,15 +182,15 @@ def step_rule_of(spec: Spec) -> int:
     return 1 if spec.space is None or spec.space.options.scale == "tensor" else STEP_RULE
 
 
-def default_lr(spec: Spec, is_text: bool) -> float:
+def default_lr(spec: Spec, kind: TaskKind) -> float:
     """The learning rate a run takes when none is given.
 
     A subspace: 5e-3 over a pretrained model, 5e-2 over a network trained from scratch. Weights
     trained as they are: 1e-4 for most of a pretrained model, 1e-3 otherwise. Measured in `docs/decisions.md`.
     """
     if spec.space is not None:
-        return 5e-3 if is_text else 5e-2
-    return 1e-4 if is_text and spec.method.name in ("full", "top") else 1e-3
+        return 5e-2 if kind.from_scratch else 5e-3
+    return 1e-4 if not kind.from_scratch and spec.method.name in ("full", "top") else 1e-3
 
 
 def bf16_is_fast(device: str) -> bool:

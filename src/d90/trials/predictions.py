@@ -1,4 +1,4 @@
-"""Predictions in few bytes: class numbers in one or two bytes each (fp32 values for a regression), compressed."""
+"""Predictions in few bytes: class numbers in one or two bytes each (fp32 values for a regression), compressed; negative where none is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from d90.errors import StoreError
 
 __all__ = ["pack", "unpack"]
 
-KINDS: dict[bytes, numpy.dtype[Any]] = {b"B": numpy.dtype("<u1"), b"H": numpy.dtype("<u2"), b"f": numpy.dtype("<f4")}
+KINDS: dict[bytes, numpy.dtype[Any]] = {
+    b"B": numpy.dtype("<u1"),
+    b"H": numpy.dtype("<u2"),
+    b"h": numpy.dtype("<i2"),
+    b"f": numpy.dtype("<f4"),
+}
 
 
 def pack(values: NDArray[Any]) -> bytes:
     """Class numbers, or values, one an example: a letter for their kind, then the zlib stream."""
-    kind = b"f" if values.dtype.kind == "f" else b"B" if values.max(initial=0) < 256 else b"H"
+    whole = b"h" if values.min(initial=0) < 0 else b"B" if values.max(initial=0) < 256 else b"H"
+    kind = b"f" if values.dtype.kind == "f" else whole
     return kind + zlib.compress(values.astype(KINDS[kind]).tobytes(), 9)
 
 

@@ -7,16 +7,18 @@ from inspect import isabstract
 from d90.errors import InputError
 from d90.registry import Registry
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind, Tokens
+from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.classification import Classification
-from d90.tasks.kinds.images import Images
+from d90.tasks.kinds.images import Images, ImageValues
 from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.kinds.regression import Regression
+from d90.tasks.kinds.tokens import Tokens
 
 __all__ = [
     "ABSENT",
     "Classification",
+    "ImageValues",
     "Images",
     "Instruction",
     "Language",
@@ -44,7 +46,7 @@ def _check(kind: type[TaskKind]) -> None:
 KINDS: Registry[type[TaskKind]] = Registry(
     "kind of task",
     "d90.kinds",
-    {kind.name: kind for kind in (Classification, Regression, Language, Images, Instruction)},
+    {kind.name: kind for kind in (Classification, Regression, Language, Images, ImageValues, Instruction, Tokens)},
     check=_check,
 )
 

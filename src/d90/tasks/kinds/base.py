@@ -1,4 +1,4 @@
-"""What a kind of task is: how rows become examples, the model that serves it, its loss, predictions and scores."""
+"""What a kind of task is: how rows become examples and batches, the model that serves it, its loss, predictions and scores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from d90.errors import InputError, unknown_name
 from d90.tasks.columns import Columns, Table
-from d90.tasks.metrics import LOSS
+from d90.tasks.encoded import Encoded, Encoder
+from d90.tasks.metrics import LOSS, METRICS
 from d90.tasks.split import Split
 
-__all__ = ["Reading", "TaskKind", "Tokens"]
+__all__ = ["Reading", "TaskKind", "TokenIds"]
 
 
-class Tokens(NamedTuple):
+class TokenIds(NamedTuple):
     """Examples that a kind has encoded itself.
 
     Attributes:
@@ -50,9 +52,14 @@ class TaskKind(ABC):
         stored: the word in files and fingerprints; the name unless said otherwise.
         summary: a line for lists.
         takes: "texts" or "images".
+        from_scratch: whether its networks are trained from scratch, at larger rates and in fp32.
         auto_class: of transformers, that loads a model for it; None where modules take the inputs as tensors.
         problem: the `problem_type` of the model's config, where it has one.
         metrics: those it can be scored by, besides the loss; the first is its own.
+        classes: whether an output is a class, whose order and names a checkpoint's own head may give.
+        beside: inputs of a batch that the model is not given: `outputs_of` reads them.
+        padding: by an input's name what it is padded with; token ids with the tokenizer's padding, others with 0.
+        filler: stands in outputs where an example has fewer than the longest.
         generative: whether the model keeps the output matrix it came with, and is asked for no number of outputs.
         right_or_wrong: whether each prediction is either, so that an error rate can be counted and bounded.
 
@@ -64,9 +71,14 @@ class TaskKind(ABC):
     stored: ClassVar[str]
     summary: ClassVar[str]
     takes: ClassVar[str] = "texts"
+    from_scratch: ClassVar[bool] = False
     auto_class: ClassVar[str | None] = "AutoModelForSequenceClassification"
     problem: ClassVar[str | None] = None
     metrics: ClassVar[tuple[str, ...]] = ()
+    classes: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = ()
+    padding: ClassVar[Mapping[str, int]] = {}
+    filler: ClassVar[float] = -1.0
     generative: ClassVar[bool] = False
     right_or_wrong: ClassVar[bool] = False
 
@@ -101,10 +113,9 @@ class TaskKind(ABC):
         Raises:
             InputError: which, and what was expected.
         """
-        from d90.tasks.metrics import METRICS
-
-        if metric not in (*METRICS, LOSS):
-            raise unknown_name("metric", metric, (*METRICS, LOSS))
+        known = dict.fromkeys((*METRICS, *self.metrics, LOSS))
+        if metric not in known:
+            raise unknown_name("metric", metric, list(known))
         if metric not in (*self.metrics, LOSS):
             raise InputError(
                 f"task '{task}': got metric '{metric}' for a {self.name}, expected {' or '.join((*self.metrics, LOSS))}. "
@@ -132,7 +143,7 @@ class TaskKind(ABC):
 
     def tokens(
         self, tokenizer: Any, inputs: Sequence[tuple[str, ...]], longest: int | None, split_special: bool, name: str
-    ) -> Tokens | None:
+    ) -> TokenIds | None:
         """The examples as token ids, where the kind makes them; None: as texts are (`d90.models.encoding`).
 
         Args:
@@ -147,7 +158,62 @@ class TaskKind(ABC):
         """What is said of texts that were longer than the model takes."""
         return "were truncated"
 
+    def texts(self, split: Split) -> int:
+        """How many texts an example has: one or two; 0 for images."""
+        return 0 if isinstance(split.inputs, Tensor) else len(split.inputs[0])
+
+    def examples(self, texts: Sequence[tuple[str, ...]]) -> Split:
+        """Examples without labels, of texts as a person gives them."""
+        return Split(list(texts), torch.zeros(len(texts), dtype=torch.int64))
+
+    def of_images(self) -> TaskKind:
+        """The kind for images where a split holds images; itself where there is none."""
+        return self
+
+    # --- batches ---------------------------------------------------------------------------------------------------
+
+    def encode(self, encoder: Encoder, split: Split) -> Encoded | Tensor:
+        """Examples in the model's terms, once for all epochs; images as they are.
+
+        Args:
+            encoder: makes token ids as the model reads them.
+        """
+        return split.inputs if isinstance(split.inputs, Tensor) else encoder.texts(split.inputs, self)
+
+    def collate(self, examples: Sequence[Mapping[str, Tensor]], tokenizer: Any) -> dict[str, Tensor]:
+        """Encoded examples as one batch (n, longest), and the "attention_mask" of what is no padding.
+
+        Args:
+            examples: integers (length,) by name, as `encode` gave them, "input_ids" among them.
+        """
+        pads = {"input_ids": int(getattr(tokenizer, "pad_token_id", None) or 0), **self.padding}
+        batch = {
+            name: pad_sequence(
+                [example[name] for example in examples], batch_first=True, padding_value=pads.get(name, 0)
+            )
+            for name in examples[0]
+        }
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        return batch
+
     # --- model -----------------------------------------------------------------------------------------------------
+
+    def check_model(self, model: str, tokenizer: Any | None, task: str) -> None:
+        """Refuse a model of images for texts, and the reverse.
+
+        Raises:
+            InputError: which of both it is.
+        """
+        if (self.takes == "texts") == (tokenizer is not None):
+            return
+        takes = "images" if tokenizer is None else "texts"
+        hint = (
+            "; a network of your own needs its tokenizer: d90.Model(name, net, tokenizer)" if tokenizer is None else ""
+        )
+        raise InputError(
+            f"model '{model}' takes {takes} and task '{task}' has {self.takes}; expected them to match{hint}"
+        )
 
     @property
     @abstractmethod
@@ -179,6 +245,11 @@ class TaskKind(ABC):
         """The loss that is told over the one that is minimised."""
         return 1.0
 
+    @property
+    def unit_of_outputs(self) -> tuple[float, float]:
+        """(mean, deviation): predictions are mean + deviation times what the model puts out."""
+        return 0.0, 1.0
+
     # --- predictions -----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -186,12 +257,24 @@ class TaskKind(ABC):
         """Predictions (n,) from the model's outputs (n, outputs), as the labels are."""
 
     @abstractmethod
-    def describe(self, output: Tensor) -> dict[str, Any]:
-        """One example's output as a person reads it: JSON values by name, the answer first."""
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+        """One example's output as a person reads it: JSON values by name, the answer first.
 
-    @abstractmethod
+        Args:
+            example: its texts, as they were given.
+        """
+
     def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
-        """A metric of outputs; larger is better."""
+        """A metric of the predictions, or minus the mean loss; larger is better."""
+        return (
+            -self.loss(outputs, labels).item()
+            if metric == LOSS
+            else self.measure(metric, self.predict(outputs), labels)
+        )
+
+    def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
+        """A metric of predictions: by its name in `d90.tasks.metrics.METRICS`, unless the kind says otherwise."""
+        return METRICS.find(metric)(predicted, labels)
 
     @abstractmethod
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:

@@ -13,7 +13,7 @@ from d90.errors import InputError, quoted, unknown_name
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.labels import alike, class_names, class_numbers, look_like_values, raw_labels
-from d90.tasks.metrics import LOSS, METRICS
+from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
 
 __all__ = ["Classification"]
@@ -32,6 +32,7 @@ class Classification(TaskKind):
     summary: ClassVar[str] = "one class for a text or a pair of texts"
     problem: ClassVar[str | None] = "single_label_classification"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
+    classes: ClassVar[bool] = True
     right_or_wrong: ClassVar[bool] = True
 
     positive: str | None = None
@@ -123,7 +124,7 @@ class Classification(TaskKind):
         """The number of the likeliest class."""
         return outputs.argmax(dim=-1)
 
-    def describe(self, output: Tensor) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
         """The class, its probability, and every class's."""
         shares = output.float().softmax(dim=-1).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
@@ -133,24 +134,25 @@ class Classification(TaskKind):
             "probabilities": dict(zip(self.labels, shares, strict=True)),
         }
 
-    def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
-        """A metric of the likeliest classes; minus the mean loss."""
-        return (
-            -self.loss(outputs, labels).item() if metric == LOSS else self._score(metric, self.predict(outputs), labels)
-        )
+    def of_images(self) -> TaskKind:
+        """The classes of images."""
+        from d90.tasks.kinds.images import Images
 
-    def _score(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
+        return Images(self.labels, self.positive) if type(self) is Classification else self
+
+    def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
+        """A metric of classes; F1 of the positive one."""
         if metric == "f1" and self.positive is not None:
             positive = self.labels.index(self.positive)
             predicted, labels = (predicted == positive).long(), (labels == positive).long()
-        return METRICS[metric](predicted, labels)
+        return super().measure(metric, predicted, labels)
 
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         """Always the commonest training class; for the loss its frequencies."""
         counts = torch.bincount(train, minlength=len(self.labels))
         if metric == LOSS:
             return self.score(metric, counts.float().clamp(min=1e-3).log().expand(len(labels), -1), labels)
-        return self._score(metric, counts.argmax().expand_as(labels).clone(), labels)
+        return self.measure(metric, counts.argmax().expand_as(labels).clone(), labels)
 
     def metric_name(self, metric: str) -> str:
         """F1 with its class."""

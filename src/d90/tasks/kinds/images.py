@@ -1,4 +1,4 @@
-"""One class an image."""
+"""Images: one class, or one number, for each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from d90.errors import InputError
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading
 from d90.tasks.kinds.classification import Classification
+from d90.tasks.kinds.regression import Regression
 
-__all__ = ["Images"]
+__all__ = ["ImageValues", "Images"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Images(Classification):
     name: ClassVar[str] = "images"
     summary: ClassVar[str] = "one class for an image, from idx files"
     takes: ClassVar[str] = "images"
+    from_scratch: ClassVar[bool] = True
     auto_class: ClassVar[str | None] = None
 
     @classmethod
@@ -36,3 +38,30 @@ class Images(Classification):
             InputError: always.
         """
         raise InputError("got kind 'images' for a table, expected idx:FOLDER with MNIST-style files")
+
+
+@dataclass(frozen=True)
+class ImageValues(Regression):
+    """A number for an image; stored as a regression."""
+
+    name: ClassVar[str] = "image-values"
+    summary: ClassVar[str] = "one number for an image, of a task made in Python"
+    takes: ClassVar[str] = "images"
+    from_scratch: ClassVar[bool] = True
+    auto_class: ClassVar[str | None] = None
+
+    @classmethod
+    def recognises(cls, table: Table, columns: Columns) -> bool:
+        """No table of texts."""
+        return False
+
+    @classmethod
+    def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:
+        """There is no file format of such a task.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "got kind 'image-values' for a table, expected a d90.Task with images and numbers, made in Python"
+        )

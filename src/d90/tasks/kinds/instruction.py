@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from d90.errors import InputError
 from d90.tasks.columns import Columns, Table
 from d90.tasks.conversations import Conversation, find_format, read_conversations
-from d90.tasks.kinds.base import Reading, Tokens
+from d90.tasks.kinds.base import Reading, TokenIds
 from d90.tasks.kinds.language import Language, documents
 from d90.tasks.rendering import Renderer, cut
 
@@ -90,7 +90,7 @@ class Instruction(Language):
 
     def tokens(
         self, tokenizer: Any, inputs: Sequence[tuple[str, ...]], longest: int | None, split_special: bool, name: str
-    ) -> Tokens:
+    ) -> TokenIds:
         """Conversations rendered, cut so that the last answer stays.
 
         Raises:
@@ -104,7 +104,7 @@ class Instruction(Language):
             truncated += len(kept.ids) < len(whole.ids)
             ids.append(kept.ids)
             scored.append([True] * len(kept.ids) if self.everything else kept.scored)
-        return Tokens(ids, scored, truncated)
+        return TokenIds(ids, scored, truncated)
 
     @property
     def cut(self) -> str:

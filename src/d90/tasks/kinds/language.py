@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,6 +42,8 @@ class Language(TaskKind):
     stored: ClassVar[str] = "language"
     summary: ClassVar[str] = "documents for a causal language model, whose tokens are predicted in turn"
     auto_class: ClassVar[str | None] = "AutoModelForCausalLM"
+    filler: ClassVar[float] = ABSENT
+    beside: ClassVar[tuple[str, ...]] = ("scored",)
     generative: ClassVar[bool] = True
 
     @classmethod
@@ -78,6 +80,13 @@ class Language(TaskKind):
         """One a token: not asked of a model."""
         return 0
 
+    def collate(self, examples: Sequence[Mapping[str, Tensor]], tokenizer: Any) -> dict[str, Tensor]:
+        """As the others, with the tokens that are to be predicted ("scored"): all, where the examples do not say."""
+        batch = super().collate(examples, tokenizer)
+        there = batch["attention_mask"] != 0
+        batch["scored"] = there if "scored" not in batch else (batch["scored"] != 0) & there
+        return batch
+
     def predicting(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Where the token that follows counts, (n, tokens)."""
         counted = batch["scored"] if "scored" in batch else batch["attention_mask"] != 0
@@ -105,13 +114,9 @@ class Language(TaskKind):
         """Nothing is chosen: each document's mean nats."""
         return self.losses(outputs, outputs)
 
-    def describe(self, output: Tensor) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
         """Mean nats a token and how many tokens."""
         return {"nats": self.losses(output[None], output).item(), "tokens": int((output != ABSENT).sum())}
-
-    def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
-        """Minus the mean loss."""
-        return -self.loss(outputs, labels).item()
 
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         """The uniform guess among the model's V tokens, -ln V."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.labels import look_like_values, raw_labels, values
-from d90.tasks.metrics import LOSS, METRICS
+from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
 
 __all__ = ["Regression"]
@@ -81,6 +81,11 @@ class Regression(TaskKind):
         """The variance: of a squared error."""
         return self.deviation**2
 
+    @property
+    def unit_of_outputs(self) -> tuple[float, float]:
+        """Those of the training labels."""
+        return self.mean, self.deviation
+
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Squared errors in the unit of the labels."""
         return (self.predict(outputs) - labels).square()
@@ -94,15 +99,19 @@ class Regression(TaskKind):
         """Values in the unit of the labels."""
         return self.mean + self.deviation * outputs.float().squeeze(-1)
 
-    def describe(self, output: Tensor) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
         """The value."""
         return {"value": self.predict(output.reshape(1, 1)).item()}
 
-    def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
-        """A correlation of the values; minus the mean squared error."""
-        return -self.loss(outputs, labels).item() if metric == LOSS else METRICS[metric](self.predict(outputs), labels)
+    def of_images(self) -> TaskKind:
+        """A number for each image."""
+        from d90.tasks.kinds.images import ImageValues
+
+        return ImageValues((), self.mean, self.deviation) if type(self) is Regression else self
 
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         """Always the mean of the training labels."""
         guess = train.mean().expand_as(labels)
-        return -(guess - labels).square().mean().item() if metric == LOSS else METRICS[metric](guess.clone(), labels)
+        return (
+            -(guess - labels).square().mean().item() if metric == LOSS else self.measure(metric, guess.clone(), labels)
+        )

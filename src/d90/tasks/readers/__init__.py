@@ -1,4 +1,4 @@
-"""Rows of a file, by its ending: JSON, JSON Lines, CSV, TSV, parquet; gzipped or not.
+"""Rows of a file, by its ending: JSON, JSON Lines, CSV, TSV, CoNLL, parquet; gzipped or not.
 
 Every reader gives where each row stands, keeps to bounds on lines, rows and bytes, and says what is wrong in which file and line.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from d90.errors import InputError
+from d90.tasks.readers.conll import read_conll
 from d90.tasks.readers.delimited import read_csv, read_tsv
 from d90.tasks.readers.jsons import read_json, read_json_lines
 from d90.tasks.readers.lines import FileRows, Row, check_regular, numbered_lines
@@ -22,6 +23,7 @@ _READERS: dict[str, Callable[[Path], FileRows]] = {
     ".json": read_json,
     ".csv": read_csv,
     ".tsv": read_tsv,
+    ".conll": read_conll,
 }
 ENDINGS = (*(f"{ending}{gz}" for ending in _READERS for gz in ("", ".gz")), ".parquet")
 

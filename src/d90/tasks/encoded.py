@@ -1,0 +1,51 @@
+"""Examples in a model's terms, before they are padded: what a kind of task asks a model's tokenizer for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Encoded", "Encoder"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Lists of integers by the name of the model's input, one for each example.
+
+    Attributes:
+        features: "input_ids" among them; lists of different names may differ in length.
+        truncated: how many examples were longer than the model takes.
+    """
+
+    features: dict[str, list[list[int]]]
+    truncated: int = 0
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """Token ids."""
+        return self.features["input_ids"]
+
+    @property
+    def types(self) -> list[list[int]] | None:
+        """Token types, where the model takes them."""
+        return self.features.get("token_type_ids")
+
+    @property
+    def scored(self) -> list[list[int]] | None:
+        """Which tokens are to be predicted, where a kind of task says so."""
+        return self.features.get("scored")
+
+
+class Encoder(Protocol):
+    """A model as it reads texts."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+
+    def texts(self, inputs: Sequence[tuple[str, ...]], kind: Any = None) -> Encoded:
+        """Texts or pairs of texts, cut to the model's length; a kind of task that makes token ids itself (`tokens`) does so."""
+
+    def words(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Sentences given as words, cut to the model's length. "first" is each word's first token, -1 where it has none."""
