@@ -11,32 +11,29 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
 
 from d90 import search
 from d90.analysis.paired import compare_paired, examples_needed
-from d90.errors import InputError
-from d90.methods import Spec, parse
+from d90.methods import Spec
 from d90.models.loading import Model
 from d90.results.measure import Measurement
 from d90.search.noise import expected_noise
-from d90.search.rules import RULES, Goal, choose_rule, goal
+from d90.search.rules import RULES, Goal, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
-from d90.studies.measurement_trials import MeasurementTrials
-from d90.subspace import layout, support
+from d90.studies.measurement_setting import MeasureOptions, Place, Setting, kept_of, prepare
+from d90.studies.measurement_trials import MeasurementTrials, TrialRules
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
-from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
-from d90.training.rates import AUTO, parse_rate
-from d90.training.recipe import Recipe, make_recipe
+from d90.training.rates import AUTO
 from d90.trials.executor import Executor
-from d90.trials.runner import TrialRunner, check_sendable, versions
-from d90.trials.store import Store, digest
+from d90.trials.runner import versions
+from d90.trials.store import Store
 
 __all__ = ["RULES", "measure"]
 
@@ -108,208 +105,266 @@ def measure(
         StoreError, RunFailed: the store cannot be used; every trial diverged, or memory did not suffice for any.
     """
     progress = progress or Progress()
-    for name, value in (("seeds", seeds), ("resolution", resolution), ("budget", budget), ("parallel", parallel)):
-        if not value >= 1:
-            raise InputError(f"got {name}={value}, expected at least 1")
-    check_sendable(executor, model, task)
-    spec = parse(method) if isinstance(method, str) else method
-    lr = parse_rate(lr)
-    baseline_lr = parse_rate(baseline_lr) if baseline_lr is not None else AUTO if lr == AUTO else None
-    options["lr"] = None if lr == AUTO else lr
-    recipe = make_recipe(model, task, spec, options)
-    opened = open_task(task, recipe, model)
-    if test and "test" not in opened.splits:
-        recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
-        opened = open_task(task, recipe, model)
-    rule = choose_rule(rule, opened.metric, fraction, within)
-    if rule == "margin" and not isinstance(baseline, str):
-        raise InputError(
-            f"got baseline={baseline} for the margin rule, expected a method: examples are compared one by one"
-        )
-    runner = TrialRunner(
-        model, opened, recipe, store if isinstance(store, Store) else Store(store), progress, log, executor
-    )
-    least, most, m, definition = _limits(runner.data(recipe.seed), spec, recipe)
-    low, high = max(least, low or least), min(most, high or most)
-    for d in dims:
-        if not low <= d <= high:
-            raise InputError(
-                f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({m} lambdas, D={most})"
-            )
-    asked: list[Any] = [
-        str(spec), recipe.model, recipe.task, rule, fraction, str(baseline), seeds, full_curve, _kept(recipe) | {"lr": lr}, recipe.seed,
-    ]  # fmt: skip
-    progress.search_started(f"d90 of {recipe.model} on {recipe.task}, {spec}")
-    for note in opened.told:
-        progress.note(note)
-    runner.data(recipe.seed).note_truncation(progress)
-
-    zero, majority = runner.zero_score(), runner.constant_score()
-    chance = max(majority, zero)
-    epochs = baseline_epochs or recipe.epochs
-    base = None
-    if isinstance(baseline, str):
-        base = make_recipe(model, task, parse(baseline), options)
-        given = baseline_lr if isinstance(baseline_lr, float) else None
-        base = replace(base, lr=given, epochs=epochs, columns=recipe.columns)
-    wanted = goal(rule, chance, fraction, within)
-    measurement_trials = MeasurementTrials(
-        runner, spec, recipe, base,
-        steps=replace(recipe, epochs=epochs).steps(len(opened.train)),
-        goal=wanted,
-        fixed=None if base else to_display(float(baseline), opened.metric),
-        stops=not full_curve,
-        gives_up=prune,
-        references=seeds if rule == "margin" else 0,
-        noise=0.0,
+    asked = MeasureOptions(
+        rule, fraction, within, full_curve, prune, test, tuple(dims), low, high, start, resolution, budget, parallel, seeds, baseline,
+        lr, baseline_lr, baseline_epochs,
     )  # fmt: skip
-    references = range(recipe.seed, recipe.seed + (seeds if rule == "margin" else 1)) if base else ()
-    rates = MeasurementRates(measurement_trials, lr, baseline_lr, progress)
-    rates.find_baseline()
-    if references:
-        measurement_trials.run_full(references)
-    # of the first trials alone: resumed, the search must go on with the same scale
-    gain = max(measurement_trials.full_score - chance, 1e-3)
-    deviation = runner.loss_deviation()
-    measurement_trials.noise = expected_noise(opened.metric, len(opened.validation), chance + gain, chance, deviation)
-    doubts = list[str]()
-    if base:
-        curve = measurement_trials.full[recipe.seed]["curve"]
-        doubts = baseline_doubts(curve, chance, measurement_trials.noise, auto=baseline_lr == AUTO)
-    for doubt in doubts:  # before anything is spent on d
+    setting = prepare(model, task, method, asked, options, Place(store, progress, log, executor))
+    _announce(setting, progress)
+    chance = Chance(setting.runner.zero_score(), setting.runner.constant_score())
+    trials = _trials(setting, goal(setting.rule, chance.score, fraction, within))
+    rates = MeasurementRates(trials, setting.asked.lr, setting.asked.baseline_lr, progress)
+    reference = _train_baseline(setting, trials, rates, chance.score)
+    for doubt in reference.doubts:  # before anything is spent on d
         progress.note(doubt)
-    threshold = wanted.at(measurement_trials.full_score)
-    if threshold > chance:
-        rates.find(start, low, high)
-    runner.study = digest([*asked, within] if within is not None else asked)
-    measurement_trials.begin()
-    runner.note(runner.study)
-    own, others = measurement_trials.stored()
-    levels = (f"{to_display(value, opened.metric):.4f}" for value in (measurement_trials.full_score, threshold, chance))
-    progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=rule))
-    if budget < SMALL_BUDGET:
-        progress.note(
-            f"a budget of {budget:g} leaves a wide interval; expected 7 or more for ends within a factor of two"
-        )
-
-    problem = search.SearchProblem(
-        goal=Goal(wanted.intercept, 0.0) if rule == "margin" else wanted,
-        low=low,
-        high=high,
-        chance=chance if rule != "margin" else -gain,
-        noise=measurement_trials.noise,
-        full=0.0 if rule == "margin" else measurement_trials.fixed,
-        scatter=measurement_trials.scatter(),
-        start=start,
-        first=tuple(dims),
-        seed=recipe.seed,
-        resolution=resolution,
-        budget=max(1.0, budget - rates.spent - rates.reserved),
-        parallel=parallel,
-    )
-    found = None
-    if threshold > chance:
-        found = search.search(
-            measurement_trials.run, problem, own, others, progress.search_planned, measurement_trials.prefetch
-        )
-        threshold = wanted.at(measurement_trials.full_score)
-        measurement_trials.check_some_went_right()
-    else:
-        coming = [search.NextTrial(d, recipe.seed, recipe.seed, True, "") for d in dims]
-        measurement_trials.prefetch(coming)
-        for asked_for in coming:
-            measurement_trials.run(asked_for)
-    status = found.status if found and threshold > chance else "trivial"
-    d90 = found.d90 if found and status != "trivial" else None
-    scores = (
-        tuple(measurement_trials.full[seed]["score"] for seed in sorted(measurement_trials.full))
-        if base
-        else (measurement_trials.full_score,)
-    )
-    tested = measurement_trials.test(d90) if test and d90 is not None else (None, None)
-    trials = found.trials if found else ()
-    seconds_full = [outcome["seconds"] for outcome in measurement_trials.full.values()]
-    points, full_score = measurement_trials.points, measurement_trials.full_score
-    late = better_than_baseline(points, full_score, measurement_trials.noise, opened.metric) if base else []
-    late += rates.look_again(d90)
-    for note in late:
-        progress.note(note)
-    notes = [
-        *opened.notes,
-        *runner.model(recipe.seed).notes,
-        *rates.describe(),
-        *doubts,
-        *late,
-        *(_power(measurement_trials, opened, within) if within is not None else ()),
-    ]
-    if found and status != "trivial":
-        for note in measurement_trials.describe_failures(found.failed):
-            notes.append(note)
-            progress.note(note)
-    shares = variance_shares(trials) if rule != "margin" else None
-    band: tuple[tuple[float, float, float, float], ...] = ()
-    if found and found.posterior is not None and rule != "margin":
-        tried = [trial.d for trial in trials if trial.d is not None]
-        ds = numpy.geomspace(max(low, min(tried) / 2), min(high, max(tried) * 2), 60)
-        band = tuple(found.posterior.band(ds.tolist(), found.coverage))
-    result = Measurement(
-        model=recipe.model,
-        task=recipe.task,
-        method=str(spec),
-        metric=opened.metric,
-        rule=rule,
-        fraction=fraction,
-        status=status,
-        d90=d90,
-        interval=found.interval if found and status != "trivial" else (None, None),
-        D=most,
-        lambdas=m,
-        baseline=measurement_trials.full_score,
-        baseline_scores=scores,
-        baseline_method=baseline if isinstance(baseline, str) else "a given number",
-        majority=majority,
-        zero=zero,
-        threshold=threshold,
-        curve=measurement_trials.points,
-        recipe=_kept(measurement_trials.recipe),
-        definitions={
-            "layer": definition,
-            "seeds": sorted({t.projection_seed for t in trials} | {t.training_seed for t in trials}),
-            "resolution": resolution,
-            "budget": budget,
-            "validation": len(opened.validation),
-            "loss_deviation": deviation,
-            "notes": notes,
-            "rates": rates.to_dict(),
-            "truncated": runner.data(recipe.seed).truncated,
-            "task": opened.fingerprint,
-            "base": runner.model(recipe.seed).fingerprint,
-            **versions(),
-        },
-        seconds=measurement_trials.seconds,
+    answer = _search(setting, trials, rates, chance.score, reference.gain, progress)
+    tested = trials.test(answer.d90) if test and answer.d90 is not None else (None, None)
+    notes = _notes(setting, trials, rates, answer, reference.doubts, progress)
+    result = _measurement(setting, trials, rates, chance, answer)
+    result = replace(
+        result,
+        definitions=_definitions(setting, rates, answer, reference.deviation, notes),
         command=command,
-        coverage=found.coverage if found else search.COVERAGE,
-        sure=found.sure if found and status != "trivial" else None,
-        noise=found.noise if found else None,
-        failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed) if found else (),
-        within=within,
-        spent=(found.spent if found else 0.0) + rates.spent,
-        spent_seconds=measurement_trials.seconds * len(seconds_full) / math.fsum(seconds_full)
-        if seconds_full
-        else None,
-        variance=shares,
-        band=band,
         test=tested[0],
         baseline_test=tested[1],
     )
-    runner.store.put_study(runner.study, "measure", result.to_dict())
+    setting.runner.store.put_study(setting.key, "measure", result.to_dict())
     progress.search_ended(str(result))
     return result
 
 
-def _kept(recipe: Recipe) -> dict[str, Any]:
-    """The recipe of every trial, but for method and seed."""
-    return {key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed")}
+@dataclass(frozen=True)
+class Chance:
+    """What needs no training: the untrained model's score and a constant guess's; the larger counts."""
+
+    zero: float
+    majority: float
+
+    @property
+    def score(self) -> float:
+        """The larger."""
+        return max(self.majority, self.zero)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The baseline, trained.
+
+    Attributes:
+        gain: of its first trials over chance: resumed, the search must go on with the same scale.
+        deviation: of the validation examples' losses, 0 of another metric.
+        doubts: what speaks against it as something to hold a d against.
+    """
+
+    gain: float
+    deviation: float
+    doubts: list[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the search found.
+
+    Attributes:
+        found: None where nothing was searched.
+        threshold: of the mean full score in the end.
+        trivial: whether it is not above chance, so that no d would mean anything.
+    """
+
+    found: search.SearchResult | None
+    threshold: float
+    trivial: bool
+
+    @property
+    def told(self) -> search.SearchResult | None:
+        """`found` where it is told."""
+        return None if self.trivial else self.found
+
+    @property
+    def d90(self) -> int | None:
+        """d90 where it is told."""
+        return self.told.d90 if self.told else None
+
+    @property
+    def trials(self) -> Sequence[search.Observation]:
+        """What the search has seen."""
+        return self.found.trials if self.found else ()
+
+
+def _announce(setting: Setting, progress: Progress) -> None:
+    """Say what is measured, and what is to know about its data."""
+    progress.search_started(f"d90 of {setting.recipe.model} on {setting.recipe.task}, {setting.spec}")
+    for note in setting.task.told:
+        progress.note(note)
+    setting.data.note_truncation(progress)
+
+
+def _trials(setting: Setting, wanted: Goal) -> MeasurementTrials:
+    """What makes the trials; `noise` is expected once the baseline is there."""
+    asked, base = setting.asked, setting.base
+    return MeasurementTrials(
+        setting.runner,
+        setting.spec,
+        setting.recipe,
+        base,
+        steps=replace(setting.recipe, epochs=setting.epochs).steps(len(setting.task.train)),
+        goal=wanted,
+        fixed=None if base else to_display(float(asked.baseline), setting.task.metric),
+        rules=TrialRules(not asked.full_curve, asked.prune, setting.references),
+    )
+
+
+def _train_baseline(setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: float) -> Reference:
+    """Find the baseline's rate, train it, and expect from it the noise of a score."""
+    rates.find_baseline()
+    seed, metric = setting.recipe.seed, setting.task.metric
+    if setting.base:
+        trials.run_full(range(seed, seed + (setting.references or 1)))
+    gain = max(trials.full_score - chance, 1e-3)
+    deviation = setting.runner.loss_deviation()
+    trials.noise = expected_noise(metric, len(setting.task.validation), chance + gain, chance, deviation)
+    doubts = list[str]()
+    if setting.base:
+        doubts = baseline_doubts(trials.full[seed]["curve"], chance, trials.noise, setting.asked.baseline_lr == AUTO)
+    return Reference(gain, deviation, doubts)
+
+
+def _search(
+    setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: float, gain: float, progress: Progress
+) -> Answer:  # fmt: skip
+    """Find the trials' rate and search for d90; where the threshold is no better than chance, train what was asked for alone."""
+    asked, runner = setting.asked, setting.runner
+    threshold = trials.goal.at(trials.full_score)
+    if threshold > chance:
+        rates.find(asked.start, setting.low, setting.high)
+    runner.study = setting.key
+    trials.begin()
+    runner.note(runner.study)
+    own, others = trials.stored()
+    levels = (f"{to_display(value, setting.task.metric):.4f}" for value in (trials.full_score, threshold, chance))
+    progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=setting.rule))
+    if asked.budget < SMALL_BUDGET:
+        progress.note(
+            f"a budget of {asked.budget:g} leaves a wide interval; expected 7 or more for ends within a factor of two"
+        )
+    problem = _problem(setting, trials, rates, chance, gain)
+    if threshold > chance:
+        found = search.search(trials.run, problem, own, others, progress.search_planned, trials.prefetch)
+        threshold = trials.goal.at(trials.full_score)
+        trials.check_some_went_right()
+        return Answer(found, threshold, threshold <= chance)
+    coming = [search.NextTrial(d, setting.recipe.seed, setting.recipe.seed, True, "") for d in asked.dims]
+    trials.prefetch(coming)
+    for one in coming:
+        trials.run(one)
+    return Answer(None, threshold, True)
+
+
+def _problem(
+    setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: float, gain: float
+) -> search.SearchProblem:
+    """The search's; under the margin rule scores are differences from the baseline's."""
+    asked, margin = setting.asked, setting.rule == "margin"
+    return search.SearchProblem(
+        goal=Goal(trials.goal.intercept, 0.0) if margin else trials.goal,
+        low=setting.low,
+        high=setting.high,
+        chance=-gain if margin else chance,
+        noise=trials.noise,
+        full=0.0 if margin else trials.fixed,
+        scatter=trials.scatter(),
+        start=asked.start,
+        first=asked.dims,
+        seed=setting.recipe.seed,
+        resolution=asked.resolution,
+        budget=max(1.0, asked.budget - rates.spent - rates.reserved),
+        parallel=asked.parallel,
+    )
+
+
+def _notes(
+    setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, answer: Answer, doubts: Sequence[str], progress: Progress
+) -> list[str]:  # fmt: skip
+    """What is to know about the answer; what only shows now is told as well."""
+    metric, within = setting.task.metric, setting.asked.within
+    late = better_than_baseline(trials.points, trials.full_score, trials.noise, metric) if setting.base else []
+    late += rates.look_again(answer.d90)
+    failures = trials.describe_failures(answer.told.failed) if answer.told else []
+    for note in (*late, *failures):
+        progress.note(note)
+    power = _power(trials, setting.task, within) if within is not None else []
+    of_model = setting.runner.model(setting.recipe.seed).notes
+    return [*setting.task.notes, *of_model, *rates.describe(), *doubts, *late, *power, *failures]
+
+
+def _measurement(
+    setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: Chance, answer: Answer
+) -> Measurement:
+    """The result, but for its definitions, command and test scores."""
+    asked, found, told = setting.asked, answer.found, answer.told
+    scores = tuple(trials.full[seed]["score"] for seed in sorted(trials.full)) if setting.base else (trials.full_score,)
+    whole = [outcome["seconds"] for outcome in trials.full.values()]
+    return Measurement(
+        model=setting.recipe.model,
+        task=setting.recipe.task,
+        method=str(setting.spec),
+        metric=setting.task.metric,
+        rule=setting.rule,
+        fraction=asked.fraction,
+        status=told.status if told else "trivial",
+        d90=answer.d90,
+        interval=told.interval if told else (None, None),
+        D=setting.space.D,
+        lambdas=setting.space.lambdas,
+        baseline=trials.full_score,
+        baseline_scores=scores,
+        baseline_method=asked.baseline if isinstance(asked.baseline, str) else "a given number",
+        majority=chance.majority,
+        zero=chance.zero,
+        threshold=answer.threshold,
+        curve=trials.points,
+        recipe=kept_of(trials.recipe),
+        definitions={},
+        seconds=trials.seconds,
+        coverage=found.coverage if found else search.COVERAGE,
+        sure=told.sure if told else None,
+        noise=found.noise if found else None,
+        failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed) if found else (),
+        within=asked.within,
+        spent=(found.spent if found else 0.0) + rates.spent,
+        spent_seconds=trials.seconds * len(whole) / math.fsum(whole) if whole else None,
+        variance=None if setting.rule == "margin" else variance_shares(answer.trials),
+        band=_band(setting, found),
+    )
+
+
+def _band(setting: Setting, found: search.SearchResult | None) -> tuple[tuple[float, float, float, float], ...]:
+    """The fitted curve with its pointwise band, a factor of two around what was tried."""
+    if found is None or found.posterior is None or setting.rule == "margin":
+        return ()
+    tried = [trial.d for trial in found.trials if trial.d is not None]
+    ds = numpy.geomspace(max(setting.low, min(tried) / 2), min(setting.high, max(tried) * 2), 60)
+    return tuple(found.posterior.band(ds.tolist(), found.coverage))
+
+
+def _definitions(
+    setting: Setting, rates: MeasurementRates, answer: Answer, deviation: float, notes: list[str]
+) -> dict[str, Any]:
+    """What was counted, and of which data, model and versions."""
+    return {
+        "layer": setting.space.layer,
+        "seeds": sorted({t.projection_seed for t in answer.trials} | {t.training_seed for t in answer.trials}),
+        "resolution": setting.asked.resolution,
+        "budget": setting.asked.budget,
+        "validation": len(setting.task.validation),
+        "loss_deviation": deviation,
+        "notes": notes,
+        "rates": rates.to_dict(),
+        "truncated": setting.data.truncated,
+        "task": setting.task.fingerprint,
+        "base": setting.runner.model(setting.recipe.seed).fingerprint,
+        **versions(),
+    }
 
 
 def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> list[str]:
@@ -326,26 +381,3 @@ def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> 
         f"two trials of the baseline differ on {pair.discordant:.1%} of the {pair.n} validation examples; a tune as good passes "
         f"within {within:g} points four times of five where there are {need:,}"
     ]
-
-
-def _limits(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int, str]:
-    """(lowest d, D, number of lambdas, definition of a layer) of a method's space on a model."""
-    space = spec.at(1).space
-    if space is None:
-        raise InputError("a measurement needs a subspace; expected a method with '@'")
-    model = data.model
-    applied = spec.method.apply(model.module, context(data, recipe))
-    try:
-        support.check_supported(model.module)
-        named = layout.trainable(model.module)
-        names = list(named)
-        if space.options.head == "outside":
-            outside = set(layout.head_tensors(model.module, names))
-            names = [name for name in names if name not in outside]
-        if space.options.structure != "said":
-            return 1, sum(named[name].numel() for name in names), 0, "none (did)"
-        layers, definition = layout.layer_of(model.module, names, space.options.layer)
-        m = len(set(layers))
-        return m + 1, sum(named[name].numel() for name in names), m, definition
-    finally:
-        applied.remove()

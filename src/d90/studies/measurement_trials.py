@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -32,28 +32,44 @@ __all__ = ["MeasurementTrials", "scatter_of"]
 Outcome = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TrialRules:
+    """When trials stop, and what they are held against.
+
+    Attributes:
+        stops: whether they may stop early.
+        prunes: whether those are given up whose curve says that they will fail.
+        references: under the margin rule, how many trials of the baseline the others are paired with; 0 otherwise.
+    """
+
+    stops: bool
+    prunes: bool
+    references: int
+
+
 class MeasurementTrials:
     """Makes the trials of one measurement.
 
     Args:
-        lab: trains, and keeps the trials.
+        runner: trains, and keeps the trials.
         spec, recipe: of the trials, without d.
         base: recipe of full fine-tuning, or of the method it is held against; None where its score is a given number.
         steps: of one full fine-tuning: the unit of cost.
         goal: the threshold as a function of the full score.
         fixed: the full score where it is given.
-        stops: whether trials may stop early; `gives_up`: whether hopeless ones are.
-        references: under the margin rule, how many trials of `base` the others are paired with; 0 otherwise.
-        noise: the standard deviation of a score over seeds that is expected.
+        rules: when they stop.
+
+    Attributes:
+        noise: the standard deviation of a score over seeds that is expected; known once the baseline is there.
     """
 
     def __init__(
         self, runner: TrialRunner, spec: Spec, recipe: Recipe, base: Recipe | None, steps: int, goal: Goal, fixed: float | None,
-        stops: bool, gives_up: bool, references: int, noise: float,
+        rules: TrialRules,
     ) -> None:  # fmt: skip
         self.runner, self.spec, self.recipe, self.base = runner, spec, recipe, base
-        self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, noise
-        self.stops, self.gives_up, self.references = stops, gives_up, references
+        self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, 0.0
+        self.rules, self.references = rules, rules.references
         self.full: dict[int, Outcome] = {}
         self.made: dict[tuple[int, int, int], tuple[Observation, Point, Outcome]] = {}
         self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
@@ -132,8 +148,10 @@ class MeasurementTrials:
         assert asked.d is not None
         p = asked.projection_seed if self._p is None else self._p
         spec, recipe = self._recipe(asked.d, p, asked.training_seed)
-        stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
-        give_up = self._pruner(stop_at) if stop_at is not None and self.gives_up else None
+        stop_at = (
+            self.goal.at(self.full_score) if self.rules.stops and not asked.whole and not self.references else None
+        )
+        give_up = self._pruner(stop_at) if stop_at is not None and self.rules.prunes else None
         return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references)), p
 
     @property
