@@ -19,6 +19,7 @@ from d90.report.claims import Claim, analysis_claims, lowdata_claims, series_cla
 from d90.report.series import answered, interval
 from d90.report.weight_change import TABLE7, means_by_role
 from d90.report.words import base_name
+from d90.results.compare import Entry
 from d90.results.low_data import LowData
 from d90.results.result import Read, stored_results
 from d90.results.series import Series
@@ -114,13 +115,16 @@ def lowdata(folder: Path) -> list[str]:
         many = "seeds" if first.seeds > 1 else "seed"
         parts.append(f"{study.model}: {first.split} {first.metric}, {first.seeds} {many}; chance {first.chance:.4f}.\n")
         parts += _table(["method", "stored", *(f"n = {n:,}" for n in study.counts)])
-        for index, entry in enumerate(first.entries):
-            ones = [comparison.entries[index] for comparison in study.comparisons]
-            spreads = [f" ± {one.spread:.4f}" if len(one.scores) > 1 else "" for one in ones]
-            shown = [f"{one.mean:.4f}{spread}" for one, spread in zip(ones, spreads, strict=True)]
-            parts.append(_row([f"`{entry.asked}`", f"{entry.stored:,}", *shown]))
+        for asked, entries in study.rows().items():
+            shown = [_with_spread(entry) if entry else "none" for entry in entries]
+            stored = next(entry.stored for entry in entries if entry)
+            parts.append(_row([f"`{asked}`", f"{stored:,}", *shown]))
         parts += _said("lowdata", lowdata_claims(study))
     return parts
+
+
+def _with_spread(entry: Entry) -> str:
+    return f"{entry.mean:.4f}" + (f" ± {entry.spread:.4f}" if len(entry.scores) > 1 else "")
 
 
 def analyses(folder: Path) -> list[str]:

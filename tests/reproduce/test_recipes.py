@@ -253,7 +253,7 @@ MISTAKES = {
     "true for a number": (OPTIONS % "epochs: true", "got epochs: true, expected a number"),
     "a text for a switch": (OPTIONS % "full-curve: 'yes'", "expected true or false"),
     "a list for a text": (OPTIONS % "rule: [paper]", "expected a text"),
-    "dims": (OPTIONS % "dims: [a]", "got dims: a, expected"),
+    "dims": (OPTIONS % "dims: [a]", "got 'a' among dims, expected whole numbers"),
     "one option by two names": (OPTIONS % "baseline: full, of: full", "which are one option"),
     "an impossible number": (OPTIONS % "epochs: 0", "got epochs=0"),
     "unknown rule": (OPTIONS % "rule: best", "unknown rule 'best'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -189,6 +190,15 @@ def test_few_examples_and_a_loss() -> None:
     assert "Chance 5.0000" in page
     assert ">validation loss<" in page
     assert "-3.1000" not in page
+
+
+def test_a_method_that_was_left_out_of_one_comparison_has_a_dash_there() -> None:
+    """Rows were matched by position: another method's score stood in its place, or none was there."""
+    few, many = made_comparison(bitfit=[0.5]), made_comparison(full=[0.9], bitfit=[0.7])
+    page = lowdata_page(made_low_data([8, 80], few, many))
+    rows = re.sub(r"\s", "", page[page.index("<th>method</th>") :])
+    assert '<tdclass="name">bitfit</td><td>10</td><td>50.00%</td><td>70.00%</td>' in rows
+    assert '<tdclass="name">full</td><td>10</td><td>&ndash;</td><td>90.00%</td>' in rows
 
 
 def test_mistakes(home: Path) -> None:

@@ -29,6 +29,7 @@ from d90.cli.options import (
 )
 from d90.errors import InputError
 from d90.files import check_output
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.certificates.classification import Certificate
@@ -105,7 +106,7 @@ def certify(
     }  # fmt: skip
     asked |= {"method": method} if method else {}
     asked |= {"quantise_epochs": quantise_epochs} if quantise_epochs is not None else {}
-    asked |= {name: _whole(text, f"--{name}") for name, text in (("dims", dims), ("levels", levels)) if text}
+    asked |= {name: read_joined(name, text) for name, text in (("dims", dims), ("levels", levels)) if text}
     if (evaluated is not None or form != "bernstein") and not documents:
         raise InputError(
             f"got {'--form' if evaluated is None else '--evaluated'} for labelled examples, expected documents (text:PATH, "
@@ -145,13 +146,6 @@ def _check(path: Path) -> None:
         _show(check(path))
     found = "bits per token" if documents else "errors"
     echo(f"'{path}' holds: its message decodes to the same {found} and the same bound")
-
-
-def _whole(text: str, option: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise InputError(f"got {option} {text}, expected whole numbers joined by commas, as in 100,200")
-    return [int(part) for part in parts]
 
 
 def _show(result: Certificate | LanguageCertificate) -> None:

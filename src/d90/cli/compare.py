@@ -39,7 +39,7 @@ from d90.cli.options import (
     recipe_options,
     split_methods,
 )
-from d90.errors import InputError
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.results.compare import Comparison
@@ -104,7 +104,7 @@ def compare(
             task,
             chosen,
             seeds=seeds,
-            rates=_factors(rates),
+            rates=read_joined("rates", rates),
             store=opened,
             costs=costs,
             progress=make_progress(),
@@ -116,13 +116,6 @@ def compare(
     written = write_comparisons(opened, page or store.with_suffix(".compare.html"))
     _show(result)
     echo(f"page: {written}")
-
-
-def _factors(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"got --rates {text}, expected numbers joined by commas, as in 0.3,1,3") from None
 
 
 def _show(result: Comparison) -> None:

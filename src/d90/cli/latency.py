@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.options import ModelArg, SeedOpt, echo, make_progress, split_methods
-from d90.errors import InputError
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.results.latency import Latency
@@ -37,11 +37,9 @@ def latency(
 
     result = run(
         model,
-        split_methods(methods)
-        if methods is not None
-        else usual_methods([int(part) for part in _parts(r, "--r", "16,64")], prefix),
+        split_methods(methods) if methods is not None else usual_methods(read_joined("r", r), prefix),
         shape=shape,
-        pairs=_pairs(pairs),
+        pairs=read_joined("pairs", pairs),
         rounds=rounds,
         seconds=seconds,
         dtype=dtype,
@@ -53,23 +51,6 @@ def latency(
     result.save(out)
     _show(result)
     echo(f"figures: {out}")
-
-
-def _pairs(text: str) -> list[tuple[int, int]]:
-    pairs = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        batch, _, length = part.partition("x")
-        if not batch.isdecimal() or not length.isdecimal():
-            raise InputError(f"got '{part}' among --pairs, expected BATCHxTOKENS joined by commas, as in 1x128,16x256")
-        pairs.append((int(batch), int(length)))
-    return pairs
-
-
-def _parts(text: str, option: str, example: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise InputError(f"got {option} {text}, expected whole numbers joined by commas, as in {example}")
-    return parts
 
 
 def _show(result: Latency) -> None:

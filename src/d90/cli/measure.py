@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.spelling import as_options
-from d90.errors import InputError
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.results.measure import Measurement
@@ -125,7 +125,7 @@ def measure(
     from d90.training.trackers import tracked
     from d90.trials.store import Store
 
-    tried = _numbers(dims)
+    tried = read_joined("dims", dims)
     given: str | float = float(baseline) if _is_number(baseline) else baseline
     with open_executor(jobs, on, num_gpus, address) as executor, tracked(make_progress(), report_to, logs) as progress:
         opened = Store(store, checkpoint_minutes=checkpoint_minutes)
@@ -192,14 +192,6 @@ def report(
     from d90.trials.store import Store
 
     echo(f"page: {pages.write_report(Store(store, write=False), out or store.with_suffix('.html'))}")
-
-
-def _numbers(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    wrong = next((part for part in parts if not part.isdecimal()), None)
-    if wrong is not None:
-        raise InputError(f"got '{wrong}' among --dims, expected whole numbers joined by commas, as in 100,1000")
-    return [int(part) for part in parts]
 
 
 def _is_number(text: str) -> bool:

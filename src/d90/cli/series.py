@@ -42,7 +42,7 @@ from d90.cli.options import (
     recipe_options,
     split_methods,
 )
-from d90.errors import InputError
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.results.series import Series
@@ -185,11 +185,7 @@ def lowdata(
     from d90.studies.low_data import low_data as run
     from d90.tasks.metrics import to_display
 
-    parts = [part.strip() for part in counts.split(",") if part.strip()]
-    if not parts or not all(part == "all" or part.isdecimal() for part in parts):
-        raise InputError(
-            f"got --counts {counts}, expected whole numbers and 'all' joined by commas, as in 100,1000,all"
-        )
+    sizes = read_joined("counts", counts)
     options = recipe_options(
         text, label, metric, kind, positive=positive, lr=lr, epochs=epochs, batch_size=batch_size, evaluations=evaluations, seed=seed,
         validation_limit=validation_limit, max_length=max_length, precision=precision,
@@ -199,7 +195,7 @@ def lowdata(
             model,
             task,
             split_methods(methods),
-            [None if part == "all" else int(part) for part in parts],
+            sizes,
             least_steps=least_steps,
             seeds=seeds,
             store=store,
@@ -209,12 +205,13 @@ def lowdata(
             executor=executor,
             **options,
         )
-    for i, entry in enumerate(result.comparisons[0].entries):
+    metric = result.comparisons[0].metric
+    for asked, entries in result.rows().items():
         scores = "  ".join(
-            f"n = {n:,}: {to_display(comparison.entries[i].mean, comparison.metric):.4f}"
-            for n, comparison in zip(result.counts, result.comparisons, strict=True)
+            f"n = {n:,}: {f'{to_display(entry.mean, metric):.4f}' if entry else 'none'}"
+            for n, entry in zip(result.counts, entries, strict=True)
         )
-        echo(f"{entry.asked:<30} {scores}")
+        echo(f"{asked:<30} {scores}")
     written = write_page(lowdata_page(result), page or store.with_suffix(".lowdata.html"))
     echo(f"page: {written}")
 

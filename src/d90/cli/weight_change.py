@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.options import echo
-from d90.errors import InputError
 from d90.files import write_text
+from d90.joined import read_joined
 
 if TYPE_CHECKING:
     from d90.results.weight_change import Analysis
@@ -35,11 +35,9 @@ def analyze(
     from d90.report.weight_change import analysis_page
     from d90.studies.weight_change import analyze as run
 
-    parts = [part.strip() for part in ranks.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"got --ranks {ranks}, expected positive whole numbers joined by commas, as in 1,4,8")
+    chosen = read_joined("ranks", ranks)
     command = shlex.join(["d90", *sys.argv[1:]])
-    result = run(tune, other, model=model, targets=targets, ranks=[int(part) for part in parts], command=command)
+    result = run(tune, other, model=model, targets=targets, ranks=chosen, command=command)
     written = write_page(analysis_page(result), out)
     write_text(out.with_suffix(".json"), json.dumps(result.to_dict()) + "\n")
     _show(result)

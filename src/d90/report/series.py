@@ -150,27 +150,18 @@ def lowdata_page(study: LowData) -> str:
     from markupsafe import Markup
 
     first = study.comparisons[0]
-    rows = [[comparison.entries[i] for comparison in study.comparisons] for i in range(len(first.entries))]
     factor, label = axis(first.metric)
-    lines = [
-        Line(
-            row[0].asked,
-            [
-                # a little apart, so that no bar hides another
-                (
-                    n * 1.03 ** (i - (len(rows) - 1) / 2),
-                    *(factor * entry.mean + side * abs(factor) * entry.spread for side in (0, -1, 1)),
-                )
-                for n, entry in zip(study.counts, row, strict=True)
-            ],
-            i,
-            shown=[
-                f"{row[0].asked}, n = {n:,}: {score(entry.mean, first.metric)}"
-                for n, entry in zip(study.counts, row, strict=True)
-            ],
-        )
-        for i, row in enumerate(rows)
-    ]
+    rows = study.rows()
+    lines = []
+    for i, (asked, entries) in enumerate(rows.items()):
+        known = [(n, entry) for n, entry in zip(study.counts, entries, strict=True) if entry is not None]
+        apart = 1.03 ** (i - (len(rows) - 1) / 2)  # so that no bar hides another
+        points = []
+        for n, entry in known:
+            mean, half = factor * entry.mean, abs(factor) * entry.spread
+            points.append((n * apart, mean, mean - half, mean + half))
+        shown = [f"{asked}, n = {n:,}: {score(entry.mean, first.metric)}" for n, entry in known]
+        lines.append(Line(asked, points, i, shown=shown))
     title, values = f"{study.model} on {study.task}", f"{first.split} {label}"
     figure = _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
     return render("lowdata.html", study=study, first=first, rows=rows, claims=lowdata_claims(study), svg=Markup(figure))

@@ -14,12 +14,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import typer
 
 from d90.errors import InputError, unknown_name
+from d90.joined import JOINED, read_joined, split_joined
 
 __all__ = ["Command", "Option", "command_of", "split"]
 
 # options that hold several values in one text, and what stands between the values; a recipe may give a list
-JOINED = {"methods": " ", "tasks": " ", "targets": "", "text": ","}
-JOINED |= dict.fromkeys(("dims", "levels", "ranks", "r", "counts", "rates", "pairs"), ",")
+BETWEEN = {"methods": " ", "tasks": " ", "targets": "", "text": ",", **dict.fromkeys(JOINED, ",")}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path", list: "a list"}
 
 
@@ -133,7 +133,7 @@ def command_of(function: Callable[..., None]) -> Command:
 
 def split(name: str, text: str) -> list[str]:
     """The values that one text of a joined option holds."""
-    return [part.strip() for part in text.split(JOINED[name].strip() or None) if part.strip()]
+    return split_joined(text, BETWEEN[name].strip() or None)
 
 
 def _typed(option: Option, name: str, value: Any) -> Any:
@@ -143,8 +143,8 @@ def _typed(option: Option, name: str, value: Any) -> Any:
     if option.kind is list:
         return _texts(name, value)
     if option.kind in (str, Path):
-        if isinstance(value, list) and option.name in JOINED:
-            value = JOINED[option.name].join(_texts(name, value))
+        if isinstance(value, list) and option.name in BETWEEN:
+            value = BETWEEN[option.name].join(_texts(name, value))
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise _wrong(option, name, value)
         text = str(value)
@@ -178,30 +178,12 @@ def _texts(name: str, value: Any) -> list[str]:
 
 def _check_joined(parameter: str, name: str, text: str) -> None:
     """Refuse, before anything is trained, what the command would refuse when its turn comes."""
-    forms = {"dims": "100,1000", "levels": "3,5,9", "ranks": "1,4,8", "r": "16,64", "counts": "100,1000,all"}
-    forms |= {"rates": "0.3,1,3", "pairs": "16x256,1x128"}
-    if parameter not in forms:
-        return
-
-    def fits(part: str) -> bool:
-        if parameter == "rates":
-            try:
-                return 0 < float(part) < math.inf
-            except ValueError:
-                return False
-        if parameter == "pairs":
-            batch, _, length = part.partition("x")
-            return batch.isdecimal() and length.isdecimal()
-        return part.isdecimal() or (parameter == "counts" and part == "all")
-
-    parts = split(parameter, text)
-    wrong = next((part for part in parts if not fits(part)), None)
-    if wrong is not None or (not parts and parameter != "dims"):
-        raise InputError(f"got {name}: {text}, expected values joined by commas, as in {forms[parameter]}")
+    if parameter in JOINED:
+        read_joined(parameter, text, name)
 
 
 def _wrong(option: Option, name: str, value: Any) -> InputError:
-    listed = " or a list" if option.name in JOINED and option.kind is str else ""
+    listed = " or a list" if option.name in BETWEEN and option.kind is str else ""
     return InputError(f"got {name}: {_shown(value)}, expected {WORDS[option.kind]}{listed}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d90.results.compare import Comparison
+from d90.results.compare import Comparison, Entry
 from d90.results.result import Result
 
 __all__ = ["LowData"]
@@ -19,3 +19,11 @@ class LowData(Result):
     counts: tuple[int, ...]
     comparisons: tuple[Comparison, ...]
     command: str = ""
+
+    def rows(self) -> dict[str, tuple[Entry | None, ...]]:
+        """{method: its entry in each comparison}; None where it could not be trained on so many examples."""
+        tables = [{entry.asked: entry for entry in comparison.entries} for comparison in self.comparisons]
+        return {
+            asked: tuple(table.get(asked) for table in tables)
+            for asked in dict.fromkeys(name for table in tables for name in table)
+        }

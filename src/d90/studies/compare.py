@@ -79,16 +79,7 @@ def compare(
         RunFailed: every trial of every method diverged, or memory did not suffice; a method of which that is true is left out.
     """
     progress = progress or Progress()
-    if not methods:
-        raise InputError("got no methods, expected at least one, as in --methods 'full lora:r=8 bitfit'")
-    if seeds < 1:
-        raise InputError(f"got seeds={seeds}, expected at least 1")
-    if not rates or min(rates) <= 0:
-        raise InputError(f"got rates={tuple(rates)}, expected positive factors such as 0.3, 1, 3")
-    specs = [parse(method) if isinstance(method, str) else method for method in methods]
-    twice = next((str(spec) for i, spec in enumerate(specs) if str(spec) in map(str, specs[:i])), None)
-    if twice is not None:
-        raise InputError(f"got '{twice}' twice among the methods, expected each once")
+    specs = _checked(methods, seeds, rates)
     check_sendable(executor, model, task)
     recipe = make_recipe(model, task, specs[0], options)
     keep = store if isinstance(store, Store) else Store(store)
@@ -114,11 +105,7 @@ def compare(
         return made
 
     found = together(executor, [partial(entry, index) for index in range(len(specs))])
-    lost = [one for one in found if isinstance(one, TrainingFailed)]
-    for error in lost:
-        progress.note(f"left out: {error}")
-    if len(lost) == len(specs):
-        raise lost[0] if len(lost) == 1 else TrainingFailed(f"no method could be trained: {'; '.join(map(str, lost))}")
+    lost = _lost(found, progress)
     entries = [one for one in found if isinstance(one, Entry)]
     left = [spec for spec, one in zip(specs, found, strict=True) if isinstance(one, Entry)]
     if costs:
@@ -154,6 +141,39 @@ def compare(
     runner.note(digest(asked_for))
     progress.search_ended(f"compared {len(specs)} methods")
     return result
+
+
+def _checked(methods: Sequence[str | Spec], seeds: int, rates: Sequence[float]) -> list[Spec]:
+    """The methods, each once.
+
+    Raises:
+        InputError: what was wrong, what was expected.
+    """
+    if not methods:
+        raise InputError("got no methods, expected at least one, as in --methods 'full lora:r=8 bitfit'")
+    if seeds < 1:
+        raise InputError(f"got seeds={seeds}, expected at least 1")
+    if not rates or min(rates) <= 0:
+        raise InputError(f"got rates={tuple(rates)}, expected positive factors such as 0.3, 1, 3")
+    specs = [parse(method) if isinstance(method, str) else method for method in methods]
+    twice = next((str(spec) for i, spec in enumerate(specs) if str(spec) in map(str, specs[:i])), None)
+    if twice is not None:
+        raise InputError(f"got '{twice}' twice among the methods, expected each once")
+    return specs
+
+
+def _lost(found: Sequence[Entry | TrainingFailed], progress: Progress) -> list[TrainingFailed]:
+    """Why methods are left out.
+
+    Raises:
+        TrainingFailed: none is left.
+    """
+    lost = [one for one in found if isinstance(one, TrainingFailed)]
+    for error in lost:
+        progress.note(f"left out: {error}")
+    if len(lost) == len(found):
+        raise lost[0] if len(lost) == 1 else TrainingFailed(f"no method could be trained: {'; '.join(map(str, lost))}")
+    return lost
 
 
 def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:

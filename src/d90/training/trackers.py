@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from d90.errors import InputError, unknown_name
+from d90.joined import split_joined
 from d90.training.progress import Progress
 
 __all__ = ["TRACKERS", "Tracked", "tracked"]
@@ -112,7 +113,7 @@ def tracked(inner: Progress, report_to: str, folder: str = "runs/logs") -> Itera
     Raises:
         InputError: as `Tracked`.
     """
-    names = [name.strip() for name in report_to.split(",") if name.strip() not in ("", "none")]
+    names = [name for name in split_joined(report_to) if name != "none"]
     if not names:
         yield inner
         return
