@@ -88,9 +88,7 @@ def test_an_unreachable_threshold_is_named(tmp_path: Path) -> None:
 
 def test_training_that_failed_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts as failed is tested in tests/search; here, that a measurement says so wherever it is read."""
-    monkeypatch.setattr(
-        sys.modules["d90.search.search"], "probability_failed", lambda trial, fit: 0.9 if trial.d == 600 else 0.1
-    )
+    monkeypatch.setattr("d90.search.summary.probability_failed", lambda trial, fit: 0.9 if trial.d == 600 else 0.1)
     found = d90.measure("mlp:16-32-3", blobs(), store=tmp_path / "s.sqlite", dims=(16, 600), budget=1, **SMALL)
     (note,) = found.definitions["notes"]
     assert note.startswith("d = 600 (seed 1): training most likely failed there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
@@ -12,6 +13,7 @@ from d90.errors import printable
 from d90.subspace.file import About
 from d90.tasks.metrics import to_display
 from d90.tasks.readers import ENDINGS
+from d90.training.record import TaskRecord, TuneRecord
 
 __all__ = ["base_on_hub", "card", "hub_dataset", "local_name"]
 
@@ -43,49 +45,50 @@ def hub_dataset(task: str) -> tuple[str, str | None] | None:
     return None
 
 
-def card(record: dict[str, Any], about: About, repo: str) -> str:
+def card(record: Mapping[str, Any], about: About, repo: str) -> str:
     """README.md of the tune that `record` made, as it lies in `repo` ("owner/name", or a folder).
 
     Paths of the machine it was trained on are cut down to their last part; what comes from files (labels, names) is escaped.
     """
-    recipe, task = record["recipe"], record["task"]
-    base = base_on_hub(recipe["model"])
+    tune = TuneRecord.from_dict(record)
+    recipe, task, outcome = tune.recipe, tune.task, tune.outcome
+    base = base_on_hub(recipe.model)
     space = about.header.structure != "direct"
     how = f"theta_0 + P theta, d = {about.count:,}" if space else "the tuned parameters themselves"
-    metric, outcome = task["metric"], record["outcome"]
-    score, untrained = (to_display(outcome[key], metric) for key in ("score", "zero_score"))
-    labels = ", ".join(map(_text, task["labels"][:MAX_LABELS]))
-    more = f" and {len(task['labels']) - MAX_LABELS} more" if len(task["labels"]) > MAX_LABELS else ""
-    sizes = ", ".join(f"{count:,} {name}" for name, count in task.get("sizes", {}).items())
-    looks = len(outcome["curve"])
+    metric = task.metric
+    score, untrained = (to_display(value, metric) for value in (outcome.score, outcome.zero_score))
+    labels = ", ".join(map(_text, task.labels[:MAX_LABELS]))
+    more = f" and {len(task.labels) - MAX_LABELS} more" if len(task.labels) > MAX_LABELS else ""
+    sizes = ", ".join(f"{count:,} {name}" for name, count in task.sizes.items())
+    looks = len(outcome.curve)
     rows = {
-        "base model": f"[{_text(base)}](https://huggingface.co/{base})" if base else _code(local_name(recipe["model"])),
-        "task": _code(local_name(recipe["task"])) + (f", labels {labels}{more}" if labels else ""),
+        "base model": f"[{_text(base)}](https://huggingface.co/{base})" if base else _code(local_name(recipe.model)),
+        "task": _code(local_name(recipe.task)) + (f", labels {labels}{more}" if labels else ""),
         "examples": sizes,
-        "tokens": f"at most {task['max_length']:,}" if task.get("max_length") else "",
-        "method": f"{_code(recipe['method'])}: {how}",
+        "tokens": f"at most {task.max_length:,}" if task.max_length else "",
+        "method": f"{_code(recipe.method)}: {how}",
         "stored": f"{about.count:,} numbers in {about.bytes:,} bytes ({about.dtype})",
         f"{metric}, validation": f"{score:.4f}, the best of {looks} evaluations (untrained {untrained:.4f})",
-        "weights moved": f"{outcome['D']:,}",
+        "weights moved": f"{outcome.D:,}",
         "base fingerprint": _code(about.header.base),
-        "d90": _text(record["d90"]),
+        "d90": _text(tune.version),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     name = local_name(repo)
     place = repo if name == repo else f"./{name}" if re.fullmatch(r"[\w.-]+", name) else "./folder"
     body = _TEXT.format(name=_text(name), table=table, use=_usage(task, place))
-    return f"---\n{_metadata(record, about, repo).to_yaml()}\n---\n{body}"
+    return f"---\n{_metadata(tune, about, repo).to_yaml()}\n---\n{body}"
 
 
-def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
+def _metadata(tune: TuneRecord, about: About, repo: str) -> Any:
     """The hub's metadata. A dataset is named where the task's name says which of the hub's it is, and is never guessed."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    recipe, task = record["recipe"], record["task"]
-    metric, data = task["metric"], printable(local_name(recipe["task"]))
-    score = round(to_display(record["outcome"]["score"], metric), 6)
-    kind = ("text" if task["texts"] else "image") + f"-{task['kind']}"
-    dataset = hub_dataset(recipe["task"])
+    recipe, task = tune.recipe, tune.task
+    metric, data = task.metric, printable(local_name(recipe.task))
+    score = round(to_display(tune.outcome.score, metric), 6)
+    kind = ("text" if task.texts else "image") + f"-{task.kind}"
+    dataset = hub_dataset(recipe.task)
     results = None
     if dataset is not None:
         results = [
@@ -100,18 +103,18 @@ def _metadata(record: dict[str, Any], about: About, repo: str) -> Any:
             )
         ]
     details = {
-        "version": printable(record["d90"]),
-        "method": printable(recipe["method"]),
+        "version": printable(tune.version),
+        "method": printable(recipe.method),
         "d": about.count,
         "task": data,
         "metric": metric,
         "score": score,
-        "sizes": task.get("sizes"),
-        "max_length": task.get("max_length"),
+        "sizes": dict(task.sizes) or None,
+        "max_length": task.max_length,
         "base_fingerprint": about.header.base,
     }
     return ModelCardData(
-        base_model=base_on_hub(recipe["model"]),
+        base_model=base_on_hub(recipe.model),
         library_name="d90",
         tags=["d90", "intrinsic-dimension"],
         datasets=[dataset[0]] if dataset else None,
@@ -150,15 +153,15 @@ The base model is loaded by its name and checked against the fingerprint; `task.
 """
 
 
-def _usage(task: dict[str, Any], repo: str) -> str:
-    if not task["texts"]:
+def _usage(task: TaskRecord, repo: str) -> str:
+    if not task.texts:
         return f"```\nd90 pull {repo} --out tuned\nd90 evaluate tuned/task.d90\n```\n"
-    texts = ", ".join(['"some text"', '"another text"'][: task["texts"]])
+    texts = ", ".join(['"some text"', '"another text"'][: task.texts])
     return (
         f"```\nd90 pull {repo} --out tuned\nd90 predict tuned/task.d90 {texts.replace(',', '')}\n```\n\n"
         "```python\nfrom d90.training.loading import open_tune\nfrom d90.integrations.hub import pull\n\n"
         f'tuned = open_tune(pull("{repo}", "tuned"))\n'
-        f"print(tuned.predict([({texts}{',' if task['texts'] == 1 else ''})]))\n```\n"
+        f"print(tuned.predict([({texts}{',' if task.texts == 1 else ''})]))\n```\n"
     )
 
 

@@ -25,7 +25,7 @@ from d90.results.series import Series
 from d90.results.weight_change import Analysis
 from d90.studies.pretrain import schedule
 from d90.tasks.metrics import to_display
-from d90.training.recipe import Outcome
+from d90.training.record import TuneRecord
 
 if TYPE_CHECKING:
     from d90.certificates.classification import Certificate
@@ -254,10 +254,9 @@ def _ranks(arguments: Arguments) -> list[dict[str, str]]:
     return [{"r": r} for r in split("ranks", arguments["ranks"])]
 
 
-def _train(record: Mapping[str, Any], _: Arguments) -> Iterator[Figure]:
-    outcome = Outcome.from_dict(record["outcome"])
-    yield _share("score", {}, record["task"]["metric"], [outcome.score])
-    yield Figure("trained", {}, outcome.trained)
+def _train(tune: TuneRecord, _: Arguments) -> Iterator[Figure]:
+    yield _share("score", {}, tune.task.metric, [tune.outcome.score])
+    yield Figure("trained", {}, tune.outcome.trained)
 
 
 def _pretrain_keys(arguments: Arguments) -> list[dict[str, str]]:
@@ -290,6 +289,6 @@ KINDS: dict[str, Kind] = {
     "latency": Kind(("added", "ms"), _latency_keys, Latency.from_dict, _latency, "out"),
     "certify": Kind(_CERTIFY, _single, _certificate, _certify, "out"),
     "analyze": Kind(_ANALYZE, _ranks, Analysis.from_dict, _analyze, "out", free=("side",)),
-    "train": Kind(("score", "trained"), _single, dict, _train, "out"),
+    "train": Kind(("score", "trained"), _single, TuneRecord.from_dict, _train, "out"),
     "pretrain": Kind(("masked loss",), _pretrain_keys, dict, _pretrain, "out"),
 }

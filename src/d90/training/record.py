@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,45 @@ from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import NOT_COVERED, Base, digest_of
 from d90.training.recipe import Outcome, Recipe, recipe_key
 
-__all__ = ["beside", "check_record", "not_covered", "read_record", "save_pair", "sealed"]
+__all__ = ["TaskRecord", "TuneRecord", "beside", "check_record", "not_covered", "read_record", "save_pair", "sealed"]
 
 MAX_BYTES = 1 << 26
 _TASK = {"kind": str, "labels": list, "metric": str, "texts": int, "fingerprint": str, "notes": list}
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """A tune's task, as its record tells it: `texts` inputs of text, 0 of images; `max_length` and `sizes` where it says them."""
+
+    kind: str
+    metric: str
+    texts: int
+    labels: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class TuneRecord:
+    """What a tune's record says of it to a reader; `version` is d90's that trained it."""
+
+    version: str
+    recipe: Recipe
+    outcome: Outcome
+    task: TaskRecord
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> TuneRecord:
+        """From what `read_record` gave.
+
+        Raises:
+            InputError: a recipe or an outcome of something else.
+        """
+        task = record["task"]
+        told = TaskRecord(
+            task["kind"], task["metric"], task["texts"], tuple(map(str, task["labels"])), task.get("sizes") or {}, task.get("max_length")
+        )  # fmt: skip
+        return cls(str(record["d90"]), Recipe.from_dict(record["recipe"]), Outcome.from_dict(record["outcome"]), told)
 
 
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
