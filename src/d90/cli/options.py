@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from d90.training.progress import Progress
     from d90.trials.executor import Executor
 
-ModelArg = Annotated[str, typer.Argument(help="minilm, fc, lenet, mlp:WIDTHS, a hub name or a local folder.")]
+ModelArg = Annotated[str, typer.Argument(help="minilm, smollm2, fc, lenet, mlp:WIDTHS, a hub name or a local folder.")]
 TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or folder, idx:FOLDER, or a hub dataset.")]
 MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].")]
 TextOpt = Annotated[str | None, typer.Option("--text", help="Text column, or two joined by a comma.")]

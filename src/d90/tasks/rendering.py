@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from d90.errors import InputError
-from d90.tasks.conversations import Conversation
+from d90.tasks.conversations import Conversation, Message
 
 __all__ = ["Rendered", "Renderer", "cut", "has_markers"]
 
@@ -56,6 +56,15 @@ class Renderer:
         if one.plain:
             return self._text(one.messages[0].content) or [self._start()]
         return self._ids(self._rendered(one, number, one.messages[:last], True))
+
+    def ends(self, plain: bool = False) -> set[int]:
+        """The tokens that end an answer: EOS, and what the template writes behind a turn."""
+        found = {int(token) for token in [self.tokenizer.eos_token_id] if token is not None}
+        if plain or self.template is None:
+            return found
+        turns = (Message("user", "a"), Message("assistant", "b"))
+        ids, scored = self.render(Conversation(turns), 1)
+        return found | {token for token, counts in zip(ids, scored, strict=True) if counts and token in self.special}
 
     def _plain(self, one: Conversation) -> Rendered:
         prompt, completion = (message.content for message in one.messages)

@@ -68,7 +68,7 @@ class Tuned:
         """The model's outputs (n, outputs) for texts, one or two strings an example."""
         if self.kind.generative:
             raise InputError(
-                "this tune is of a language model, and predict takes classes or values; merge it to generate"
+                "this tune is of a language model, and predict takes classes or values; use 'd90 generate'"
             )
         wanted = self.texts
         if wanted == 0:

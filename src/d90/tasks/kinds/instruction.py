@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from d90.errors import InputError
 from d90.tasks.columns import Columns, Table
-from d90.tasks.conversations import Conversation, find_format, read_conversations
+from d90.tasks.conversations import Conversation, Message, find_format, read_conversations
 from d90.tasks.kinds.base import Reading, TokenIds
 from d90.tasks.kinds.language import Language, documents
 from d90.tasks.rendering import Renderer, cut
@@ -27,6 +27,7 @@ class Instruction(Language):
     Attributes:
         template: a chat template in place of the tokenizer's own.
         everything: whether prompts count as well as answers.
+        plain: prompts are texts to be continued, without a chat template.
     """
 
     name: ClassVar[str] = "instruction"
@@ -35,6 +36,7 @@ class Instruction(Language):
 
     template: str | None = None
     everything: bool = False
+    plain: bool = False
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
@@ -58,6 +60,7 @@ class Instruction(Language):
         for part, table in tables.items():
             found = read_conversations(table, columns)
             splits[part] = documents([(one.to_json(),) for one in found])
+            kind = replace(kind, plain=found[0].plain)
         counted = "all tokens count" if kind.everything else "answers alone count (--loss-on all counts prompts too)"
         notes = [f"{sum(map(len, splits.values())):,} conversations from {', '.join(names)}: {counted}"]
         notes += [] if given else ["kind: instruction, guessed from the columns; --kind names another"]
@@ -75,18 +78,23 @@ class Instruction(Language):
     def record(self) -> dict[str, Any]:
         """What was given otherwise than by default."""
         template = {} if self.template is None else {"chat_template": self.template}
-        return template | ({"loss_on": "all"} if self.everything else {})
+        return template | ({"loss_on": "all"} if self.everything else {}) | ({"plain": True} if self.plain else {})
 
     def restored(self, record: Mapping[str, Any]) -> Instruction:
         """With the template and what counts."""
         template = record.get("chat_template")
         if template is not None and not isinstance(template, str):
             raise InputError(f"its task has chat_template={template!r:.60}, expected a text")
-        return Instruction(self.labels, template, record.get("loss_on") == "all")
+        return Instruction(self.labels, template, record.get("loss_on") == "all", record.get("plain") is True)
 
     def renderer(self, tokenizer: Any, split_special: bool, name: str) -> Renderer:
         """What renders conversations for a tokenizer."""
         return Renderer(tokenizer, self.template, split_special, name)
+
+    def prompt(self, text: str) -> Conversation:
+        """A question as the training data asks: a turn of its own, or a text to be continued."""
+        turns = (Message("user", text), Message("assistant", ""))
+        return Conversation(turns, first=1, plain=self.plain)
 
     def tokens(
         self, tokenizer: Any, inputs: Sequence[tuple[str, ...]], longest: int | None, split_special: bool, name: str

