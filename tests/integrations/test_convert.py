@@ -108,7 +108,7 @@ def test_what_does_not_fit_lora_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has LoRA's own rank 4"):
         folder_of("lora:r=4", bert, tmp_path, rank=2)
     tune_of("full@d=40", bert, tmp_path / "task.d90", 1)
-    with pytest.raises(InputError, match="got rank None, expected at least 1"):
+    with pytest.raises(InputError, match="got rank=None, expected at least 1"):
         folder_of("full", bert, tmp_path)
     tune_of("preembed:prefix=2", bert, tmp_path / "task.d90", 1)
     with pytest.raises(InputError, match="cannot be merged"):
