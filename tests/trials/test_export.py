@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -93,6 +94,35 @@ def test_an_old_store_is_read_as_it_is_and_upgraded_for_writing(tmp_path: Path) 
     assert Store(path).trials()[0].score == 0.7
 
 
+def test_no_two_columns_of_the_view_are_one_to_sqlite(tmp_path: Path) -> None:
+    """A store of schema 2 had `d` and `D`; opened for writing its view is made again."""
+    path = tmp_path / "s.sqlite"
+    shutil.copy(RESULTS / "mrpc.sqlite", path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert "D:1" in [column[0] for column in db.execute("SELECT * FROM runs").description], "what it was before"
+        trials = db.execute("SELECT * FROM trials").fetchall()
+    db.close()
+    read = Store(path, write=False)
+    rows = as_rows(read)
+    read.close()
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA == 3
+        names = [column[0] for column in db.execute("SELECT * FROM runs").description]
+        assert len({name.lower() for name in names}) == len(names)
+        moved = db.execute("SELECT weights_moved FROM runs WHERE d > 100").fetchall()
+        assert moved == [(22_713_986,)] * len(moved)
+        assert moved
+        assert db.execute("SELECT * FROM trials").fetchall() == trials, "nothing else has changed"
+    db.close()
+    upgraded = Store(path)
+    assert as_rows(upgraded) == rows
+    frame = pandas.read_csv(export(upgraded, tmp_path / "t.csv"))
+    assert (frame["D"] == frame["weights_moved"]).all(), "the name of before is kept where it can be"
+    assert (frame["d"].dropna() > 0).all()
+
+
 @pytest.mark.parametrize("name", ["mnist", "sst2_sentences", "mrpc"])
 def test_the_stores_of_the_results_are_read(name: str) -> None:
     store = Store(RESULTS / f"{name}.sqlite", write=False)
@@ -137,7 +167,7 @@ def test_files_hold_every_trial(measured: Path, tmp_path: Path, ending: str, rea
     store = Store(measured, write=False)
     frame = read(export(store, tmp_path / "deep" / f"x.{ending}"))
     rows = as_rows(store)
-    assert list(frame.columns) == list(rows[0])
+    assert list(frame.columns) == [*rows[0], *(["D"] if ending == "csv" else [])]
     assert frame["score"].tolist() == [row["score"] for row in rows]
     assert frame["method"].tolist() == [row["method"] for row in rows]
 

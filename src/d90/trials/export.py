@@ -43,6 +43,8 @@ def export(store: Store, path: str | os.PathLike[str]) -> Path:
 def _write_table(store: Store, frame: Any, ending: str, target: Path) -> None:
     if ending == ".csv":
         frame = frame.map(lambda value: spreadsheet_cell(value) if isinstance(value, str) else value)
+        # what the column was called before; other formats are read by tools that do not tell it from d
+        frame["D"] = frame["weights_moved"]
         frame.columns = [spreadsheet_cell(str(name)) for name in frame.columns]
         frame.to_csv(target, index=False, lineterminator="\n")
     elif ending == ".parquet":

@@ -26,7 +26,7 @@ from d90.trials.view import RUNS
 
 __all__ = ["SCHEMA", "Store", "Stored", "digest"]
 
-SCHEMA = 2
+SCHEMA = 3
 CHECKPOINT_MINUTES = 10.0
 WAIT = 30  # seconds for another process to finish writing
 
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS trials (
     d INTEGER,                    -- NULL: no subspace
     seed INTEGER NOT NULL,
     score REAL NOT NULL,          -- best of the evaluations; a lower bound where status is 'passed'
-    status TEXT NOT NULL,         -- finished, passed, hopeless or diverged
+    status TEXT NOT NULL,         -- finished, passed, hopeless, diverged or read
     recipe TEXT NOT NULL,         -- JSON
     outcome TEXT NOT NULL,        -- JSON
     context TEXT NOT NULL         -- JSON: fingerprints, versions, machine
@@ -52,11 +52,15 @@ CREATE TABLE IF NOT EXISTS studies (
     body TEXT NOT NULL            -- JSON: the result as reported
 );
 """
-_SECOND = f"""
+_SECOND = """
 -- of the best evaluation on the validation split (`d90.trials.predictions`)
 ALTER TABLE trials ADD COLUMN predictions BLOB;
 -- the keys of the trials a study rests on: made for it (1), or there when it began (0)
 CREATE TABLE study_trials (study TEXT NOT NULL, trial TEXT NOT NULL, made INTEGER NOT NULL, PRIMARY KEY (study, trial));
+"""
+# the view of schema 2 had a column `D` beside `d`, which SQLite takes for one name
+_THIRD = f"""
+DROP VIEW IF EXISTS runs;
 CREATE VIEW runs AS {RUNS};
 """
 _NOTE = "INSERT INTO study_trials VALUES (?, ?, 1) ON CONFLICT (study, trial) DO UPDATE SET made = 1"
@@ -128,7 +132,7 @@ class Store:
         with self._transaction():
             # looked at again inside: another process may have been faster
             self._version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            for script in (_FIRST, _SECOND)[self._version :]:
+            for script in (_FIRST, _SECOND, _THIRD)[self._version :]:
                 for statement in script.split(";\n"):
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version={SCHEMA}")

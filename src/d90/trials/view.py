@@ -25,12 +25,13 @@ OUTCOME = (
     "steps",
     "seconds",
     "trained",
-    "D",
+    "D",  # shown as `weights_moved`: SQLite does not tell a column D from d
     "lambdas",
     "layers",
     "truncated",
     "precision",
 )
+SHOWN_AS = {"D": "weights_moved"}
 CONTEXT = ("d90", "torch", "python", "machine", "threads", "device")
 
 
@@ -51,7 +52,9 @@ def _space(key: str) -> str:
     return f"CASE WHEN {start} > 0 THEN substr({rest}, 1, instr({rest}, ',') - 1) END"
 
 
-_BOUND = "CASE status WHEN 'passed' THEN 'at least' WHEN 'hopeless' THEN 'below stop_at' ELSE 'exact' END"
+_BOUND = (
+    "CASE status WHEN 'passed' THEN 'at least' WHEN 'hopeless' THEN 'below stop_at' WHEN 'diverged' THEN 'unknown' ELSE 'exact' END"
+)
 _P = f"CASE WHEN d IS NOT NULL THEN coalesce(CAST({_space('seed')} AS INTEGER), seed) END"
 
 _SELECTED = {
@@ -71,7 +74,7 @@ _SELECTED = {
     "bound": _BOUND,
     "status": "status",
     "stop_at": "stop_at",
-    **{name: f"json_extract({_OUTCOME}, '$.{name}')" for name in OUTCOME},
+    **{SHOWN_AS.get(name, name): f"json_extract({_OUTCOME}, '$.{name}')" for name in OUTCOME},
     "evaluated": f"json_array_length({_OUTCOME}, '$.curve') - 1",
     "best_step": (
         f"(SELECT json_extract(value, '$.step') FROM json_each({_OUTCOME}, '$.curve')"
