@@ -52,9 +52,7 @@ def _space(key: str) -> str:
     return f"CASE WHEN {start} > 0 THEN substr({rest}, 1, instr({rest}, ',') - 1) END"
 
 
-_BOUND = (
-    "CASE status WHEN 'passed' THEN 'at least' WHEN 'hopeless' THEN 'below stop_at' WHEN 'diverged' THEN 'unknown' ELSE 'exact' END"
-)
+_BOUND = "CASE status WHEN 'passed' THEN 'at least' WHEN 'hopeless' THEN 'below stop_at' WHEN 'diverged' THEN 'unknown' ELSE 'exact' END"
 _P = f"CASE WHEN d IS NOT NULL THEN coalesce(CAST({_space('seed')} AS INTEGER), seed) END"
 
 _SELECTED = {
