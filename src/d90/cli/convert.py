@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d90.cli.options import echo
+from d90.cli.options import echo, make_notices
 
 TuneArg = Annotated[Path, typer.Argument(help="A tune written by 'd90 train', its recipe beside it.")]
 ToOpt = Annotated[str, typer.Option("--to", help="peft: theta, loaded where d90 is installed. lora: a plain adapter.")]
@@ -23,7 +23,7 @@ def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: 
     from d90.integrations.convert import convert as run
     from d90.tasks.metrics import to_display
 
-    found = run(tune, to, out, rank, check)
+    found = run(tune, to, out, rank, check, make_notices())
     size = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
     if found.form == "peft":
         echo(f"wrote {out}: theta as it is ({size:,} bytes); 'import d90.integrations.peft' before peft loads it")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d90.cli.options import echo
+from d90.cli.options import echo, make_notices
 
 TuneArg = Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")]
 RepoArg = Annotated[str, typer.Argument(help="OWNER/NAME on the hub, or a local folder such as ./shelf.")]
@@ -55,6 +55,6 @@ def merge(tune: TuneArg, out: OutOpt) -> None:
     """Write the tuned model as an ordinary folder: config, tokenizer, safetensors."""
     from d90.integrations.merge import merge as write
 
-    folder = write(tune, out)
+    folder = write(tune, out, make_notices())
     size = sum(file.stat().st_size for file in folder.iterdir())
     echo(f"wrote {folder} ({size:,} bytes): AutoModelForSequenceClassification.from_pretrained('{folder}')")

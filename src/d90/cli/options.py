@@ -178,6 +178,18 @@ def make_progress() -> Progress:
     return progress_for(sys.stdout.isatty())
 
 
+def make_notices() -> Progress:
+    """What is noted goes to standard error, a line each: for commands whose standard output is their result."""
+    from d90.errors import printable
+    from d90.training.progress import Progress
+
+    class Notices(Progress):
+        def note(self, message: str) -> None:
+            typer.echo(printable(f"note: {message}"), err=True)
+
+    return Notices()
+
+
 def restore_terminal() -> None:
     """Take bars off the screen and give the cursor back, where a command has drawn any."""
     console = sys.modules.get("d90.training.console")

@@ -30,6 +30,7 @@ from d90.cli.options import (
     ValidationOpt,
     conversational,
     echo,
+    make_notices,
     make_progress,
     recipe_options,
     two_columns,
@@ -155,7 +156,7 @@ def predict(
             raise InputError(f"got {len(given)} texts, expected them two at a time: this tune was trained on pairs")
         cut = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
         found = Examples(cut, [""] * len(cut))
-    lines = lines_of(form, found.texts, found.places, open_tune(tune).describe(found.texts))
+    lines = lines_of(form, found.texts, found.places, open_tune(tune, make_notices()).describe(found.texts))
     if out is None:
         for line in lines:
             echo(line)
@@ -173,7 +174,7 @@ def evaluate(
     from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
-    scored = open_tune(tune).evaluate(task, split)
+    scored = open_tune(tune, make_notices()).evaluate(task, split)
     low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
     interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
     score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "

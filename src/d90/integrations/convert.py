@@ -20,6 +20,8 @@ from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loading import read_record, task_of
 from d90.training.loop import predict
+from d90.training.progress import Progress
+from d90.training.record import note_not_covered
 
 __all__ = ["FORMS", "Converted", "convert"]
 
@@ -54,7 +56,12 @@ class Converted:
 
 
 def convert(
-    path: str | os.PathLike[str], to: str, folder: str | os.PathLike[str], rank: int | None = None, check: bool = True
+    path: str | os.PathLike[str],
+    to: str,
+    folder: str | os.PathLike[str],
+    rank: int | None = None,
+    check: bool = True,
+    progress: Progress | None = None,
 ) -> Converted:
     """Convert a tune that has its recipe beside it; the base is loaded as the recipe names it.
 
@@ -64,6 +71,7 @@ def convert(
         folder: where to, made if it is not there.
         rank: for "lora" of a tune that was not trained as LoRA.
         check: for "lora", score tune and folder on the task's validation split.
+        progress: is told what the file of an earlier version does not cover.
 
     Raises:
         InputError: an unknown form, a folder that is a file, a tune the form cannot hold, as `d90.training.loading.read_record`.
@@ -81,6 +89,7 @@ def convert(
                 f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use to='lora'"
             )
     recipe = record["recipe"]
+    note_not_covered(path, record, progress)
     model, unit = open_base(record), kind_of(record).unit_of_outputs
     if to == "peft":
         from d90.integrations.peft import from_tune

@@ -13,12 +13,13 @@ from d90.errors import InputError
 from d90.integrations.unit import fold_unit
 from d90.methods import load
 from d90.training.base import kind_of, open_base
-from d90.training.loading import read_record
+from d90.training.progress import Progress
+from d90.training.record import note_not_covered, read_record
 
 __all__ = ["merge"]
 
 
-def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """Write theta_0 + Delta as a model folder that the Auto class of the tune's kind of task loads, as
     `AutoModelForSequenceClassification.from_pretrained(out)`.
 
@@ -29,6 +30,7 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     Args:
         path: a tune with its recipe beside it.
         out: a folder that is not there yet, or is empty.
+        progress: is told what the file of an earlier version does not cover.
 
     Raises:
         InputError: an unsound tune, another base model, a method that adds modules, an image network, or a folder that
@@ -47,6 +49,7 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
             f"'{path}' is the tune of '{recipe['model']}', expected one of a Hugging Face model: an image network has no "
             "config to write. Use the tune with 'd90 evaluate'"
         )
+    note_not_covered(path, record, progress)
     model = open_base(record)
     module: Any = load(spec, path, model.module, recipe["seed"]).merge()
     kind = kind_of(record)

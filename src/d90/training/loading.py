@@ -22,7 +22,7 @@ from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.loop import predict
 from d90.training.progress import Progress
-from d90.training.record import not_covered, read_record
+from d90.training.record import note_not_covered, read_record
 
 __all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
 
@@ -147,9 +147,7 @@ def open_tune(path: str | os.PathLike[str], progress: Progress | None = None) ->
         InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
     """
     record, spec = read_record(path)
-    lacks = not_covered(record)
-    if lacks is not None and progress is not None:
-        progress.note(f"'{path}': {lacks}")
+    note_not_covered(path, record, progress)
     model = open_base(record)
     applied = load(spec, path, model.module, record["recipe"]["seed"])
     applied.model.to(best_device())

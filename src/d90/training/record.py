@@ -26,9 +26,19 @@ from d90.files import check_output, write_text
 from d90.methods import Spec, parse
 from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import NOT_COVERED, Base, digest_of
+from d90.training.progress import Progress
 from d90.training.recipe import Outcome, Recipe, recipe_key
 
-__all__ = ["TaskRecord", "TuneRecord", "beside", "check_record", "not_covered", "read_record", "save_pair", "sealed"]
+__all__ = [
+    "TaskRecord",
+    "TuneRecord",
+    "beside",
+    "check_record",
+    "note_not_covered",
+    "read_record",
+    "save_pair",
+    "sealed",
+]
 
 MAX_BYTES = 1 << 26
 _TASK = {"kind": str, "labels": list, "metric": str, "texts": int, "fingerprint": str, "notes": list}
@@ -183,9 +193,10 @@ def check_record(found: Mapping[str, Any]) -> Spec:
     return parse(recipe.method)
 
 
-def not_covered(record: Mapping[str, Any]) -> str | None:
-    """What a record of an earlier version does not cover, in words; None for one of today."""
-    return None if isinstance(record["base"], dict) else NOT_COVERED
+def note_not_covered(path: str | os.PathLike[str], record: Mapping[str, Any], progress: Progress | None) -> None:
+    """Tell `progress` what the record of an earlier version does not cover."""
+    if progress is not None and not isinstance(record["base"], dict):
+        progress.note(f"'{path}': {NOT_COVERED}")
 
 
 def _records(where: Path) -> list[dict[str, Any]]:
