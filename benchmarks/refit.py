@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 
 from d90.report.figure import points
-from d90.report.measure import page
+from d90.report.measure import other_trials, page
 from d90.report.series import series_page
 from d90.report.words import answer, names, spread
 from d90.results.measure import Measurement
@@ -159,7 +159,7 @@ def write_pages(path: Path, pairs: Sequence[Refit], page_path: Path | None = Non
         return
     store = Store(path, write=False)
     series = [study for kind in ("trajectory", "family") for study in stored_results(store, Series, kind)]
-    text = series_page(with_cells(series[-1], pairs)) if series else page([p.after for p in pairs], store.trials())
+    text = series_page(with_cells(series[-1], pairs)) if series else page([p.after for p in pairs], other_trials(store))
     store.close()
     target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from d90.errors import InputError
-from d90.report.measure import headline, page, write_report
+from d90.report.measure import headline, other_trials, page, write_report
 from d90.report.words import names
 from d90.results.measure import Measurement
-from d90.trials.store import Store, Stored
+from d90.trials.store import Store
 
 DID = "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"
 SAID = DID.replace("did", "said")
@@ -62,9 +62,11 @@ def study(**changes: Any) -> Measurement:
     return Measurement.from_dict(body)
 
 
-def trial(id: int, method: str, d: int | None, score: float, seed: int = 0) -> Stored:
+def add(
+    store: Store, key: str, method: str, d: int | None, score: float, study: str | None = None, seed: int = 0
+) -> None:
     recipe = {"model": "m", "task": "t", "lr": 0.01, "method": method, "seed": seed}
-    return Stored(id, "k", None, "2026-01-01T00:00:00Z", d, seed, score, "finished", recipe, {}, {})
+    store.add(key, None, d, seed, recipe, {"score": score, "status": "finished"}, {}, study=study)
 
 
 TRIVIAL = {"status": "trivial", "d90": None, "interval": [None, None], "threshold": 0.4, "curve": []}
@@ -259,12 +261,50 @@ def test_nothing_is_fetched_and_equal_studies_give_equal_bytes() -> None:
     assert len(text) < 100_000
 
 
-def test_trials_of_no_measurement_are_listed() -> None:
-    used = [trial(1, DID.replace("@", "@d=100,"), 100, 0.6123), trial(2, "full", None, 0.89)]
-    assert "Other trials" not in page([study()], used)
-    text = page([study()], [*used, trial(3, DID.replace("@", "@d=77,"), 77, 0.7777)])
+def test_a_measurements_own_trials_are_none_of_the_others(tmp_path: Path) -> None:
+    """By the keys that a study notes: its method may be written otherwise, and its rate be found by trials of other rates."""
+    store = Store(tmp_path / "s.sqlite")
+    store.put_study("study", "measure", study().to_dict())
+    add(store, "a", "full@d=100,anything=else", 100, 0.6123, "study")
+    add(store, "b", "full", None, 0.89, "study")
+    add(store, "reading", DID.replace("@", "@d=100,"), 100, 0.4, "study")
+    assert other_trials(store) == []
+    # there when it began: it learned from the one on its curve, and from the other of the noise alone
+    add(store, "lent", DID.replace("@", "@d=250,"), 250, 0.7412)
+    add(store, "noise", "bitfit", None, 0.8)
+    add(store, "alike", DID.replace("@", "@d=77,"), 77, 0.7777)
+    store.begin("study", ["lent", "noise"])
+    assert [row.key for row in other_trials(store)] == ["noise", "alike"]
+    text = write_report(store, tmp_path / "p.html").read_text()
     assert "0.7777" in text
-    assert "1 that no measurement above used" in text
+    assert "2 that no measurement above used" in text
+
+
+def test_trials_of_a_study_that_noted_none_are_known_by_their_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    store.put_study("study", "measure", study().to_dict())
+    add(store, "a", DID.replace("@", "@d=100,"), 100, 0.6123)
+    add(store, "b", "full", None, 0.89)
+    add(store, "c", DID.replace("@", "@d=77,"), 77, 0.7777)
+    assert [row.key for row in other_trials(store)] == ["c"]
+
+
+def test_a_trial_that_stopped_below_todays_threshold_is_open(tmp_path: Path) -> None:
+    """Threshold 0.81: one that stopped at 0.78 may have reached it had it gone on; one given up for 0.85 too."""
+    stopped = {**point(300, 0.7901, "passed"), "stop_at": 0.78}
+    given_up = {**point(320, 0.7802, "hopeless"), "below": True, "stop_at": 0.85}
+    short = {**point(200, 0.7003, "hopeless"), "below": True, "stop_at": 0.81}
+    found = study(
+        curve=[stopped, given_up, short, point(310, 0.8404, "passed"), point(5, 0.9, "diverged"), point(50, 0.6)]
+    )
+    verdicts = {one.d: found.reached(one) for one in found.curve}
+    assert verdicts == {300: None, 320: None, 200: False, 310: True, 5: None, 50: False}
+    assert found.passed == [310]
+    rows = page([found]).split("<h3>Trials</h3>")[1]
+    assert re.search(r"79\.01 %</td>\s*<td>not known</td><td>passed, stopped at 78\.00 %", rows)
+    assert re.search(r"78\.02 %</td>\s*<td>not known</td><td>hopeless", rows)
+    assert re.search(r"70\.03 %</td>\s*<td>not reached</td><td>hopeless", rows)
+    assert re.search(r"90\.00 %</td>\s*<td>not known</td><td>diverged", rows)
 
 
 def test_a_store_becomes_a_file_and_an_empty_one_an_error(tmp_path: Path) -> None:

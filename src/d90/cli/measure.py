@@ -211,7 +211,12 @@ def _show(result: Measurement) -> None:
         table.add_column(name, justify="right" if name else "left")
     for point in result.curve:
         sign = f"{'>=' if rises(result.metric) else '<='} " if point.at_least else ""
-        word = point.status if point.status in ("diverged", "hopeless") else "pass" if result.reached(point) else "fail"
+        stopped = None if point.stop_at is None else f"{to_display(point.stop_at, result.metric):.4f}"
+        word = {True: "pass", False: "fail", None: f"stopped at {stopped}" if stopped else "stopped"}[
+            result.reached(point)
+        ]
+        if point.status in ("diverged", "hopeless"):
+            word = point.status
         score = f"{sign}{to_display(point.score, result.metric):.4f}"
         table.add_row(str(point.d), str(point.p_seed), str(point.seed), score, word, f"{point.seconds:.0f}")
     print_table(table)

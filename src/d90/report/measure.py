@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from d90.results.result import stored_results
 from d90.tasks.metrics import rises
 from d90.trials.store import Store, Stored
 
-__all__ = ["headline", "page", "write_report"]
+__all__ = ["headline", "other_trials", "page", "write_report"]
 
 MAX_OTHERS = 300  # trials of no measurement that are listed, the latest; a long sweep must not make a long page
 
@@ -44,16 +43,16 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
     if not studies:
         raise InputError(f"no measurement in '{store.path}'; run 'd90 measure' first")
     with store.reading():
-        text = page(studies, store.trials())
+        text = page(studies, other_trials(store))
     return write_page(text, path)
 
 
-def page(studies: Sequence[Measurement], trials: Sequence[Stored] = ()) -> str:
+def page(studies: Sequence[Measurement], others: Sequence[Stored] = ()) -> str:
     """The page as text; equal studies and trials give equal bytes.
 
     Args:
         studies: measurements.
-        trials: every trial of the store; those that no measurement used are listed at the end.
+        others: trials that none of them used, listed at the end.
     """
     from markupsafe import Markup
 
@@ -87,29 +86,28 @@ def page(studies: Sequence[Measurement], trials: Sequence[Stored] = ()) -> str:
         }
         for i, study in enumerate(studies, 1)
     ]
-    others = _others(studies, trials)
     left_out = max(0, len(others) - MAX_OTHERS)
     return render("page.html", studies=shown, overlays=overlays, others=others[-MAX_OTHERS:], left_out=left_out)
 
 
-def _others(studies: Sequence[Measurement], trials: Sequence[Stored]) -> list[Stored]:
-    """Trials that no measurement used: of an interrupted one, of `d90 train`."""
-    used: set[tuple[Any, ...]] = set()
-    for study in studies:
-        names_of = _recipe(study.recipe)
-        used |= {(re.sub(r",seed=\d+$", "", study.method), names_of, point.d, point.seed) for point in study.curve}
-    baselines = {(s.model, s.task, s.baseline_method, value) for s in studies for value in s.baseline_scores}
+def other_trials(store: Store) -> list[Stored]:
+    """The trials of a store that no measurement used: of an interrupted one, of a comparison."""
+    own, lent = set[str](), set[str]()
+    shown, earlier = set[tuple[Any, ...]](), set[tuple[Any, ...]]()
+    for key, kind, body in store.all_studies():
+        if kind != "measure":
+            continue
+        study, used = Measurement.from_dict(body), store.used(key)
+        values = {(study.model, study.task, point.d, point.seed, point.score) for point in study.curve}
+        if used:
+            own |= {trial for trial, made in used.items() if made}
+            lent |= set(used)  # of what others had made, a measurement learned d from its curve alone
+            shown |= values
+        else:  # of before trials were noted: known by its numbers
+            earlier |= values | {(study.model, study.task, None, None, score) for score in study.baseline_scores}
     left = []
-    for trial in trials:
-        recipe = trial.recipe
-        # a measurement names its method without d, and keeps its recipe without method and seed
-        method = re.sub(r",seed=\d+$", "", str(recipe["method"]))
-        method = method.replace(f"@d={trial.d},", "@").removesuffix(f"@d={trial.d}")
-        of_baseline = trial.d is None and (recipe["model"], recipe["task"], method, trial.score) in baselines
-        if not of_baseline and (method, _recipe(recipe), trial.d, trial.seed) not in used:
-            left.append(trial)
+    for row in store.trials():
+        about = (row.recipe.get("model"), row.recipe.get("task"), row.d, None if row.d is None else row.seed, row.score)
+        if row.key not in own and about not in earlier and not (row.key in lent and about in shown):
+            left.append(row)
     return left
-
-
-def _recipe(recipe: Mapping[str, Any]) -> str:
-    return str(sorted((key, str(value)) for key, value in recipe.items() if key not in ("method", "seed")))

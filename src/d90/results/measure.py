@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d90.results.result import Result
+from d90.search.problem import FAILED
 from d90.search.summary import ends_in_words, seeds_in_words
 from d90.search.variance import Shares
 from d90.tasks.metrics import to_display
@@ -20,8 +21,8 @@ class Point(Result):
     """One trial on the accuracy-against-d curve.
 
     `at_least` marks a trial that stopped once it passed, `below` one that was given up: its score is known to lie below the
-    threshold. `seed` is training's, `p_seed` P's. `lower` is the bound on the difference from the reference, under the margin
-    rule.
+    threshold it was given up for. `stop_at` is that threshold, or the one a trial stopped at; None where it is not known. `seed`
+    is training's, `p_seed` P's. `lower` is the bound on the difference from the reference, under the margin rule.
     """
 
     d: int
@@ -33,6 +34,7 @@ class Point(Result):
     p_seed: int
     below: bool = False
     lower: float | None = None
+    stop_at: float | None = None
 
     @classmethod
     def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,9 +121,20 @@ class Measurement(Result):
         """The d of every trial that reached the threshold by itself."""
         return [point.d for point in self.curve if self.reached(point)]
 
-    def reached(self, point: Point) -> bool:
-        """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did."""
-        return point.score >= self.threshold if point.lower is None else point.lower >= -(self.within or 0.0) / 100
+    def reached(self, point: Point) -> bool | None:
+        """Whether one trial reached the threshold; under the margin rule, whether the bound on its difference did.
+
+        None where it is not known: of a trial that failed; of one that stopped at a lower threshold, or was given up for a
+        higher one, and may have reached this one had it gone on.
+        """
+        if point.status in FAILED:
+            return None
+        if point.lower is not None:
+            return point.lower >= -(self.within or 0.0) / 100
+        if point.score >= self.threshold:
+            return True
+        given_up_early = point.below and point.stop_at is not None and point.stop_at > self.threshold
+        return None if point.at_least or given_up_early else False
 
     @property
     def trained_there(self) -> str:

@@ -271,7 +271,7 @@ class MeasurementTrials:
             lower = self._bound(recipe, t)
             trial = replace(trial, low=lower, high=lower)
         passed, below = status == "passed", status == "hopeless"
-        point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower)
+        point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower, stop_at)
         self.made[d, p, t] = trial, point, outcome
         return trial
 

@@ -188,7 +188,7 @@ class Study:
             key, stop_at, asked.d, asked.training_seed, self._recipe(asked), outcome, context, study=self.key
         )
         self._session.tell(asked, self._observation(asked, outcome, stop_at))
-        self._told[asked] = self._point(asked, outcome)
+        self._told[asked] = self._point(asked, outcome, stop_at)
         if any(one.d is not None for one in self._told):
             self.store.put_study(self.key, "measure", self.measurement.to_dict())
 
@@ -317,7 +317,7 @@ class Study:
         for row in rows:
             asked = NextTrial(row.d, int(row.recipe["projection_seed"]), row.seed, False, "stored")
             own.append(self._observation(asked, row.outcome, row.stop_at))
-            self._told[asked] = self._point(asked, row.outcome)
+            self._told[asked] = self._point(asked, row.outcome, row.stop_at)
         return Session(problem, own)
 
     def _observation(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Observation:
@@ -331,10 +331,11 @@ class Study:
             outcome["steps"],
         )
 
-    def _point(self, asked: NextTrial, outcome: dict[str, Any]) -> Point:
+    def _point(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Point:
         passed = outcome["status"] == "passed"
+        seeds = asked.training_seed, asked.projection_seed
         return Point(
-            asked.d or 0, asked.training_seed, outcome["score"], passed, outcome["status"], 0.0, asked.projection_seed
+            asked.d or 0, seeds[0], outcome["score"], passed, outcome["status"], 0.0, seeds[1], stop_at=stop_at
         )
 
     def _recipe(self, asked: NextTrial) -> dict[str, Any]:
