@@ -126,7 +126,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.BertForSequenceClassification(config).save_pretrained(place / "base")
     logging.enable_progress_bar()
     save_tokenizer(place / "base", marks=True)
-    rows = [{"text": "a a b" if i % 2 else "c b c", "label": i % 2} for i in range(32)]
+    rows = [{"text": "a a b" if i % 2 else "c b c", "label": i % 2} for i in range(160)]
     (place / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, method in {
         "lora": "lora:r=2@d=30",
@@ -135,7 +135,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plain": "lora:r=2",
     }.items():
         done = d90.train(
-            str(place / "base"), str(place / "t.jsonl"), method, epochs=2, batch_size=8, evaluations=1, lr=0.02
+            str(place / "base"), str(place / "t.jsonl"), method, epochs=4, batch_size=8, evaluations=2, lr=0.1
         )
         done.save(place / f"{name}.d90")
         done.release()
@@ -178,7 +178,7 @@ def test_a_mistake_is_one_clear_line(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     mistakes = [
         (["full.d90", "--to", "onnx"], "peft"),
-        (["full.d90", "--to", "lora"], "Choose a rank"),
+        (["full.d90", "--to", "lora"], "Choose one, as --rank 8"),
         (["full.d90", "--to", "peft", "--rank", "2"], "Leave it out"),
         (["lora.d90", "--to", "peft"], "Use --to lora"),
         (["plain.d90", "--to", "peft"], "Use --to lora"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -80,13 +81,16 @@ def _fetch(repo: str, path: str, limit: int, take: Callable[[bytes], Any]) -> in
         )
 
     def stream() -> int:
-        from huggingface_hub import get_session
+        from huggingface_hub import constants
+        from huggingface_hub.errors import OfflineModeIsEnabled
 
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled(path)
         api, end, got = hub_client(), time.monotonic() + seconds, 0
         headers = {**api._build_hf_headers(), "Accept-Encoding": "identity"}
-        with get_session().stream("GET", f"{api.endpoint}{path}", headers=headers, timeout=STALL) as response:
+        with _opened(f"{api.endpoint}{path}", headers) as (response, parts):
             _check(repo, response, api.endpoint)
-            for part in response.iter_raw(CHUNK):
+            for part in parts:
                 got += len(part)
                 if got > limit:
                     raise InputError(
@@ -100,12 +104,26 @@ def _fetch(repo: str, path: str, limit: int, take: Callable[[bytes], Any]) -> in
     return _within(seconds + STALL, stream, late, stop)
 
 
+@contextlib.contextmanager
+def _opened(url: str, headers: dict[str, str]) -> Iterator[tuple[Any, Iterable[bytes]]]:
+    """An answer whose body is not read yet, and its bytes as they come, unpacked by nobody."""
+    from huggingface_hub import get_session
+
+    session: Any = get_session()
+    if callable(getattr(session, "stream", None)):
+        with session.stream("GET", url, headers=headers, timeout=STALL) as response:
+            yield response, response.iter_raw(CHUNK)
+    else:  # the library before 1.0 speaks through requests
+        with session.get(url, headers=headers, timeout=STALL, stream=True) as response:
+            yield response, response.iter_content(CHUNK)
+
+
 def _check(repo: str, response: Any, endpoint: str) -> None:
     """Refuse an answer by its status and headers, before any of its body is read."""
     if response.status_code >= 300:
         cause = CAUSES.get(response.status_code, "The hub refused it; try again later")
         raise InputError(f"'{repo}' was not fetched: the hub answered {response.status_code}. {cause}")
-    if response.url.scheme != "https" and endpoint.startswith("https:"):
+    if not str(response.url).startswith("https:") and endpoint.startswith("https:"):
         raise InputError(f"'{repo}' was not fetched: the hub led to an address that is not https. Check HF_ENDPOINT")
     if response.headers.get("content-encoding", "identity") not in ("identity", ""):
         raise InputError(f"'{repo}' was not fetched: the answer is packed, which was not asked for. Check HF_ENDPOINT")
