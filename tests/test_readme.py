@@ -32,4 +32,19 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 def test_the_tree_is_made_from_the_docstrings() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "tree.py"))["tree"]()
-    assert made in README, "run python docs/tree.py --write"
+    page = (ROOT / "docs" / "explanation" / "design.md").read_text(encoding="utf-8")
+    assert made in page, "run python docs/tree.py --write"
+
+
+def test_the_figures_are_those_of_the_stored_trials() -> None:
+    measured = runpy.run_path(str(ROOT / "docs" / "measured.py"))
+    assert measured["block"]() in README, "run python docs/measured.py --write"
+    study = measured["mnist"]("fc", False)
+    assert f"d90 = {study.d90:,}, {measured['spread'](study)}" in measured["FIGURE"].read_text(encoding="utf-8")
+
+
+def test_the_readme_is_read_in_one_sitting_and_names_no_package_index() -> None:
+    assert len(README.splitlines()) < 120
+    assert not re.search(r"index-url|pypi|download\.pytorch", README, re.IGNORECASE)
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("https://arxiv.org") or (ROOT / link).exists(), link

@@ -52,10 +52,10 @@ PROJECTIONS: Registry[type[Projection]] = Registry(
 def register_projection(kind: _Kind) -> _Kind:
     """Let a projection of your own be named wherever one is; a decorator of a `Projection`.
 
-        @d90.register_projection
-        class Corner(d90.projections.Projection):
-            name = "corner"
-            ...
+    Example:
+        >>> @d90.register_projection
+        ... class Corner(d90.projections.Projection):
+        ...     name = "corner"
 
     Its name, `version`, entries and draws are hashed into the checksum that every tune holds.
 
