@@ -69,6 +69,8 @@ bench: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-# 20,000 mutated records, 400 malformed stores, a kill at every step of a save, killed trials
+# 20,000 mutations of each kind, 50 kills, 400 malformed stores; a kill at every step of a save, killed trials, two processes
 attack:
-	D90_ATTACK=20000 D90_ATTACK_STORES=400 $(BIN)/pytest tests/training/test_record.py tests/training/test_checkpoint.py tests/trials/test_malformed.py tests/test_files.py
+	D90_ATTACK_MUTATIONS=20000 D90_ATTACK_KILLS=50 D90_ATTACK_STORES=400 $(BIN)/pytest tests/subspace/test_file.py \
+		tests/training/test_record.py tests/training/test_checkpoint.py tests/trials/test_malformed.py tests/trials/test_two_processes.py \
+		tests/studies/test_measure.py tests/test_files.py -k "mutated or malformed or killed or two_processes or damage or disk"

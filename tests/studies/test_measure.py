@@ -17,6 +17,7 @@ from d90.errors import InputError
 from d90.training.progress import Progress
 from d90.trials.predictions import unpack
 from d90.trials.store import Store
+from tests.reference.attack import KILLS, attacks
 from tests.reference.blobs import SMALL, blobs
 
 
@@ -222,8 +223,9 @@ print(d90.measure("mlp:16-32-3", blobs(noise=1.0), store=sys.argv[1], **{**SMALL
 """
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path) -> None:
-    """kill -9 in the middle, 4 times here and 50 in benchmarks/kill.py: every stored trial stays, and none is run twice."""
+@pytest.mark.parametrize("kills", attacks(4, 10, KILLS))
+def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path, kills: int) -> None:
+    """kill -9 in the middle, 50 times in `make attack`: every stored trial stays, and none is run twice."""
     store = tmp_path / "s.sqlite"
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", DRIVER, str(store)]
@@ -238,7 +240,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path) ->
         check=True,
     )
     took = time.monotonic() - began
-    for _ in range(4):
+    for _ in range(kills):
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(took * draw.uniform(0.6, 1.0))
         process.send_signal(signal.SIGKILL)

@@ -24,6 +24,7 @@ from d90.projections import kernels
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base, base_of, note_tokenizer
+from tests.reference.attack import MUTATIONS, attacks
 from tests.reference.command import run
 from tests.reference.models import Normed, words, zoo
 from tests.reference.states import same, values
@@ -622,7 +623,7 @@ def mutants(raw: bytes, count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", attacks(1_000, 2_000, MUTATIONS))
 def test_mutated_files_are_refused(tmp_path: Path, dtype: str, count: int) -> None:
     """Every one by an InputError, and the model is as it was."""
     space = tuned(d=200, structure="said", head="outside")

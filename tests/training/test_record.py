@@ -22,6 +22,7 @@ from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import base_of
 from d90.training.recipe import Evaluation, Outcome, Recipe, recipe_key
 from d90.training.record import read_record, save_pair, sealed
+from tests.reference.attack import MUTATIONS, attacks
 from tests.reference.models import zoo
 
 TASK = {
@@ -224,9 +225,8 @@ def mutants(text: str, count: int) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", attacks(300, 2_000, MUTATIONS))
 def test_mutated_records_are_refused_or_mean_the_same(tmp_path: Path, count: int) -> None:
-    count = int(os.environ.get("D90_ATTACK", count))
     path = tmp_path / "task.d90"
     save(path, 1)
     good = read_record(path)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import sqlite3
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from d90.trials.store import Store
+from tests.reference.attack import STORES, attacks
 from tests.reference.command import run
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -87,9 +87,8 @@ def fresh_copy(good: Path, path: Path) -> None:
 COMMANDS = (("report", "--store", "s.sqlite", "--out", "p.html"), ("export", "s.sqlite", "--out", "t.csv"))
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", attacks(3, 100, STORES))
 def test_malformed_stores_end_in_one_line(tmp_path: Path, count: int) -> None:
-    count = int(os.environ.get("D90_ATTACK_STORES", count))
     good, failed = good_store(tmp_path), []
     for seed in range(count):
         path = tmp_path / "s.sqlite"
