@@ -9,11 +9,11 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "d90"
 html_extra_path = ["extra"]
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 
 default_role = "code"  # docstrings write `names` as Markdown does
 myst_heading_anchors = 3
-suppress_warnings = ["misc.highlighting_failure"]  # the grammar's words are no program
+highlight_language = "none"  # a block without a language is output, a tree or the grammar
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

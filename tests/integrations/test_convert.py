@@ -135,7 +135,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plain": "lora:r=2",
     }.items():
         done = d90.train(
-            str(place / "base"), str(place / "t.jsonl"), method, epochs=4, batch_size=8, evaluations=2, lr=0.1
+            str(place / "base"), str(place / "t.jsonl"), method, epochs=16, batch_size=8, evaluations=4, lr=0.02
         )
         done.save(place / f"{name}.d90")
         done.release()

@@ -19,6 +19,7 @@ from d90.tasks import Split
 from d90.training.batches import Batches
 from d90.training.loading import open_tune
 from d90.training.loop import Run, predict
+from d90.training.record import save_pair, sealed
 from tests.reference.tiny import tiny_task
 from tests.reference.tokenizer import save_tokenizer
 
@@ -168,10 +169,10 @@ def test_a_tune_of_before_keeps_its_head(tmp_path: Path) -> None:
     run = d90.train(model, str(tmp_path / "data"), spec, epochs=1, batch_size=8, evaluations=1, max_length=8)
     run.save(tmp_path / "old.d90")
     record = json.loads((tmp_path / "old.json").read_text())
-    for key in ("fresh", "encoding"):
+    for key in ("fresh", "encoding", "recipe_hash"):
         del record[key]
     record["recipe"]["model"] = str(tmp_path / "base")
-    (tmp_path / "old.json").write_text(json.dumps(record))
+    save_pair(tmp_path / "old.d90", sealed(record), run.applied_method.save)
     tuned = open_tune(tmp_path / "old.d90")
     assert tuned.model.module.get_parameter("pre_classifier.weight").requires_grad is False
     assert tuned.model.module.get_parameter("classifier.weight").requires_grad

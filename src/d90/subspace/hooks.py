@@ -202,8 +202,9 @@ class _Untraced:
     """A hook that torch.compile leaves out of its graphs, and pickle refuses with a reason."""
 
     def __init__(self, hook: Callable[..., None]) -> None:
-        self._hook = torch.compiler.disable(hook)
+        self._hook = hook
 
+    @torch.compiler.disable  # on the call itself: a frame of ours around a disabled function would be traced
     def __call__(self, *args: Any) -> None:
         self._hook(*args)
 
