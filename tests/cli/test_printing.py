@@ -20,6 +20,7 @@ ARGUMENTS = {
     "measure": (HOSTILE, HOSTILE, "-m", HOSTILE),
     "train": (HOSTILE, HOSTILE),
     "predict": (f"./{HOSTILE}.d90", HOSTILE),
+    "generate": (f"./{HOSTILE}.d90", HOSTILE),
     "evaluate": (f"./{HOSTILE}.d90",),
     "compare": (HOSTILE, HOSTILE, "--methods", HOSTILE),
     "certify": (f"./{HOSTILE}.d90",),

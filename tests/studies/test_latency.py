@@ -194,8 +194,8 @@ def test_latency_command_prints_a_table_and_writes_the_figures(tiny: dict[str, A
     [
         (("--pairs", "8"), "got '8' among --pairs, expected BATCHxTOKENS"),
         (("--pairs", "1x8,axb"), "got 'axb' among --pairs"),
-        (("--pairs", ","), "expected (batch, tokens)"),
-        (("--r", "four"), "got --r four, expected whole numbers"),
+        (("--pairs", ","), "expected BATCHxTOKENS joined by commas"),
+        (("--r", "four"), "got 'four' among --r, expected whole numbers"),
         (("--shape", "gpt5"), "unknown shape 'gpt5'"),
         (("--methods", "adaptor"), "unknown method 'adaptor'"),
         (("--shape", "gpt2", "--pairs", "1x8"), "got --r 64, but the sublayers of this model give 16 numbers"),
