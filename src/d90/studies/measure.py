@@ -79,7 +79,7 @@ def measure(
             a correlation or a loss, the margin rule where `within` is given, in points.
         store: path of the SQLite store, or an open one.
         full_curve: train every trial to its end instead of stopping it once it passes or is hopeless.
-        hopeless: give trials up whose learning curve says that they will fail.
+        prune: give trials up whose learning curve says that they will fail.
         test: report scores on the test split, at d90 and of the baseline; where the task has none, one is made from training
             examples, which are then not trained on.
         dims: values of d to try besides, for a curve.
@@ -97,7 +97,7 @@ def measure(
         command: the command line that asked, kept with the result.
         log: a file that gets one JSON line for each trial trained, as it ends.
         progress: is told what happens.
-        executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.cluster.Cluster`.
+        executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
         options: fields of `Recipe` for every trial.
 
     Raises:
