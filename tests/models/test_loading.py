@@ -66,6 +66,26 @@ def _same(a: models.Model, b: models.Model) -> bool:
     return all(n == m and torch.equal(p, q) for (n, p), (m, q) in pairs)
 
 
+def test_an_adapter_folder_is_named_with_its_base_and_what_to_do(saved: Path, tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(saved / "bert")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"is a peft adapter .LORA. of '{saved / 'bert'}'.*merge_and_unload"):
+        models.load(str(tmp_path), 2)
+
+
+def test_a_sentence_transformers_folder_names_the_transformer_inside(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+    shutil.copytree(saved / "body", tmp_path / "2_Transformer")
+    with pytest.raises(InputError, match=r"is a sentence-transformers folder.*'.*2_Transformer', name that"):
+        models.load(str(tmp_path), 2)
+    shutil.copytree(
+        saved / "body", tmp_path, dirs_exist_ok=True
+    )  # as it is saved today: the transformer is at the root
+    assert models.load(str(tmp_path), 2).module.config.num_labels == 2
+
+
 # --- image networks ----------------------------------------------------------------------------------------------------
 
 

@@ -162,6 +162,13 @@ def test_the_probe_leaves_the_model_alone_and_sees_what_costs() -> None:
     assert all(cost.step > 0 and cost.latency > 0 for cost in costs)
 
 
+def test_the_step_of_full_costs_one_by_definition() -> None:
+    task, model = blobs(), load("mlp:16-32-3", 3)
+    recipe = make_recipe(model, task, parse("full"), {"precision": "fp32"})
+    full, _ = probe(Data(model, task), [parse("full"), parse("bitfit")], recipe, rounds=3)
+    assert full.step_ratio == 1.0, "its own time over itself, round for round"
+
+
 @pytest.mark.parametrize(
     ("methods", "options", "message"),
     [

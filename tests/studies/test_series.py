@@ -182,6 +182,21 @@ def test_lowdata_counts_what_there_is(home: Path) -> None:
     assert f"n = {whole:,}" in page
 
 
+def test_lowdata_takes_the_options_of_a_task(home: Path, tmp_path: Path) -> None:
+    rows = [{"said": "a a b" if i % 4 else "c b c", "class": "rest" if i % 4 else "rare"} for i in range(64)]
+    (tmp_path / "named.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"text": "said", "label": "class", "metric": "f1", "positive": "rest"}
+    options: dict[str, Any] = {key: value for key, value in FAST.items() if key != "baseline_lr"} | {"columns": columns}
+    found = low_data(
+        str(home / "step-10"), str(tmp_path / "named.jsonl"), ["bitfit"], (8,), store=":memory:", least_steps=4, validation_limit=6,
+        max_length=4, **options,
+    )  # fmt: skip
+    (comparison,) = found.comparisons
+    assert comparison.metric == "f1"
+    kept = comparison.recipe
+    assert (kept["columns"], kept["validation_limit"], kept["max_length"]) == (columns, 6, 4)
+
+
 def test_few_examples_and_a_loss() -> None:
     """Its values are positive on the page, and so is their standard deviation."""
     comparison = made_comparison("loss", seeds=2, chance=-5.0, full=[-3.0, -3.2], bitfit=[-3.0, -3.2])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import d90
 from d90.errors import InputError
@@ -23,6 +24,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe, bf16_is_fast, default_lr, make_recipe
 from d90.training.schedule import rate
 from tests.reference.blobs import FAST, Notes, blobs
+from tests.reference.tokenizer import save_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,21 @@ def test_progress_is_told() -> None:
     run = d90.train("mlp:16-32-3", blobs(), "full", **FAST, progress=events)
     assert events.total == run.outcome.steps == events.steps[-1] == 30
     assert events.scores == [look.score for look in run.outcome.curve[1:]]
+
+
+def test_train_tells_how_many_texts_were_cut(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=7, max_position_embeddings=16, pad_token_id=0, **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    save_tokenizer(tmp_path / "bert", marks=True)
+    rows = [{"text": "a b c " * (4 if i % 5 == 0 else 1), "label": i % 2} for i in range(50)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = Notes()
+    d90.train(str(tmp_path / "bert"), str(tmp_path / "t.jsonl"), max_length=8, progress=notes, **FAST)
+    assert [note for note in notes.notes if "longer than" in note] == [
+        "10 texts are longer than 8 tokens and were truncated"
+    ]
 
 
 class _Words:
