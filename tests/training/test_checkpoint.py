@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,26 @@ def test_train_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     again.release()
     whole = d90.train("mlp:16-32-3", blobs(), **options)
     assert again.outcome.curve == whole.outcome.curve
+
+
+@pytest.mark.parametrize("evaluations", [3, 4, 8])
+@pytest.mark.parametrize("method", ["full", "full@d=20,head=outside"])
+def test_a_whole_run_goes_on_from_its_reading_bit_for_bit(tmp_path: Path, method: str, evaluations: int) -> None:
+    """A reading looks at the validation split where the whole run may not: that look is not the whole run's."""
+    asked = replace(recipe(method), evaluations=evaluations)
+
+    def ran(asked: Recipe, **given: Any) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        best: list[torch.Tensor] = []
+        outcome, applied = fit(
+            data(), parse(method), asked, progress=Progress(), best=best.append, keep_best=True, **given
+        )
+        return {**outcome.to_dict(), "seconds": 0.0}, [*best[-1:], *applied.model.state_dict().values()]
+
+    at_once = ran(asked)
+    pause = Checkpoint(tmp_path / "s.trials" / "one.safetensors", "key")
+    reading = ran(replace(asked, until=1 / 4), pause=pause)
+    assert reading[0]["status"] == "read"
+    assert pause.load() is not None
+    again = ran(asked, checkpoint=pause)
+    assert again[0] == at_once[0]
+    assert all(torch.equal(a, b) for a, b in zip(again[1], at_once[1], strict=True))

@@ -152,12 +152,14 @@ def fit(
     pruner: Hopeless | None = None,
     best: Callable[[Tensor], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    pause: Checkpoint | None = None,
 ) -> tuple[Outcome, AppliedMethod]:
     """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
 
     An `applied_method` is trained further; without one the method is applied afresh. `pruner` is asked after each evaluation
     whether to give up; `best` is told the predictions whenever they are the best so far. With a `checkpoint`
-    a run that was killed goes on from it.
+    a run that was killed goes on from it. A reading (`Recipe.until`) leaves its state in `pause`, from which the whole run goes on,
+    bit for bit.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
@@ -167,7 +169,7 @@ def fit(
     try:
         with undisturbed(module, recipe.seed):
             outcome = _loop(
-                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best, checkpoint
+                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best, checkpoint, pause
             )  # fmt: skip
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
@@ -212,6 +214,7 @@ def _loop(
     pruner: Hopeless | None = None,
     seen: Callable[[Tensor], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    pause: Checkpoint | None = None,
 ) -> Outcome:
     began = time.perf_counter()
     task = data.task
@@ -225,7 +228,8 @@ def _loop(
     total = recipe.steps(len(data.train))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, recipe.warmup))
     last = max(1, round(total * recipe.until))
-    looks = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)} | {last}
+    evenly = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
+    looks = evenly | {last}
 
     progress.trial_started(f"{recipe.method} seed {recipe.seed}", last)
     predictions: list[Tensor] = []  # of the best evaluation so far
@@ -249,6 +253,14 @@ def _loop(
             told(state.predictions)
         progress.note(f"{recipe.method} seed {recipe.seed} goes on from step {step} of {last}")
     best = max(look.score for look in curve)
+
+    def save(to: Checkpoint) -> None:
+        kept = optimizer.state_dict()["state"]
+        seconds, predicted = time.perf_counter() - began, predictions[0] if predictions else None
+        why = to.save(State(snapshot(trained), kept, step, running, curve, seconds, best_state, predicted))
+        if why is not None:
+            progress.note(why)
+
     rest = itertools.islice(batches_of(data.train, recipe, last), done, None)
     for step, chosen in enumerate(rest, start=done + 1):
         value = _backward(data, chosen, precision)
@@ -263,6 +275,8 @@ def _loop(
         running = value if step == 1 else 0.98 * running + 0.02 * value
         if step % 10 == 0 or step == last:
             progress.trial_step(step, running)
+        if pause is not None and step == last and step not in evenly:
+            save(pause)  # the whole run does not look here
         if step in looks:
             score, validation_loss = _look(data, precision, best, told if seen else None)
             if not math.isfinite(validation_loss):
@@ -279,15 +293,9 @@ def _loop(
                 status = "hopeless"
                 break
         if checkpoint is not None and step < last and checkpoint.due:
-            kept = optimizer.state_dict()["state"]
-            why = checkpoint.save(
-                State(
-                    snapshot(trained), kept, step, running, curve, time.perf_counter() - began, best_state,
-                    predictions[0] if predictions else None,
-                )
-            )  # fmt: skip
-            if why is not None:
-                progress.note(why)
+            save(checkpoint)
+        if pause is not None and step == last and step in evenly:
+            save(pause)
     if best_state is not None:
         restore(trained, best_state)
     return Outcome(
@@ -428,6 +436,3 @@ class Run:
         """Take the tune off and give the model back untouched."""
         return self.applied_method.release()
 
-
-# --- helpers
-# -----------------------------------------------------------------------------------------------------------

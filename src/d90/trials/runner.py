@@ -29,7 +29,7 @@ from d90.training.batches import device_of
 from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
 from d90.training.failures import failed_outcome, free_memory, out_of_memory
-from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
+from d90.training.loop import Data, Run, evaluate, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
@@ -49,6 +49,8 @@ class TrialRequest:
         stop_at: the threshold it may stop at; `hopeless`, when it is given up.
         test: with the best evaluation's score on the test split.
         predictions: with those of the best evaluation; a stored trial without them is trained again.
+        pause: a reading leaves its state, from which the whole trial goes on; `TrialRunner.drop_paused` removes it.
+        keep: where the tune is written that the trial ends with; a stored trial writes none.
     """
 
     spec: Spec
@@ -57,6 +59,13 @@ class TrialRequest:
     pruner: Pruner | None = None
     test: bool = False
     predictions: bool = False
+    pause: bool = False
+    keep: Path | None = None
+
+    @property
+    def whole(self) -> TrialRequest:
+        """The same trial to the end of its schedule."""
+        return replace(self, recipe=replace(self.recipe, until=1.0), pause=False)
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ class TrialRunner:
                     self.store.note(self.study, stored.key)
             else:
                 data = self.data(ask.recipe.seed)
-                made = _attempt(lambda: _made(data, ask, self._progress, self._checkpoint(ask)))
+                made = _attempt(lambda: _made(data, ask, self._progress, self._checkpoint(ask), self._pause(ask)))
                 if made.lasting:
                     self._keep(ask, made, self.study)
                 body = made.outcome
@@ -236,6 +245,15 @@ class TrialRunner:
         path = self.store.states / f"{key}.safetensors"
         return Checkpoint(path.absolute(), key, self.store.checkpoint_minutes)
 
+    def _pause(self, ask: TrialRequest) -> Checkpoint | None:
+        """Where a reading leaves its state: where the whole trial looks for its own."""
+        return self._checkpoint(ask.whole) if ask.pause and ask.recipe.until < 1 else None
+
+    def drop_paused(self, asks: Sequence[TrialRequest]) -> None:
+        """Remove the states that readings left and no whole trial took up."""
+        for ask in asks:
+            self._checkpoint(ask.whole).remove()
+
     def _job(self, ask: TrialRequest) -> Job:
         """A trial as plain data."""
         body: dict[str, Any] = {
@@ -248,6 +266,9 @@ class TrialRunner:
         if getattr(self._executor, "shares_disk", False):
             kept = self._checkpoint(ask)
             body["checkpoint"] = [str(kept.path), kept.key, kept.minutes]
+            pause = self._pause(ask)
+            body["pause"] = [str(pause.path), pause.key, pause.minutes] if pause else None
+            body["keep"] = str(ask.keep.absolute()) if ask.keep else None
         return Job("d90.trials.runner:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
 
     def _check_same(self, ask: TrialRequest, context: dict[str, Any]) -> None:
@@ -335,14 +356,17 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """In a worker: open the task and the model, train, and give back what the driver stores."""
     recipe = Recipe.from_dict(body["recipe"])
     pruner = Pruner(**body["hopeless"]) if body["hopeless"] else None
-    ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"])
-    where = body.get("checkpoint")
-    checkpoint = Checkpoint(Path(where[0]), str(where[1]), float(where[2])) if where else None
+    keep = Path(body["keep"]) if body.get("keep") else None
+    ask = TrialRequest(parse(recipe.method), recipe, body["stop_at"], pruner, body["test"], keep=keep)
+    checkpoint, pause = (
+        Checkpoint(Path(where[0]), str(where[1]), float(where[2])) if where else None
+        for where in (body.get("checkpoint"), body.get("pause"))
+    )
 
     def trained() -> Made:
         task = open_task(recipe.task, recipe)
         model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
-        return _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint)
+        return _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint, pause)
 
     made = _attempt(trained)
     packed = base64.b64encode(made.predictions).decode()
@@ -363,13 +387,22 @@ def _attempt(train: Callable[[], Made]) -> Made:
     return Made(failed_outcome(why, time.perf_counter() - began), {}, b"")
 
 
-def _made(data: Data, ask: TrialRequest, progress: Progress, checkpoint: Checkpoint | None = None) -> Made:
+def _made(
+    data: Data,
+    ask: TrialRequest,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+    pause: Checkpoint | None = None,
+) -> Made:
     """Train."""
     best: list[Tensor] = []
     outcome, applied_method = fit(
         data, ask.spec, ask.recipe,
         stop_at=ask.stop_at, progress=progress, test=ask.test, pruner=ask.pruner, best=best.append, checkpoint=checkpoint,
+        pause=pause, keep_best=ask.keep is not None or pause is not None,
     )  # fmt: skip
+    if ask.keep is not None and outcome.status != "diverged":
+        Run(ask.recipe, outcome, data.model, data.task, applied_method).save(ask.keep)
     applied_method.release()
     device = _named(device_of(data.model.module))
     context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": device}
