@@ -435,4 +435,3 @@ class Run:
     def release(self) -> nn.Module:
         """Take the tune off and give the model back untouched."""
         return self.applied_method.release()
-
