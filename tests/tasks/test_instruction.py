@@ -357,7 +357,10 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused() -> None:
         ({"chat_template": "missing.jinja"}, "no such file: 'missing.jinja'"),
         ({"prompt": "question"}, "no column 'question'"),
         ({"text": "prompt", "kind": "instruction"}, "got a text column for instruction data"),
-        ({"metric": "accuracy"}, "got metric 'accuracy' for documents"),
+        (
+            {"metric": "accuracy"},
+            "got metric 'accuracy' for instruction data, expected loss, exact, contains or script:FILE",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, str], words: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from d90.errors import InputError
 __all__ = ["Comparison", "compare_paired", "examples_needed", "power", "score_of_table"]
 
 DRAWS = 4000
+PROPORTIONS = ("accuracy", "exact", "contains")  # means over examples, each of them right or wrong
 Table = NDArray[Any]  # (..., labels, predictions): how many examples, or which share of them
 
 
@@ -40,7 +41,7 @@ class Comparison:
         lower: one-sided lower confidence bound of it, at 1 - alpha; above -m, the tune is good enough.
         discordant: the share of examples that one of the two gets right and the other wrong.
         n: examples.
-        deviation: sqrt(n) times the standard deviation of the difference; None for accuracy, where `discordant` gives it.
+        deviation: sqrt(n) times the standard deviation of the difference; None for a proportion, where `discordant` gives it.
     """
 
     difference: float
@@ -54,8 +55,8 @@ def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, al
     """Compare the predictions of two models on the same examples.
 
     Args:
-        metric: "accuracy", "f1" or "matthews".
-        tune, reference, labels: class numbers, (n,) each.
+        metric: "accuracy", "exact", "contains", "f1" or "matthews".
+        tune, reference, labels: class numbers, (n,) each; of answers 1 for a right one, and labels of 1.
         alpha: the level of the test.
 
     Raises:
@@ -65,7 +66,7 @@ def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, al
         raise InputError(f"got {len(tune)} and {len(reference)} predictions for {len(labels)} labels, expected as many")
     right, other = tune == labels, reference == labels
     b, c, n = int((other & ~right).sum()), int((right & ~other).sum()), len(labels)
-    if metric == "accuracy":
+    if metric in PROPORTIONS:
         return Comparison((c - b) / n, _tango_bound(b, c, n, alpha), (b + c) / n, n)
     classes = int(max(tune.max(), reference.max(), labels.max())) + 1
     cells = numpy.bincount((labels * classes + reference) * classes + tune, minlength=classes**3)

@@ -25,7 +25,13 @@ TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or f
 MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].")]
 TextOpt = Annotated[str | None, typer.Option("--text", help="Text column, or two joined by a comma.")]
 LabelOpt = Annotated[str | None, typer.Option("--label", help="Label column.")]
-MetricOpt = Annotated[str | None, typer.Option("--metric", help="accuracy, f1, matthews, pearson, spearman or loss.")]
+MetricOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="accuracy, f1, matthews, pearson, spearman or loss; of a language model's answers exact, contains or script:FILE.",
+    ),
+]
 KindOpt = Annotated[
     str | None,
     typer.Option(

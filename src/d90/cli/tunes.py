@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -107,7 +108,7 @@ def train(
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
     echo(
         f"{result.task.metric_name} {score:.4f} (the best of {len(outcome.curve)} looks, at step {outcome.best.step} of {outcome.steps}; "
-        f"untrained {untrained:.4f}), {outcome.trained:,} numbers trained of "
+        f"untrained {untrained:.4f}){_perplexity(result.task.kind.generative, outcome.best.loss)}, {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
     sizes = result.counts
@@ -116,6 +117,11 @@ def train(
         f"stored {sizes.stored:,} numbers, {sizes.head:,} of the moved weights are the head's; at inference it adds {added}"
     )
     echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
+
+
+def _perplexity(generative: bool, loss: float) -> str:
+    """Of a language model."""
+    return f", perplexity {math.exp(min(loss, 700.0)):.4g}" if generative else ""
 
 
 def predict(
@@ -169,16 +175,18 @@ def evaluate(
     tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
     task: Annotated[str | None, typer.Option(help="Another task with the same labels.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    metric: MetricOpt = None,
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
     from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
-    scored = open_tune(tune, make_notices()).evaluate(task, split)
+    scored = open_tune(tune, make_notices()).evaluate(task, split, metric)
     low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
     interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
     score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "
     loss = f"loss {scored.loss:.4f}{f' {interval}' if scored.metric == LOSS else ''}"
+    loss += "" if scored.perplexity is None else f", perplexity {scored.perplexity:.4g}"
     echo(f"{score}{loss} on {scored.count} {scored.split} examples of {scored.task}")
 
 

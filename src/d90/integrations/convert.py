@@ -15,6 +15,7 @@ from d90.methods import Context, Spec
 from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.tasks.metrics import LOSS
 from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
@@ -132,6 +133,8 @@ def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: in
 def _probe(model: Model, record: dict[str, Any]) -> tuple[Callable[[nn.Module], Tensor], Any, str]:
     """(outputs of a module on the validation split, their score, the metric's name)."""
     task = task_of(record)
+    if task.kind.asks(task.metric):
+        task = task.with_metric(LOSS)  # which outputs tell
     batches = Batches(model, task.splits["validation"], task.kind)
     precision = record["outcome"]["precision"]
     return (

@@ -69,7 +69,8 @@ def seconds(time: float) -> str:
 
 def constant_name(study: Measurement) -> str:
     """What the answer that looks at no input is: a class, or where there are none a value or frequencies."""
-    return "majority class" if scale_of(study.metric).counted else "constant guess"
+    scale = scale_of(study.metric)
+    return "commonest answer" if scale.answers else "majority class" if scale.counted else "constant guess"
 
 
 def chance_name(study: Measurement) -> str:

@@ -28,25 +28,32 @@ class Scale:
         share: a share of something: 0 is the worst there is and 1 the best, so that a share of it means something.
         correlation: from -1 to 1, and 0 without any skill.
         counted: made from the confusion table of independent examples, so that two models are compared example by example.
+        proportion: the share of independent examples that are right, each either right or wrong.
+        answers: of answers that a language model writes.
     """
 
     share: bool = False
     correlation: bool = False
     counted: bool = False
+    proportion: bool = False
+    answers: bool = False
 
 
 _SCALES = {
-    "accuracy": Scale(share=True, counted=True),
+    "accuracy": Scale(share=True, counted=True, proportion=True),
     "f1": Scale(share=True, counted=True),
     "matthews": Scale(correlation=True, counted=True),
     "pearson": Scale(correlation=True),
     "spearman": Scale(correlation=True),
+    "exact": Scale(share=True, counted=True, proportion=True, answers=True),
+    "contains": Scale(share=True, counted=True, proportion=True, answers=True),
+    "script": Scale(share=True, answers=True),
 }
 
 
 def scale_of(metric: str) -> Scale:
     """What a metric's numbers mean; of a loss, and of a metric that nothing was said of, nothing but that more is better."""
-    return _SCALES.get(metric, Scale())
+    return _SCALES.get(metric.partition(":")[0], Scale())
 
 
 def set_scale(metric: str, scale: Scale) -> None:

@@ -27,6 +27,7 @@ from d90.errors import InputError, TrainingFailed
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
 from d90.results.compare import Comparison, Entry
+from d90.search.rules import scale_of
 from d90.studies.cost import probe
 from d90.tasks import Task
 from d90.tasks.metrics import LOSS
@@ -207,7 +208,7 @@ def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Seque
 def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, count: int) -> float:
     """Standard deviation of a score over samples of `count` examples; 0 where it is not known, as of a loss."""
     task = runner.task
-    if task.metric == "accuracy":
+    if scale_of(task.metric).proportion:
         low, high = wilson_interval(entry.mean, count)
         return (high - low) / (2 * 1.959964)
     if task.metric == LOSS:

@@ -375,7 +375,7 @@ def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> 
         measurement_trials.runner.predictions(replace(measurement_trials.base, seed=seed))
         for seed in sorted(measurement_trials.full)[:2]
     )
-    pair = compare_paired(task.metric, first, second, task.validation.labels.numpy())
+    pair = compare_paired(task.metric, first, second, task.paired_labels.numpy())
     need = examples_needed(pair.discordant, within / 100, deviation=pair.deviation)
     return [
         f"two trials of the baseline differ on {pair.discordant:.1%} of the {pair.n} validation examples; a tune as good passes "

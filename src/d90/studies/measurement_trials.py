@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
-
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
 from d90.methods import Spec, parse
@@ -279,7 +277,7 @@ class MeasurementTrials:
         """The lower bound of the difference from the reference that this trial is paired with."""
         assert self.base is not None
         reference = replace(self.base, seed=self.base.seed + (t - self.base.seed) % self.references)
-        labels = numpy.asarray(self.runner.task.validation.labels)
+        labels = self.runner.task.paired_labels.numpy()
         pair = self.runner.predictions(recipe), self.runner.predictions(reference)
         return compare_paired(self.runner.task.metric, *pair, labels).lower
 

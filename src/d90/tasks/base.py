@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
+from d90.tasks.answers import SCRIPT
 from d90.tasks.kinds import ABSENT, Classification, TaskKind, kind_names, stored_kind
+from d90.tasks.metrics import LOSS
 from d90.tasks.split import MAX_HELD, Split
 
 __all__ = ["ABSENT", "MAX_HELD", "Split", "Task"]
@@ -26,7 +28,8 @@ class Task:
         name: as the user wrote it.
         kind: a `d90.tasks.kinds.TaskKind`, or the name of one.
         labels: the names of the classes, in order; empty where the kind has none.
-        metric: a name in `d90.tasks.metrics.METRICS`, or "loss" (minus the mean loss); larger is better.
+        metric: a name in `d90.tasks.metrics.METRICS`, "loss" (minus the mean loss), or "script:FILE" (`d90.tasks.answers`); larger is
+            better.
         train, validation, test: the splits; models are chosen on `validation`, `test` is only ever reported.
         notes: what was done to the data on the way in (a split made, rows dropped), a line each, recorded with results.
         told: of the notes those that a person should see before anything is trained: what was guessed, what looks odd.
@@ -53,6 +56,7 @@ class Task:
             object.__setattr__(self, "kind", stored_kind(self.kind, images, self.labels).fitted(self.train))
         elif isinstance(self.train.inputs, Tensor) and self.kind.takes != "images":
             object.__setattr__(self, "kind", self.kind.of_images())
+        object.__setattr__(self, "kind", self.kind.scored_by(self.metric))
         object.__setattr__(self, "labels", self.kind.labels)
         self.kind.check(self.name, self.train, self.metric)
 
@@ -150,7 +154,8 @@ class Task:
     def fingerprint(self) -> str:
         """sha256 over every input and label of every split, in order: part of every trial's key."""
         marks = self.kind.marks if self.metric == "f1" or not self.labels else ""
-        digest = hashlib.sha256(f"{self.kind.stored}|{self.metric}|{'|'.join(self.labels)}{marks}".encode())
+        metric = SCRIPT if self.metric.startswith(SCRIPT) else self.metric  # its text is among the marks
+        digest = hashlib.sha256(f"{self.kind.stored}|{metric}|{'|'.join(self.labels)}{marks}".encode())
         for name, split in self.splits.items():
             digest.update(f"\0{name}\0{len(split)}\0".encode())
             if isinstance(split.inputs, Tensor):
@@ -161,6 +166,13 @@ class Task:
             digest.update(split.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def paired_labels(self) -> Tensor:
+        """What the stored predictions of validation examples are held against where two models are compared (n,): of answers, which
+        are stored as right or wrong, 1."""
+        labels = self.validation.labels
+        return torch.ones_like(labels) if self.kind.asks(self.metric) else labels
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The kind's mean loss over examples, in the unit of what is told."""
         return self.kind.loss(outputs, labels)
@@ -170,7 +182,13 @@ class Task:
         return self.kind.predict(outputs)
 
     def score(self, outputs: Tensor, split: str = "validation") -> float:
-        """The metric of the model's outputs on one split; larger is better."""
+        """The metric of the model's outputs on one split; larger is better.
+
+        Raises:
+            InputError: a metric of answers, which outputs do not tell (`d90.training.evaluation.assess`).
+        """
+        if self.kind.asks(self.metric):
+            raise InputError(f"got outputs to score by '{self.metric}', expected answers; {LOSS} is of outputs")
         return self.kind.score(self.metric, outputs, self.splits[split].labels)
 
     def chance(self, split: str = "validation", vocabulary: int | None = None) -> float:
@@ -183,4 +201,4 @@ class Task:
         Raises:
             InputError: documents without V.
         """
-        return self.kind.chance(self.metric, self.train.labels, self.splits[split].labels, vocabulary)
+        return self.kind.constant(self.metric, self.train, self.splits[split], vocabulary)

@@ -72,7 +72,11 @@ def _check(measure: Measure) -> None:
 METRICS: Registry[Measure] = Registry(
     "metric",
     "d90.metrics",
-    {measure.__name__: measure for measure in (accuracy, f1, matthews, pearson, spearman)},
+    {measure.__name__: measure for measure in (accuracy, f1, matthews, pearson, spearman)}
+    | {
+        "exact": accuracy,
+        "contains": accuracy,
+    },  # of answers: 1 for a right one, against labels of 1 (`d90.tasks.answers`)
     check=_check,
 )
 

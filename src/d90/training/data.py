@@ -14,6 +14,8 @@ from d90.models.loading import load as load_model
 from d90.models.model import Model, as_model
 from d90.tasks import Task
 from d90.tasks import load as load_task
+from d90.tasks.answers import Questions
+from d90.training.answers import ask
 from d90.training.batches import Batches, outputs_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
@@ -36,6 +38,7 @@ class Data:
         self.validation = Batches(model, task.validation, task.kind)
         self._test: Batches | None = None
         self._told: set[str] = set()
+        self._questions: dict[str, Questions] = {}
 
     def split(self, name: str) -> Batches:
         """A split, encoded; the test split when it is first asked for."""
@@ -44,6 +47,12 @@ class Data:
         if self._test is None:
             self._test = Batches(self.model, self.task.splits["test"], self.task.kind)
         return self._test
+
+    def questions(self, name: str) -> Questions:
+        """What a split asks the model to write, rendered when it is first asked for."""
+        if name not in self._questions:
+            self._questions[name] = ask(self.model, self.task.splits[name], self.task.kind)
+        return self._questions[name]
 
     def for_model(self, model: Model) -> Data:
         """The same encoded task for the same kind of model with other fresh weights."""

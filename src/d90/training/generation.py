@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +12,9 @@ from d90.models.encoding import encode
 from d90.models.model import Model
 from d90.tasks.kinds import Instruction
 from d90.training.batches import device_of
-from d90.training.loading import Tuned
+
+if TYPE_CHECKING:
+    from d90.training.loading import Tuned
 
 __all__ = ["answer", "generate"]
 

@@ -14,13 +14,16 @@ from d90.analysis.score_interval import bootstrap_interval, wilson_interval
 from d90.errors import InputError
 from d90.methods import load
 from d90.models.model import Model
+from d90.search.rules import scale_of
 from d90.tasks import Task, TaskKind
 from d90.tasks import load as load_task
+from d90.tasks.answers import SCRIPT
 from d90.tasks.metrics import LOSS
+from d90.training.answers import ask
 from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
-from d90.training.loop import predict
+from d90.training.evaluation import Assessment, look, predict
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
 
@@ -40,6 +43,7 @@ class Scored:
     metric_name: str = ""  # as it is shown: of F1 with its class
     low: float = -math.inf  # the 95 % interval of the score, by the examples
     high: float = math.inf
+    perplexity: float | None = None  # of a language model: e to the loss
 
 
 class Tuned:
@@ -91,31 +95,46 @@ class Tuned:
             found.append((f"{answer:.4f}" if isinstance(answer, float) else str(answer), value))
         return found
 
-    def evaluate(self, task: str | Task | None = None, split: str = "validation") -> Scored:
+    def evaluate(self, task: str | Task | None = None, split: str = "validation", metric: str | None = None) -> Scored:
         """Score on a split of the task it was trained on, or of another with the same labels.
 
+        Args:
+            metric: another than the task's. One that is a script must be named here: what a record names is not run.
+
         Raises:
-            InputError: no such split, or other labels.
+            InputError: no such split, other labels, or a metric of another kind of task.
         """
-        loaded = task_of(self.record, task)
+        loaded = task_of(self.record, task).with_metric(metric)
         if split not in loaded.splits:
             raise InputError(f"task '{loaded.name}' has no split '{split}', it has {', '.join(loaded.splits)}")
-        batches = Batches(self.model, loaded.splits[split], loaded.kind)
-        outputs = predict(self.model, batches, self._precision)
-        loss = loaded.loss(outputs, batches.labels).item()
-        score = loaded.score(outputs, split)
-        low, high = _interval(loaded, outputs, batches.labels, score)
-        return Scored(loaded.name, split, loaded.metric, score, loss, len(batches), loaded.metric_name, low, high)
+        examples, kind = loaded.splits[split], loaded.kind
+        asked = ask(self.model, examples, kind) if kind.asks(loaded.metric) else None
+        found = look(self.model, loaded, Batches(self.model, examples, kind), self._precision, asked)
+        low, high = _interval(loaded, found, examples.labels)
+        perplexity = math.exp(min(found.loss, 700.0)) if kind.generative else None
+        return Scored(
+            loaded.name,
+            split,
+            loaded.metric,
+            found.score,
+            found.loss,
+            len(examples),
+            loaded.metric_name,
+            low,
+            high,
+            perplexity,
+        )
 
 
-def _interval(task: Task, outputs: Tensor, labels: Tensor, score: float) -> tuple[float, float]:
+def _interval(task: Task, found: Assessment, labels: Tensor) -> tuple[float, float]:
     """The 95 % interval of a score by the examples it was measured on."""
-    if task.metric == "accuracy":
-        return wilson_interval(score, len(labels))
-    if task.metric == LOSS:
-        losses = task.kind.losses(outputs, labels)
+    kind, metric = task.kind, task.metric
+    if scale_of(metric).proportion:
+        return wilson_interval(found.score, len(labels))
+    if metric == LOSS:
+        losses = kind.losses(found.outputs, labels)
         return bootstrap_interval(lambda rows: -losses[rows].mean().item(), len(labels))
-    return bootstrap_interval(lambda rows: task.kind.score(task.metric, outputs[rows], labels[rows]), len(labels))
+    return bootstrap_interval(lambda rows: kind.measure(metric, found.predictions[rows], labels[rows]), len(labels))
 
 
 def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
@@ -125,11 +144,14 @@ def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
         InputError: a task of other labels or of another kind.
     """
     recipe, kind = record["recipe"], kind_of(record)
+    columns = dict(recipe["columns"])
+    if columns.get("metric", "").startswith(SCRIPT):  # only a user names a file that is run
+        del columns["metric"]
     if task is None:
         limits = {"limit": recipe["train_limit"], "validation_limit": recipe["validation_limit"]}
-        task = load_task(recipe["task"], **limits, **recipe["columns"])
+        task = load_task(recipe["task"], **limits, **columns)
     elif isinstance(task, str):
-        task = load_task(task, **recipe["columns"])
+        task = load_task(task, **columns)
     task = task.in_order(kind.labels)
     if task.labels != kind.labels or type(task.kind) is not type(kind):
         raise InputError(

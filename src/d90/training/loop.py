@@ -38,10 +38,11 @@ from d90.models.model import Model, as_model
 from d90.subspace.subspace import Subspace
 from d90.tasks import Task
 from d90.training.base import describe_base
-from d90.training.batches import Batches, outputs_of
+from d90.training.batches import outputs_of
 from d90.training.checkpoint import Checkpoint, State, resumed
 from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
+from d90.training.evaluation import assess, evaluate, predict
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
 from d90.training.rates import AUTO, find_rate, parse_rate
@@ -63,7 +64,6 @@ __all__ = [
 ]
 
 Hopeless = Callable[[Sequence[Evaluation]], bool]
-MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
 
 def train(
@@ -336,38 +336,10 @@ def _sizes(trained: Trainable) -> dict[str, Any]:
 
 def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
     """(score, loss) on the validation split; predictions that score better than `best` are told."""
-    outputs = predict(data.model, data.validation, precision)
-    score, loss = data.task.score(outputs), data.task.loss(outputs, data.validation.labels).item()
-    if seen is not None and score > best and math.isfinite(loss):
-        seen(data.task.predictions(outputs))
-    return score, loss
-
-
-@torch.no_grad()
-def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> Tensor:
-    """The model's outputs (n, outputs) in the order of the examples, in fp32 on the CPU."""
-    module = model.module
-    if model.vocabulary is not None:  # a batch of logits over the vocabulary at each token
-        size = max(1, min(size, MAX_LOGITS // (model.vocabulary * int(batches.lengths.max()))))
-    rows: list[Tensor] = []
-    order: list[Tensor] = []
-    module.eval()
-    for chosen in batches.by_length(size):
-        with autocast(module, precision):
-            rows.append(outputs_of(module, batches.inputs(chosen), batches.kind).float().cpu())
-        order.append(chosen)
-    width = max(row.shape[1] for row in rows)
-    out = torch.full((len(batches), width, *rows[0].shape[2:]), batches.kind.filler)
-    for chosen, row in zip(order, rows, strict=True):
-        out[chosen, : row.shape[1]] = row
-    return out
-
-
-def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
-    """(score, loss) of the model on one split that `data` holds encoded."""
-    batches = data.split(split)
-    outputs = predict(data.model, batches, precision)
-    return data.task.score(outputs, split), data.task.loss(outputs, batches.labels).item()
+    found = assess(data, "validation", precision)
+    if seen is not None and found.score > best and math.isfinite(found.loss):
+        seen(found.predictions)
+    return found.score, found.loss
 
 
 class Run:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from d90.errors import InputError, unknown_name
+from d90.tasks.answers import Questions
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.metrics import LOSS, METRICS
@@ -121,6 +122,26 @@ class TaskKind(ABC):
                 f"task '{task}': got metric '{metric}' for a {self.name}, expected {' or '.join((*self.metrics, LOSS))}. "
                 "Likely cause: numbers taken for classes or the reverse; say which with kind"
             )
+
+    def scored_by(self, metric: str) -> TaskKind:
+        """The kind with what a metric brings along, as a script's text; itself where it brings nothing.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+        return self
+
+    def asks(self, metric: str) -> bool:
+        """Whether a metric is of answers that the model writes (`questions`, `grade`), and not of its outputs."""
+        return False
+
+    def questions(self, tokenizer: Any, split: Split, split_special: bool, name: str) -> Questions:
+        """What a split asks a model to write, for metrics of answers; arguments as those of `tokens`."""
+        raise NotImplementedError(f"a {self.name} asks for no answers")
+
+    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[int] | list[float]:
+        """Each answer's score from 0 to 1 by a metric of answers; integers where it is right or wrong."""
+        raise NotImplementedError(f"a {self.name} asks for no answers")
 
     @property
     def own_metric(self) -> str:
@@ -279,6 +300,10 @@ class TaskKind(ABC):
     @abstractmethod
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         """The score on `labels` of the best guess that sees no input, made from the training labels."""
+
+    def constant(self, metric: str, train: Split, split: Split, vocabulary: int | None = None) -> float:
+        """The score of that guess on a split; where it is found in the labels, `chance`."""
+        return self.chance(metric, train.labels, split.labels, vocabulary)
 
     def metric_name(self, metric: str) -> str:
         """A metric as it is shown: with the class it speaks of, where it speaks of one."""

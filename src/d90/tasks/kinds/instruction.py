@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from d90.errors import InputError
+from d90.tasks.answers import SCRIPT, Questions, contains, exact, normalised, read_script, run_script
 from d90.tasks.columns import Columns, Table
 from d90.tasks.conversations import Conversation, Message, find_format, read_conversations
 from d90.tasks.kinds.base import Reading, TokenIds
 from d90.tasks.kinds.language import Language, documents
+from d90.tasks.metrics import LOSS
 from d90.tasks.rendering import Renderer, cut
+from d90.tasks.split import Split
 
 __all__ = ["Instruction"]
 
@@ -28,15 +36,19 @@ class Instruction(Language):
         template: a chat template in place of the tokenizer's own.
         everything: whether prompts count as well as answers.
         plain: prompts are texts to be continued, without a chat template.
+        script: of the metric script:FILE, the text of the file.
     """
 
     name: ClassVar[str] = "instruction"
     stored: ClassVar[str] = "instruction"
     summary: ClassVar[str] = "conversations, or prompts and completions: a causal language model learns the answers"
 
+    metrics: ClassVar[tuple[str, ...]] = ("exact", "contains")
+
     template: str | None = None
     everything: bool = False
     plain: bool = False
+    script: str | None = None
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
@@ -66,13 +78,83 @@ class Instruction(Language):
         notes += [] if given else ["kind: instruction, guessed from the columns; --kind names another"]
         return Reading(kind, splits, tuple(notes))
 
+    def check(self, task: str, train: Split, metric: str) -> None:
+        """The loss, or a metric of answers."""
+        if metric not in (LOSS, *self.metrics) and not metric.startswith(SCRIPT):
+            raise InputError(
+                f"task '{task}': got metric '{metric}' for instruction data, expected {LOSS}, {', '.join(self.metrics)} or script:FILE"
+            )
+
+    @property
+    def own_metric(self) -> str:
+        """The loss."""
+        return LOSS
+
+    def scored_by(self, metric: str) -> Instruction:
+        """With the text of the script that a metric names."""
+        script = read_script(metric) if metric.startswith(SCRIPT) else None
+        return self if script == self.script else replace(self, script=script)
+
+    def asks(self, metric: str) -> bool:
+        """All but the loss."""
+        return metric != LOSS
+
+    def questions(self, tokenizer: Any, split: Split, split_special: bool, name: str) -> Questions:
+        """What stands before each conversation's last answer, and that answer."""
+        renderer = self.renderer(tokenizer, split_special, name)
+        asked = [Conversation.from_json(text) for (text,) in split.inputs]
+        last = [one.answers[-1] for one in asked]
+        return Questions(
+            [renderer.prompt(one, number) for number, one in enumerate(asked, start=1)],
+            [one.messages[max(0, i - 1)].content for one, i in zip(asked, last, strict=True)],
+            [one.messages[i].content for one, i in zip(asked, last, strict=True)],
+            renderer.ends(self.plain),
+            0,
+        )
+
+    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[int] | list[float]:
+        """Each answer's score."""
+        return self._grades(metric, asked.texts, answers, asked.references)
+
+    def _grades(
+        self, metric: str, prompts: Sequence[str], answers: Sequence[str], references: Sequence[str]
+    ) -> list[int] | list[float]:
+        if metric.startswith(SCRIPT):
+            assert self.script is not None
+            return run_script(metric, self.script, list(zip(prompts, answers, references, strict=True)))
+        judge = {"exact": exact, "contains": contains}[metric]
+        return [int(judge(answer, reference)) for answer, reference in zip(answers, references, strict=True)]
+
+    def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
+        """The mean over examples of their answers' scores."""
+        return predicted.double().mean().item()
+
+    def constant(self, metric: str, train: Split, split: Split, vocabulary: int | None = None) -> float:
+        """The commonest answer of the training data, to every question; of the loss the uniform guess."""
+        if metric == LOSS:
+            return super().constant(metric, train, split, vocabulary)
+        held = [[Conversation.from_json(text) for (text,) in one.inputs] for one in (train, split)]
+        known = Counter(normalised(one.messages[one.answers[-1]].content) for one in held[0])
+        asked = [
+            (one.messages[max(0, one.answers[-1] - 1)].content, one.messages[one.answers[-1]].content)
+            for one in held[1]
+        ]
+        prompts, references = zip(*asked, strict=True)
+        grades = self._grades(metric, prompts, [known.most_common(1)[0][0]] * len(asked), references)
+        return math.fsum(grades) / len(grades)
+
+    def metric_name(self, metric: str) -> str:
+        """A script by the name of its file."""
+        return f"script {os.path.basename(metric.removeprefix(SCRIPT))}" if metric.startswith(SCRIPT) else metric
+
     @property
     def marks(self) -> str:
-        """The chat template that was given, by its hash, and what counts."""
+        """The chat template that was given and the script that scores, by their hashes, and what counts."""
         template = (
             f"|template {hashlib.sha256(self.template.encode()).hexdigest()}" if self.template is not None else ""
         )
-        return template + ("|all" if self.everything else "")
+        script = f"|script {hashlib.sha256(self.script.encode()).hexdigest()}" if self.script is not None else ""
+        return template + ("|all" if self.everything else "") + script
 
     @property
     def record(self) -> dict[str, Any]:
