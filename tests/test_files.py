@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
+import transformers
 
+import d90
 from d90.errors import InputError, RunFailed
-from d90.files import check_output, check_outputs, replaced, write_text
+from d90.files import check_output, check_outputs, new_folder, replaced, write_text
+from d90.integrations.convert import convert
+from d90.integrations.merge import merge
 from d90.trials.store import Store
 from tests.reference.command import run
+from tests.reference.tokenizer import save_tokenizer
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -107,3 +117,63 @@ def test_outputs_of_a_command_that_writes_a_folder_are_its_own_matter(tmp_path: 
         check_outputs(command, {"out": tmp_path})
     with pytest.raises(InputError, match="is a folder"):
         check_outputs("measure", {"store": tmp_path})
+
+
+def _half_written(target: Path, error: BaseException) -> None:
+    with new_folder(target) as whole:
+        (whole / "config.json").write_text("{}")
+        raise error
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with pytest.raises(RunFailed, match=r"could not be written: No space left on device\. Nothing was left there"):
+        _half_written(target, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(KeyboardInterrupt):
+        _half_written(target, KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+    target.mkdir()  # an empty one is taken
+    with new_folder(target) as whole:
+        (whole / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "config.json"]
+    with pytest.raises(InputError, match="holds something already, expected a new or empty folder"):
+        _half_written(target, ZeroDivisionError())
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("form", ["merge", "lora", "peft"])
+def test_a_written_model_or_adapter_is_whole_or_not_there(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk in the middle of save_pretrained left half a folder, which looked like an adapter."""
+    base, task = tmp_path / "base", tmp_path / "t.jsonl"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=7, max_position_embeddings=16, pad_token_id=0, **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(base)
+    save_tokenizer(base, marks=True)
+    rows = [{"text": "a a b" if i % 2 else "c b c", "label": i % 2} for i in range(24)]
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    method = "full@d=8" if form == "peft" else "lora:r=2"
+    d90.train(str(base), str(task), method, epochs=1, batch_size=8, precision="fp32").save(tmp_path / "task.d90")
+    wanted, write = tmp_path / "out", safetensors.torch.save_file
+
+    def full_disk(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def written() -> None:
+        if form == "merge":
+            merge(tmp_path / "task.d90", wanted)
+        else:
+            convert(tmp_path / "task.d90", form, wanted, check=False)
+
+    with monkeypatch.context() as patched:
+        for module in ("peft.peft_model.safe_save_file", "transformers.modeling_utils.safe_save_file"):
+            patched.setattr(module, full_disk)
+        with pytest.raises(RunFailed, match="could not be written: No space left"):
+            written()
+    before = {path.name for path in tmp_path.iterdir()}
+    assert before == {"base", "t.jsonl", "task.d90", "task.json"}, "nothing is left, and nothing beside it"
+    written()
+    assert any(wanted.glob("*.safetensors"))

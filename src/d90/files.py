@@ -15,7 +15,7 @@ from typing import Any
 
 from d90.errors import InputError, RunFailed
 
-__all__ = ["check_output", "check_outputs", "replaced", "write_bytes", "write_text"]
+__all__ = ["check_new_folder", "check_output", "check_outputs", "new_folder", "replaced", "write_bytes", "write_text"]
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -77,6 +77,51 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         if partial is not None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> Path:
+    """Refuse, before any work is done, a folder that holds something.
+
+    Raises:
+        InputError: a file, or a folder that is not empty.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        raise InputError(f"got '{folder}', a file, expected a folder to write into; choose another --out")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"'{folder}' holds something already, expected a new or empty folder; choose another --out")
+    return folder
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write files into, which becomes `path` when the block ends without an error: whole, or not at all.
+
+    Raises:
+        InputError: as `check_new_folder`.
+        RunFailed: the disk is full, or the folder around it cannot be written.
+    """
+    folder = check_new_folder(path)
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name[:80]}.", suffix=".part", dir=parent) as held:
+            whole = Path(held) / "whole"
+            whole.mkdir()
+            yield whole
+            for file in whole.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if folder.exists():
+                folder.rmdir()  # empty: looked at above
+            whole.replace(folder)
+        _sync_folder(parent)
+    except OSError as error:
+        raise RunFailed(
+            f"'{folder}' could not be written: {error.strerror or error}. Nothing was left there; free some space or choose another "
+            "folder with --out"
+        ) from None
 
 
 def check_output(path: str | os.PathLike[str] | None, *others: str | os.PathLike[str] | None) -> None:

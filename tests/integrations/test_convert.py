@@ -40,7 +40,9 @@ def tune_of(method: str, make: Callable[[], nn.Module], path: Path, steps: int =
 
 
 def folder_of(method: str, make: Callable[[], nn.Module], home: Path, rank: int | None = None) -> Exported:
-    return to_lora(home / "task.d90", make(), home / "lora", rank=rank, method=method, seed=3, probe=outputs_of)
+    return to_lora(
+        home / "task.d90", make(), home / f"lora{rank or ''}", rank=rank, method=method, seed=3, probe=outputs_of
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_a_full_space_is_cut_to_a_rank_and_the_loss_is_told(make: Callable[[], n
     named = dict(make().named_parameters())
     assert high.lost.keys() <= named.keys()
     assert all(named[name].dim() == 1 or "emb" in name or "wte" in name or "wpe" in name for name in high.lost)
-    loaded = PeftModel.from_pretrained(make(), tmp_path / "lora")
+    loaded = PeftModel.from_pretrained(make(), high.folder)
     assert high.exported is not None
     assert torch.allclose(outputs_of(loaded), high.exported, atol=1e-6)
     # put what is named in by hand: nothing else is missing
@@ -96,7 +98,7 @@ def test_the_model_is_given_back(tmp_path: Path) -> None:
     before = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
     for method, rank in (("full", 2), ("lora:r=2@d=20", None)):
         tune_of(f"{method}@d=40" if method == "full" else method, bert, tmp_path / "task.d90")
-        to_lora(tmp_path / "task.d90", model, tmp_path / "lora", rank=rank, method=method, seed=3)
+        to_lora(tmp_path / "task.d90", model, tmp_path / f"lora{rank}", rank=rank, method=method, seed=3)
         after = dict(model.named_parameters())
         assert after.keys() == before.keys()
         assert all(torch.equal(after[n], p) and after[n].requires_grad == flag for n, (p, flag) in before.items())

@@ -82,7 +82,15 @@ def test_an_old_store_is_read_as_it_is_and_upgraded_for_writing(tmp_path: Path) 
     new = Store(path)
     assert as_rows(new) == rows
     new.add(
-        "n", None, 1, 0, {"method": "full"}, {"score": 1.0, "status": "finished"}, {}, pack(numpy.arange(3)), "study"
+        "n",
+        None,
+        1,
+        0,
+        {"model": "m", "task": "t", "method": "full"},
+        {"score": 1.0, "status": "finished"},
+        {},
+        pack(numpy.arange(3)),
+        "study",
     )
     assert unpack(new.find("n", None).predictions).tolist() == [0, 1, 2]
     assert new.used("study") == {"n": True}
@@ -138,7 +146,7 @@ def test_the_stores_of_the_results_are_read(name: str) -> None:
 
 def test_a_hopeless_trial_serves_higher_thresholds(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
-    store.add("k", 0.8, 1, 0, {}, {"score": 0.6, "status": "hopeless"}, {})
+    store.add("k", 0.8, 1, 0, {"model": "m", "task": "t", "method": "full"}, {"score": 0.6, "status": "hopeless"}, {})
     assert store.find("k", 0.8).status == store.find("k", 0.9).status == "hopeless"
     assert store.find("k", 0.7) is None, "it may have reached that"
     assert store.find("k", 0.6).score == 0.6, "that it did reach"

@@ -17,7 +17,15 @@ from d90.trials.store import SCHEMA, Store
 def add(
     store: Store, key: str = "k", stop_at: float | None = None, score: float = 0.8, status: str = "finished"
 ) -> None:
-    store.add(key, stop_at, 100, 0, {"lr": 1}, {"score": score, "status": status}, {"torch": "x"})
+    store.add(
+        key,
+        stop_at,
+        100,
+        0,
+        {"model": "m", "task": "t", "method": "full", "lr": 1},
+        {"score": score, "status": status},
+        {"torch": "x"},
+    )
 
 
 def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -25,7 +33,7 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
     add(store, stop_at=0.7, score=0.75, status="passed")
     row = Store(store.path).trials()[0]
     assert (row.key, row.stop_at, row.d, row.seed, row.score, row.status) == ("k", 0.7, 100, 0, 0.75, "passed")
-    assert row.recipe == {"lr": 1}
+    assert row.recipe == {"model": "m", "task": "t", "method": "full", "lr": 1}
     assert row.context == {"torch": "x"}
 
 
@@ -92,10 +100,11 @@ import sys
 from d90.errors import RunFailed
 from d90.trials.store import Store
 store = Store(sys.argv[1])
-store.add("first", None, 1, 0, {}, {"score": 1.0, "status": "finished"}, {})
+recipe = {"model": "m", "task": "t", "method": "full"}
+store.add("first", None, 1, 0, recipe, {"score": 1.0, "status": "finished"}, {})
 try:
     for i in range(10_000):
-        store.add(f"k{i}", None, 1, 0, {"pad": "x" * 20_000}, {"score": 1.0, "status": "finished"}, {})
+        store.add(f"k{i}", None, 1, 0, {**recipe, "pad": "x" * 20_000}, {"score": 1.0, "status": "finished"}, {})
 except RunFailed as error:
     print("failed:", error)
     sys.exit(1)

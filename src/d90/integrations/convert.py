@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
+from d90.files import check_new_folder, new_folder
 from d90.methods import Context, Spec
 from d90.models.model import Model
 from d90.subspace import file as tune_file
@@ -69,18 +70,17 @@ def convert(
     Args:
         path: written by `d90 train`.
         to: "peft", theta in a folder that peft loads where d90 is installed; or "lora", which needs no d90.
-        folder: where to, made if it is not there.
+        folder: where to: one that is not there yet, or is empty; it appears whole or not at all.
         rank: for "lora" of a tune that was not trained as LoRA.
         check: for "lora", score tune and folder on the task's validation split.
         progress: is told what the file of an earlier version does not cover.
 
     Raises:
-        InputError: an unknown form, a folder that is a file, a tune the form cannot hold, as `d90.training.loading.read_record`.
+        InputError: an unknown form, a folder that holds something, a tune the form cannot hold, as `d90.training.loading.read_record`.
     """
     if to not in FORMS:
         raise unknown_name("form to convert to", to, FORMS)
-    if Path(folder).is_file():
-        raise InputError(f"got '{folder}', a file, expected a folder to write into. Name another")
+    check_new_folder(folder)
     record, spec = read_record(path)
     if to == "peft":
         if rank is not None:
@@ -95,9 +95,9 @@ def convert(
     if to == "peft":
         from d90.integrations.peft import from_tune
 
-        from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe["seed"])).save_pretrained(
-            folder
-        )
+        adapter = from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe["seed"]))
+        with new_folder(folder) as whole:
+            adapter.save_pretrained(whole)
         note = "" if unit == (0.0, 1.0) else f"the model puts out z, and a value is {unit[0]:.6g} + {unit[1]:.6g} z"
         return Converted(Path(folder), to, str(spec), note=note)
     from d90.integrations.lora import to_lora

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
+from d90.files import check_new_folder, new_folder
 from d90.integrations.unit import unit_in_head
 from d90.methods import LoRA, Space, Spec, load, parse
 from d90.methods.base import task_head
@@ -82,8 +83,10 @@ def to_lora(
         unit: (mean, deviation) of a regression's values: the folder's head puts out mean + deviation z.
 
     Raises:
-        InputError: no rank where one is needed, or one that does not fit; a method that does not merge; as `d90.methods.load`.
+        InputError: a folder that holds something; no rank where one is needed, or one that does not fit; a method that does not
+            merge; as `d90.methods.load`.
     """
+    check_new_folder(folder)
     spec = parse(method) if isinstance(method, str) else method
     if spec.space is None and tune_file.about(path).header.structure != "direct":
         spec = replace(spec, space=Space())
@@ -221,8 +224,8 @@ def _write(
         if unknown:
             raise RuntimeError(f"peft does not take {unknown[:3]}")
         found.eval()
-        folder.mkdir(parents=True, exist_ok=True)
-        found.save_pretrained(folder)
+        with new_folder(folder) as whole:
+            found.save_pretrained(whole)
         return probe(model) if probe else None
     finally:
         found.unload()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from d90.errors import InputError
+from d90.files import check_new_folder, new_folder
 from d90.integrations.unit import fold_unit
 from d90.methods import load
 from d90.training.base import kind_of, open_base
@@ -37,11 +37,9 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
             holds something; a regression whose last layer cannot hold the unit of the values.
     """
     record, spec = read_record(path)
-    folder = Path(out)
+    folder = check_new_folder(out)
     if not spec.method.merges:
         raise spec.method.no_merge()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"'{folder}' holds something already, expected a new or empty folder; choose another --out")
     recipe, about = record["recipe"], record["task"]
     labels = list(about["labels"])
     if not about["texts"]:
@@ -60,15 +58,9 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     assert tokenizer is not None  # a task of texts
     if model.max_length:
         tokenizer.model_max_length = model.max_length
-    parent = folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".d90-merge-", dir=parent) as held:
-        whole = Path(held) / "model"
+    with new_folder(folder) as whole:
         module.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-        if folder.exists():
-            folder.rmdir()  # empty: looked at above
-        whole.replace(folder)
     return folder
 
 

@@ -317,8 +317,8 @@ def _check_types(row: Stored) -> None:
     expected: dict[str, tuple[object, tuple[type, ...]]] = {
         "key": (row.key, word), "ended": (row.ended, word), "status": (row.status, word), "score": (row.score, number),
         "seed": (row.seed, (int,)), "stop_at": (row.stop_at, (*number, type(None))), "d": (row.d, (int, type(None))),
-        "the recipe's method": (row.recipe.get("method", ""), word), "the outcome's score": (row.outcome.get("score", 0), number),
-        "the learning curve": (row.outcome.get("curve", []), (list,)),
+        **{f"the recipe's {name}": (row.recipe.get(name), word) for name in ("model", "task", "method")},
+        "the outcome's score": (row.outcome.get("score", 0), number), "the learning curve": (row.outcome.get("curve", []), (list,)),
     }  # fmt: skip
     for name, (value, kinds) in expected.items():
         if not isinstance(value, kinds):
