@@ -93,6 +93,27 @@ def test_an_interrupted_training_says_that_nothing_was_written(digits: Path, tmp
 
 
 @pytest.mark.slow
+def test_an_interrupted_training_goes_on_from_its_checkpoint(digits: Path, tmp_path: Path) -> None:
+    command = (
+        "train",
+        "mlp:16-32-3",
+        f"idx:{digits}",
+        "--epochs",
+        "100000",
+        "--lr",
+        "0.01",
+        "--out",
+        "a.d90",
+        "--checkpoint-minutes",
+        "0",
+    )
+    ended = on_terminal(command, tmp_path, signal.SIGINT)
+    assert ended.returncode == 130
+    assert b"the run's state is kept in 'a.d90.checkpoint', and the same command goes on from there" in ended.screen
+    assert (tmp_path / "a.d90.checkpoint").is_file()
+
+
+@pytest.mark.slow
 def test_an_error_gives_the_cursor_back(digits: Path, tmp_path: Path) -> None:
     command = ("train", "mlp:16-8-3", f"idx:{digits}", "--lr", "1e30", "--out", "a.d90")
     ended = on_terminal(command, tmp_path, None)
@@ -116,3 +137,10 @@ def test_every_command_says_what_is_kept(command: str) -> None:
     assert words.startswith("interrupted; ")
     assert "the same command" in words
     assert ("s.sqlite" in words) is stored
+
+
+def test_train_says_whether_its_state_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "a.d90"
+    assert what_is_kept("train", {"out": out}) == "interrupted; nothing was written, and the same command begins anew"
+    out.with_name("a.d90.checkpoint").write_bytes(b"x")
+    assert what_is_kept("train", {"out": out}).endswith("a.d90.checkpoint', and the same command goes on from there")

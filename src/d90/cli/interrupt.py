@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -56,6 +57,9 @@ def what_is_kept(command: str, given: Mapping[str, Any]) -> str:
         return f"interrupted; {kept}, and the same command goes on from them"
     if "store" in given and command not in ("report", "export"):
         return f"interrupted; finished trials are kept in '{given['store']}', and the same command goes on from them"
+    state = Path(f"{given['out']}.checkpoint") if command == "train" and given.get("out") else None
+    if state is not None and state.is_file():
+        return f"interrupted; the run's state is kept in '{state}', and the same command goes on from there"
     if command == "pretrain":
         return f"interrupted; checkpoints written so far are in '{given.get('out')}', and the same command begins anew"
     return "interrupted; nothing was written, and the same command begins anew"
