@@ -275,17 +275,37 @@ def test_generation_past_the_position_table_is_refused() -> None:
 
 
 def test_models_that_take_no_single_text_are_refused() -> None:
-    from transformers import T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel
+    from transformers import ViTConfig, ViTModel
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    models = (
-        T5ForConditionalGeneration(T5Config(d_model=8, d_ff=8, d_kv=8, num_layers=1, num_heads=1, vocab_size=9)),
-        ViTModel(ViTConfig(**sizes, image_size=4, patch_size=2)),
-    )
-    for model in models:
-        for method in ("preembed", "prelayer"):
-            with pytest.raises(InputError, match="looked for an encoder or a decoder of texts"):
-                parse(method).method.apply(model)
+    for method in ("preembed", "prelayer"):
+        with pytest.raises(InputError, match="looked for an encoder or a decoder of texts"):
+            parse(method).method.apply(ViTModel(ViTConfig(**sizes, image_size=4, patch_size=2)))
+
+
+@pytest.mark.parametrize("method", ["preembed:prefix=3", "prelayer:prefix=3", "preembed:infix=2,prefix=0"])
+def test_of_an_encoder_decoder_the_encoder_is_lengthened(method: str) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(d_model=8, d_ff=8, d_kv=8, num_layers=2, num_heads=1, vocab_size=20, decoder_start_token_id=0)
+    ).eval()
+    ids, seen = torch.randint(1, 20, (2, 5)), []
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
+    model.encoder.block[1].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    applied = parse(method).method.apply(model)
+    moving = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert moving
+    assert all(name.startswith("encoder.") for name in moving)
+    out = model(input_ids=ids, attention_mask=mask, labels=ids)
+    assert seen == [5 + (3 if "prefix=3" in method else 2)]
+    assert out.encoder_last_hidden_state.shape[1] == 5, "the decoder sees the source's positions"
+    alone = model(input_ids=ids[1:, :3], labels=ids[1:])
+    torch.testing.assert_close(out.logits[1], alone.logits[0], rtol=0, atol=1e-5)
+    out.loss.backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters() if p.requires_grad)
+    applied.remove()
 
 
 def test_a_mask_it_cannot_extend_is_refused() -> None:

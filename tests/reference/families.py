@@ -63,8 +63,8 @@ CANNOT = {
 }
 
 
-def save_family(kind: str, folder: Path) -> Path:
-    """A sequence classifier of one family with the tokenizer of three words."""
+def save_family(kind: str, folder: Path, auto_class: str = "AutoModelForSequenceClassification") -> Path:
+    """A model of one family, a sequence classifier by default, with the tokenizer of three words."""
     import torch
     import transformers as t
     from transformers.utils import logging
@@ -88,7 +88,7 @@ def save_family(kind: str, folder: Path) -> Path:
         given.pop("num_key_value_heads", None)
     config = make(**{key: value for key, value in given.items() if value is not ...})
     torch.manual_seed(0)
-    model: Any = t.AutoModelForSequenceClassification.from_config(config)
+    model: Any = getattr(t, auto_class).from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):

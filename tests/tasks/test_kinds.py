@@ -21,7 +21,17 @@ from d90.registry import Registry
 from d90.search import rules
 from d90.tasks import Split, Task, TaskKind, kinds, metrics
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds import Classification, Images, ImageValues, Language, Reading, Regression, Tokens, stored_kind
+from d90.tasks.kinds import (
+    Classification,
+    Images,
+    ImageValues,
+    Language,
+    Reading,
+    Regression,
+    Seq2Seq,
+    Tokens,
+    stored_kind,
+)
 from d90.tasks.kinds.tokens import NO_TAG, UNSEEN
 from d90.training.batches import Batches
 from d90.training.loading import open_tune
@@ -40,6 +50,7 @@ KINDS: dict[str, tuple[TaskKind, Tensor, Tensor]] = {
     "images": (Images(("a", "b", "c")), CLASSES, 40 * torch.eye(3)[CLASSES]),
     "regression": (Regression(mean=4.0, deviation=2.0), VALUES, ((VALUES - 4.0) / 2.0)[:, None]),
     "language": (Language(), DOCUMENTS, torch.zeros(12, 5)),
+    "seq2seq": (Seq2Seq(), DOCUMENTS, torch.zeros(12, 5)),
     "tokens": (
         Tokens(("B-x", "I-x", "O")),
         TAGS,
@@ -51,7 +62,8 @@ EACH = pytest.mark.parametrize("name", KINDS)
 
 def _task(name: str, metric: str | None = None) -> Task:
     kind, labels, _ = KINDS[name]
-    inputs: Any = torch.rand(12, 1, 2, 2) if kind.takes == "images" else WORDS if name == "tokens" else TEXTS
+    texts = {"tokens": WORDS, "seq2seq": [(text, text) for (text,) in TEXTS]}.get(name, TEXTS)
+    inputs: Any = torch.rand(12, 1, 2, 2) if kind.takes == "images" else texts
     split = Split(inputs, labels)
     return Task("t", kind, kind.labels, metric or kind.own_metric, split, split)
 
@@ -82,6 +94,7 @@ def test_the_constant_guess_scores_chance(name: str) -> None:
         "classification": [torch.tensor([0.0, 9.0, 0.0]), torch.tensor([0.25, 0.5, 0.25]).log()],
         "regression": [torch.zeros(1), (VALUES.mean() - 4.0).reshape(1) / 2.0],
         "language": [None, torch.tensor([3.0]).log()],
+        "seq2seq": [None, torch.tensor([3.0]).log()],
         "tokens": [torch.tensor([0.0, 0.0, 9.0]), (torch.tensor([3.0, 1.0, 5.0]) / 9).log()],
     }
     best, for_loss = guesses["classification" if name == "images" else name]

@@ -35,7 +35,8 @@ MetricOpt = Annotated[
 KindOpt = Annotated[
     str | None,
     typer.Option(
-        "--kind", help="classification, regression, language or instruction; guessed from the columns by default."
+        "--kind",
+        help="A kind of task, as tokens or seq2seq (d90 tasks lists them); guessed from the columns by default.",
     ),
 ]
 PositiveOpt = Annotated[

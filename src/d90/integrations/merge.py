@@ -15,6 +15,7 @@ from d90.methods import load
 from d90.training.base import kind_of, open_base
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
+from d90.training.writing import settle_generation
 
 __all__ = ["merge"]
 
@@ -54,6 +55,8 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     if kind.unit_of_outputs != (0.0, 1.0):
         fold_unit(module, *kind.unit_of_outputs, path)
     _describe(module, labels)
+    if kind.writes:
+        settle_generation(model)
     tokenizer = model.tokenizer
     assert tokenizer is not None  # a task of texts
     if model.max_length:

@@ -45,7 +45,8 @@ class PreLayer(Inserting):
         prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
         width, like = hidden_size(applied.model), base.get_input_embeddings().weight
-        blocks = transformer_blocks(applied.model)
+        inside = {id(module) for module in base.modules()}  # of an encoder-decoder the encoder's blocks alone
+        blocks = [(name, block) for name, block in transformer_blocks(applied.model) if id(block) in inside]
         inserted = insert_positions(str(self), applied, prefix, infix)
         for name, block in blocks:
             start = Vectors(f"prelayer:{name}", prefix + infix, width, like, std_of(base.config), context.seed)

@@ -101,7 +101,7 @@ class InsertedPositions:
 
     def __init__(self, method: str, model: Any, base: Any, prefix: int, infix: int, embedded: Vectors | None) -> None:
         self.method, self.prefix, self.infix, self.embedded = method, prefix, infix, embedded
-        self.causal = _is_causal(model.config)
+        self.causal = not model.config.is_encoder_decoder and _is_causal(model.config)
         self.limit, self.offset = positions(model)
         self.pad = getattr(model.config, "pad_token_id", None)
         self.predicts = model.get_output_embeddings() is not None
@@ -222,7 +222,7 @@ def insert_positions(
 ) -> InsertedPositions:
     """Put the hooks on a model, with the ways back; `transformer_under` has checked that it can be lengthened."""
     model: Any = applied.model
-    base = model.base_model
+    base = _lengthened(model)
     inserted = InsertedPositions(method, model, base, prefix, infix, embedded)
     if base is not model:
         applied.undo.append(model.register_forward_pre_hook(inserted.note, with_kwargs=True).remove)
@@ -232,7 +232,7 @@ def insert_positions(
 
 
 def transformer_under(method: str, model: Any, new: int) -> Any:
-    """The transformer under the model's head, where it can take `new` positions more.
+    """The transformer under the model's head, of an encoder-decoder the encoder, where it can take `new` positions more.
 
     Raises:
         InputError: it is none that takes one text, it has not that many positions, or it is lengthened already.
@@ -243,8 +243,8 @@ def transformer_under(method: str, model: Any, new: int) -> Any:
             f"'{method}' looked for a transformer of Hugging Face with token embeddings, and this model has {parts}. "
             "Choose full, bitfit, sparse, or a subspace"
         )
-    base = model.base_model
-    if model.config.is_encoder_decoder or not isinstance(base.get_input_embeddings(), nn.Embedding):
+    base = _lengthened(model)
+    if not isinstance(base.get_input_embeddings(), nn.Embedding):
         raise InputError(
             f"'{method}' looked for an encoder or a decoder of texts, with one nn.Embedding of tokens, and this model "
             f"({model.config.model_type}) has {parts[:200]}. Choose lora, adapter or bitfit"
@@ -258,6 +258,11 @@ def transformer_under(method: str, model: Any, new: int) -> Any:
             "expected fewer, so that texts have room. Lower prefix and infix"
         )
     return base
+
+
+def _lengthened(model: Any) -> Any:
+    """What is lengthened: the transformer under the head; of an encoder-decoder its encoder."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model.base_model
 
 
 def std_of(config: Any) -> float:

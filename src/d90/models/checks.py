@@ -14,8 +14,10 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.models.model import positions
+from d90.tasks.kinds import TaskKind
 
 __all__ = [
+    "check_direction",
     "check_sha256",
     "class_names",
     "fresh_parameters",
@@ -77,27 +79,51 @@ def fresh_parameters(
 
 @torch.no_grad()
 def vocabulary_of(name: str, module: Any, fresh: Sequence[str]) -> int:
-    """Among how many tokens a causal language model chooses.
+    """Among how many tokens a causal language model, or a decoder behind an encoder, chooses.
 
     Raises:
         InputError: the checkpoint lacks a part, or the model sees the token that it is to predict.
     """
+    both = bool(getattr(module.config, "is_encoder_decoder", False))
+    wanted = "an encoder-decoder" if both else "a causal language model"
     if fresh:
         raise InputError(
-            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected a causal language model with its output matrix. "
+            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected {wanted} with its output matrix. "
             "Likely cause: an encoder or a classifier; choose another model"
         )
     mode = module.training
     module.eval()
-    first, other = (module(input_ids=torch.tensor([[1, 2, 3, last]])).logits for last in (0, 4))
+    rows = [torch.tensor([[1, 2, 3, last]]) for last in (0, 4)]
+    given = [{"input_ids": rows[0], "decoder_input_ids": row} if both else {"input_ids": row} for row in rows]
+    first, other = (module(**inputs).logits for inputs in given)
     module.train(mode)
     rounding = 100 * torch.finfo(first.dtype).eps * first.abs().max()
     if not bool(((first - other)[:, :3].abs() <= rounding).all()):
         raise InputError(
-            f"model '{name}' sees the tokens that follow, so predicting them means nothing; expected a causal language model. "
+            f"model '{name}' sees the tokens that follow, so predicting them means nothing; expected {wanted}. "
             "Likely cause: an encoder such as BERT; choose another model"
         )
     return int(first.shape[-1])
+
+
+def check_direction(name: str, config: Any, kind: TaskKind) -> None:
+    """Refuse an encoder-decoder where one stack is expected, and the reverse, with the command that fits.
+
+    Raises:
+        InputError: which of both it is.
+    """
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    if kind.encoder_decoder is None or kind.encoder_decoder == both:
+        return
+    if both:
+        raise InputError(
+            f"model '{name}' ({config.model_type}) is an encoder-decoder, and a task of kind {kind.name} takes a causal language model; "
+            "expected sources and targets: add --kind seq2seq, with --text SOURCE --label TARGET or --prompt and --completion"
+        )
+    raise InputError(
+        f"model '{name}' ({config.model_type}) is no encoder-decoder, expected one such as T5, BART, mBART or Marian for a task of "
+        f"kind {kind.name}; for a causal language model name the columns with --prompt and --completion"
+    )
 
 
 def longest_input(module: nn.Module, tokenizer: Any, wanted: int | None) -> int | None:

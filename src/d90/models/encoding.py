@@ -9,6 +9,7 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.models.model import Model
+from d90.models.targets import encode_targets
 from d90.tasks.encoded import Encoded
 from d90.tasks.kinds import TaskKind
 
@@ -40,6 +41,19 @@ class ModelEncoder:
         found = _words(self.model, inputs)
         _check_ids(self.model, found.ids, inputs)
         return found
+
+    def targets(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Sources and targets of an encoder-decoder.
+
+        Raises:
+            InputError: as `encode`; a model or tokenizer without the marks that begin and end a target.
+        """
+        _check_takes_texts(self.model)
+        found = _marked(self.model, [[source for source, _ in inputs]])
+        added, cut = encode_targets(self.model, [target for _, target in inputs])
+        for ids in (found.ids, added["target"]):
+            _check_ids(self.model, ids, inputs)
+        return Encoded({"input_ids": found.ids, **added}, found.truncated + cut)
 
 
 def _encoded(ids: list[list[int]], types: list[list[int]] | None, truncated: int) -> Encoded:

@@ -17,6 +17,7 @@ import torch
 from d90.errors import InputError, UnsupportedModelError, did_you_mean
 from d90.models.checkpoint import check_weight_files
 from d90.models.checks import (
+    check_direction,
     check_sha256,
     class_names,
     fresh_parameters,
@@ -44,7 +45,7 @@ MODELS = {
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
     "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
-    "NAME or FOLDER": "any sequence classifier or causal language model of the hub (NAME@REVISION: a branch of it), or a local folder",
+    "NAME or FOLDER": "any model of transformers with a head for the kind of task, of the hub (NAME@REVISION: a branch of it), or a local folder",
 }
 
 
@@ -142,6 +143,8 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
         with _quiet():
             model.choose_attention(longest)
     layout.mark_fresh(module, fresh)
+    if kind.encoder_decoder:
+        layout.mark_stacks(module)
     if not kind.generative:
         _note_head(model)
     if dtype in ("float16", "bfloat16"):
@@ -194,6 +197,7 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tu
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
+            check_direction(name, config, kind)
             check_weight_files(name, source, config, revision)
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
             dtype = stored_dtype(config, source)

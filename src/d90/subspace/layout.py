@@ -25,6 +25,7 @@ __all__ = [
     "lone_embeddings",
     "mark_called_head",
     "mark_fresh",
+    "mark_stacks",
     "owners",
     "padding_rows",
     "places",
@@ -76,6 +77,11 @@ def mark_called_head(model: nn.Module) -> None:
     model._d90_called_head = True  # type: ignore[assignment]
 
 
+def mark_stacks(model: nn.Module) -> None:
+    """Take the members of every stack of blocks for layers, the encoder's and the decoder's: before, one stack's alone were."""
+    model._d90_stacks = True  # type: ignore[assignment]
+
+
 def fresh_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:
     """Those of the names that no checkpoint gave, also where a method has wrapped the layer that holds them."""
     fresh: frozenset[str] = getattr(model, "_d90_fresh", frozenset())
@@ -123,8 +129,8 @@ def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[s
     """The layer each tensor belongs to, and the definition that was used, in words, for the record.
 
     "tensor": each tensor. "module": the module that holds it. "block": the members of the model's longest ModuleList,
-    plus what stands before and what stands after it in `names`; a model without a ModuleList falls back to "module",
-    and the definition says so.
+    plus what stands before and what stands after it in `names`; of an encoder-decoder that writes (`mark_stacks`) those of both
+    stacks, and what stands between. A model without a ModuleList falls back to "module", and the definition says so.
     """
     if layer not in LAYERS:
         raise unknown_name("layer", layer, LAYERS)
@@ -137,15 +143,20 @@ def layer_of(model: nn.Module, names: Sequence[str], layer: str) -> tuple[list[s
     longest = max(lists, key=lambda item: len(item[1]), default=None)
     if longest is None or not any(name.startswith(longest[0] + ".") for name in names):
         return owners, "module (the model has no ModuleList of blocks)"
-    prefix = longest[0] + "."
-    layers, place = [], "before"
+    stacks = [longest[0]]
+    if getattr(model, "_d90_stacks", False):
+        inner = [name for name, _ in lists]
+        stacks = [name for name in inner if not any(name.startswith(f"{other}.") for other in inner)]
+        stacks = [stack for stack in stacks if any(name.startswith(f"{stack}.") for name in names)]
+    layers, seen = [], 0
     for name in names:
-        if name.startswith(prefix):
-            layers.append(prefix + name[len(prefix) :].split(".")[0])
-            place = "after"
+        stack = next((stack for stack in stacks if name.startswith(f"{stack}.")), None)
+        if stack is None:
+            layers.append("(before)" if not seen else "(after)" if seen == len(stacks) else "(between)")
         else:
-            layers.append(f"({place})")
-    return layers, f"block (members of {longest[0]})"
+            seen = max(seen, stacks.index(stack) + 1)
+            layers.append(f"{stack}.{name[len(stack) + 1 :].split('.')[0]}")
+    return layers, f"block (members of {' and '.join(stacks)})"
 
 
 def tensor_scale(scale: str, theta_0: Tensor, total: int, d: int) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from d90.errors import InputError, quoted
 from d90.tasks.readers import Row
 
-__all__ = ["Columns", "Table"]
+__all__ = ["Columns", "Table", "check_text"]
 
 TEXTS = (
     ("text",),
@@ -127,14 +128,23 @@ class Columns:
             InputError: a column that is missing, or a row without a text, with its place.
         """
         names = self.text_names(table, labelled)
-        return [tuple(_text(row, key, table, i) for key in names) for i, row in enumerate(table.rows)]
+        return [
+            tuple(check_text(row.get(key), key, table.spot(i)) for key in names) for i, row in enumerate(table.rows)
+        ]
 
 
-def _text(row: Row, key: str, table: Table, index: int) -> str:
-    value = row.get(key)
+def check_text(value: Any, key: str, spot: str) -> str:
+    """A cell as text.
+
+    Args:
+        key: its column.
+        spot: its row, as an error names it.
+
+    Raises:
+        InputError: nothing there, a list, bytes that are not UTF-8, or half a character.
+    """
     if isinstance(value, str) and value.isascii():
         return value
-    spot = table.spot(index)
     if isinstance(value, bytes):
         try:
             return value.decode()

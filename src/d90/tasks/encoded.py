@@ -49,3 +49,6 @@ class Encoder(Protocol):
 
     def words(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
         """Sentences given as words, cut to the model's length. "first" is each word's first token, -1 where it has none."""
+
+    def targets(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Sources and targets: the source's ids, "decoder_input_ids", and "target", what the decoder gives for each of these."""

@@ -48,7 +48,8 @@ class Batches:
         self.truncated = encoded.truncated
         self._tokenizer = model.tokenizer
         self._features = {name: _flat(rows) for name, rows in encoded.features.items()}
-        self.lengths = torch.tensor([len(ids) for ids in encoded.ids])
+        sized = [encoded.features[name] for name in kind.sized]
+        self.lengths = torch.tensor([max(map(len, rows)) for rows in zip(*sized, strict=True)])
         model.choose_attention(int(self.lengths.max()))
         self._masked = (
             not model.inputs or "attention_mask" in model.inputs

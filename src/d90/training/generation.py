@@ -12,6 +12,7 @@ from d90.models.encoding import encode
 from d90.models.model import Model
 from d90.tasks.kinds import Instruction
 from d90.training.batches import device_of
+from d90.training.writing import write
 
 if TYPE_CHECKING:
     from d90.training.loading import Tuned
@@ -81,6 +82,8 @@ def answer(tune: Tuned, prompts: Sequence[str], limit: int) -> list[str]:
         renderer = kind.renderer(model.tokenizer, model.split_special, model.name)
         ids = [renderer.prompt(kind.prompt(text), number) for number, text in enumerate(prompts, start=1)]
         return generate(model, ids, limit, renderer.ends(kind.plain))
+    if kind.writes:
+        return write(model, kind, [(text,) for text in prompts], limit)
     if not kind.generative:
         raise InputError(f"this tune is of a {kind.name}, expected a language model's; use 'd90 predict'")
     eos = getattr(model.tokenizer, "eos_token_id", None)

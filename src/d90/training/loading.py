@@ -26,6 +26,7 @@ from d90.training.device import best_device
 from d90.training.evaluation import Assessment, look, predict
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
+from d90.training.writing import write
 
 __all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
 
@@ -74,16 +75,22 @@ class Tuned:
             raise InputError(
                 "this tune is of a language model, and predict takes classes or values; use 'd90 generate'"
             )
+        self._check_texts(texts)
+        return predict(self.model, Batches(self.model, self.kind.examples(texts), self.kind), self._precision)
+
+    def _check_texts(self, texts: Sequence[tuple[str, ...]]) -> None:
         wanted = self.texts
         if wanted == 0:
             raise InputError("this tune takes images, and predict takes texts; use 'd90 evaluate' with an idx folder")
         wrong = next((i for i, text in enumerate(texts, start=1) if len(text) != wanted), None)
         if wrong is not None:
             raise InputError(f"example {wrong} has {len(texts[wrong - 1])} texts, expected {wanted} as in training")
-        return predict(self.model, Batches(self.model, self.kind.examples(texts), self.kind), self._precision)
 
     def describe(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
         """Each example's prediction as JSON values: the label, its probability and every class's; or the value."""
+        if self.kind.writes:
+            self._check_texts(texts)
+            return [{"answer": answer} for answer in write(self.model, self.kind, texts)]
         return [self.kind.describe(output, text) for output, text in zip(self.outputs(texts), texts, strict=True)]
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[str, float]]:

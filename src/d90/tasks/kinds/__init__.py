@@ -13,6 +13,7 @@ from d90.tasks.kinds.images import Images, ImageValues
 from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.kinds.regression import Regression
+from d90.tasks.kinds.seq2seq import Seq2Seq
 from d90.tasks.kinds.tokens import Tokens
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Language",
     "Reading",
     "Regression",
+    "Seq2Seq",
     "TaskKind",
     "Tokens",
     "choose_kind",
@@ -46,7 +48,10 @@ def _check(kind: type[TaskKind]) -> None:
 KINDS: Registry[type[TaskKind]] = Registry(
     "kind of task",
     "d90.kinds",
-    {kind.name: kind for kind in (Classification, Regression, Language, Images, ImageValues, Instruction, Tokens)},
+    {
+        kind.name: kind
+        for kind in (Classification, Regression, Language, Images, ImageValues, Instruction, Tokens, Seq2Seq)
+    },
     check=_check,
 )
 

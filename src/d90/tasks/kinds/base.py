@@ -62,6 +62,9 @@ class TaskKind(ABC):
         padding: by an input's name what it is padded with; token ids with the tokenizer's padding, others with 0.
         filler: stands in outputs where an example has fewer than the longest.
         generative: whether the model keeps the output matrix it came with, and is asked for no number of outputs.
+        writes: whether a prediction is a text that the model's own `generate` makes.
+        encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
+        sized: the inputs whose longest counts as an example's length.
         right_or_wrong: whether each prediction is either, so that an error rate can be counted and bounded.
 
     Attributes:
@@ -81,6 +84,9 @@ class TaskKind(ABC):
     padding: ClassVar[Mapping[str, int]] = {}
     filler: ClassVar[float] = -1.0
     generative: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool | None] = None
+    sized: ClassVar[tuple[str, ...]] = ("input_ids",)
     right_or_wrong: ClassVar[bool] = False
 
     labels: tuple[str, ...] = ()
@@ -207,7 +213,8 @@ class TaskKind(ABC):
         Args:
             examples: integers (length,) by name, as `encode` gave them, "input_ids" among them.
         """
-        pads = {"input_ids": int(getattr(tokenizer, "pad_token_id", None) or 0), **self.padding}
+        pad = int(getattr(tokenizer, "pad_token_id", None) or 0)
+        pads = {"input_ids": pad, "decoder_input_ids": pad, **self.padding}
         batch = {
             name: pad_sequence(
                 [example[name] for example in examples], batch_first=True, padding_value=pads.get(name, 0)

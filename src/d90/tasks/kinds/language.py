@@ -45,6 +45,7 @@ class Language(TaskKind):
     filler: ClassVar[float] = ABSENT
     beside: ClassVar[tuple[str, ...]] = ("scored",)
     generative: ClassVar[bool] = True
+    encoder_decoder: ClassVar[bool | None] = False
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
