@@ -175,7 +175,7 @@ def test_predict_writes_jsonl_csv_and_lines(folder: Path) -> None:
     ]
     assert cli("predict", "task.d90", "a", "--format", "csv", cwd=folder).stdout.split() == ["text,answer", "a,b"]
     assert cli("predict", "task.d90", "a", cwd=folder).stdout.split() == ["b", "a"]
-    assert cli("generate", "task.d90", "b", "--max-new-tokens", "1", cwd=folder).stdout.split() == ["c"]
+    assert cli("generate", "task.d90", "b", "--max-new-tokens", "2", cwd=folder).stdout.split() == ["c"]
 
 
 @pytest.mark.filterwarnings("ignore:.*")

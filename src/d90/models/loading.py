@@ -45,7 +45,7 @@ MODELS = {
     "fc": "fully connected 784-200-200-10 of Li et al. 2018, D = 199,210, from scratch",
     "lenet": "LeNet of Li et al. 2018 for 28 x 28 images, D = 44,426, from scratch",
     "mlp:I-H-...-O": "fully connected network of these widths with ReLU, from scratch",
-    "NAME or FOLDER": "any model of transformers with a head for the kind of task, of the hub (NAME@REVISION: a branch of it), or a local folder",
+    "NAME or FOLDER": "any model of transformers for the kind of task, of the hub (NAME@REVISION: a branch of it), or a local folder",
 }
 
 
