@@ -155,6 +155,48 @@ def test_texts_longer_than_the_model_are_cut_and_counted(tmp_path: Path) -> None
     assert max(batch["input_ids"].shape[1], batch["target"].shape[1]) == 6
 
 
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_bleu_and_chrf_are_sacrebleus_and_those_of_any_examples_add_up(metric: str) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    kind = Seq2Seq()
+    rows = [
+        ("a", "the cat sat on the mat"),
+        ("b", "it is a small dog"),
+        ("a", "a cat was sitting on a mat"),
+        ("c", "no"),
+    ]
+    split = Split(rows, torch.zeros(4).long())
+    asked = kind.questions(None, split, True, "m")
+    answers = ["the cat sat on a mat", "it is a dog", "the cat sat on a mat", "yes"]
+    counts = torch.as_tensor(kind.grade(metric, asked, answers))
+    theirs = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric]
+    streams = [[rows[0][1], rows[1][1], rows[0][1], "no"], [rows[2][1], None, rows[2][1], None]]
+    assert kind.measure(metric, counts, split.labels) == pytest.approx(theirs(answers, streams).score / 100)
+    part = theirs(answers[:2], [stream[:2] for stream in streams]).score / 100
+    assert kind.measure(metric, counts[:2], split.labels[:2]) == pytest.approx(part)
+    right = torch.as_tensor(kind.grade(metric, asked, [target for _, target in rows]))
+    assert kind.measure(metric, right[:3], split.labels[:3]) == pytest.approx(1.0)
+    guess = torch.as_tensor(kind.grade(metric, asked, ["the cat sat on the mat"] * 4))
+    assert kind.constant(metric, split, split) == pytest.approx(kind.measure(metric, guess, split.labels))
+
+
+def test_training_goes_by_a_metric_of_answers_and_evaluate_takes_another(folder: Path) -> None:
+    tuned = open_tune(folder / "task.d90")
+    assert tuned.evaluate(metric="exact").score == 1.0
+    assert tuned.evaluate(metric="chrf").score == pytest.approx(1.0)
+    assert load_task(str(folder / "data"), metric="exact").chance() == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match=r"unknown metric of seq2seq.*'accuracy'"):
+        tuned.evaluate(metric="accuracy")
+    run = d90.train(
+        str(folder / "t5"), str(folder / "data"), "full", columns={"metric": "exact"}, **{**OPTIONS, "epochs": 1}
+    )
+    assert 0 <= run.score <= 1
+    run.release()
+
+
 # --- tunes ----------------------------------------------------------------------------------------------------------
 
 

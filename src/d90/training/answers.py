@@ -11,6 +11,7 @@ from d90.tasks.answers import Questions
 from d90.tasks.kinds import TaskKind
 from d90.tasks.split import Split
 from d90.training.generation import generate
+from d90.training.writing import write
 
 __all__ = ["ask", "score_answers"]
 
@@ -24,6 +25,8 @@ def ask(model: Model, split: Split, kind: TaskKind) -> Questions:
     reference the beginning goes, as in training.
     """
     found = kind.questions(model.tokenizer, split, model.split_special, model.name)
+    if kind.writes:  # in a decoder of its own, which the source leaves all its room
+        return found
     longest = max(len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found.references)  # type: ignore[misc]
     if model.max_length is not None:
         room = model.max_length - longest - 1
@@ -42,5 +45,10 @@ def score_answers(model: Model, kind: TaskKind, metric: str, asked: Questions) -
     Raises:
         InputError: a model that cannot generate, or what a script did.
     """
-    answers = generate(model, asked.prompts, asked.limit, asked.ends, size=32)
+    if kind.writes:
+        texts = list(dict.fromkeys(asked.texts))
+        written = dict(zip(texts, write(model, kind, [(text,) for text in texts]), strict=True))
+        answers = [written[text] for text in asked.texts]
+    else:
+        answers = generate(model, asked.prompts, asked.limit, asked.ends, size=32)
     return torch.as_tensor(kind.grade(metric, asked, answers))

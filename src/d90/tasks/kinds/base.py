@@ -145,8 +145,8 @@ class TaskKind(ABC):
         """What a split asks a model to write, for metrics of answers; arguments as those of `tokens`."""
         raise NotImplementedError(f"a {self.name} asks for no answers")
 
-    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[int] | list[float]:
-        """Each answer's score from 0 to 1 by a metric of answers; integers where it is right or wrong."""
+    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[Any]:
+        """Each answer's score from 0 to 1 by a metric of answers; integers where it is right or wrong. What `measure` takes."""
         raise NotImplementedError(f"a {self.name} asks for no answers")
 
     @property

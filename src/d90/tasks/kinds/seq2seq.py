@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,11 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from d90.errors import InputError, quoted
+from d90.errors import InputError, quoted, unknown_name
+from d90.search.rules import Scale, set_scale
+from d90.tasks.answers import Questions, exact
 from d90.tasks.columns import Columns, Table, check_text
+from d90.tasks.corpus_scores import CORPUS_METRICS, corpus_counts, corpus_score
 from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.language import ABSENT, Language, documents
+from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
 
 __all__ = ["Seq2Seq"]
@@ -23,10 +28,16 @@ GIVEN = (("prompt", "completion"), ("instruction", "output"))  # of these only w
 TRANSLATION = "translation"
 NOT_COUNTED = -100  # in targets behind their end
 
+for _metric in CORPUS_METRICS:
+    set_scale(_metric, Scale(share=True, answers=True))
+
 
 @dataclass(frozen=True)
 class Seq2Seq(Language):
-    """Each example is a source and its target; the loss is the mean over examples of each one's mean nats a target token."""
+    """Each example is a source and its target; the loss is the mean over examples of each one's mean nats a target token.
+
+    Of examples with equal sources an answer is held against all targets by BLEU and chrF, against its own by exact match.
+    """
 
     name: ClassVar[str] = "seq2seq"
     stored: ClassVar[str] = "seq2seq"
@@ -35,6 +46,7 @@ class Seq2Seq(Language):
     )
     auto_class: ClassVar[str | None] = "AutoModelForSeq2SeqLM"
     encoder_decoder: ClassVar[bool | None] = True
+    metrics: ClassVar[tuple[str, ...]] = ("exact", *CORPUS_METRICS)
     beside: ClassVar[tuple[str, ...]] = ("target",)
     padding: ClassVar[Mapping[str, int]] = {"target": NOT_COUNTED}
     sized: ClassVar[tuple[str, ...]] = ("input_ids", "target")
@@ -65,6 +77,48 @@ class Seq2Seq(Language):
     def examples(self, texts: Sequence[tuple[str, ...]]) -> Split:
         """Sources whose targets are to be written."""
         return documents([(source, "") for (source,) in texts])
+
+    # --- scores ------------------------------------------------------------------------------------------------------
+
+    @property
+    def own_metric(self) -> str:
+        """The loss."""
+        return LOSS
+
+    def check(self, task: str, train: Split, metric: str) -> None:
+        """The loss, or a metric of answers."""
+        if metric not in (LOSS, *self.metrics):
+            raise unknown_name(f"metric of {self.name} for task '{task}':", metric, (LOSS, *self.metrics))
+
+    def asks(self, metric: str) -> bool:
+        """All but the loss."""
+        return metric != LOSS
+
+    def questions(self, tokenizer: Any, split: Split, split_special: bool, name: str) -> Questions:
+        """Each source, and its target."""
+        sources, targets = zip(*split.inputs, strict=True)
+        return Questions([], list(sources), list(targets), set(), 0)
+
+    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[Any]:
+        """Each answer's score, or of a metric of a whole corpus the counts that it is made from."""
+        if metric not in CORPUS_METRICS:
+            return [int(exact(answer, reference)) for answer, reference in zip(answers, asked.references, strict=True)]
+        known: dict[str, list[str]] = {}
+        for source, reference in zip(asked.texts, asked.references, strict=True):
+            known.setdefault(source, []).append(reference)
+        return corpus_counts(metric, answers, [known[source] for source in asked.texts])
+
+    def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
+        """Of what `grade` gave: the score of these examples together."""
+        return corpus_score(metric, predicted) if metric in CORPUS_METRICS else predicted.double().mean().item()
+
+    def constant(self, metric: str, train: Split, split: Split, vocabulary: int | None = None) -> float:
+        """The commonest target of the training data, for every source; of the loss the uniform guess."""
+        if metric == LOSS:
+            return super().constant(metric, train, split, vocabulary)
+        guess = Counter(target for _, target in train.inputs).most_common(1)[0][0]
+        asked = self.questions(None, split, True, "")
+        return self.measure(metric, torch.as_tensor(self.grade(metric, asked, [guess] * len(split))), split.labels)
 
     # --- batches and model -------------------------------------------------------------------------------------------
 
