@@ -23,9 +23,11 @@ from pathlib import Path
 from grid import best_of, climb
 
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import Recipe, default_lr, make_recipe
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store, Stored
 
@@ -78,9 +80,11 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
     """Every trial that the store lacks."""
     for structure, projection, d in study.cells()[part - 1 :: parts]:
         spec = parse(method(study, structure, projection, d))
-        recipe = make_recipe(study.model, study.task, spec, dict(study.options))
+        recipe = make_recipe(
+            study.model, study.task, spec, *from_fields(study.options, TrainingOptions(), TaskOptions())
+        )
         task = open_task(study.task, recipe)
-        runner = TrialRunner(study.model, task, recipe, store, progress_for(False), log)
+        runner = TrialRunner(study.model, task, recipe, RunOptions(store=store, progress=progress_for(False), log=log))
         rate = default_lr(spec, study.text)
 
         def score(

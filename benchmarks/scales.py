@@ -21,10 +21,12 @@ from grid import best_of, climb
 
 import d90
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.subspace.options import SCALES, STEP_RULE
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe, step_rule_of
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -52,12 +54,17 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
     options: dict[str, Any] = {name: asked[name] for name in (*OPTIONS, "seed") if name in asked}
     progress = progress_for(False)
     spec = parse(asked["method"]).at(given.start)
-    task = open_task(given.task, make_recipe(given.model, given.task, spec, options))
+    task = open_task(
+        given.task, make_recipe(given.model, given.task, spec, *from_fields(options, TrainingOptions(), TaskOptions()))
+    )
     rate = default_lr(spec, task.is_text)
 
     def score(factor: float) -> float:
-        recipe = make_recipe(given.model, given.task, spec, options | ({} if factor == 1 else {"lr": factor * rate}))
-        return float(TrialRunner(given.model, task, recipe, store, progress, None).trial(spec, recipe)["score"])
+        rate_of_its_own = {} if factor == 1 else {"lr": factor * rate}
+        asked = from_fields(options | rate_of_its_own, TrainingOptions(), TaskOptions())
+        recipe = make_recipe(given.model, given.task, spec, *asked)
+        run = RunOptions(store=store, progress=progress)
+        return float(TrialRunner(given.model, task, recipe, run).trial(spec, recipe)["score"])
 
     pilot = {given.factor: score(given.factor)} if given.factor else climb(score, FACTORS, 4.0, WIDEST)
     best = best_of(pilot)
@@ -65,7 +72,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         best = 1.0
     found = d90.measure(
         given.model, given.task, asked["method"], rule=given.rule, start=given.start, budget=given.budget,
-        baseline_lr=given.baseline_lr, store=store, progress=progress, **options, lr=None if best == 1 else best * rate,
+        baseline_lr=given.baseline_lr, store=store, progress=progress, **options, lr="default" if best == 1 else best * rate,
     )  # fmt: skip
     return {
         "status": found.status, "d90": found.d90, "interval": found.interval, "confirmed": found.confirmed,

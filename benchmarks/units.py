@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -70,11 +72,12 @@ def main() -> None:
                 # the default as the default: its trials are those of the other studies
                 lr = {} if rate == usual and asked.model == "minilm" else {"lr": rate}
                 options = asked.options | {"step_rule": rule} | lr
-                recipe = make_recipe(asked.model, asked.task, spec, options)
+                recipe = make_recipe(
+                    asked.model, asked.task, spec, *from_fields(options, TrainingOptions(), TaskOptions())
+                )
                 task = task or open_task(asked.task, recipe)
-                found = TrialRunner(asked.model, task, recipe, store, progress_for(False), None).trial(spec, recipe)[
-                    "score"
-                ]
+                run = RunOptions(store=store, progress=progress_for(False))
+                found = TrialRunner(asked.model, task, recipe, run).trial(spec, recipe)["score"]
                 shown.append(f"{rate / usual:.3g}: {found:.3f}")
             print(f"| {asked.model} | {asked.task} | {asked.d:,} | {scale} | {rule} | {', '.join(shown)} |")
     store.close()

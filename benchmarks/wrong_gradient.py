@@ -29,9 +29,11 @@ from torch import Tensor
 
 import d90
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import make_recipe
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -81,12 +83,15 @@ def with_sgd(data: str, kind: str, scale: str, store: Store) -> dict[str, Any]:
     """Accuracy at one d, at the best rate found."""
     spec = parse(f"full@d={D},scale={scale}")
     name = f"idx:{data}/mnist"
-    task = open_task(name, make_recipe("fc", name, spec, dict(SIZES)))
+    task = open_task(name, make_recipe("fc", name, spec, *from_fields(SIZES, TrainingOptions(), TaskOptions())))
 
     def score(rate: float, seed: int = 0) -> float:
-        recipe = make_recipe("fc", name, spec, SIZES | {"lr": rate, "seed": seed})
+        recipe = make_recipe(
+            "fc", name, spec, *from_fields(SIZES | {"lr": rate, "seed": seed}, TrainingOptions(), TaskOptions())
+        )
         with gradient(kind), mock.patch.object(torch.optim, "Adam", sgd):
-            return float(TrialRunner("fc", task, recipe, store, progress_for(False), None).trial(spec, recipe)["score"])
+            run = RunOptions(store=store, progress=progress_for(False))
+            return float(TrialRunner("fc", task, recipe, run).trial(spec, recipe)["score"])
 
     first = FIRST_RATES[kind]
     scores = climb(score, (first / STEP, first, first * STEP), STEP, math.inf)

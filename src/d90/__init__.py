@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from d90.integrations.peft import SubspaceConfig
     from d90.methods import register_method
     from d90.models.model import Model
+    from d90.options import (
+        CompareOptions,
+        LowDataOptions,
+        SearchOptions,
+        SeriesOptions,
+        TaskOptions,
+        TrainingOptions,
+    )
     from d90.projections import register_projection
     from d90.results.compare import Comparison
     from d90.results.latency import Latency
@@ -38,28 +46,37 @@ if TYPE_CHECKING:
     from d90.subspace.subspace import Subspace
     from d90.tasks import Task, register_kind, register_task
     from d90.training.loading import Tuned, open_tune
-    from d90.training.loop import Run, train
+    from d90.training.loop import train
     from d90.training.recipe import Recipe
+    from d90.training.run import Run
+    from d90.trials.options import RunOptions
 
 __all__ = [
     "Analysis",
     "Bank",
     "Certificate",
+    "CompareOptions",
     "Comparison",
     "LanguageCertificate",
     "Latency",
     "LowData",
+    "LowDataOptions",
     "Measurement",
     "Model",
     "Pretraining",
     "Recipe",
     "Run",
+    "RunOptions",
+    "SearchOptions",
     "Series",
+    "SeriesOptions",
     "Study",
     "Subspace",
     "SubspaceConfig",
     "SubspaceOptions",
     "Task",
+    "TaskOptions",
+    "TrainingOptions",
     "Tuned",
     "__version__",
     "analysis",
@@ -92,21 +109,28 @@ _MODULES = {
     "Analysis": "results.weight_change",
     "Bank": "subspace.bank",
     "Certificate": "certificates.classification",
+    "CompareOptions": "options",
     "Comparison": "results.compare",
     "LanguageCertificate": "certificates.language",
     "Latency": "results.latency",
     "LowData": "results.low_data",
+    "LowDataOptions": "options",
     "Measurement": "results.measure",
     "Model": "models.model",
     "Pretraining": "studies.pretrain",
     "Recipe": "training.recipe",
-    "Run": "training.loop",
+    "Run": "training.run",
+    "RunOptions": "trials.options",
+    "SearchOptions": "options",
     "Series": "results.series",
+    "SeriesOptions": "options",
     "Study": "studies.study",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
     "SubspaceOptions": "subspace.options",
     "Task": "tasks",
+    "TaskOptions": "options",
+    "TrainingOptions": "options",
     "Tuned": "training.loading",
     "analyze": "studies.weight_change",
     "certify": "certificates.classification",

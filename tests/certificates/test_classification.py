@@ -206,15 +206,16 @@ def test_alternatives_in_the_store_must_be_paid_for(tmp_path: Path) -> None:
 
 def test_a_measurements_trials_are_alternatives(tmp_path: Path) -> None:
     from d90.methods import parse
-    from d90.training.progress import Progress
+    from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
+    from d90.trials.options import RunOptions
     from d90.trials.runner import TrialRunner
     from d90.trials.store import Store
 
     store = Store(tmp_path / "s.sqlite")
     for method in ("full@d=10,structure=said,layer=module", "full@d=30"):
-        recipe = make_recipe("mlp:16-32-3", blobs(), parse(method), {"epochs": 1, "precision": "fp32"})
-        TrialRunner("mlp:16-32-3", blobs(), recipe, store, Progress(), None).trial(parse(method), recipe)
+        recipe = make_recipe("mlp:16-32-3", blobs(), parse(method), TrainingOptions(epochs=1, precision="fp32"))
+        TrialRunner("mlp:16-32-3", blobs(), recipe, RunOptions(store=store)).trial(parse(method), recipe)
     with pytest.raises(InputError, match="shows 2 alternatives"):  # did at any d is this one
         made(tmp_path / "s.sqlite", dims=(10,), levels=(3,))
     other = blobs(seed=1)

@@ -181,15 +181,16 @@ def test_a_limit_is_seen_whatever_the_task_is_called(tmp_path: Path) -> None:
 
 def test_a_base_that_was_trained_in_full_is_an_alternative(tmp_path: Path) -> None:
     """Three architectures compared by full fine-tuning, the best of them certified: the choice looked at the examples."""
-    from d90.training.progress import Progress
+    from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
+    from d90.trials.options import RunOptions
     from d90.trials.runner import TrialRunner
     from d90.trials.store import Store
 
     store = Store(tmp_path / "s.sqlite")
     for base in ("mlp:16-16-2", "mlp:16-64-2"):
-        recipe = make_recipe(base, random_task(), parse("full"), {"epochs": 1, "precision": "fp32"})
-        TrialRunner(base, random_task(), recipe, store, Progress(), None).trial(parse("full"), recipe)
+        recipe = make_recipe(base, random_task(), parse("full"), TrainingOptions(epochs=1, precision="fp32"))
+        TrialRunner(base, random_task(), recipe, RunOptions(store=store)).trial(parse("full"), recipe)
     with pytest.raises(InputError, match="shows 2 alternatives"):
         certify("mlp:16-64-2", random_task(), store=store, **FAST)
 

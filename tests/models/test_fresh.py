@@ -18,8 +18,9 @@ from d90.subspace import layout
 from d90.tasks import Split
 from d90.training.batches import Batches
 from d90.training.loading import open_tune
-from d90.training.loop import Run, predict
+from d90.training.loop import predict
 from d90.training.record import save_pair, sealed
+from d90.training.run import Run
 from tests.reference.tiny import tiny_task
 from tests.reference.tokenizer import save_tokenizer
 

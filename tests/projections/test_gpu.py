@@ -152,8 +152,9 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     """What is opened by its name moves there; the tune it writes opens on the processor."""
     import d90
     from d90.methods import parse
-    from d90.training.progress import Progress
+    from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
+    from d90.trials.options import RunOptions
     from d90.trials.runner import TrialRequest, TrialRunner
     from d90.trials.store import Store
     from tests.reference.blobs import FAST, blobs
@@ -163,9 +164,9 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     assert next(run.model.module.parameters()).is_cuda
     assert run.score > run.outcome.zero_score + 0.2
     run.release()
-    recipe = make_recipe("mlp:16-32-3", blobs(), spec, dict(FAST))
+    recipe = make_recipe("mlp:16-32-3", blobs(), spec, TrainingOptions(**FAST))
     store = Store(f"{tmp_path}/d90.sqlite")
-    runner = TrialRunner("mlp:16-32-3", blobs(), recipe, store, Progress(), None)
+    runner = TrialRunner("mlp:16-32-3", blobs(), recipe, RunOptions(store=store))
     assert abs(runner.all([TrialRequest(spec, recipe)])[0]["score"] - run.score) < 0.05
     assert store.trials()[0].context["device"] == torch.cuda.get_device_name()
     store.close()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import d90
-from d90.training.loop import Run
+from d90.training.run import Run
 from tests.reference.tokenizer import save_tokenizer
 
 __all__ = ["tiny_model", "tiny_run", "tiny_task"]

@@ -16,6 +16,7 @@ from d90.analysis.score_interval import combined_half_width, pooled_deviation, w
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import load
+from d90.options import TrainingOptions
 from d90.report.compare import comparison_page, verdicts, write_comparisons
 from d90.results.compare import Comparison, Entry
 from d90.studies.compare import front
@@ -148,7 +149,7 @@ def test_the_probe_leaves_the_model_alone_and_sees_what_costs() -> None:
     model = load("mlp:16-512-512-3", 3)
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     specs = [parse("bitfit"), parse("full@d=40")]
-    recipe = make_recipe(model, task, specs[0], {"precision": "fp32"})
+    recipe = make_recipe(model, task, specs[0], TrainingOptions(precision="fp32"))
     model.module.train()
     costs = probe(Data(model, task), specs, recipe, rounds=3)
     assert model.module.training

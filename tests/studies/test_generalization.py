@@ -10,6 +10,7 @@ import pytest
 
 from d90.errors import InputError
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions
 from d90.report.generalization import gaps_page, rank_correlation
 from d90.results.generalization import GeneralizationRow
 from d90.results.measure import Measurement, Point
@@ -25,8 +26,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a measurement that found d90 = 20, as `measure` writes one."""
     folder = tmp_path_factory.mktemp("g")
     model, data = str(tiny_model(folder / "base")), str(tiny_task(folder / "data"))
-    options = {"epochs": 2, "batch_size": 8, "evaluations": 2, "lr": 0.02, "precision": "fp32", "max_length": 8}
-    recipe = make_recipe(model, data, parse("full@structure=did"), options)
+    options = {"epochs": 2, "batch_size": 8, "evaluations": 2, "lr": 0.02, "precision": "fp32"}
+    recipe = make_recipe(
+        model, data, parse("full@structure=did"), TrainingOptions(**options), TaskOptions(max_length=8)
+    )
     task = open_task(data, recipe)
     points = (
         Point(20, 0, 0.6, True, "passed", 1.0, 0),

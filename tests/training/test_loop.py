@@ -14,6 +14,7 @@ import d90
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import Model, load
+from d90.options import TrainingOptions
 from d90.tasks import Split
 from d90.tasks.kinds import Classification, Images
 from d90.training.batches import Batches
@@ -169,19 +170,19 @@ def test_a_recipe_key_depends_on_recipe_data_and_base() -> None:
 def test_a_recipe_names_the_step_rule_only_where_it_says_something() -> None:
     """So that keys of trials at scale tensor stay what they were."""
     recipes = {
-        method: make_recipe("fc", "x", parse(method), {})
+        method: make_recipe("fc", "x", parse(method))
         for method in ("full", "full@d=5", "full@d=5,scale=global", "lora@d=5,scale=relative")
     }
     assert [recipe.step_rule for recipe in recipes.values()] == [1, 1, 2, 2]
     other = recipes["full@d=5,scale=global"]
     for rule in (1, 2):
-        assert make_recipe("fc", "x", parse("full"), {"step_rule": rule}) == recipes["full"]
-    assert make_recipe("fc", "x", parse("full@d=5,scale=global"), {"step_rule": 2}) == other
-    old = make_recipe("fc", "x", parse("full@d=5,scale=global"), {"step_rule": 1})
+        assert make_recipe("fc", "x", parse("full"), TrainingOptions(step_rule=rule)) == recipes["full"]
+    assert make_recipe("fc", "x", parse("full@d=5,scale=global"), TrainingOptions(step_rule=2)) == other
+    old = make_recipe("fc", "x", parse("full@d=5,scale=global"), TrainingOptions(step_rule=1))
     assert old.step_rule == 1
     assert old.key() != other.key()
     with pytest.raises(InputError, match="step_rule"):
-        make_recipe("fc", "x", parse("full"), {"step_rule": 3})
+        make_recipe("fc", "x", parse("full"), TrainingOptions(step_rule=3))
 
 
 def test_a_pretrained_model_takes_smaller_rates_than_one_from_scratch() -> None:

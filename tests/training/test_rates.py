@@ -12,7 +12,8 @@ import pytest
 
 import d90
 from d90.errors import InputError
-from d90.training.rates import Ladder, find_rate, parse_rate
+from d90.options import parse_rate
+from d90.training.rates import Ladder, find_rate
 from d90.training.recipe import Recipe
 from tests.reference.blobs import FAST, Notes, blobs
 

@@ -15,6 +15,7 @@ from d90.models.loading import load
 from d90.tasks import Split, Task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store, Stored
 
@@ -83,7 +84,9 @@ def test_stored_trials_are_found_by_the_fingerprint_of_their_time(
         def note(self, message: str) -> None:
             notes.append(message)
 
-    runner = TrialRunner(opened, task, replace(recipe_of(rows[0]), precision="fp32"), store, Notes(), None)
+    runner = TrialRunner(
+        opened, task, replace(recipe_of(rows[0]), precision="fp32"), RunOptions(store=store, progress=Notes())
+    )
     runner.data(0)
     for row in rows:
         found = runner.trial(parse(recipe_of(row).method), recipe_of(row), row.stop_at)

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
@@ -39,13 +40,17 @@ from d90.certificates.preparation import (
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
+from d90.options import DEFAULT, TaskOptions, TrainingOptions, with_options
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.subspace import file as tune_file
 from d90.tasks import Task
 from d90.training.loading import read_record
-from d90.training.loop import Data, Run, open_task, predict
+from d90.training.loop import Data, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, make_recipe
+from d90.training.run import Run
 from d90.trials.store import Store
 
 __all__ = ["Candidate", "Certificate", "certify", "check"]
@@ -95,6 +100,14 @@ class Certificate(BaseCertificate[Candidate]):
         )
 
 
+ONE_LOOK = TrainingOptions(lr=DEFAULT, evaluations=1)  # more would choose, and must be paid for
+
+
+class AllCertifyFields(TrainingFields, TaskFields, total=False):
+    """What `certify` and `certify_language` take as keywords besides their own parameters."""
+
+
+@with_options
 def certify(
     model: str | Model | Run,
     task: str | Task | None = None,
@@ -111,7 +124,9 @@ def certify(
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
-    **options: Any,
+    training: TrainingOptions = ONE_LOOK,
+    data: TaskOptions = TaskOptions(),
+    **fields: Unpack[AllCertifyFields],
 ) -> Certificate:
     """Search d and the number of levels for the smallest bound.
 
@@ -127,17 +142,19 @@ def certify(
         prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
         copies: "refuse" where an example that counts stands in the prior's part as well, or "drop" all but the first of each.
         store: coded tunes are kept there; none is trained twice.
-        options: fields of `Recipe`.
+        training, data: how the tune is trained, evaluated once by default, and how the task's data is read.
+        fields: those of `TrainingOptions` and `TaskOptions` as keywords, as epochs=2.
 
     Raises:
         InputError: a regression, too few examples, numbers out of range, or a certificate that would be false.
     """
     progress = progress or Progress()
-    theta: Tensor | None = None
+    tune: _Finished | None = None
     spec = parse(method) if isinstance(method, str) else method
     if isinstance(model, Run) or str(model).endswith(".d90"):
-        theta, spec, model, task, options = _finished(model, task, options)  # type: ignore[arg-type]
-        dims = (len(theta),)
+        given = {name: value for name, value in asdict(training).items() if value != getattr(ONE_LOOK, name)}
+        tune = _finished(model, task, {**given, **data.to_dict()})  # type: ignore[arg-type]
+        spec, model, task, dims = tune.spec, tune.recipe.model, tune.task, (len(tune.theta),)
     if task is None:
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
     assert not isinstance(model, Run)
@@ -146,11 +163,11 @@ def certify(
         tuple(dims), tuple(levels), prior, delta, tried, prior_epochs, quantise_epochs, copies=copies
     )
     check_sound(spec, asked)
-    recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
+    recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
-    _check_task(whole, recipe, finished=theta is not None)
+    _check_task(whole, recipe, finished=tune is not None)
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
-    result = _searched(ground, progress, theta, command)
+    result = _searched(ground, progress, tune.theta if tune is not None else None, command)
     save_study(ground, result, "certify")
     progress.search_ended(str(result))
     return result
@@ -239,10 +256,22 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
     )
 
 
-def _finished(
-    tuned: Run | str, task: str | Task | None, options: dict[str, Any]
-) -> tuple[Tensor, Spec, str | Model, str | Task, dict[str, Any]]:
-    """theta, method, model, task and recipe of a finished run or of a tune's file."""
+@dataclass(frozen=True)
+class _Finished:
+    """A finished tune: what it trained, how, on which task."""
+
+    theta: Tensor
+    spec: Spec
+    task: str | Task
+    recipe: Recipe
+
+
+def _finished(tuned: Run | str, task: str | Task | None, options: dict[str, Any]) -> _Finished:
+    """A finished run, or a tune's file, whose own recipe is taken: no other options are.
+
+    Raises:
+        InputError: other options, other examples, or a theta that cannot be coded.
+    """
     if options:
         raise InputError(f"got {', '.join(options)} with a finished tune, expected none: its own recipe is taken")
     if isinstance(tuned, Run):
@@ -264,8 +293,9 @@ def _finished(
         )
     if not bool(torch.isfinite(theta).all()):
         raise InputError(f"{where} holds numbers that are not finite; train it again at a lower rate")
-    kept = {key: value for key, value in recipe.to_dict().items() if key not in ("model", "task", "method")}
-    return theta.detach().cpu().clone(), parse(recipe.method), recipe.model, given, kept
+    recipe = replace(recipe, task=given if isinstance(given, str) else given.name)
+    recipe.check()
+    return _Finished(theta.detach().cpu().clone(), parse(recipe.method), given, recipe)
 
 
 def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:

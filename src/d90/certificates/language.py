@@ -20,11 +20,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.analysis.betting import betting_upper
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
 from d90.certificates.choices import CertificateOptions, messages_evaluated
+from d90.certificates.classification import ONE_LOOK, AllCertifyFields
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
@@ -39,6 +41,7 @@ from d90.certificates.preparation import (
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
+from d90.options import TaskOptions, TrainingOptions, with_options
 from d90.projections.philox import permutation
 from d90.tasks import ABSENT, Split, Task
 from d90.training.batches import Batches
@@ -102,6 +105,7 @@ class LanguageCertificate(BaseCertificate[TextCandidate]):
         )
 
 
+@with_options
 def certify_language(
     model: str | Model,
     task: str | Task,
@@ -120,7 +124,9 @@ def certify_language(
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
-    **options: Any,
+    training: TrainingOptions = ONE_LOOK,
+    data: TaskOptions = TaskOptions(),
+    **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
     """Search d, the number of levels and alpha for the smallest bound.
 
@@ -130,7 +136,7 @@ def certify_language(
         evaluated: evaluate so many training documents, drawn before anything is seen; None for all.
         form: of the bound where every document is evaluated: "bernstein" (Maurer & Pontil 2009), or "betting"
             (`d90.analysis.betting`), which is tighter; fixed before the documents are seen.
-        prior, delta, tried, prior_epochs, quantise_epochs, copies, store, progress, command, options: as for `d90.certify`.
+        prior, delta, tried, prior_epochs, quantise_epochs, copies, store, progress, command, training, data: as for `d90.certify`.
 
     Raises:
         InputError: a task without documents, too few of them, numbers out of range, or a certificate that would be false.
@@ -144,7 +150,7 @@ def certify_language(
         form,
     )  # fmt: skip
     check_sound(spec, asked)
-    recipe = make_recipe(model, task, spec, {"evaluations": 1, **options})  # more would choose, and must be paid for
+    recipe = make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
     if not whole.kind.generative:
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d90.cli.options import (
-    BatchOpt,
-    EpochsOpt,
-    KindOpt,
-    LabelOpt,
-    LengthOpt,
-    LimitOpt,
-    LrOpt,
-    PrecisionOpt,
-    SeedOpt,
-    StoreOpt,
-    TextOpt,
-    conversational,
-    echo,
-    make_progress,
-    recipe_options,
-)
+from d90.cli.expand import expanded
+from d90.cli.options import StoreOpt, command_line, echo, make_progress
 from d90.errors import InputError
 from d90.files import check_output
 from d90.joined import read_joined
+from d90.options import TaskOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from d90.certificates.classification import Certificate
     from d90.certificates.language import LanguageCertificate
 
 
-@conversational
+@expanded(without=("metric", "positive", "validation_limit", "evaluations"))
 def certify(
     model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
     task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,
@@ -79,16 +63,8 @@ def certify(
     ] = "bernstein",
     out: Annotated[Path, typer.Option("--out", "-o", help="The certificate to write.")] = Path("runs/certificate.json"),
     check: Annotated[Path | None, typer.Option(help="Check this certificate against its data instead.")] = None,
-    text: TextOpt = None,
-    label: LabelOpt = None,
-    kind: KindOpt = None,
-    lr: LrOpt = None,
-    epochs: EpochsOpt = 3,
-    batch_size: BatchOpt = 32,
-    seed: SeedOpt = 0,
-    train_limit: LimitOpt = None,
-    max_length: LengthOpt = None,
-    precision: PrecisionOpt = "auto",
+    data: TaskOptions = TaskOptions(),
+    training: TrainingOptions = TrainingOptions(lr="default", evaluations=1),
     store: StoreOpt = Path("runs/d90.sqlite"),
 ) -> None:
     """Bound the true error: description length of a tune, its training error, and what a hold-out would have given.
@@ -102,7 +78,7 @@ def certify(
     tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
     asked: dict[str, Any] = {
         "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs,
-        "copies": copies, "store": store, "progress": make_progress(), "command": shlex.join(["d90", *sys.argv[1:]]),
+        "copies": copies, "store": store, "progress": make_progress(), "command": command_line(),
     }  # fmt: skip
     asked |= {"method": method} if method else {}
     asked |= {"quantise_epochs": quantise_epochs} if quantise_epochs is not None else {}
@@ -113,10 +89,7 @@ def certify(
             "lines:PATH); leave it out"
         )
     if not tune:
-        asked |= recipe_options(
-            text, label, None, kind, lr=lr, epochs=epochs, batch_size=batch_size, seed=seed, train_limit=train_limit,
-            max_length=max_length, precision=precision,
-        )  # fmt: skip
+        asked |= {"training": training, "data": data}
     result: Certificate | LanguageCertificate
     if documents:
         from d90.certificates.language import certify_language

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli import certify, compare, latency, measure, pretrain, series, tunes, weight_change
-from d90.cli.options import AddressOpt, GpusOpt, JobsOpt, OnOpt, check_executor, echo, make_progress
+from d90.cli.expand import expanded
+from d90.cli.options import echo, make_progress
 from d90.errors import InputError, RunFailed
+from d90.trials.options import ExecutorOptions
 
 if TYPE_CHECKING:
     from d90.reproduce import Plan, TableRow
@@ -34,31 +35,26 @@ FUNCTIONS = (
 )
 
 
+@expanded()
 def run(
     recipe: RecipeArg,
     values: SetOpt = None,
     dry_run: DryOpt = False,
     out: OutOpt = None,
     anywhere: AnywhereOpt = False,
-    jobs: JobsOpt = None,
-    on: OnOpt = "here",
-    num_gpus: GpusOpt = 0.0,
-    address: AddressOpt = None,
+    where: ExecutorOptions = ExecutorOptions(),
 ) -> None:
     """Run a recipe: every study it lists, then one table with the published figures beside ours."""
     from d90 import reproduce as recipes
 
-    check_executor(on, num_gpus, address)
     commands = {function.__name__: recipes.command_of(function) for function in FUNCTIONS}
     plan = recipes.read(recipe, commands, _values(values or []), out, anywhere)
     found = recipes.resolve(plan, load=dry_run)
     if dry_run:
         _plan(plan, found)
         return
-    places = {"jobs": jobs, "on": on, "num_gpus": num_gpus, "address": address}
-    usual = inspect.signature(run).parameters  # a recipe's own options stand where none is given
-    given = {name: value for name, value in places.items() if value != usual[name].default}
-    rows, failed = recipes.run(plan, make_progress(), given)
+    # a recipe's own options stand where none is given
+    rows, failed = recipes.run(plan, make_progress(), where.to_dict())
     _show(plan, rows)
     echo(f"store, pages and summary.json: {plan.folder}")
     if failed:

@@ -8,38 +8,28 @@ from typing import Annotated
 
 import typer
 
+from d90.cli.expand import expanded
 from d90.cli.options import (
-    BatchOpt,
-    CheckpointOpt,
-    EpochsOpt,
-    EvaluationsOpt,
-    KindOpt,
-    LabelOpt,
-    LengthOpt,
-    LimitOpt,
     LogsOpt,
     MethodOpt,
     MetricOpt,
     ModelArg,
-    PositiveOpt,
-    PrecisionOpt,
-    RateOpt,
     ReportOpt,
-    SeedOpt,
     TaskArg,
     TextOpt,
-    ValidationOpt,
-    conversational,
     echo,
     make_notices,
     make_progress,
-    recipe_options,
     two_columns,
 )
 from d90.errors import InputError, RunFailed
+from d90.options import TaskOptions, TrainingOptions, fields_of
+from d90.trials.options import RunOptions
+
+CheckpointOpt = Annotated[float, typer.Option(help=fields_of(RunOptions)["checkpoint_minutes"].help)]
 
 
-@conversational
+@expanded()
 def train(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",
@@ -48,24 +38,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The tune to write; its recipe goes beside it.")] = Path(
         "runs/task.d90"
     ),
-    text: TextOpt = None,
-    label: LabelOpt = None,
-    metric: MetricOpt = None,
-    kind: KindOpt = None,
-    positive: PositiveOpt = None,
-    lr: RateOpt = "default",
-    epochs: EpochsOpt = 3,
-    batch_size: BatchOpt = 32,
-    evaluations: EvaluationsOpt = 6,
-    seed: SeedOpt = 0,
-    train_limit: LimitOpt = None,
-    validation_limit: ValidationOpt = None,
-    max_length: LengthOpt = None,
-    precision: PrecisionOpt = "auto",
+    data: TaskOptions = TaskOptions(),
+    training: TrainingOptions = TrainingOptions(lr="default"),
     dtype: Annotated[str, typer.Option(help="What theta is stored in: fp32, bf16 or int8.")] = "fp32",
     report_to: ReportOpt = "",
     logs: LogsOpt = "runs/logs",
-    checkpoint_minutes: CheckpointOpt = 10.0,
+    checkpoint_minutes: CheckpointOpt = RunOptions.checkpoint_minutes,
 ) -> None:
     """Fine-tune a model and write the tune."""
     from d90.methods import parse
@@ -76,26 +54,11 @@ def train(
 
     if out.suffix == ".json":
         raise InputError(f"got --out {out}, expected another ending such as .d90: the recipe takes the .json beside it")
-    options = recipe_options(
-        text,
-        label,
-        metric,
-        kind,
-        positive=positive,
-        lr=lr,
-        epochs=epochs,
-        batch_size=batch_size,
-        evaluations=evaluations,
-        seed=seed,
-        train_limit=train_limit,
-        validation_limit=validation_limit,
-        max_length=max_length,
-        precision=precision,
-    )
     files.check_dtype(dtype, subspace=d is not None or parse(method).space is not None)
     with tracked(make_progress(), report_to, logs) as progress:
         kept = out.with_name(f"{out.name}.checkpoint")
-        result = run(model, task, method, d, progress=progress, checkpoint=(kept, checkpoint_minutes), **options)
+        state = (kept, checkpoint_minutes)
+        result = run(model, task, method, d, training=training, data=data, progress=progress, checkpoint=state)
     outcome = result.outcome
     if outcome.status == "diverged":
         kept.unlink(missing_ok=True)

@@ -15,10 +15,7 @@ from d90.reproduce.figures import KINDS, canonical
 from d90.reproduce.plan import Plan, Published, Study, slug
 from d90.reproduce.resolve import makes
 from d90.reproduce.schema import Command
-from d90.search.rules import RULES
 from d90.studies.pretrain import Pretraining
-from d90.studies.series import TARGETS
-from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import make_recipe
 
 __all__ = ["folder_of", "read"]
@@ -29,7 +26,6 @@ PUBLISHED = ("value", "source", "of")
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 WRITTEN = ("store", "page", "out", "log", "logs")  # options that name what a study writes
 MAX_CHARACTERS, MAX_DEPTH = 1 << 20, 12  # of a recipe's file
-RUN = ("epochs", "batch_size", "evaluations", "lr", "precision", "seed")  # of a Recipe, checked with its own check
 
 
 def read(
@@ -309,28 +305,18 @@ def _globbed(text: str, made: Sequence[str]) -> list[str]:
 def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     """What the functions below would refuse, when the studies before have been trained."""
     KINDS[command.name].keys(arguments)
+    whole = command.whole(arguments)
     spec = parse(arguments.get("method") or "full")  # certify leaves it open
-    if arguments.get("rule") is not None and arguments["rule"] not in RULES:
-        raise unknown_name("rule", arguments["rule"], RULES)
-    if "target" in arguments and arguments["target"] not in TARGETS:
-        raise unknown_name("target", arguments["target"], TARGETS)
-    run = {name: arguments[name] for name in RUN if name in arguments}
-    if "lr" in run:
-        rate = parse_rate(run["lr"])
-        run["lr"] = None if rate == AUTO else rate
+    if "training" in whole:
+        make_recipe("model", "task", spec, whole["training"])
     if command.name == "pretrain":
         fields = {key: value for key, value in arguments.items() if key in Pretraining.__dataclass_fields__}
         Pretraining(**fields).check()
-    if command.name != "latency":
-        make_recipe("model", "task", spec, run)
     if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:
         raise InputError(f"got {len(arguments['models'])} models, expected at least two")
-    for name in ("seeds", "resolution", "budget", "tried", "start"):
-        if arguments.get(name) is not None and not arguments[name] >= 1:
-            raise InputError(f"got {name}: {arguments[name]}, expected at least 1")
-    for name in ("train_limit", "validation_limit", "max_length", "low", "high", "d"):
+    for name in ("tried", "d"):
         if arguments.get(name) is not None and arguments[name] < 1:
-            raise InputError(f"got {name.replace('_', '-')}: {arguments[name]}, expected at least 1")
+            raise InputError(f"got {name}: {arguments[name]}, expected at least 1")
 
 
 def _published(entry: Any, study: Study) -> Published:

@@ -10,10 +10,10 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.models.loading import MODELS, split_revision
+from d90.options import COLUMN_OPTIONS
 from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import split
 from d90.studies.pretrain import folders
-from d90.tasks import COLUMN_OPTIONS
 from d90.tasks import load as load_task
 from d90.tasks.hub import GLUE
 from d90.tasks.readers import ending_of

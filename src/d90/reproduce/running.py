@@ -21,14 +21,13 @@ from d90._version import __version__
 from d90.errors import D90Error, InputError, TrainingFailed
 from d90.files import write_text
 from d90.methods import parse
+from d90.options import AUTO
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
 from d90.studies.pretrain import losses
-from d90.tasks import COLUMN_OPTIONS
 from d90.training.loop import open_model, open_task
 from d90.training.progress import Progress
-from d90.training.rates import AUTO, parse_rate
-from d90.training.recipe import Recipe, make_recipe
+from d90.training.recipe import make_recipe
 from d90.training.record import read_record
 from d90.trials.store import Store
 
@@ -123,7 +122,7 @@ def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> A
     """Run the command, unless what it wrote is there, and read its result."""
     given, name = study.arguments, study.command.name
     line = shlex.join(["d90", *study.line])
-    if name == "train" and _trained(given):
+    if name == "train" and _trained(study):
         progress.note(f"{given['out']} is there, of the same recipe")
     elif name == "latency" and _timed(given["out"], line):
         progress.note(f"{given['out']} is there, of the same command; remove it to measure again")
@@ -153,25 +152,21 @@ def _as_if(line: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _trained(given: Mapping[str, Any]) -> bool:
+def _trained(study: Study) -> bool:
     """Whether the tune is there, of this very recipe, data and base."""
+    given = study.arguments
     out = Path(given["out"])
     if not out.exists() or not out.with_suffix(".json").exists():
         return False
     spec = parse(given["method"])
     spec = spec if given["d"] is None else spec.at(given["d"])
-    fields = {key: value for key, value in given.items() if key in Recipe.__dataclass_fields__}
-    columns = {key: given[key] for key in COLUMN_OPTIONS if given.get(key) is not None}
-    options = {key: value for key, value in fields.items() if key not in ("model", "task", "method")}
-    rate = parse_rate(given["lr"])
-    recipe = make_recipe(
-        given["model"], given["task"], spec, {**options, "lr": None if rate == AUTO else rate, "columns": columns}
-    )
+    whole = study.command.whole(given)
+    recipe = make_recipe(given["model"], given["task"], spec, whole["training"], whole["data"])
     task = open_task(given["task"], recipe)
     model = open_model(given["model"], task, recipe)
     try:
         record = read_record(out)[0]
-        if rate == AUTO:
+        if whole["training"].lr == AUTO:
             recipe = replace(recipe, lr=record["recipe"].get("lr"))
         asked = [recipe.to_dict(), task.fingerprint]
         bases = (model.base.to_dict(), model.earlier)

@@ -59,7 +59,8 @@ class Command:
         """
         found = next((option for option in self.options if name in option.names), None)
         if found is None:
-            raise unknown_name(f"option of {self.name}", name, [option.names[0] for option in self.options])
+            shown = [option.names[0] for option in self.options if not option.name.startswith("old_")]
+            raise unknown_name(f"option of {self.name}", name, shown)
         return found
 
     def takes(self, name: str) -> bool:
@@ -84,6 +85,15 @@ class Command:
                     f"got no {option.names[0]}, expected one: {self.name} needs it. Add it to the study's options"
                 )
         return {option.name: given.get(option.name, option.default) for option in self.options}
+
+    def whole(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments, single options put together to the dataclasses that check them.
+
+        Raises:
+            InputError: a value that an option cannot have.
+        """
+        gather = getattr(self.function, "gather", dict)
+        return dict(gather(arguments))
 
     def line(self, arguments: Mapping[str, Any]) -> list[str]:
         """The command line, without 'd90', that does the same."""
@@ -115,7 +125,7 @@ def command_of(function: Callable[..., None]) -> Command:
         declared = next(mark for mark in marks if isinstance(mark, typer.models.ParameterInfo))
         # typer takes an Annotated option's first name for its default
         texts = (declared.default, *(declared.param_decls or ()))
-        long = tuple(text[2:] for text in texts if isinstance(text, str) and text.startswith("--"))
+        long = tuple(text[2:].split("/")[0] for text in texts if isinstance(text, str) and text.startswith("--"))
         optional = get_origin(kind) in (Union, types.UnionType)
         bare = next(part for part in get_args(kind) if part is not type(None)) if optional else kind
         options.append(

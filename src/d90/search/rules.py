@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from d90.errors import InputError, unknown_name
+from d90.options import RULES
 
-__all__ = ["RULES", "Goal", "Scale", "choose_rule", "goal", "scale_of", "set_scale"]
-
-RULES = ("paper", "gain", "margin")
+__all__ = ["Goal", "Scale", "choose_rule", "goal", "scale_of", "set_scale"]
 
 
 @dataclass(frozen=True)

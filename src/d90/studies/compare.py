@@ -8,13 +8,13 @@ the task has one, is only reported. Every trial is in the store as it ends.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from d90.analysis.score_interval import (
     bootstrap_interval,
@@ -26,6 +26,10 @@ from d90.analysis.score_interval import (
 from d90.errors import InputError, TrainingFailed
 from d90.methods import Spec, counts, parse
 from d90.models.loading import Model
+from d90.options import DEFAULT, CompareOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.studies import CompareFields
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.results.compare import Comparison, Entry
 from d90.search.rules import scale_of
 from d90.studies.cost import probe
@@ -35,56 +39,53 @@ from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, make_recipe
-from d90.trials.executor import Executor, together
+from d90.trials.executor import together
+from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
-from d90.trials.store import Store, digest
+from d90.trials.store import digest
 
-__all__ = ["GRID", "compare", "front"]
+__all__ = ["AllCompareFields", "compare", "front"]
 
-GRID = (0.333, 1.0, 3.0)  # of the method's default rate
 WIDEST = 2  # how often a best rate at the edge widens the grid
 
 
+class AllCompareFields(CompareFields, TrainingFields, TaskFields, RunFields, total=False):
+    """What `compare` takes as keywords besides its own parameters."""
+
+
+@with_options
 def compare(
     model: str | Model,
     task: str | Task,
     methods: Sequence[str | Spec],
     *,
-    seeds: int = 1,
-    rates: Sequence[float] = GRID,
-    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    costs: bool = True,
-    progress: Progress | None = None,
-    command: str = "",
-    log: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
-    **options: Any,
+    options: CompareOptions = CompareOptions(),
+    training: TrainingOptions = TrainingOptions(),
+    data: TaskOptions = TaskOptions(),
+    run: RunOptions = RunOptions(),
+    **fields: Unpack[AllCompareFields],
 ) -> Comparison:
     """Train every method and put them side by side.
 
     Args:
         model, task: as for `d90.train`.
         methods: in the grammar of `d90.methods`; all are put on the model once before the first is trained.
-        seeds: trials of each method at its best rate, from the recipe's seed on.
-        rates: factors of each method's default rate.
-        store: where trials are kept; a stored trial is not repeated.
-        costs: measure step time, memory and latency as well (`d90.studies.cost`).
-        progress: is told what happens.
-        command: recorded.
-        log: append a JSON line for each trial as it ends.
-        executor: where trials run, if not here, as for `measure`.
-        options: fields of `Recipe`; an `lr` switches the tuning off.
+        options: seeds, rates to try, and whether costs are measured (`d90.studies.cost`).
+        training: how every trial is trained; an `lr` that is a number, or "default", switches the tuning off.
+        data: how the task's data is read.
+        run: the store, the log, the executor and who is told.
+        fields: those of the four as keywords, as seeds=3, epochs=2.
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
         RunFailed: every trial of every method diverged, or memory did not suffice; a method of which that is true is left out.
     """
-    progress = progress or Progress()
-    specs = _checked(methods, seeds, rates)
-    check_sendable(executor, model, task)
-    recipe = make_recipe(model, task, specs[0], options)
-    keep = store if isinstance(store, Store) else Store(store)
-    runner = TrialRunner(model, open_task(task, recipe, model), recipe, keep, progress, log, executor)
+    progress, seeds = run.told, options.seeds
+    rates = (1.0,) if training.lr == DEFAULT else tuple(options.rates)
+    specs = _checked(methods, rates)
+    check_sendable(run.executor, model, task)
+    recipe = make_recipe(model, task, specs[0], training, data)
+    runner = TrialRunner(model, open_task(task, recipe, model), recipe, run)
     numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in runner.task.splits
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
@@ -97,7 +98,7 @@ def compare(
     def entry(index: int) -> Entry | TrainingFailed:
         spec = specs[index]
         progress.search_planned(f"{spec} ({index + 1} of {len(specs)})")
-        mine = make_recipe(model, task, spec, options)
+        mine = make_recipe(model, task, spec, training, data)
         try:
             made, wrong = _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
         except TrainingFailed as error:
@@ -105,18 +106,19 @@ def compare(
         missed.extend(wrong)
         return made
 
-    found = together(executor, [partial(entry, index) for index in range(len(specs))])
+    found = together(run.executor, [partial(entry, index) for index in range(len(specs))])
     lost = _lost(found, progress)
     entries = [one for one in found if isinstance(one, Entry)]
     left = [spec for spec, one in zip(specs, found, strict=True) if isinstance(one, Entry)]
-    if costs:
+    if options.costs:
         progress.search_planned("time and memory of a step")
         measured = probe(runner.data(recipe.seed), left, recipe)
         entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
     part = "test" if test else "validation"
     chance = runner.constant_score(part)
     trials = [
-        replace(make_recipe(model, task, spec, options), lr=entry.lr) for spec, entry in zip(left, entries, strict=True)
+        replace(make_recipe(model, task, spec, training, data), lr=entry.lr)
+        for spec, entry in zip(left, entries, strict=True)
     ]
     result = Comparison(
         model=recipe.model,
@@ -135,7 +137,7 @@ def compare(
             "notes": [*runner.task.notes, *(f"left out: {error}" for error in lost), *missed],
             **versions(),
         },
-        command=command,
+        command=run.command,
     )
     asked_for = [list(map(str, specs)), recipe.model, recipe.task, seeds, list(rates), recipe.seed, result.recipe]
     runner.store.put_study(digest(asked_for), "compare", result.to_dict())
@@ -144,7 +146,7 @@ def compare(
     return result
 
 
-def _checked(methods: Sequence[str | Spec], seeds: int, rates: Sequence[float]) -> list[Spec]:
+def _checked(methods: Sequence[str | Spec], rates: Sequence[float]) -> list[Spec]:
     """The methods, each once.
 
     Raises:
@@ -152,8 +154,6 @@ def _checked(methods: Sequence[str | Spec], seeds: int, rates: Sequence[float]) 
     """
     if not methods:
         raise InputError("got no methods, expected at least one, as in --methods 'full lora:r=8 bitfit'")
-    if seeds < 1:
-        raise InputError(f"got seeds={seeds}, expected at least 1")
     if not rates or min(rates) <= 0:
         raise InputError(f"got rates={tuple(rates)}, expected positive factors such as 0.3, 1, 3")
     specs = [parse(method) if isinstance(method, str) else method for method in methods]

@@ -6,89 +6,83 @@ passed over more often, so that every run takes at least `least_steps` steps.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+
+from typing_extensions import Unpack
 
 from d90.errors import InputError
 from d90.methods import parse
+from d90.options import CompareOptions, LowDataOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.studies import LowDataFields
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.results.compare import Comparison
 from d90.results.low_data import LowData
-from d90.studies.compare import GRID, compare
+from d90.studies.compare import compare
 from d90.training.loop import open_task
-from d90.training.progress import Progress
 from d90.training.recipe import make_recipe
-from d90.trials.executor import Executor, together
-from d90.trials.store import Store, digest
+from d90.trials.executor import together
+from d90.trials.options import RunFields, RunOptions
+from d90.trials.store import digest
 
 __all__ = ["low_data"]
 
 
+class AllLowDataFields(LowDataFields, TrainingFields, TaskFields, RunFields, total=False):
+    """What `low_data` takes as keywords besides its own parameters."""
+
+
+@with_options
 def low_data(
     model: str,
     task: str,
     methods: Sequence[str],
     counts: Sequence[int | None] = (100, 1000, 10_000, None),
     *,
-    least_steps: int = 200,
-    seeds: int = 1,
-    rates: Sequence[float] = GRID,
-    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Progress | None = None,
-    command: str = "",
-    log: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
-    **options: Any,
+    options: LowDataOptions = LowDataOptions(),
+    training: TrainingOptions = TrainingOptions(),
+    data: TaskOptions = TaskOptions(),
+    run: RunOptions = RunOptions(),
+    **fields: Unpack[AllLowDataFields],
 ) -> LowData:
     """Compare methods on n = counts training examples; None stands for all.
 
     Args:
-        model, task, methods, seeds, rates, log, executor: as for `compare`.
-        least_steps: a run takes so many optimizer steps at least.
-        options: fields of `Recipe`; `epochs` is what runs with enough examples make.
+        model, task, methods: as for `compare`.
+        options: seeds, rates to try, and the fewest optimizer steps of a run.
+        training: how every trial is trained; `epochs` is what runs with enough examples make.
+        data: how the task's data is read, without `train_limit`.
+        run: the store, the log, the executor and who is told.
+        fields: those of the four as keywords, as seeds=3, epochs=2.
 
     Raises:
         InputError: as `compare`; a count below 2, or twice.
     """
     if not counts or any(n is not None and n < 2 for n in counts):
         raise InputError(f"got counts={list(counts)}, expected numbers of examples of at least 2, or none for all")
-    if "train_limit" in options:
+    if data.train_limit is not None:
         raise InputError("got train_limit, expected counts to say how many examples there are")
-    recipe = make_recipe(model, task, parse(methods[0] if methods else "full"), options)
+    recipe = make_recipe(model, task, parse(methods[0] if methods else "full"), training, data)
     whole = len(open_task(task, recipe, model).train)
     sizes = list(dict.fromkeys(min(n if n is not None else whole, whole) for n in counts))
-    keep = store if isinstance(store, Store) else Store(store)
+    run = replace(run, store=run.open_store())
 
     def compared(n: int) -> Comparison:
-        epochs = max(float(recipe.epochs), least_steps * recipe.batch_size / n)
-        limit = {} if n == whole else {"train_limit": n}
+        epochs = max(float(recipe.epochs), options.least_steps * recipe.batch_size / n)
         return compare(
             model,
             task,
             methods,
-            seeds=seeds,
-            rates=rates,
-            store=keep,
-            costs=False,
-            progress=progress,
-            command=command,
-            log=log,
-            executor=executor,
-            **{**options, "epochs": round(epochs, 3), **limit},
+            options=CompareOptions(seeds=options.seeds, rates=options.rates, costs=False),
+            training=replace(training, epochs=round(epochs, 3)),
+            data=replace(data, train_limit=None if n == whole else n),
+            run=run,
         )
 
-    found = together(executor, [partial(compared, n) for n in sizes])
-    result = LowData(model, task, tuple(sizes), tuple(found), command)
-    asked = [
-        model,
-        task,
-        list(methods),
-        sizes,
-        seeds,
-        list(rates),
-        least_steps,
-        {k: str(v) for k, v in options.items()},
-    ]
-    keep.put_study(digest(asked), "lowdata", result.to_dict())
+    found = together(run.executor, [partial(compared, n) for n in sizes])
+    result = LowData(model, task, tuple(sizes), tuple(found), run.command)
+    asked = [model, task, list(methods), sizes, *(one.to_dict() for one in (options, training, data))]
+    run.open_store().put_study(digest(asked), "lowdata", result.to_dict())
     return result

@@ -9,122 +9,88 @@ Every trial is in the store as it ends; asked again, or after a kill, a measurem
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
+from typing_extensions import Unpack
 
 from d90 import search
 from d90.analysis.paired import compare_paired, examples_needed
 from d90.methods import Spec
 from d90.models.loading import Model
+from d90.options import AUTO, SearchOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.search import SearchFields
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.results.measure import Measurement
 from d90.search.noise import expected_noise
-from d90.search.rules import RULES, Goal, goal
+from d90.search.rules import Goal, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
-from d90.studies.measurement_setting import MeasureOptions, Place, Setting, kept_of, prepare
+from d90.studies.measurement_setting import Asked, Setting, kept_of, prepare
 from d90.studies.measurement_trials import MeasurementTrials, TrialRules
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.progress import Progress
-from d90.training.rates import AUTO
-from d90.trials.executor import Executor
+from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import versions
-from d90.trials.store import Store
 
-__all__ = ["RULES", "measure"]
+__all__ = ["MeasureFields", "measure"]
 
 SMALL_BUDGET = 7.0  # below it intervals are wide
 
 
+class MeasureFields(SearchFields, TrainingFields, TaskFields, RunFields, total=False):
+    """What `measure` takes as keywords besides its own parameters."""
+
+
+@with_options
 def measure(
     model: str | Model,
     task: str | Task,
     method: str | Spec = "full",
     *,
-    rule: str | None = None,
-    fraction: float = 0.9,
-    within: float | None = None,
-    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    full_curve: bool = False,
-    prune: bool = True,
-    test: bool = False,
-    dims: Sequence[int] = (),
-    low: int | None = None,
-    high: int | None = None,
-    start: int = 4096,
-    resolution: float = 1.25,
-    budget: float = 9.0,
-    parallel: int = 1,
-    seeds: int = 2,
-    baseline: str | float = "full",
-    lr: float | str | None = AUTO,
-    baseline_lr: float | str | None = None,
-    baseline_epochs: float | None = None,
-    command: str = "",
-    log: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    executor: Executor | None = None,
-    **options: Any,
+    search: SearchOptions = SearchOptions(),
+    training: TrainingOptions = TrainingOptions(lr=AUTO),
+    data: TaskOptions = TaskOptions(),
+    run: RunOptions = RunOptions(),
+    **fields: Unpack[MeasureFields],
 ) -> Measurement:
     """Measure d90 of `method`'s space for `model` on `task`.
 
     Args:
         model, task: as for `d90.train`.
         method: what moves and, behind "@", the kind of subspace (without d): "full@structure=said".
-        rule, fraction, within: how the threshold is made (`d90.search.rules`); by default the paper's rule, the gain rule for
-            a correlation or a loss, the margin rule where `within` is given, in points.
-        store: path of the SQLite store, or an open one.
-        full_curve: train every trial to its end instead of stopping it once it passes or is hopeless.
-        prune: give trials up whose learning curve says that they will fail.
-        test: report scores on the test split, at d90 and of the baseline; where the task has none, one is made from training
-            examples, which are then not trained on.
-        dims: values of d to try besides, for a curve.
-        low, high: the range of d; by default what the method allows.
-        start: the first d.
-        resolution, budget: the search ends when the interval's ends are within this ratio, or when this many full fine-tunings
-            are spent, the baseline's included.
-        parallel: how many trials the search asks for at once: with an executor they end sooner, and tell it a little less each.
-        seeds: under the margin rule, how many trials of the baseline the others are paired with.
-        baseline: the method whose score counts as full, or a number (Li et al.'s global baseline of 1.0; of a loss, the loss).
-        lr: the trials' learning rate: a number; "auto": found at the first d by short runs (`d90.training.rates`), whose cost counts
-            in the budget, and looked at again at the answer; None: the default of the method and kind of model.
-        baseline_lr, baseline_epochs: of the baseline; by default found as well where `lr` is "auto", else its method's default, and
-            the trials' epochs.
-        command: the command line that asked, kept with the result.
-        log: a file that gets one JSON line for each trial trained, as it ends.
-        progress: is told what happens.
-        executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
-        options: fields of `Recipe` for every trial.
+        search: the rule, the range of d, the budget, the baseline.
+        training: how every trial is trained; the usual `lr` is "auto": found at the first d by short runs (`d90.training.rates`), whose
+            cost counts in the budget, and looked at again at the answer.
+        data: how the task's data is read.
+        run: the store, the log, the executor and who is told.
+        fields: those of the four as keywords, as budget=12, epochs=2.
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
         StoreError, RunFailed: the store cannot be used; every trial diverged, or memory did not suffice for any.
     """
-    progress = progress or Progress()
-    asked = MeasureOptions(
-        rule, fraction, within, full_curve, prune, test, tuple(dims), low, high, start, resolution, budget, parallel, seeds, baseline,
-        lr, baseline_lr, baseline_epochs,
-    )  # fmt: skip
-    setting = prepare(model, task, method, asked, options, Place(store, progress, log, executor))
+    progress = run.told
+    setting = prepare(model, task, method, Asked.of(search, training, data), run)
     _announce(setting, progress)
     chance = Chance(setting.runner.zero_score(), setting.runner.constant_score())
-    trials = _trials(setting, goal(setting.rule, chance.score, fraction, within))
+    trials = _trials(setting, goal(setting.rule, chance.score, search.fraction, search.within))
     rates = MeasurementRates(trials, setting.asked.lr, setting.asked.baseline_lr, progress)
     reference = _train_baseline(setting, trials, rates, chance.score)
     for doubt in reference.doubts:  # before anything is spent on d
         progress.note(doubt)
     answer = _search(setting, trials, rates, chance.score, reference.gain, progress)
-    tested = trials.test(answer.d90) if test and answer.d90 is not None else (None, None)
+    tested = trials.test(answer.d90) if search.test and answer.d90 is not None else (None, None)
     notes = _notes(setting, trials, rates, answer, reference.doubts, progress)
     result = _measurement(setting, trials, rates, chance, answer)
     result = replace(
         result,
         definitions=_definitions(setting, rates, answer, reference.deviation, notes),
-        command=command,
+        command=run.command,
         test=tested[0],
         baseline_test=tested[1],
     )
@@ -201,7 +167,7 @@ def _announce(setting: Setting, progress: Progress) -> None:
 
 def _trials(setting: Setting, wanted: Goal) -> MeasurementTrials:
     """What makes the trials; `noise` is expected once the baseline is there."""
-    asked, base = setting.asked, setting.base
+    asked, base = setting.asked.search, setting.base
     return MeasurementTrials(
         setting.runner,
         setting.spec,
@@ -233,7 +199,7 @@ def _search(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: float, gain: float, progress: Progress
 ) -> Answer:  # fmt: skip
     """Find the trials' rate and search for d90; where the threshold is no better than chance, train what was asked for alone."""
-    asked, runner = setting.asked, setting.runner
+    asked, runner = setting.asked.search, setting.runner
     threshold = trials.goal.at(trials.full_score)
     if threshold > chance:
         rates.find(asked.start, setting.low, setting.high)
@@ -264,7 +230,7 @@ def _problem(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: float, gain: float
 ) -> search.SearchProblem:
     """The search's; under the margin rule scores are differences from the baseline's."""
-    asked, margin = setting.asked, setting.rule == "margin"
+    asked, margin = setting.asked.search, setting.rule == "margin"
     return search.SearchProblem(
         goal=Goal(trials.goal.intercept, 0.0) if margin else trials.goal,
         low=setting.low,
@@ -286,7 +252,7 @@ def _notes(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, answer: Answer, doubts: Sequence[str], progress: Progress
 ) -> list[str]:  # fmt: skip
     """What is to know about the answer; what only shows now is told as well."""
-    metric, within = setting.task.metric, setting.asked.within
+    metric, within = setting.task.metric, setting.asked.search.within
     late = better_than_baseline(trials.points, trials.full_score, trials.noise, metric) if setting.base else []
     late += rates.look_again(answer.d90)
     failures = trials.describe_failures(answer.told.failed) if answer.told else []
@@ -301,7 +267,7 @@ def _measurement(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: Chance, answer: Answer
 ) -> Measurement:
     """The result, but for its definitions, command and test scores."""
-    asked, found, told = setting.asked, answer.found, answer.told
+    asked, found, told = setting.asked.search, answer.found, answer.told
     scores = tuple(trials.full[seed]["score"] for seed in sorted(trials.full)) if setting.base else (trials.full_score,)
     whole = [outcome["seconds"] for outcome in trials.full.values()]
     return Measurement(
@@ -354,8 +320,8 @@ def _definitions(
     return {
         "layer": setting.space.layer,
         "seeds": sorted({t.projection_seed for t in answer.trials} | {t.training_seed for t in answer.trials}),
-        "resolution": setting.asked.resolution,
-        "budget": setting.asked.budget,
+        "resolution": setting.asked.search.resolution,
+        "budget": setting.asked.search.budget,
         "validation": len(setting.task.validation),
         "loss_deviation": deviation,
         "notes": notes,

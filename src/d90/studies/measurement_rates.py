@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from d90.methods import Spec, parse
+from d90.options import AUTO
 from d90.search import round_d
 from d90.search.problem import FAILED
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.tasks.metrics import to_display
 from d90.training.failures import failed
 from d90.training.progress import Progress
-from d90.training.rates import AUTO, Ladder, RateSearch, find_rate
+from d90.training.rates import Ladder, RateSearch, find_rate
 from d90.training.recipe import Recipe, default_lr
 from d90.trials.runner import TrialRequest
 

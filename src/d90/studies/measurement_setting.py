@@ -2,64 +2,45 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
+from d90.options import AUTO, SearchOptions, TaskOptions, TrainingOptions, parse_rate
 from d90.search.rules import choose_rule
 from d90.subspace import layout, support
 from d90.tasks import Task
 from d90.training.loop import Data, context, open_task
-from d90.training.progress import Progress
-from d90.training.rates import AUTO, parse_rate
 from d90.training.recipe import Recipe, make_recipe
-from d90.trials.executor import Executor
+from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner, check_sendable
-from d90.trials.store import Store, digest
+from d90.trials.store import digest
 
-__all__ = ["MeasureOptions", "Place", "Setting", "Space", "kept_of", "prepare", "space_of"]
+__all__ = ["Asked", "Setting", "Space", "kept_of", "prepare", "space_of"]
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """What a measurement is asked for: the arguments of `measure` that are no recipe's fields."""
+class Asked:
+    """What a measurement is asked for.
 
-    rule: str | None
-    fraction: float
-    within: float | None
-    full_curve: bool
-    prune: bool
-    test: bool
-    dims: tuple[int, ...]
-    low: int | None
-    high: int | None
-    start: int
-    resolution: float
-    budget: float
-    parallel: int
-    seeds: int
-    baseline: str | float
+    Attributes:
+        lr, baseline_lr: rates as numbers, "auto", or None for the default.
+    """
+
+    search: SearchOptions
+    training: TrainingOptions
+    data: TaskOptions
     lr: float | str | None
     baseline_lr: float | str | None
-    baseline_epochs: float | None
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "resolution", "budget", "parallel"):
-            if not getattr(self, name) >= 1:
-                raise InputError(f"got {name}={getattr(self, name)}, expected at least 1")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where trials run and what they leave, as `measure` takes it."""
-
-    store: str | os.PathLike[str] | Store
-    progress: Progress
-    log: str | os.PathLike[str] | None
-    executor: Executor | None
+    @classmethod
+    def of(cls, search: SearchOptions, training: TrainingOptions, data: TaskOptions) -> Asked:
+        """With the rates decided: found by default, and the baseline's where the trials' is."""
+        lr, given = parse_rate(training.lr, usual=AUTO), search.baseline_lr
+        usual = AUTO if lr == AUTO else None
+        return cls(search, training, data, lr, usual if given is None else parse_rate(given, usual=usual))
 
 
 @dataclass(frozen=True)
@@ -77,7 +58,7 @@ class Setting:
     """A measurement that can begin.
 
     Attributes:
-        asked: what was asked for, with the rule and the rates decided.
+        asked: what was asked for.
         runner: trains, and keeps the trials.
         spec, recipe: of the trials, without d.
         base: the baseline's recipe; None where its score was given.
@@ -85,7 +66,7 @@ class Setting:
         low, high: the range of d to search.
     """
 
-    asked: MeasureOptions
+    asked: Asked
     runner: TrialRunner
     spec: Spec
     recipe: Recipe
@@ -108,26 +89,40 @@ class Setting:
     @property
     def references(self) -> int:
         """How many trials of the baseline the others are paired with; 0 but under the margin rule."""
-        return self.asked.seeds if self.rule == "margin" else 0
+        return self.asked.search.seeds if self.rule == "margin" else 0
 
     @property
     def epochs(self) -> float:
         """Of the baseline."""
-        return self.asked.baseline_epochs or self.recipe.epochs
+        return self.asked.search.baseline_epochs or self.recipe.epochs
 
     @property
     def key(self) -> str:
         """Of what was asked: a measurement asked for again goes on."""
-        one = self.asked
+        one = self.asked.search
         parts: list[Any] = [
             str(self.spec), self.recipe.model, self.recipe.task, self.rule, one.fraction, str(one.baseline), one.seeds, one.full_curve,
-            kept_of(self.recipe) | {"lr": one.lr}, self.recipe.seed,
+            kept_of(self.recipe) | {"lr": self.asked.lr}, self.recipe.seed,
         ]  # fmt: skip
-        return digest([*parts, one.within] if one.within is not None else parts)
+        parts += [one.within] if one.within is not None else []
+        return digest([*parts, baseline] if (baseline := self._own_baseline) else parts)
+
+    @property
+    def _own_baseline(self) -> dict[str, Any]:
+        """What the baseline has of its own, which keys did not always tell: they do where it is not what the trials have."""
+        if self.base is None:
+            return {}
+        usual = AUTO if self.asked.lr == AUTO else None
+        found: dict[str, Any] = {}
+        if self.asked.baseline_lr != usual:
+            found["baseline_lr"] = self.asked.baseline_lr
+        if self.epochs != self.recipe.epochs:
+            found["baseline_epochs"] = self.epochs
+        return found
 
 
 def prepare(
-    model: str | Model, task: str | Task, method: str | Spec, asked: MeasureOptions, options: dict[str, Any], place: Place
+    model: str | Model, task: str | Task, method: str | Spec, asked: Asked, run: RunOptions
 ) -> Setting:  # fmt: skip
     """Check a question and open what it is about; nothing is trained.
 
@@ -135,42 +130,34 @@ def prepare(
         InputError: what was wrong, what was expected, what to do.
         StoreError, RunFailed: the store cannot be used.
     """
-    check_sendable(place.executor, model, task)
+    check_sendable(run.executor, model, task)
     spec = parse(method) if isinstance(method, str) else method
-    asked = _with_rates(asked)
-    options = {**options, "lr": None if asked.lr == AUTO else asked.lr}
-    recipe = make_recipe(model, task, spec, options)
+    one = asked.search
+    training = replace(asked.training, lr=asked.lr)
+    recipe = make_recipe(model, task, spec, training, asked.data)
     opened = open_task(task, recipe, model)
-    if asked.test and "test" not in opened.splits:
+    if one.test and "test" not in opened.splits:
         recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
         opened = open_task(task, recipe, model)
-    rule = choose_rule(asked.rule, opened.metric, asked.fraction, asked.within)
-    if rule == "margin" and not isinstance(asked.baseline, str):
+    rule = choose_rule(one.rule, opened.metric, one.fraction, one.within)
+    if rule == "margin" and not isinstance(one.baseline, str):
         raise InputError(
-            f"got baseline={asked.baseline} for the margin rule, expected a method: examples are compared one by one"
+            f"got baseline={one.baseline} for the margin rule, expected a method: examples are compared one by one"
         )
     base = None
-    if isinstance(asked.baseline, str):
-        base = make_recipe(model, task, parse(asked.baseline), options)
+    if isinstance(one.baseline, str):
+        base = make_recipe(model, task, parse(one.baseline), training, asked.data)
         given = asked.baseline_lr if isinstance(asked.baseline_lr, float) else None
-        base = replace(base, lr=given, epochs=asked.baseline_epochs or recipe.epochs, columns=recipe.columns)
-    store = place.store if isinstance(place.store, Store) else Store(place.store)
-    runner = TrialRunner(model, opened, recipe, store, place.progress, place.log, place.executor)
+        base = replace(base, lr=given, epochs=one.baseline_epochs or recipe.epochs, columns=recipe.columns)
+    runner = TrialRunner(model, opened, recipe, run)
     space = space_of(runner.data(recipe.seed), spec, recipe)
-    low, high = max(space.least, asked.low or space.least), min(space.D, asked.high or space.D)
-    for d in asked.dims:
+    low, high = max(space.least, one.low or space.least), min(space.D, one.high or space.D)
+    for d in one.dims:
         if not low <= d <= high:
             raise InputError(
                 f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({space.lambdas} lambdas, D={space.D})"
             )
     return Setting(asked, runner, spec, recipe, base, rule, space, low, high)
-
-
-def _with_rates(asked: MeasureOptions) -> MeasureOptions:
-    """Rates as numbers, "auto" or None; the baseline's is found where the trials' is."""
-    lr = parse_rate(asked.lr)
-    given = asked.baseline_lr
-    return replace(asked, lr=lr, baseline_lr=parse_rate(given) if given is not None else AUTO if lr == AUTO else None)
 
 
 def kept_of(recipe: Recipe) -> dict[str, Any]:

@@ -14,33 +14,84 @@ import os
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from d90.errors import D90Error, InputError, TrainingFailed, unknown_name
+from typing_extensions import Unpack
+
+from d90.errors import D90Error, InputError, TrainingFailed
 from d90.methods import Spec, parse
 from d90.models.loading import load, split_revision
+from d90.options import AUTO, SearchOptions, SeriesOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.search import SearchFields
+from d90.options.studies import SeriesFields
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.results.measure import Measurement
 from d90.results.series import Cell, Series
 from d90.search.rules import choose_rule
 from d90.studies.measure import measure
+from d90.studies.measurement_setting import Asked
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
-from d90.training.progress import Progress
-from d90.training.rates import AUTO, parse_rate
-from d90.training.recipe import Recipe
-from d90.trials.executor import Executor, together
+from d90.training.recipe import Recipe, make_recipe
+from d90.trials.executor import together
+from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
-__all__ = ["TARGETS", "family", "step_of", "trajectory"]
+__all__ = ["AllSeriesFields", "family", "step_of", "trajectory"]
 
-TARGETS = ("last", "own", "both")
+_LAST, _OWN = SeriesOptions(), SeriesOptions(target="own")
 
 
-def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", **options: Any) -> Series:
+class AllSeriesFields(SeriesFields, SearchFields, TrainingFields, TaskFields, RunFields, total=False):
+    """What `trajectory` and `family` take as keywords besides their own parameters."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a series asks: `xs` are the models' places on the axis, called `xlabel`."""
+
+    kind: str
+    xlabel: str
+    models: tuple[str, ...]
+    xs: tuple[int, ...]
+    tasks: tuple[str, ...]
+    spec: Spec
+    options: SeriesOptions
+    search: SearchOptions
+    training: TrainingOptions
+    data: TaskOptions
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The options that are not at their defaults, as they are stored with the result."""
+        found = {**self.search.to_dict(), **self.training.to_dict(), **self.data.to_dict()}
+        return {name: str(value) for name, value in found.items()}
+
+    @property
+    def key(self) -> str:
+        """Of what was asked."""
+        asked = [self.kind, self.models, self.tasks, str(self.spec), self.options.target, self.given]
+        return digest(asked)
+
+
+@with_options
+def trajectory(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    method: str | Spec = "full",
+    *,
+    options: SeriesOptions = _LAST,
+    search: SearchOptions = SearchOptions(),
+    training: TrainingOptions = TrainingOptions(lr=AUTO),
+    data: TaskOptions = TaskOptions(),
+    run: RunOptions = RunOptions(),
+    **fields: Unpack[AllSeriesFields],
+) -> Series:
     """d90 of each checkpoint; its step is the last number in its name: a folder `step-4000`, a hub's branch `owner/model@step4000`.
 
     A k or M behind the number counts (`step_20k`); of a name with a revision the number is looked for in the revision.
@@ -48,13 +99,17 @@ def trajectory(models: Sequence[str], tasks: Sequence[str], method: str | Spec =
     Args:
         models: checkpoints, the last one's target counts for all.
         tasks, method: as for `measure`.
-        options: `target` ("last", "own", "both"), `store`, `progress`, `command`, `log`, `executor`, and what `measure` takes.
+        options: the target: "last", "own" or "both".
+        search, training, data, run: as for `measure`.
+        fields: those of the five as keywords, as target="both", budget=12.
 
     Raises:
         InputError: as `measure`, where no model can be measured; fewer than two checkpoints, or one without a number in its name.
     """
-    steps = [step_of(name) for name in models]
-    return _series("trajectory", "pretraining step", models, steps, tasks, method, **options)
+    steps = tuple(step_of(name) for name in models)
+    spec = parse(method) if isinstance(method, str) else method
+    named = ("trajectory", "pretraining step", tuple(models), steps, tuple(tasks), spec)
+    return _series(Question(*named, options, search, training, data), run)
 
 
 def step_of(name: str) -> int:
@@ -74,8 +129,18 @@ def step_of(name: str) -> int:
     return int(number) * {"": 1, "k": 1000, "m": 1_000_000}[unit.lower()]
 
 
+@with_options
 def family(
-    models: Sequence[str], tasks: Sequence[str], method: str | Spec = "full", *, target: str = "own", **options: Any
+    models: Sequence[str],
+    tasks: Sequence[str],
+    method: str | Spec = "full",
+    *,
+    options: SeriesOptions = _OWN,
+    search: SearchOptions = SearchOptions(),
+    training: TrainingOptions = TrainingOptions(lr=AUTO),
+    data: TaskOptions = TaskOptions(),
+    run: RunOptions = RunOptions(),
+    **fields: Unpack[AllSeriesFields],
 ) -> Series:
     """d90 against the number of weights. Arguments and errors as of `trajectory`; any names will do, and each model has its own target."""
     sizes = []
@@ -84,114 +149,118 @@ def family(
             sizes.append(sum(p.numel() for p in load(name, 2).module.parameters()))
         except D90Error:
             sizes.append(0)  # its row says why
-    return _series("family", "weights of the model", models, sizes, tasks, method, target=target, **options)
-
-
-def _series(
-    kind: str,
-    xlabel: str,
-    models: Sequence[str],
-    xs: Sequence[int],
-    tasks: Sequence[str],
-    method: str | Spec,
-    *,
-    target: str = "last",
-    store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Progress | None = None,
-    command: str = "",
-    executor: Executor | None = None,
-    **options: Any,
-) -> Series:
-    progress = progress or Progress()
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
-    if len(models) < 2 or not tasks:
-        raise InputError(f"got {len(models)} models and {len(tasks)} tasks, expected at least two models and one task")
-    keep = store if isinstance(store, Store) else Store(store)
     spec = parse(method) if isinstance(method, str) else method
+    named = ("family", "weights of the model", tuple(models), tuple(sizes), tuple(tasks), spec)
+    return _series(Question(*named, options, search, training, data), run)
+
+
+def _series(question: Question, run: RunOptions) -> Series:
+    if len(question.models) < 2 or not question.tasks:
+        counts = f"{len(question.models)} models and {len(question.tasks)} tasks"
+        raise InputError(f"got {counts}, expected at least two models and one task")
     # what is wrong with a task is wrong for every model: before hours of work
-    metrics = [load_task(task, **options.get("columns", {})).metric for task in tasks]
-    share, within = options.get("fraction", 0.9), options.get("within")
-    rules = sorted({choose_rule(options.get("rule"), metric, share, within) for metric in metrics})
+    columns: Mapping[str, Any] = question.data.columns
+    metrics = [load_task(task, **columns).metric for task in question.tasks]
+    asked = question.search
+    rules = sorted({choose_rule(asked.rule, metric, asked.fraction, asked.within) for metric in metrics})
+    measurements = _Measurements(question, replace(run, store=run.open_store(), progress=run.told))
+    of_tasks = together(run.executor, [partial(measurements.of_task, task) for task in question.tasks])
+    givers = {task: gives[0] for task, (gives, _) in zip(question.tasks, of_tasks, strict=True) if gives}
+    cells = [cell for _, made in of_tasks for cell in made]
+    if all(cell.status == "failed" for cell in cells):
+        error = TrainingFailed if measurements.untrained else InputError
+        raise error(f"none of the {len(question.models)} models could be measured: {cells[-1].error}")
+    store = measurements.run.open_store()
+    cells = _with_own_scores(cells, question, store)
+    definitions = {"target": question.options.target, "options": question.given, **versions()}
+    rule, spec = " and ".join(rules), str(question.spec)
+    result = Series(question.kind, spec, rule, question.xlabel, tuple(cells), definitions, run.command, givers)
+    store.put_study(question.key, question.kind, result.to_dict())
+    return result
 
-    def measured(model: str, task: str, baseline: float | None = None) -> Measurement:
-        given = options if baseline is None else {**options, "baseline": baseline}
-        return measure(model, task, spec, store=keep, progress=progress, command=command, executor=executor, **given)
 
-    def giver(task: str) -> tuple[str, float] | None:
+class _Measurements:
+    """The measurements of a series; `untrained` are models whose training failed."""
+
+    def __init__(self, question: Question, run: RunOptions) -> None:
+        self.question, self.run = question, run
+        self.untrained: list[str] = []
+
+    def of_task(self, task: str) -> tuple[tuple[str, float] | None, list[Cell]]:
+        """(the model whose target counts for all and its score, a cell for each model and target) of one task."""
+        question = self.question
+        gives = self._giver(task) if question.options.target in ("last", "both") else None
+        shared = gives[1] if gives else None
+        pairs = zip(question.models, question.xs, strict=True)
+        calls = [partial(self._cells, model, x, task, shared) for model, x in pairs]
+        return gives, [cell for made in together(self.run.executor, calls) for cell in made]
+
+    def _measured(self, model: str, task: str, baseline: float | None = None) -> Measurement:
+        one = self.question
+        search = one.search if baseline is None else replace(one.search, baseline=baseline)
+        return measure(model, task, one.spec, search=search, training=one.training, data=one.data, run=self.run)
+
+    def _giver(self, task: str) -> tuple[str, float] | None:
         """The model whose target counts for all, and its full score: the last, or where it cannot be trained the one before it."""
-        for name in reversed(models):
+        for name in reversed(self.question.models):
             try:
-                found = measured(name, task)
+                found = self._measured(name, task)
                 return name, to_display(found.baseline, found.metric)
             except (D90Error, TrainingFailed) as error:
-                progress.note(
+                self.run.told.note(
                     f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
                 )
         return None
 
-    untrained: list[str] = []
-
-    def cells_of(model: str, x: int, task: str, shared: float | None) -> list[Cell]:
+    def _cells(self, model: str, x: int, task: str, shared: float | None) -> list[Cell]:
+        """A model's cells on one task: one for each target."""
         made = []
+        target = self.question.options.target
         for wanted in ("last", "own") if target == "both" else (target,):
             given = shared if wanted == "last" else None
             try:
-                found = measured(model, task, given)
+                found = self._measured(model, task, given)
                 own = found.baseline if given is None else None
                 made.append(_cell(found, model, task, x, wanted, own))
             except (D90Error, TrainingFailed) as error:
-                progress.note(f"{model} on {task}: {error}")
+                self.run.told.note(f"{model} on {task}: {error}")
                 if isinstance(error, TrainingFailed):
-                    untrained.append(model)
+                    self.untrained.append(model)
                 failed: tuple[int | None, int | None] = (None, None)
                 made.append(Cell(model, task, x, wanted, "failed", None, failed, None, None, None, str(error)))
         return made
 
-    def of_task(task: str) -> tuple[tuple[str, float] | None, list[Cell]]:
-        gives = giver(task) if target in ("last", "both") else None
-        shared = gives[1] if gives else None
-        calls = [partial(cells_of, model, x, task, shared) for model, x in zip(models, xs, strict=True)]
-        return gives, [cell for made in together(executor, calls) for cell in made]
 
-    of_tasks = together(executor, [partial(of_task, task) for task in tasks])
-    givers = {task: gives[0] for task, (gives, _) in zip(tasks, of_tasks, strict=True) if gives}
-    cells = [cell for _, made in of_tasks for cell in made]
-    if all(cell.status == "failed" for cell in cells):
-        error = TrainingFailed if untrained else InputError
-        raise error(f"none of the {len(models)} models could be measured: {cells[-1].error}")
-    own_scores = {(c.model, c.task): c.score for c in cells if c.score is not None}
-    cells = [
-        replace(c, score=own_scores.get((c.model, c.task), _full(c.model, c.task, keep, options)))
-        if c.score is None and c.status != "failed"
-        else c
-        for c in cells
+def _with_own_scores(cells: Sequence[Cell], question: Question, store: Store) -> list[Cell]:
+    """The cells, those that were held to another model's target with their own full score where it is known."""
+    own = {(cell.model, cell.task): cell.score for cell in cells if cell.score is not None}
+    return [
+        replace(cell, score=own.get((cell.model, cell.task), _full(cell.model, cell.task, store, question)))
+        if cell.score is None and cell.status != "failed"
+        else cell
+        for cell in cells
     ]
-    definitions = {"target": target, "options": {key: str(value) for key, value in options.items()}, **versions()}
-    result = Series(kind, str(spec), " and ".join(rules), xlabel, tuple(cells), definitions, command, givers)
-    asked = [kind, list(models), list(tasks), str(spec), target, definitions["options"]]
-    keep.put_study(digest(asked), kind, result.to_dict())
-    return result
 
 
-def _full(model: str, task: str, store: Store, options: dict[str, Any]) -> float | None:
+def _full(model: str, task: str, store: Store, question: Question) -> float | None:
     """The model's own full score where the store has it, of whole runs with these options; it is not trained for a figure alone.
 
     Where its rate was searched, the runs at the best of the rates count.
     """
-    given = options.get("baseline_lr")
-    searched = parse_rate(options.get("lr", AUTO)) == AUTO if given is None else parse_rate(given) == AUTO
-    wanted = {key: value for key, value in options.items() if key in Recipe.__dataclass_fields__}
-    wanted |= {"model": model, "task": task, "method": str(parse(str(options.get("baseline", "full"))))}
-    wanted |= {
-        "lr": None if searched else parse_rate(given),
-        "epochs": options.get("baseline_epochs") or wanted.get("epochs", 3),
-    }
-    wanted = {key: value for key, value in wanted.items() if value is not None}
+    asked = Asked.of(question.search, question.training, question.data)
+    training = replace(asked.training, lr=asked.baseline_lr)
+    baseline = question.search.baseline
+    spec = parse(baseline if isinstance(baseline, str) else "full")
+    recipe = make_recipe(model, task, spec, training, asked.data)
+    recipe = replace(recipe, epochs=question.search.baseline_epochs or recipe.epochs)
+    free = ("seed", "lr") if asked.baseline_lr == AUTO else ("seed",)
+    wanted = {name: value for name, value in recipe.to_dict().items() if name not in free}
+    usual = Recipe(model, task).to_dict()  # a stored recipe may lack what came later
     scores = defaultdict[Any, list[float]](list)
     for trial in store.trials():
-        if trial.status != "read" and all(trial.recipe.get(key) == value for key, value in wanted.items()):
-            scores[trial.recipe.get("lr") if searched else given].append(trial.score)
+        stored = {**usual, **trial.recipe}
+        if trial.status != "read" and all(stored.get(key) == value for key, value in wanted.items()):
+            scores[trial.recipe.get("lr")].append(trial.score)
     return max(map(statistics.fmean, scores.values()), default=None)
 
 

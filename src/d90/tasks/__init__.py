@@ -18,21 +18,8 @@ from d90.tasks.metrics import register_metric
 from d90.tasks.readers import ENDINGS, ending_of
 from d90.tasks.text import UNITS, load_text
 
-COLUMN_OPTIONS = (
-    "text",
-    "label",
-    "metric",
-    "kind",
-    "positive",
-    "prompt",
-    "completion",
-    "chat_template",
-    "loss_on",
-)  # as `load` takes them
-
 __all__ = [
     "ABSENT",
-    "COLUMN_OPTIONS",
     "TASKS",
     "Split",
     "Task",

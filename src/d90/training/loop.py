@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,26 +17,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from d90._version import __version__
 from d90.methods import (
     AppliedMethod,
     Context,
-    Counts,
     Direct,
     Full,
     Spec,
     Trainable,
     apply,
-    counts,
     parse,
     restore,
     snapshot,
 )
 from d90.models.model import Model, as_model
+from d90.options import AUTO, DEFAULT, TaskOptions, TrainingOptions, with_options
+from d90.options.task import TaskFields
+from d90.options.training import TrainingFields
 from d90.subspace.subspace import Subspace
 from d90.tasks import Task
-from d90.training.base import describe_base
 from d90.training.batches import outputs_of
 from d90.training.checkpoint import Checkpoint, State, resumed
 from d90.training.data import Data, open_model, open_task
@@ -45,15 +44,14 @@ from d90.training.device import best_device, check_device
 from d90.training.evaluation import assess, evaluate, predict
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
-from d90.training.rates import AUTO, find_rate, parse_rate
+from d90.training.rates import find_rate
 from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
-from d90.training.record import save_pair, sealed
+from d90.training.run import Run
 from d90.training.schedule import batches_of, rate, undisturbed
 
 __all__ = [
     "Data",
     "Hopeless",
-    "Run",
     "context",
     "evaluate",
     "fit",
@@ -66,16 +64,23 @@ __all__ = [
 Hopeless = Callable[[Sequence[Evaluation]], bool]
 
 
+class TrainFields(TrainingFields, TaskFields, total=False):
+    """What `train` takes as keywords besides its own parameters."""
+
+
+@with_options
 def train(
     model: str | Model | nn.Module,
     task: str | Task,
     method: str | Spec = "full",
     d: int | None = None,
     *,
+    training: TrainingOptions = TrainingOptions(lr=DEFAULT),
+    data: TaskOptions = TaskOptions(),
     progress: Progress | None = None,
     device: str | None = None,
     checkpoint: tuple[Path, float] | None = None,
-    **options: Any,
+    **fields: Unpack[TrainFields],
 ) -> Run:
     """Fine-tune `model` on `task` and keep the best evaluation's weights; the untrained model's where training never beat it.
 
@@ -89,7 +94,9 @@ def train(
         device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
         checkpoint: a file that keeps the run's state every so many minutes; the same call goes on from there after a kill. It is
             yours to remove once the run is saved.
-        options: fields of `Recipe`; `lr` may be "auto" as well: found by runs of this recipe first (`d90.training.rates`).
+        training, data: how it is trained and how the task's data is read; an `lr` of "auto" is found by runs of this recipe first
+            (`d90.training.rates`).
+        fields: those of `TrainingOptions` and `TaskOptions` as keywords, as epochs=2.
 
     Returns:
         A Run; its model carries the tune until `run.release()`.
@@ -99,23 +106,22 @@ def train(
     """
     spec = parse(method) if isinstance(method, str) else method
     spec = spec if d is None else spec.at(d)
-    lr = parse_rate(options.get("lr"))
     progress = progress or Progress()
     model = as_model(model)
-    recipe = make_recipe(model, task, spec, {**options, "lr": None if lr == AUTO else lr})
+    recipe = make_recipe(model, task, spec, training, data)
     loaded_task = open_task(task, recipe, model)
     loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
     for note in (*loaded_task.told, *loaded.notes):
         progress.note(note)
-    data = Data(loaded, loaded_task, timed=True)
-    data.note_truncation(progress)
-    if lr == AUTO:
-        recipe = _with_rate(data, spec, recipe, progress)
+    encoded = Data(loaded, loaded_task, timed=True)
+    encoded.note_truncation(progress)
+    if training.lr == AUTO:
+        recipe = _with_rate(encoded, spec, recipe, progress)
     kept = None
     if checkpoint is not None:
         where, minutes = checkpoint
         kept = Checkpoint(Path(where), trial_key(recipe, loaded_task, loaded), minutes)
-    outcome, applied_method = fit(data, spec, recipe, progress=progress, keep_best=True, checkpoint=kept)
+    outcome, applied_method = fit(encoded, spec, recipe, progress=progress, keep_best=True, checkpoint=kept)
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
@@ -340,70 +346,3 @@ def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None
     if seen is not None and found.score > best and math.isfinite(found.loss):
         seen(found.predictions)
     return found.score, found.loss
-
-
-class Run:
-    """A finished training run whose model carries the tune until `release()`."""
-
-    def __init__(
-        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, applied_method: AppliedMethod
-    ) -> None:
-        self.recipe, self.outcome, self.model, self.task, self.applied_method = (
-            recipe,
-            outcome,
-            model,
-            task,
-            applied_method,
-        )
-
-    @property
-    def trained(self) -> Trainable:
-        """What the optimizer moved: a `Subspace`, or the parameters themselves."""
-        return self.applied_method.trained
-
-    @property
-    def counts(self) -> Counts:
-        """What the method moves, trains, stores and adds at inference, in numbers."""
-        return counts(self.applied_method.spec, self.applied_method.applied)
-
-    @property
-    def score(self) -> float:
-        """That of the kept weights on the validation split: the best evaluation's, the untrained model's among them."""
-        return self.outcome.score
-
-    def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
-        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs.
-
-        `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
-        """
-        record = {
-            "d90": __version__,
-            "recipe": self.recipe.to_dict(),
-            "outcome": asdict(self.outcome),
-            "task": {
-                "kind": self.task.kind.stored,
-                "labels": list(self.task.labels),
-                "metric": self.task.metric,
-                **self.task.kind.record,
-                "texts": self.task.texts,
-                "fingerprint": self.task.fingerprint,
-                "sizes": {name: len(split) for name, split in self.task.splits.items()},
-                "max_length": self.model.max_length,
-                "notes": [*self.task.notes, *self.model.notes],
-            },
-            "base": self.model.base.to_dict(),
-            **describe_base(self.model),
-        }
-        save_pair(path, sealed(record), lambda target, named: self.applied_method.save(target, named, dtype))
-
-    def merge(self) -> nn.Module:
-        """Leave a plain model of the base's shape that carries the tune; the run is then spent.
-
-        Raises:
-            InputError: the method cannot be merged.
-        """
-        return self.applied_method.merge()
-
-    def release(self) -> nn.Module:
-        """Take the tune off and give the model back untouched."""
-        return self.applied_method.release()

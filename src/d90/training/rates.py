@@ -16,14 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from d90.errors import InputError
 from d90.tasks.metrics import to_display
 from d90.training.failures import all_failed, failed
 from d90.training.recipe import Recipe
 
-__all__ = ["AUTO", "Ladder", "RateSearch", "RateTrial", "RunAll", "find_rate", "parse_rate"]
+__all__ = ["Ladder", "RateSearch", "RateTrial", "RunAll", "find_rate"]
 
-AUTO, DEFAULT = "auto", "default"
 RunAll = Callable[
     [Sequence[Recipe]], Sequence[Mapping[str, Any]]
 ]  # recipes that do not depend on one another -> their outcomes
@@ -104,25 +102,6 @@ class RateSearch:
         whole = ", ".join(f"{t.lr:g}: {to_display(t.score, metric):.4f}" for t in self.whole)
         shown = f"loss early in the run {readings}; " if readings else ""
         return f"learning rate {self.lr:g} for {self.method} ({shown}{metric} of whole runs {whole}; {self.spent:.1f} whole runs spent)"
-
-
-def parse_rate(text: str | float | None) -> float | str | None:
-    """A rate as a user gives it: a number, "auto" (found by short runs), or "default" (None, the default of the kind of model).
-
-    Raises:
-        InputError: anything else.
-    """
-    if text is None or text == DEFAULT:
-        return None
-    if text == AUTO:
-        return AUTO
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = math.nan
-    if not (rate > 0 and math.isfinite(rate)):
-        raise InputError(f"got learning rate '{text}', expected a positive number such as 1e-3, auto or default")
-    return rate
 
 
 def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Ladder | None = None) -> RateSearch:

@@ -15,6 +15,7 @@ from torch import nn
 from d90.errors import InputError, unknown_name
 from d90.methods import Spec, parse
 from d90.models.model import Model, name_of
+from d90.options import TaskOptions, TrainingOptions, fields_of, parse_rate
 from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task, TaskKind
 
@@ -32,41 +33,30 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a run's result, as it is stored; `resolve` fills in what was left open.
+class Recipe(TrainingOptions):
+    """Everything that decides a run's result, as it is stored: training options whose rate and step rule are settled, of a method on
+    a model and a task.
 
     Attributes:
         model, task: names as given.
         method: the canonical text of the method (`d90.methods`).
         lr: Adam's learning rate; None takes the default of the method and model (`default_lr`).
-        epochs, batch_size, warmup, weight_decay, clip: warmup is a share of all steps; clip is a gradient norm, 0 for
-            none.
-        evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 for texts where the device has it.
-        seed: of the run: fresh weights, order of examples, dropout, and P unless the method names its own.
-        train_limit, validation_limit, max_length, columns: how the data was read.
+        train_limit, validation_limit, max_length, columns: how the data was read (`d90.options.TaskOptions`).
         step_rule: version of the subspace's unit of theta; 1 where the rules agree (`step_rule_of`).
-        until: the share of the steps after which the run ends, its schedule being that of the whole: below 1 it is a reading.
     """
 
     model: str
     task: str
     method: str = "full"
-    lr: float | None = None
-    epochs: float = 3
-    batch_size: int = 32
-    warmup: float = 0.06
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    evaluations: int = 6
-    precision: str = "auto"
-    seed: int = 0
     train_limit: int | None = None
     validation_limit: int | None = None
     max_length: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    step_rule: int = 1
-    until: float = 1.0
+    lr: float | None = field(default=None, kw_only=True)
+    step_rule: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """What is stored is read whatever it holds; `check` refuses what cannot be trained."""
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -74,27 +64,19 @@ class Recipe:
         Raises:
             InputError: which one, and what was expected.
         """
-        for name, low in (("epochs", 0), ("batch_size", 0), ("evaluations", 0)):
-            if not getattr(self, name) > low:
-                raise InputError(f"got {name}={getattr(self, name)}, expected more than {low}")
+        for one in fields_of(TrainingOptions).values():
+            one.read(getattr(self, one.name))
         if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
             raise InputError(f"got lr={self.lr}, expected a positive number such as 1e-3")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"got warmup={self.warmup}, expected a share of the steps, 0 <= warmup < 1")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise InputError(f"got precision='{self.precision}', expected auto, fp32 or bf16")
-        if not 0 < self.until <= 1:
-            raise InputError(f"got until={self.until}, expected a share of the steps, 0 < until <= 1")
-        if not 0 <= self.seed < 1 << 64:
-            raise InputError(f"got seed={self.seed}, expected 0 <= seed < 2^64")
 
     def steps(self, n: int) -> int:
         """Optimizer steps of a whole run on n training examples."""
         return max(1, round(-(-n // self.batch_size) * self.epochs))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is stored: a field that came later stands there only where it differs from what was done before (`LATER`)."""
-        return {key: value for key, value in asdict(self).items() if key not in LATER or value != LATER[key]}
+        """As it is stored: a field that came later stands there only where it differs from what was done before."""
+        later = {one.name: one.default for one in fields_of(TrainingOptions).values() if one.later}
+        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
     def key(self, *fingerprints: str) -> str:
         """Hash of the recipe and the fingerprints of data and base: equal keys, equal runs."""
@@ -129,7 +111,8 @@ _JSON: dict[str, Any] = {
 def _types(kind: type) -> dict[str, tuple[str, ...]]:
     """The JSON types that a dataclass's fields may have, by name; `float | None` gives ("float", "None")."""
     fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    return {name: tuple(part.split("[")[0] for part in str(field.type).split(" | ")) for name, field in fields.items()}
+    names = {name: str(field.type).replace("Precision", "str") for name, field in fields.items()}
+    return {name: tuple(part.split("[")[0] for part in text.split(" | ")) for name, text in names.items()}
 
 
 def check_types(kind: type, found: Mapping[str, Any], what: str) -> None:
@@ -153,9 +136,6 @@ def recipe_key(recipe: Mapping[str, Any], *fingerprints: str) -> str:
     """The key of a trial: a hash of its recipe as stored, and of the fingerprints of data and base."""
     canonical = json.dumps([recipe, *fingerprints], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-LATER: dict[str, Any] = {"until": 1.0}  # fields that a Recipe did not always have, each with what was done before
 
 
 def trial_key(recipe: Recipe, task: Task, model: Model, start: str | None = None) -> str:
@@ -276,21 +256,32 @@ _NOTHING_SAID: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_recipe(model: str | Model | nn.Module, task: str | Task, spec: Spec, options: dict[str, Any]) -> Recipe:
-    """The recipe of a run from what the caller gave; unknown options are refused by name.
+def make_recipe(
+    model: str | Model | nn.Module,
+    task: str | Task,
+    spec: Spec,
+    training: TrainingOptions | None = None,
+    data: TaskOptions | None = None,
+) -> Recipe:
+    """The recipe of a run from what the caller gave; a rate that is to be found, or the usual one, is left open.
 
     The step rule is the newest that says something about the method, or an older one that was asked for.
     """
-    unknown = options.keys() - Recipe.__dataclass_fields__.keys()
-    if unknown:
-        raise InputError(
-            f"unknown option '{min(unknown)}', expected fields of Recipe: {', '.join(Recipe.__dataclass_fields__)}"
-        )
-    names: dict[str, Any] = {"model": name_of(model), "task": task if isinstance(task, str) else task.name}
-    asked = options.get("step_rule")
-    if asked not in (None, *STEP_RULES):
-        raise unknown_name("step_rule", str(asked), [str(rule) for rule in STEP_RULES])
-    rule = step_rule_of(spec)
-    recipe = Recipe(**names, method=str(spec), **(options | {"step_rule": min(rule, asked or rule)}))
+    training, data = training or TrainingOptions(), data or TaskOptions()
+    if training.step_rule not in (None, *STEP_RULES):
+        raise unknown_name("step_rule", str(training.step_rule), [str(rule) for rule in STEP_RULES])
+    rule, rate = step_rule_of(spec), parse_rate(training.lr)
+    given = {name: getattr(training, name) for name in fields_of(TrainingOptions)}
+    given |= {"lr": rate if isinstance(rate, float) else None, "step_rule": min(rule, training.step_rule or rule)}
+    recipe = Recipe(
+        name_of(model),
+        task if isinstance(task, str) else task.name,
+        str(spec),
+        data.train_limit,
+        data.validation_limit,
+        data.max_length,
+        data.columns,
+        **given,
+    )
     recipe.check()
     return recipe

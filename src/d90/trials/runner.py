@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -29,13 +28,15 @@ from d90.training.batches import device_of
 from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
 from d90.training.failures import failed_outcome, free_memory, out_of_memory
-from d90.training.loop import Data, Run, evaluate, fit, open_model, open_task, predict
+from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
+from d90.training.run import Run
 from d90.trials.executor import Executor, Job
+from d90.trials.options import RunOptions
 from d90.trials.predictions import pack, unpack
-from d90.trials.store import Store, Stored, digest
+from d90.trials.store import Stored, digest
 
 __all__ = ["Made", "TrialRequest", "TrialRunner", "check_sendable", "run_job", "versions"]
 
@@ -83,20 +84,17 @@ class Made:
 
 
 class TrialRunner:
-    """Runs trials against the store: looks there first, trains (here, or where the executor does), writes."""
+    """Runs trials against the store: looks there first, trains (here, or where the executor does), writes.
 
-    def __init__(
-        self,
-        model: str | Model,
-        task: Task,
-        recipe: Recipe,
-        store: Store,
-        progress: Progress,
-        log: str | os.PathLike[str] | None,
-        executor: Executor | None = None,
-    ) -> None:
-        self.task, self.store, self._progress, self._log = task, store, progress, log
-        self._given, self._recipe, self._executor = model, recipe, executor
+    Args:
+        model, task: of every trial.
+        recipe: how the first is trained; fresh weights and the precision are decided by it.
+        run: the store, the log, the executor, and who is told.
+    """
+
+    def __init__(self, model: str | Model, task: Task, recipe: Recipe, run: RunOptions) -> None:
+        self.task, self.store, self._progress, self._log = task, run.open_store(), run.told, run.log
+        self._given, self._recipe, self._executor = model, recipe, run.executor
         self._data: dict[int, Data] = {}
         self.trials: list[tuple[Spec, Recipe, dict[str, Any]]] = []
         self._keys: list[str] = []  # under which these are stored

@@ -1,0 +1,98 @@
+"""How a trial is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from d90.options.base import Limit, Options, Precision, more_than, option
+from d90.options.rates import USUAL, parse_rate
+
+__all__ = ["TrainingFields", "TrainingOptions"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrainingOptions(Options):
+    """How a run is trained; fields of every trial's `Recipe`, and so part of its key.
+
+        d90.train("minilm", "docstrings", training=d90.TrainingOptions(epochs=1, warmup=0.1))
+        d90.train("minilm", "docstrings", epochs=1, warmup=0.1)      # the same
+
+    Attributes:
+        lr: Adam's learning rate; None and "default": that of the method and kind of model (`default_lr`); "auto": found by short
+            runs; "usual": what the study does, "auto" for a measurement, a small grid for a comparison, "default" otherwise.
+        epochs: passes over the training split.
+        batch_size: examples in a batch.
+        warmup: the share of all steps over which the rate rises; it then falls to 0.
+        weight_decay: Adam's, on what is trained.
+        clip: the largest norm of the gradient, 0 for no limit; of weights trained as they are, not of theta.
+        evaluations: how many a run makes, evenly spaced over its steps, the last at its end.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where it is faster (`d90.training.precision`).
+        seed: of fresh weights, the order of examples, dropout, and P unless the method names its own.
+        step_rule: the version of theta's unit; None: the newest.
+        until: the share of the steps after which the run ends, its schedule being that of the whole: below 1 it is a reading.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
+    """
+
+    lr: float | str | None = option(
+        USUAL,
+        "Adam's learning rate: a number; auto: found by short runs first; default: that of the method and kind of model; usual: what the "
+        "command does by itself.",
+    )
+    epochs: float = option(3, "Passes over the training split.", limit=more_than(0))
+    batch_size: int = option(32, "Examples in a batch.", limit=more_than(0))
+    warmup: float = option(
+        0.06,
+        "Share of the steps over which the learning rate rises.",
+        limit=Limit("a share of the steps, 0 <= warmup < 1", 0, 1, open_high=True),
+    )
+    weight_decay: float = option(
+        0.0,
+        "Adam's weight decay, on what is trained.",
+        limit=Limit("0 or more", 0, open_high=True),
+    )
+    clip: float = option(
+        1.0,
+        "Largest norm of the gradient of weights trained as they are; 0 for no limit.",
+        limit=Limit("0 or more", 0),
+    )
+    evaluations: int = option(6, "Evaluations in a run.", limit=more_than(0))
+    precision: Precision = option("auto", "auto, fp32 or bf16.")
+    seed: int = option(
+        0,
+        "Seed of fresh weights, order, dropout and P.",
+        limit=Limit("0 <= seed < 2^64", 0, 1 << 64, open_high=True),
+    )
+    step_rule: int | None = option(
+        None, "Version of theta's unit; 1 repeats what d90 did at scales global and relative."
+    )
+    until: float = option(
+        1.0,
+        "Share of the steps after which a run ends.",
+        limit=Limit("a share of the steps, 0 < until <= 1", 0, 1, open_low=True),
+        shown=False,
+        later=True,
+    )
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        super().check()
+        parse_rate(self.lr)
+
+
+class TrainingFields(TypedDict, total=False):
+    """The fields of `TrainingOptions`, as keywords of a function."""
+
+    lr: float | str | None
+    epochs: float
+    batch_size: int
+    warmup: float
+    weight_decay: float
+    clip: float
+    evaluations: int
+    precision: Precision
+    seed: int
+    step_rule: int | None
+    until: float

@@ -1,0 +1,85 @@
+"""A finished training run: what it gave, its model with the tune on it, and the tune's file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+from torch import nn
+
+from d90._version import __version__
+from d90.methods import AppliedMethod, Counts, Trainable, counts
+from d90.models.model import Model
+from d90.tasks import Task
+from d90.training.base import describe_base
+from d90.training.recipe import Outcome, Recipe
+from d90.training.record import save_pair, sealed
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A finished training run whose model carries the tune until `release()`."""
+
+    def __init__(
+        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, applied_method: AppliedMethod
+    ) -> None:
+        self.recipe, self.outcome, self.model, self.task, self.applied_method = (
+            recipe,
+            outcome,
+            model,
+            task,
+            applied_method,
+        )
+
+    @property
+    def trained(self) -> Trainable:
+        """What the optimizer moved: a `Subspace`, or the parameters themselves."""
+        return self.applied_method.trained
+
+    @property
+    def counts(self) -> Counts:
+        """What the method moves, trains, stores and adds at inference, in numbers."""
+        return counts(self.applied_method.spec, self.applied_method.applied)
+
+    @property
+    def score(self) -> float:
+        """That of the kept weights on the validation split: the best evaluation's, the untrained model's among them."""
+        return self.outcome.score
+
+    def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
+        """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs.
+
+        `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
+        """
+        record = {
+            "d90": __version__,
+            "recipe": self.recipe.to_dict(),
+            "outcome": asdict(self.outcome),
+            "task": {
+                "kind": self.task.kind.stored,
+                "labels": list(self.task.labels),
+                "metric": self.task.metric,
+                **self.task.kind.record,
+                "texts": self.task.texts,
+                "fingerprint": self.task.fingerprint,
+                "sizes": {name: len(split) for name, split in self.task.splits.items()},
+                "max_length": self.model.max_length,
+                "notes": [*self.task.notes, *self.model.notes],
+            },
+            "base": self.model.base.to_dict(),
+            **describe_base(self.model),
+        }
+        save_pair(path, sealed(record), lambda target, named: self.applied_method.save(target, named, dtype))
+
+    def merge(self) -> nn.Module:
+        """Leave a plain model of the base's shape that carries the tune; the run is then spent.
+
+        Raises:
+            InputError: the method cannot be merged.
+        """
+        return self.applied_method.merge()
+
+    def release(self) -> nn.Module:
+        """Take the tune off and give the model back untouched."""
+        return self.applied_method.release()

@@ -1,0 +1,120 @@
+"""Where trials are kept, where they run, and who is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from d90.errors import InputError
+from d90.options.base import Limit, Options, at_least, option
+from d90.training.progress import Progress
+from d90.trials.executor import Executor
+from d90.trials.store import CHECKPOINT_MINUTES, Store
+
+__all__ = ["ExecutorOptions", "Place", "RunFields", "RunOptions", "open_executor"]
+
+Place = Literal["here", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunOptions(Options):
+    """Where trials are kept, where they run, and who is told; none of it decides a result.
+
+    Attributes:
+        store: path of the SQLite store, or an open one; a stored trial is not repeated.
+        checkpoint_minutes: how often a running trial's state is kept beside the store.
+        log: a file that gets one JSON line for each trial trained, as it ends.
+        progress: is told what happens.
+        executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
+        command: the command line that asked, kept with the result.
+    """
+
+    store: str | os.PathLike[str] | Store = option(Path("runs/d90.sqlite"), "The SQLite file trials are kept in.")
+    checkpoint_minutes: float = option(
+        CHECKPOINT_MINUTES,
+        "How often a running trial's state is kept, to go on from after a kill.",
+        limit=Limit("0 or more", 0),
+    )
+    log: str | os.PathLike[str] | None = option(None, "Append one JSON line for each trial as it ends.")
+    progress: Progress | None = option(None, "Is told what happens.", shown=False)
+    executor: Executor | None = option(None, "Where trials run, if not here.", shown=False)
+    command: str = option("", "The command line that asked.", shown=False)
+
+    def open_store(self) -> Store:
+        """The store, opened if it is not.
+
+        Raises:
+            StoreError, RunFailed: it cannot be used.
+        """
+        if isinstance(self.store, Store):
+            return self.store
+        return Store(self.store, checkpoint_minutes=self.checkpoint_minutes)
+
+    @property
+    def told(self) -> Progress:
+        """Who is told; nobody by default."""
+        return self.progress or Progress()
+
+
+class RunFields(TypedDict, total=False):
+    """The fields of `RunOptions`, as keywords of a function."""
+
+    store: str | os.PathLike[str] | Store
+    checkpoint_minutes: float
+    log: str | os.PathLike[str] | None
+    progress: Progress | None
+    executor: Executor | None
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExecutorOptions(Options):
+    """Where a command's trials run.
+
+    Attributes:
+        jobs: trials at once, a process each; on a cluster as many as it has room for, if not given.
+        on: "here", or "ray" for a Ray cluster.
+        num_gpus: on a cluster, GPUs for each trial, or a share of one.
+        address: the cluster's.
+
+    Raises:
+        InputError: options of Ray's without it.
+    """
+
+    jobs: int | None = option(
+        None,
+        "Trials at once, a process each; on a cluster as many as it has room for, if not given.",
+        limit=at_least(1),
+    )
+    on: Place = option("here", "Where trials run: here, or ray for a Ray cluster (d90[ray]).")
+    num_gpus: float = option(0.0, "With --on ray: GPUs, or a share of one, for each trial.", limit=at_least(0))
+    address: str | None = option(None, "With --on ray: the cluster's, as auto or HOST:6379.")
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        super().check()
+        if self.on == "here" and (self.num_gpus or self.address):
+            raise InputError("got --num-gpus or --address without --on ray, expected them with it")
+
+
+@contextmanager
+def open_executor(where: ExecutorOptions) -> Iterator[Executor | None]:
+    """The executor that was asked for; None: trials run in this process."""
+    executor: Any = None
+    if where.on == "ray":
+        from d90.trials.ray import Cluster
+
+        executor = Cluster(where.jobs, where.num_gpus, address=where.address)
+    elif where.jobs is not None:
+        from d90.trials.local import Local
+
+        executor = Local(where.jobs)
+    try:
+        yield executor
+    finally:
+        if executor is not None:
+            executor.close()
