@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from d90.methods import parse
+from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.training.loop import open_task
-from d90.training.progress import Progress
 from d90.training.recipe import make_recipe
+from d90.trials.options import RunOptions
 from d90.trials.predictions import pack
 from d90.trials.runner import TrialRequest, TrialRunner
 from d90.trials.store import Store
@@ -88,9 +89,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         where, columns = folder_of(given.data, given.task, Path(name))
         model = str(given.models / "stories260k")
-        recipe = make_recipe(model, where, parse("full"), {**OPTIONS, "columns": columns})
+        recipe = make_recipe(
+            model, where, parse("full"), *from_fields({**OPTIONS, "columns": columns}, TrainingOptions(), TaskOptions())
+        )
         store = Store(Path(name) / "s.sqlite")
-        runner = TrialRunner(model, open_task(where, recipe), recipe, store, Progress(), None)
+        runner = TrialRunner(model, open_task(where, recipe), recipe, RunOptions(store=store))
         for i, (r, rung, seed) in enumerate(cells()):
             if i % parts != part - 1 or (given.task, r, rung, seed) in done:
                 continue

@@ -165,7 +165,7 @@ def test_the_probe_leaves_the_model_alone_and_sees_what_costs() -> None:
 
 def test_the_step_of_full_costs_one_by_definition() -> None:
     task, model = blobs(), load("mlp:16-32-3", 3)
-    recipe = make_recipe(model, task, parse("full"), {"precision": "fp32"})
+    recipe = make_recipe(model, task, parse("full"), TrainingOptions(precision="fp32"))
     full, _ = probe(Data(model, task), [parse("full"), parse("bitfit")], recipe, rounds=3)
     assert full.step_ratio == 1.0, "its own time over itself, round for round"
 
