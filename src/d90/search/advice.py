@@ -1,0 +1,431 @@
+"""Which candidate is the smallest that is as good as a reference: rates by early readings, sizes by whole runs. Pure: it knows no model.
+
+    1  rates     readings of the full schedule after an eighth of its steps, by factors of 3 until the best is bracketed; a parabola in
+                 ln loss gives the half-step, a line over ln size (`d90.search.rate_line`) shares it between sizes
+    2  reference whole runs at its two best rates: a badly tuned reference flatters every rival
+    3  sizes     bisected on whole runs by the posterior of the gap (`d90.search.size_posterior`); readings do not choose sizes
+    4  seeds     a second one, for both, where the gap is within 1.5 standard errors of the margin
+    5  shown     gap + z SE <= margin, from the best guess upward; a size's looks share alpha between them, and every larger size that ran
+                 must pass as well (nested hypotheses in a fixed order), so that all false "no worse" together stay below alpha
+    6  others    families are searched only below the answer: their largest size that is smaller, then downward
+    7  check     neighbouring rates at the answer
+
+Asked again with the same answers it asks the same, so a killed search goes on where runs are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+
+from d90.search.advice_problem import Advice, AdviceProblem, Bench, Candidate, Family, Request, Run, Verdict
+from d90.search.rate_line import RateLine, best_rung
+from d90.search.size_posterior import SeedNoise, SizePosterior
+
+__all__ = ["advise"]
+
+SEEDS = 0.006  # the deviation of a score over seeds that is expected, as a share of the gain
+NEAR = 1.5  # standard errors from the margin within which a second seed is run
+UNLIKELY = 0.1  # a size that is enough with less probability is not tried
+MAX_READINGS = 7
+BEGUN = 0.25  # the share of the budget after which a first answer is told
+
+
+class _Spent(Exception):
+    """The budget does not suffice for what comes next."""
+
+
+def advise(bench: Bench, problem: AdviceProblem) -> Advice:
+    """Find the smallest candidate that is no worse than the reference by more than the margin.
+
+    Args:
+        bench: makes the runs.
+        problem: what is asked.
+    """
+    plan = _Plan(bench, problem)
+    try:
+        plan.work()
+        complete = True
+    except _Spent:
+        complete = False
+    return plan.answer(complete)
+
+
+@dataclass
+class _Plan:
+    bench: Bench
+    problem: AdviceProblem
+    lines: dict[str, RateLine] = field(default_factory=dict)
+    readings: dict[str, dict[int, float | None]] = field(default_factory=dict)  # of a method, by rung
+    runs: dict[tuple[str, int, int], Run] = field(default_factory=dict)  # by method, rung and seed
+    spent: float = 0.0
+    looks: int = 0
+    shown: dict[str, bool] = field(default_factory=dict)  # what was tested last
+    corrected: str = ""
+    best_reference: int | None = None
+
+    def __post_init__(self) -> None:
+        self.families = {family.name: family for family in self.problem.families}
+        self.candidates = {one.method: one for family in self.problem.families for one in family.candidates}
+
+    # --- the plan --------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """All of it, until the budget ends."""
+        self.run_reference()
+        if self.reference_failed:
+            return
+        for family in self.problem.families:
+            answer = self.confirmed()
+            ceiling = answer.stored if answer else None
+            reference = self.problem.reference
+            if ceiling is None and reference is not None:
+                ceiling = reference.stored
+            sizes = [one for one in family.candidates if ceiling is None or one.stored < ceiling]
+            if sizes:
+                self.search(family, sizes, first=family is self.problem.families[0])
+        if (found := self.confirmed()) is not None:
+            self.check_rate(found)
+
+    def run_reference(self) -> None:
+        """The reference at its two best rates."""
+        reference = self.problem.reference
+        if reference is None:
+            return
+        rung, other = self.rungs(reference, 2)
+        runs = self.whole(reference, [rung, other], self.problem.seed)
+        if all(run.failed for run in runs):
+            runs = self.whole(reference, [min(rung, other) - 2], self.problem.seed)
+
+    def search(self, family: Family, sizes: Sequence[Candidate], first: bool) -> None:
+        """Bisect a family's sizes by whole runs, then show the best guess or the next larger one."""
+        while (tried := self.next_size(family, sizes, first)) is not None:
+            self.run_once(tried)
+            self.report(family, sizes)
+            if not first and self.likely(family, tried) < UNLIKELY and tried is sizes[-1]:
+                return  # its largest that is smaller than the answer is worse: the others are too
+        guess = self.best_guess(family, sizes)
+        for candidate in sizes[sizes.index(guess) :] if guess else ():
+            self.run_once(candidate)
+            if self.show(candidate):
+                return
+
+    def next_size(self, family: Family, sizes: Sequence[Candidate], first: bool) -> Candidate | None:
+        """The size to run next; None where the best guess and the one below it are known."""
+        known = [one for one in sizes if self.best(one) is not None]
+        if not known:
+            if not first:
+                return sizes[-1]
+            chances = [abs(self.likely(family, one) - 0.5) for one in sizes]
+            return sizes[chances.index(min(chances))]
+        guess = self.best_guess(family, sizes)
+        if guess is None:
+            return sizes[-1] if self.best(sizes[-1]) is None and self.likely(family, sizes[-1]) > UNLIKELY else None
+        if self.best(guess) is None:
+            return guess
+        below = sizes[: sizes.index(guess)]
+        likely = [one for one in below if self.best(one) is None and self.likely(family, one) > UNLIKELY]
+        return max(likely, key=lambda one: one.size) if likely else None
+
+    def show(self, candidate: Candidate) -> bool:
+        """Whether a candidate is shown to be no worse: with one seed, or with more where the gap is near the margin."""
+        for seed in range(self.problem.seeds):
+            if seed:
+                self.run_seed(candidate, self.problem.seed + seed)
+            gap, error = self.gap(candidate)
+            near = abs(gap - self.margin) <= NEAR * error
+            if near and seed + 1 < self.problem.seeds:
+                continue
+            if self.look(candidate, gap, error):
+                return True
+            if gap > self.margin:
+                return False
+        return False
+
+    def look(self, candidate: Candidate, gap: float, error: float) -> bool:
+        """One test of "no worse". A size's looks share alpha; sizes need not: where a size is worse its smaller ones are, and a claim
+        is made only where every larger size that ran passes as well."""
+        self.looks += 1
+        z = NormalDist().inv_cdf
+        found = gap + z(1 - self.problem.alpha / self.problem.seeds) * error <= self.margin
+        family = self.families[candidate.family].candidates
+        for other in family[family.index(candidate) + 1 :]:
+            if found and self.best(other) is not None and not self.is_reference(other):
+                larger, its = self.gap(other)
+                found = larger + z(1 - self.problem.alpha) * its <= self.margin
+        self.shown[candidate.method] = found
+        return found
+
+    def check_rate(self, candidate: Candidate) -> None:
+        """Read the neighbouring rates at the answer; where the best one is another, run it too and say so."""
+        (rung, _), read = self.at_best(candidate), self.readings.get(candidate.method, {})
+        missing = [one for one in (rung - 1, rung + 1) if one not in read]
+        if not read or not missing:
+            return
+        self.read(candidate, missing)
+        best, _ = best_rung(self.readings[candidate.method])
+        if abs(best - rung) < 0.75:
+            return
+        other = rung + (1 if best > rung else -1)
+        (before,) = self.whole(candidate, [rung], self.problem.seed)
+        (after,) = self.whole(candidate, [other], self.problem.seed)
+        if not after.failed and after.score > before.score:
+            line = self.line(candidate)
+            line.learn(candidate.size, other)
+            self.corrected = (
+                f"the rule gave {candidate.method} the learning rate {line.rate(rung):g}; its neighbour {line.rate(other):g} is better "
+                f"by {after.score - before.score:.4f}, and the rule was corrected"
+            )
+
+    # --- rates -----------------------------------------------------------------------------------------------------
+
+    def line(self, candidate: Candidate) -> RateLine:
+        """The rates of a candidate's family; a reference of none has its own."""
+        if candidate.family not in self.lines:
+            family = self.families.get(candidate.family) or Family(candidate.family, (candidate,), 0.0)
+            self.lines[candidate.family] = RateLine(family.guess, family.pivot, family.exponent, family.deviation)
+        return self.lines[candidate.family]
+
+    def rungs(self, candidate: Candidate, count: int = 1) -> list[int]:
+        """The best rungs of a candidate, the best first: readings by factors of 3 until bracketed, then the half-step nearest to them and
+        to the line."""
+        line = self.line(candidate)
+        expected, deviation = line.at(candidate.size)
+        low = math.floor(expected)
+        scan = [low - 1, low + 1] if deviation < 1.5 else [round(expected) - 2, round(expected), round(expected) + 2]
+        self.read(candidate, scan)
+        read = self.readings[candidate.method]
+        while len(read) < MAX_READINGS:
+            sound = [rung for rung in read if read[rung] is not None]
+            if not sound:
+                self.read(candidate, [min(read) - 2])
+                continue
+            best = min(sound, key=lambda rung: (read[rung] or 0.0, abs(rung)))
+            if min(read) < best < max(read):
+                break
+            self.read(candidate, [best - 2 if best == min(read) else best + 2])
+        if not any(loss is not None for loss in read.values()):
+            return [min(read) - 2 - i for i in range(count)]
+        seen, _ = best_rung(read)
+        line.learn(candidate.size, seen)
+        centre = (seen + line.at(candidate.size)[0]) / 2
+        first = round(centre)
+        second = first + (1 if centre > first else -1)
+        return [first, second][:count]
+
+    def read(self, candidate: Candidate, rungs: Sequence[int]) -> None:
+        """Early readings that are not there yet."""
+        read = self.readings.setdefault(candidate.method, {})
+        rungs = [rung for rung in rungs if rung not in read]
+        line, share = self.line(candidate), self.problem.reading
+        asked = [Request(candidate, line.rate(rung), self.problem.seed, share) for rung in rungs]
+        for rung, run in zip(rungs, self.made(asked, share), strict=True):
+            read[rung] = run.loss
+
+    # --- whole runs ------------------------------------------------------------------------------------------------
+
+    def run_once(self, candidate: Candidate) -> None:
+        """The whole run of a candidate, at its rate; a lower one where that failed."""
+        if self.best(candidate) is None:
+            (rung,) = self.rungs(candidate)
+            (run,) = self.whole(candidate, [rung], self.problem.seed)
+            if run.failed:
+                self.whole(candidate, [rung - 2], self.problem.seed)
+
+    def run_seed(self, candidate: Candidate, seed: int) -> None:
+        """A further seed of a candidate, and of the reference."""
+        rung, _ = self.at_best(candidate)
+        self.whole(candidate, [rung], seed)
+        reference = self.problem.reference
+        if reference is not None:
+            self.whole(reference, [self.at_best(reference)[0]], seed)
+
+    def whole(self, candidate: Candidate, rungs: Sequence[int], seed: int) -> list[Run]:
+        """Whole runs, each made once."""
+        line = self.line(candidate)
+        lacking = [rung for rung in rungs if (candidate.method, rung, seed) not in self.runs]
+        read = self.readings.get(candidate.method, {})
+        asked = [Request(candidate, line.rate(rung), seed) for rung in lacking]
+        saved = self.problem.reading if seed == self.problem.seed and any(rung in read for rung in lacking) else 0.0
+        for rung, run in zip(lacking, self.made(asked, 1.0 - saved), strict=True):
+            self.runs[candidate.method, rung, seed] = run
+        return [self.runs[candidate.method, rung, seed] for rung in rungs]
+
+    def made(self, asked: Sequence[Request], cost: float) -> Sequence[Run]:
+        """Runs, where the budget suffices.
+
+        Raises:
+            _Spent: it does not.
+        """
+        if not asked:
+            return []
+        if self.spent + cost * len(asked) > self.problem.budget + 1e-9:
+            raise _Spent
+        found = self.bench.run(asked)
+        self.spent += math.fsum(run.cost for run in found)
+        return found
+
+    # --- what they say ---------------------------------------------------------------------------------------------
+
+    def at(self, candidate: Candidate) -> dict[int, list[Run]]:
+        """A candidate's whole runs that did not fail, by rung."""
+        found: dict[int, list[Run]] = {}
+        for (method, rung, _), run in self.runs.items():
+            if method == candidate.method and not run.failed:
+                found.setdefault(rung, []).append(run)
+        return found
+
+    def at_best(self, candidate: Candidate) -> tuple[int, list[Run]]:
+        """(the rung of the best first-seed score, its runs)."""
+        at = self.at(candidate)
+        rung = max(at, key=lambda one: (at[one][0].score, -one))
+        return rung, at[rung]
+
+    def best(self, candidate: Candidate) -> list[Run] | None:
+        """Its runs at its best rate: none where all failed; None where none was made."""
+        if not any(method == candidate.method for method, _, _ in self.runs):
+            return None
+        return self.at_best(candidate)[1] if self.at(candidate) else []
+
+    @property
+    def reference_failed(self) -> bool:
+        """Whether the reference is nothing to be held against."""
+        reference = self.problem.reference
+        return reference is not None and not (self.at(reference) and self.gain > 0)
+
+    @property
+    def gain(self) -> float:
+        """Of the reference over the untrained model, or of the score asked for."""
+        if self.problem.min_score is not None:
+            return max(self.problem.min_score - self.problem.zero_score, 1e-12)
+        reference = self.problem.reference
+        if reference is None or not self.at(reference):
+            return 0.0
+        runs = self.at_best(reference)[1]
+        return math.fsum(run.score for run in runs) / len(runs) - self.problem.zero_score
+
+    @property
+    def margin(self) -> float:
+        """How much worse is good enough, in the unit of scores."""
+        if self.problem.min_score is not None:
+            return 0.0
+        return self.problem.margin if self.problem.margin is not None else self.problem.share * max(self.gain, 0.0)
+
+    @property
+    def noise(self) -> SeedNoise:
+        """Over seeds, of everything that was repeated."""
+        groups: dict[tuple[str, int], list[float]] = {}
+        for (method, rung, _), run in self.runs.items():
+            if not run.failed:
+                groups.setdefault((method, rung), []).append(run.score)
+        expected = self.problem.seed_deviation
+        return SeedNoise.of(
+            expected if expected is not None else SEEDS * self.gain, [g for g in groups.values() if len(g) > 1]
+        )
+
+    def gap(self, candidate: Candidate) -> tuple[float, float]:
+        """(how much worse a candidate is than the reference, the standard error of that)."""
+        runs = self.best(candidate)
+        if not runs:
+            return math.inf, 0.0
+        reference = self.problem.reference
+        against = self.at_best(reference)[1] if reference is not None else []
+        gap, error = self.bench.gap(runs, against, self.problem.min_score)
+        seeds = 1 / len(runs) + (1 / len(against) if against else 0.0)
+        return gap, math.sqrt(error**2 + self.noise.variance * seeds)
+
+    def posterior(self, family: Family) -> SizePosterior:
+        """Of a family's sizes."""
+        seen = {one.size: self.gap(one) for one in family.candidates if self.best(one) is not None}
+        reference = self.problem.reference
+        own = reference.size if reference is not None and reference.family == family.name else None
+        if own is not None:
+            seen.pop(own, None)  # its gap is zero by definition
+        return SizePosterior([one.size for one in family.candidates], seen, self.gain, own)
+
+    def likely(self, family: Family, candidate: Candidate) -> float:
+        """The probability that a candidate is enough."""
+        return self.posterior(family).enough(candidate.size, self.margin)
+
+    def best_guess(self, family: Family, sizes: Sequence[Candidate]) -> Candidate | None:
+        """The smallest size that is more likely enough than not."""
+        posterior = self.posterior(family)
+        return next((one for one in sizes if posterior.enough(one.size, self.margin) >= 0.5), None)
+
+    def confirmed(self) -> Candidate | None:
+        """The smallest candidate that was shown to be no worse."""
+        found = [self.candidates[method] for method, shown in self.shown.items() if shown]
+        return min(found, key=lambda one: one.stored) if found else None
+
+    def report(self, family: Family, sizes: Sequence[Candidate]) -> None:
+        """Tell what is known, once a quarter of the budget is spent."""
+        if self.spent < BEGUN * self.problem.budget:
+            return
+        low, high = self.posterior(family).range_of_enough(self.margin)
+        ends = f"{low if low is not None else sizes[-1].size:g} to {f'{high:g}' if high is not None else 'more'}"
+        guess = self.best_guess(family, sizes)
+        name = guess.method if guess else "none of these sizes"
+        self.bench.tell(f"so far: {name} (size {ends} with 90 %); {self.spent:.1f} of {self.problem.budget:.1f} runs")
+
+    # --- the answer ------------------------------------------------------------------------------------------------
+
+    def answer(self, complete: bool) -> Advice:
+        """What is known at the end."""
+        reference, failed = self.problem.reference, self.reference_failed
+        verdicts = [] if failed else [self.verdict(one) for one in self.ran() if not self.is_reference(one)]
+        verdicts.sort(key=lambda one: one.candidate.stored)
+        shown = next((one for one in verdicts if one.shown), None)
+        enough = [one for one in verdicts if one.gap <= self.margin]
+        guess = next((one for one in enough if shown is None or one.candidate.stored <= shown.candidate.stored), shown)
+        status = "shown" if shown else "guess" if guess else "reference" if reference is not None else "none"
+        first = self.problem.families[0]
+        return Advice(
+            status="failed" if failed else status,
+            shown=shown,
+            guess=guess,
+            reference=self.verdict(reference) if reference is not None and self.at(reference) else None,
+            margin=self.margin,
+            gain=self.gain,
+            zero_score=self.problem.zero_score,
+            verdicts=tuple(verdicts),
+            rates=tuple((name, *line.fall, len(line.points)) for name, line in self.lines.items()),
+            corrected=self.corrected,
+            spent=self.spent,
+            complete=complete,
+            seed_deviation=math.sqrt(self.noise.variance),
+            looks=self.looks,
+            range=(None, None) if failed else self.posterior(first).range_of_enough(self.margin),
+            readings=tuple(
+                (method, self.lines[self.family_of(method)].rate(rung), loss)
+                for method, read in self.readings.items()
+                for rung, loss in sorted(read.items())
+            ),
+        )
+
+    def ran(self) -> list[Candidate]:
+        """Every candidate with a whole run."""
+        return [one for one in self.candidates.values() if self.best(one) is not None]
+
+    def is_reference(self, candidate: Candidate) -> bool:
+        """Whether a candidate is what the others are held against."""
+        return self.problem.reference is not None and self.problem.reference.method == candidate.method
+
+    def family_of(self, method: str) -> str:
+        """The family of a method that was read."""
+        reference = self.problem.reference
+        found = self.candidates.get(method) or reference
+        assert found is not None
+        return found.family
+
+    def verdict(self, candidate: Candidate) -> Verdict:
+        """A candidate beside the reference."""
+        runs = self.best(candidate) or []
+        if not runs:
+            return Verdict(candidate, math.nan, (), math.inf, 0.0, worse=True)
+        gap, error = self.gap(candidate) if not self.is_reference(candidate) else (0.0, 0.0)
+        worse = gap - NormalDist().inv_cdf(0.95) * error > self.margin
+        scores = tuple(run.score for run in runs)
+        shown = self.shown.get(candidate.method, False)
+        return replace(Verdict(candidate, runs[0].request.lr, scores, gap, error), shown=shown, worse=worse)
