@@ -15,9 +15,23 @@ from typing import Any
 
 from d90.errors import InputError, RunFailed
 
-__all__ = ["check_new_folder", "check_output", "check_outputs", "new_folder", "replaced", "write_bytes", "write_text"]
+__all__ = [
+    "cache_folder",
+    "check_new_folder",
+    "check_output",
+    "check_outputs",
+    "new_folder",
+    "replaced",
+    "write_bytes",
+    "write_text",
+]
 
 _SQLITE = b"SQLite format 3\x00"
+
+
+def cache_folder() -> Path:
+    """Where d90 keeps what it can make again: in the user's cache, or under XDG_CACHE_HOME. It may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d90"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from d90.certificates.language import LanguageCertificate
 
 
-@expanded(without=("metric", "positive", "validation_limit", "evaluations"))
+@expanded(without=("metric", "positive", "validation_limit", "evaluations", "forgetting", "keep", "forget_at_most"))
 def certify(
     model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
     task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,

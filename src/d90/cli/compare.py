@@ -42,13 +42,15 @@ def compare(
 
 
 def _show(result: Comparison) -> None:
-    from d90.report.compare import interval, verdicts
+    from d90.report.compare import forgotten_on, interval, verdicts
     from d90.tasks.metrics import to_display
     from d90.training.console import make_table, print_table
 
     table = make_table(f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
     costs = any(entry.cost for entry in result.entries)
     names = ("", "method", "trained", "stored", result.metric, "interval", "lr")
+    on = forgotten_on(result)
+    names += ("forgets", "forgets what is kept")[: len(on)]
     for name in (*names, *(("step", "memory", "latency") if costs else ())):
         method = name == "method"
         table.add_column(
@@ -60,6 +62,7 @@ def _show(result: Comparison) -> None:
     for entry in sorted(result.entries, key=lambda entry: entry.stored):
         row = ["*" if entry.front else "", entry.asked, f"{entry.trained:,}", f"{entry.stored:,}"]
         row += [f"{to_display(entry.mean, result.metric):.4f}", interval(entry, result.metric), f"{entry.lr:g}"]
+        row += [f"{one.mean:.3f} ± {one.error:.3f}" for one in entry.forgetting]
         if entry.cost:
             cost = entry.cost
             row += [f"{cost.step_ratio:.2f}", f"{cost.memory / 1e6:.0f} MB", f"{100 * (cost.latency_ratio - 1):+.1f} %"]

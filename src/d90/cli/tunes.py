@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,11 @@ from d90.cli.options import (
 from d90.errors import InputError, RunFailed
 from d90.options import TaskOptions, TrainingOptions, fields_of
 from d90.trials.options import RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from d90.training.recipe import Forgotten
 
 CheckpointOpt = Annotated[float, typer.Option(help=fields_of(RunOptions)["checkpoint_minutes"].help)]
 
@@ -74,12 +79,20 @@ def train(
         f"untrained {untrained:.4f}){_perplexity(result.task.kind.generative, outcome.best.loss)}, {outcome.trained:,} numbers trained of "
         f"{outcome.D:,} weights, {outcome.seconds:.0f} s"
     )
+    _echo_forgotten(outcome.forgetting)
     sizes = result.counts
     added = f"{sizes.added:,} weights ({sizes.adds})" if sizes.added else "nothing: it merges into the weights"
     echo(
         f"stored {sizes.stored:,} numbers, {sizes.head:,} of the moved weights are the head's; at inference it adds {added}"
     )
     echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
+
+
+def _echo_forgotten(found: Sequence[Forgotten]) -> None:
+    for one in found:
+        echo(
+            f"forgets {one.mean:.4f} nats a token of {one.on} (standard error {one.error:.4f}, {one.count} texts, paired with the base)"
+        )
 
 
 def _perplexity(generative: bool, loss: float) -> str:
@@ -139,18 +152,24 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Another task with the same labels.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     metric: MetricOpt = None,
+    forgetting: Annotated[
+        bool, typer.Option("--forgetting", help="Of a language model: what the tune forgets of text its base writes.")
+    ] = False,
+    keep: Annotated[str | None, typer.Option(help="What it forgets of this task's text, as text:PATH.")] = None,
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
     from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
-    scored = open_tune(tune, make_notices()).evaluate(task, split, metric)
+    tuned = open_tune(tune, make_notices(), forgetting=forgetting, keep=keep)
+    scored = tuned.evaluate(task, split, metric)
     low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
     interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
     score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "
     loss = f"loss {scored.loss:.4f}{f' {interval}' if scored.metric == LOSS else ''}"
     loss += "" if scored.perplexity is None else f", perplexity {scored.perplexity:.4g}"
     echo(f"{score}{loss} on {scored.count} {scored.split} examples of {scored.task}")
+    _echo_forgotten(tuned.forgotten())
 
 
 def inspect(

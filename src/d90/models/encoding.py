@@ -13,7 +13,7 @@ from d90.models.targets import encode_targets
 from d90.tasks.encoded import Encoded
 from d90.tasks.kinds import TaskKind
 
-__all__ = ["ModelEncoder", "encode", "separator_of"]
+__all__ = ["ModelEncoder", "encode", "separator_of", "start_token"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 def _documents(model: Model, texts: list[str]) -> Encoded:
     """A mark of the beginning, then the document: so its first token is predicted as well. No other mark is added."""
     tokenizer: Any = model.tokenizer
-    start = _start(tokenizer)
+    start = start_token(tokenizer)
     if start is None:
         raise InputError(
             f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
@@ -215,14 +215,15 @@ def _documents(model: Model, texts: list[str]) -> Encoded:
     return _encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
 
 
-def _start(tokenizer: Any) -> int | None:
+def start_token(tokenizer: Any) -> int | None:
+    """The token that begins documents: bos, else eos; None where a tokenizer has neither."""
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return next((int(token) for token in ids if token is not None), None)
 
 
 def _nothing(model: Model, index: int) -> list[int]:
     """What a text of no token is encoded as."""
-    start = _start(model.tokenizer)
+    start = start_token(model.tokenizer)
     if start is None:
         raise InputError(
             f"example {index + 1} has no token, and the tokenizer of '{model.name}' has neither a bos nor an eos token to stand for "

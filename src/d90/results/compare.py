@@ -8,6 +8,7 @@ from typing import Any
 
 from d90.results.cost import Cost
 from d90.results.result import Result
+from d90.training.recipe import Forgotten
 
 __all__ = ["Comparison", "Entry"]
 
@@ -25,6 +26,8 @@ class Entry(Result):
         cost: time and memory, None where they were not probed.
         front: whether it scores above chance and no other method stores as few numbers or fewer and scores higher.
         low, high: the interval of `mean`, at 95 %: seeds, pooled over the methods, and the size of the split it is measured on.
+        forgetting: what its tunes forgot, the mean over the seeds with the standard error over seeds and examples; empty where it was not
+            measured.
     """
 
     method: str
@@ -44,6 +47,7 @@ class Entry(Result):
     front: bool = False
     low: float | None = None
     high: float | None = None
+    forgetting: tuple[Forgotten, ...] = ()
 
     @property
     def scores(self) -> tuple[float, ...]:

@@ -8,7 +8,8 @@ the task has one, is only reported. Every trial is in the store as it ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from d90.tasks.metrics import LOSS
 from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, default_lr, make_recipe
+from d90.training.recipe import Forgotten, Recipe, default_lr, make_recipe
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
@@ -276,9 +277,22 @@ def _entry(
         validation=tuple(body["score"] for body in bodies),
         test=tuple(body["test"] for body in bodies) if test else (),
         seconds=seconds,
+        forgetting=_forgotten(bodies),
         **sizes,
     )
     return row, [f"{spec} at {best:g}, seed {seed}: {made[seed]['status']}, so not among its scores" for seed in wrong]
+
+
+def _forgotten(bodies: Sequence[Mapping[str, Any]]) -> tuple[Forgotten, ...]:
+    """What trials of several seeds forgot: means; the error is that over the examples, which they share, and that over the seeds."""
+    seeds = [[Forgotten(**one) for one in body.get("forgetting", ())] for body in bodies]
+    found = []
+    for each in zip(*seeds, strict=True):
+        means = [one.mean for one in each]
+        spread = statistics.variance(means) / len(means) if len(means) > 1 else 0.0
+        error = math.sqrt(statistics.fmean(one.error**2 for one in each) + spread)
+        found.append(replace(each[0], mean=statistics.fmean(means), error=error))
+    return tuple(found)
 
 
 def _counts(data: Data, spec: Spec, recipe: Recipe) -> dict[str, Any]:

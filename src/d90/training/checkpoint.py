@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Checkpoint:
         if state.predictions is not None:
             tensors["predictions"] = state.predictions
         about = {"key": self.key, "step": state.step, "running": state.running, "seconds": state.seconds}
-        about |= {"curve": [asdict(look) for look in state.curve], "best": state.best is not None}
+        about |= {"curve": [look.to_dict() for look in state.curve], "best": state.best is not None}
         about["none"] = [name for name, tensor in state.trained[1].items() if tensor is None]
         try:
             plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -106,7 +106,7 @@ class Checkpoint:
                 if about["key"] != self.key:
                     return None
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            looks = [Evaluation(int(one["step"]), float(one["score"]), float(one["loss"])) for one in about["curve"]]
+            looks = [Evaluation.from_dict(one) for one in about["curve"]]
             moments: dict[int, dict[str, Tensor]] = {}
             for name, tensor in found.items():
                 kind, _, rest = name.partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from d90.tasks import load as load_task
 from d90.tasks.answers import Questions
 from d90.training.answers import ask
 from d90.training.batches import Batches, outputs_of
+from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe
+from d90.training.recipe import Forgotten, Recipe
 
 __all__ = ["Data", "open_model", "open_task"]
 
@@ -29,16 +31,20 @@ class Data:
     Args:
         timed: whether precision "auto" is decided by a timed step (`d90.training.precision`).
         precision: what was decided before, for other trials of the same study.
+        texts: a folder for texts that models write themselves (`d90.training.forgetting`); by default in the user's cache.
     """
 
-    def __init__(self, model: Model, task: Task, timed: bool = False, precision: str | None = None) -> None:
+    def __init__(
+        self, model: Model, task: Task, timed: bool = False, precision: str | None = None, texts: Path | None = None
+    ) -> None:
         self.model, self.task, self.timed, self.precision = model, task, timed, precision
-        self.precision_note = ""
+        self.precision_note, self.texts = "", texts
         self.train = Batches(model, task.train, task.kind)
         self.validation = Batches(model, task.validation, task.kind)
         self._test: Batches | None = None
         self._told: set[str] = set()
         self._questions: dict[str, Questions] = {}
+        self._retained: dict[str | None, list[Retained]] = {}
 
     def split(self, name: str) -> Batches:
         """A split, encoded; the test split when it is first asked for."""
@@ -53,6 +59,15 @@ class Data:
         if name not in self._questions:
             self._questions[name] = ask(self.model, self.task.splits[name], self.task.kind)
         return self._questions[name]
+
+    def remember(self, keep: str | None) -> None:
+        """Evaluate the plain model on what it should not forget (`d90.training.forgetting`), before any method is put on it."""
+        if keep not in self._retained:
+            self._retained[keep] = retained(self.model, keep, self.texts)
+
+    def forgotten(self, keep: str | None) -> tuple[Forgotten, ...]:
+        """What the tune that lies on the model has forgotten of that."""
+        return measure_forgetting(self.model, self._retained[keep])
 
     def for_model(self, model: Model) -> Data:
         """The same encoded task for the same kind of model with other fresh weights."""

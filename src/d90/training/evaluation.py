@@ -6,6 +6,7 @@ Metrics of answers are of what the model writes (`d90.training.answers`); every 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from d90.tasks import Task
 from d90.tasks.answers import Questions
 from d90.training.answers import score_answers
 from d90.training.batches import Batches, outputs_of
-from d90.training.data import Data
 from d90.training.precision import autocast
+
+if TYPE_CHECKING:
+    from d90.training.data import Data
 
 __all__ = ["Assessment", "assess", "evaluate", "look", "predict"]
 

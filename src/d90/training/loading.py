@@ -24,7 +24,9 @@ from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.evaluation import Assessment, look, predict
+from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
+from d90.training.recipe import Forgotten
 from d90.training.record import note_not_covered, read_record
 from d90.training.writing import write
 
@@ -50,8 +52,8 @@ class Scored:
 class Tuned:
     """A model that carries a tune."""
 
-    def __init__(self, model: Model, record: dict[str, Any]) -> None:
-        self.model, self.record = model, record
+    def __init__(self, model: Model, record: dict[str, Any], kept: Sequence[Retained] = ()) -> None:
+        self.model, self.record, self._kept = model, record, kept
         self._precision = record["outcome"]["precision"]
 
     @property
@@ -101,6 +103,10 @@ class Tuned:
             value = next((one for one in (answer, *rest) if isinstance(one, float)), math.nan)
             found.append((f"{answer:.4f}" if isinstance(answer, float) else str(answer), value))
         return found
+
+    def forgotten(self) -> tuple[Forgotten, ...]:
+        """What the tune forgot, where it was opened with `forgetting` or `keep`."""
+        return measure_forgetting(self.model, self._kept)
 
     def evaluate(self, task: str | Task | None = None, split: str = "validation", metric: str | None = None) -> Scored:
         """Score on a split of the task it was trained on, or of another with the same labels.
@@ -168,9 +174,15 @@ def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
     return replace(task, kind=kind)
 
 
-def open_tune(path: str | os.PathLike[str], progress: Progress | None = None) -> Tuned:
-    """Load the base model named in the recipe beside `path`, and lay the tune over it; `progress` is told what an earlier file
-    does not cover.
+def open_tune(
+    path: str | os.PathLike[str], progress: Progress | None = None, *, forgetting: bool = False, keep: str | None = None
+) -> Tuned:
+    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+
+    Args:
+        progress: is told what an earlier file does not cover.
+        forgetting: evaluate the base first on text it writes itself, so that `Tuned.forgotten` can say what the tune forgot.
+        keep: the same on a task of texts as well, as "text:PATH".
 
     Raises:
         InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
@@ -178,6 +190,7 @@ def open_tune(path: str | os.PathLike[str], progress: Progress | None = None) ->
     record, spec = read_record(path)
     note_not_covered(path, record, progress)
     model = open_base(record)
-    applied = load(spec, path, model.module, record["recipe"]["seed"])
-    applied.model.to(best_device())
-    return Tuned(model, record)
+    model.module.to(best_device())
+    kept = retained(model, keep) if forgetting or keep is not None else ()
+    load(spec, path, model.module, record["recipe"]["seed"])
+    return Tuned(model, record, kept)

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _with_rate(data: Data, spec: Spec, recipe: Recipe, progress: Progress) -> Re
         for one in recipes:
             outcome, applied_method = fit(data, spec, one, progress=progress)
             applied_method.release()
-            found.append(asdict(outcome))
+            found.append(outcome.to_dict())
         return found
 
     searched = find_rate(run, recipe, default_lr(spec, data.task.kind), recipe.steps(len(data.train)))
@@ -171,14 +171,19 @@ def fit(
         The outcome, and the method as it lies on the model: call `release()` on it.
     """
     module = data.model.module
+    if recipe.measures_forgetting:
+        data.remember(recipe.keep)
+    whole = test or (recipe.measures_forgetting and recipe.until == 1)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with undisturbed(module, recipe.seed):
             outcome = _loop(
-                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or test, pruner, best, checkpoint, pause
+                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or whole, pruner, best, checkpoint, pause
             )  # fmt: skip
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
+            if whole and recipe.measures_forgetting and outcome.status != "diverged":
+                outcome = replace(outcome, forgetting=data.forgotten(recipe.keep))
             return outcome, applied_method
     except BaseException:
         applied_method.release()
@@ -248,8 +253,8 @@ def _loop(
     status, step, done = "finished" if last == total else "read", 0, 0
     state = resumed(checkpoint, trained, optimizer, schedule, last) if checkpoint is not None else None
     if state is None:
-        zero_score, zero_loss = _look(data, precision, -math.inf, told if seen else None)
-        curve, running = [Evaluation(0, zero_score, zero_loss)], 0.0
+        curve, running = [_look(data, recipe, precision, told if seen else None, [], 0)], 0.0
+        zero_score = curve[0].score
         best_state = snapshot(trained) if keep_best else None
     else:
         curve, running, step, done = state.curve, state.running, state.step, state.step
@@ -284,12 +289,13 @@ def _loop(
         if pause is not None and step == last and step not in evenly:
             save(pause)  # the whole run does not look here
         if step in looks:
-            score, validation_loss = _look(data, precision, best, told if seen else None)
-            if not math.isfinite(validation_loss):
+            look = _look(data, recipe, precision, told if seen else None, curve, step)
+            if not math.isfinite(look.loss):
                 status = "diverged"
                 break
-            curve.append(Evaluation(step, score, validation_loss))
-            progress.trial_scored(step, score, validation_loss)
+            curve.append(look)
+            score = look.score
+            progress.trial_scored(step, score, look.loss)
             if score > best:
                 best, best_state = score, snapshot(trained) if keep_best else None
             if stop_at is not None and score >= stop_at:
@@ -340,9 +346,18 @@ def _sizes(trained: Trainable) -> dict[str, Any]:
     return {"trained": count, "D": count, "lambdas": 0, "layers": "none (direct)"}
 
 
-def _look(data: Data, precision: str, best: float, seen: Callable[[Tensor], None] | None) -> tuple[float, float]:
-    """(score, loss) on the validation split; predictions that score better than `best` are told."""
-    found = assess(data, "validation", precision)
-    if seen is not None and found.score > best and math.isfinite(found.loss):
+def _look(
+    data: Data, recipe: Recipe, precision: str, seen: Callable[[Tensor], None] | None, curve: Sequence[Evaluation], step: int
+) -> Evaluation:  # fmt: skip
+    """Evaluate on the validation split after `step` steps; predictions that score better than all looks before are told.
+
+    A look that has forgotten more than the recipe allows counts as the untrained model's.
+    """
+    found, best = assess(data, "validation", precision), max((look.score for look in curve), default=-math.inf)
+    score, forgets = found.score, None
+    if recipe.forget_at_most is not None and curve and score > best and math.isfinite(found.loss):
+        forgets = max(one.mean for one in data.forgotten(recipe.keep))
+        score = score if forgets <= recipe.forget_at_most else curve[0].score
+    if seen is not None and score > best and math.isfinite(found.loss):
         seen(found.predictions)
-    return found.score, found.loss
+    return Evaluation(step, score, found.loss, forgets)

@@ -21,6 +21,7 @@ from d90.tasks import Task, TaskKind
 
 __all__ = [
     "Evaluation",
+    "Forgotten",
     "Outcome",
     "Recipe",
     "bf16_is_fast",
@@ -57,6 +58,11 @@ class Recipe(TrainingOptions):
 
     def __post_init__(self) -> None:
         """What is stored is read whatever it holds; `check` refuses what cannot be trained."""
+
+    @property
+    def measures_forgetting(self) -> bool:
+        """Whether the run measures what it forgets."""
+        return self.forgetting or self.keep is not None or self.forget_at_most is not None
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -182,11 +188,51 @@ def bf16_is_fast(device: str) -> bool:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation split: after `step` optimizer steps, its score and loss."""
+    """One look at the validation split: after `step` optimizer steps, its score and loss.
+
+    `forgets` is what was lost of the text to be kept, where a limit decides (`Recipe.forget_at_most`): beyond it the score is that of
+    the untrained model.
+    """
 
     step: int
     score: float
     loss: float
+    forgets: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
+        """From what was stored.
+
+        Raises:
+            KeyError, TypeError, ValueError: something else.
+        """
+        forgets = found.get("forgets")
+        return cls(
+            int(found["step"]),
+            float(found["score"]),
+            float(found["loss"]),
+            None if forgets is None else float(forgets),
+        )
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Nats a token that a tune lost against the plain base on `count` examples, with the standard error of the mean.
+
+    Attributes:
+        on: the examples: the base's own text, or a task.
+        digest: of them.
+    """
+
+    on: str
+    mean: float
+    error: float
+    count: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -214,6 +260,7 @@ class Outcome:
     lr: float
     precision: str
     test: float | None = None  # the best evaluation's score on the test split, where it was asked for
+    forgetting: tuple[Forgotten, ...] = ()  # by the kept weights, where it was asked for
 
     @property
     def best(self) -> Evaluation:
@@ -227,7 +274,9 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored."""
-        return asdict(self)
+        body = asdict(self) | {"curve": [look.to_dict() for look in self.curve]}
+        del body["forgetting"]
+        return body | ({"forgetting": [asdict(one) for one in self.forgetting]} if self.forgetting else {})
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Outcome:
@@ -239,14 +288,13 @@ class Outcome:
         known: dict[str, Any] = {key: found[key] for key in cls.__dataclass_fields__ if key in found}
         check_types(cls, known, "an outcome")
         try:
-            curve = tuple(
-                Evaluation(int(e["step"]), float(e["score"]), float(e["loss"])) for e in known.pop("curve", ())
-            )
+            curve = tuple(Evaluation.from_dict(one) for one in known.pop("curve", ()))
+            forgetting = tuple(Forgotten(**one) for one in known.pop("forgetting", ()))
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(
                 f"got a learning curve that is none ({type(error).__name__}: {error}), expected evaluations"
             ) from None
-        return cls(**{**_NOTHING_SAID, **known}, curve=curve)
+        return cls(**{**_NOTHING_SAID, **known}, curve=curve, forgetting=forgetting)
 
 
 # what an outcome says where an earlier version, or another program, said nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 
 from torch import nn
 
@@ -55,7 +54,7 @@ class Run:
         record = {
             "d90": __version__,
             "recipe": self.recipe.to_dict(),
-            "outcome": asdict(self.outcome),
+            "outcome": self.outcome.to_dict(),
             "task": {
                 "kind": self.task.kind.stored,
                 "labels": list(self.task.labels),

@@ -23,7 +23,7 @@ from d90.models.loading import Model
 from d90.search.pruning import Pruner
 from d90.subspace.fingerprint import NOT_COVERED
 from d90.tasks import Task
-from d90.tasks.metrics import LOSS, rises, to_display
+from d90.tasks.metrics import LOSS
 from d90.training.batches import device_of
 from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
@@ -37,6 +37,7 @@ from d90.trials.executor import Executor, Job
 from d90.trials.options import RunOptions
 from d90.trials.predictions import pack, unpack
 from d90.trials.store import Stored, digest
+from d90.trials.words import outcome_in_words
 
 __all__ = ["Made", "TrialRequest", "TrialRunner", "check_sendable", "run_job", "versions"]
 
@@ -111,11 +112,14 @@ class TrialRunner:
         if seed not in self._data:
             model = open_model(self._given, self.task, replace(self._recipe, seed=seed), best_device())
             old = next(iter(self._data.values()), None)
-            self._data = {seed: old.for_model(model) if old else Data(model, self.task, True, self._decided(model))}
+            self._data = {seed: old.for_model(model) if old else self._new_data(model)}
             if old is None:
                 for note in model.notes:
                     self._progress.note(note)
         return self._data[seed]
+
+    def _new_data(self, model: Model) -> Data:
+        return Data(model, self.task, True, self._decided(model), self.store.texts)
 
     def _decided(self, model: Model) -> str | None:
         """What precision "auto" came to in the stored trials of this model on this task: it holds for all of them."""
@@ -184,7 +188,7 @@ class TrialRunner:
                 self._keep(ask, made, study)
             fresh[place] = made.outcome
             self._progress.trial_turned(number)
-            self._progress.trial_ended(self._label(ask), _words(made.outcome, self.task.metric))
+            self._progress.trial_ended(self._label(ask), outcome_in_words(made.outcome, self.task.metric))
 
         def report(index: int, number: int, name: str, what: list[Any]) -> None:
             self._progress.trial_turned(number)
@@ -212,7 +216,7 @@ class TrialRunner:
                     self._keep(ask, made, self.study)
                 body = made.outcome
             self._progress.trial_ended(
-                self._label(ask), _words(body, self.task.metric) + (", stored" if stored is not None else "")
+                self._label(ask), outcome_in_words(body, self.task.metric) + (", stored" if stored is not None else "")
             )
         if body["status"] != "failed":
             self.trials.append((ask.spec, ask.recipe, body))
@@ -267,6 +271,7 @@ class TrialRunner:
             pause = self._pause(ask)
             body["pause"] = [str(pause.path), pause.key, pause.minutes] if pause else None
             body["keep"] = str(ask.keep.absolute()) if ask.keep else None
+            body["texts"] = str(self.store.texts.absolute())
         return Job("d90.trials.runner:run_job", body, self._label(ask), ask.recipe.steps(len(self.task.train)))
 
     def _check_same(self, ask: TrialRequest, context: dict[str, Any]) -> None:
@@ -364,7 +369,8 @@ def run_job(body: dict[str, Any], progress: Progress) -> dict[str, Any]:
     def trained() -> Made:
         task = open_task(recipe.task, recipe)
         model = open_model(recipe.model, task, recipe, body.get("device", best_device()))
-        return _made(Data(model, task, True, body.get("precision")), ask, progress, checkpoint, pause)
+        texts = Path(body["texts"]) if body.get("texts") else None
+        return _made(Data(model, task, True, body.get("precision"), texts), ask, progress, checkpoint, pause)
 
     made = _attempt(trained)
     packed = base64.b64encode(made.predictions).decode()
@@ -404,25 +410,12 @@ def _made(
     applied_method.release()
     device = _named(device_of(data.model.module))
     context = {"task": data.task.fingerprint, "base": data.model.fingerprint, **versions(), "device": device}
-    return Made(asdict(outcome), context, pack(best[-1].numpy()) if best else b"")
+    return Made(outcome.to_dict(), context, pack(best[-1].numpy()) if best else b"")
 
 
 def _named(device: torch.device) -> str:
     """What the GPU is called, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _words(outcome: dict[str, Any], metric: str) -> str:
-    if outcome["status"] == "failed":
-        return f"failed after {outcome['seconds']:.0f} s: memory was exhausted ({outcome['error']}); not stored"
-    score = f"{to_display(outcome['score'], metric):.4f}"
-    took = f" in {outcome['seconds']:.0f} s"
-    if outcome["status"] == "diverged":
-        return f"diverged at step {outcome['steps']} (loss not finite), best before {score}{took}"
-    sign = {"passed": f"at {'least' if rises(metric) else 'most'} ", "hopeless": "given up at "}.get(
-        outcome["status"], ""
-    )
-    return f"{sign}{score}{took}"
 
 
 def versions() -> dict[str, Any]:

@@ -139,6 +139,11 @@ class Store:
             self._version = SCHEMA
 
     @property
+    def texts(self) -> Path:
+        """The folder of texts that models wrote themselves (`d90.training.forgetting`)."""
+        return self.path.with_name(f"{self.path.name}.texts")
+
+    @property
     def states(self) -> Path:
         """The folder beside the store where trials that are under way keep their state."""
         return self.path.with_name(f"{self.path.name}.trials")
