@@ -17,6 +17,7 @@ from d90.training.loading import open_tune
 from d90.training.recipe import Outcome
 from d90.trials.store import Store
 from tests.reference.blobs import blobs
+from tests.reference.command import run as command
 from tests.reference.tiny_causal import tiny_causal, tiny_documents
 
 
@@ -177,3 +178,18 @@ def test_the_page_of_a_comparison_has_a_column_and_a_figure_of_what_was_forgotte
     plain = comparison_page([d90.compare(str(tmp_path / "model"), f"text:{data}", ["full"], **options)])
     assert "forgets" not in plain
     assert plain.count("<figure>") == 1
+
+
+def test_the_commands_tell_what_is_forgotten(tmp_path: Path) -> None:
+    tiny_causal(tmp_path / "model")
+    tiny_documents(tmp_path / "data", 40)
+    given = ("model", "text:data", "--lr", "1e-2", "--epochs", "1", "--batch-size", "8", "--evaluations", "1")
+    done = command("train", *given, "--forgetting", "--out", "x.d90", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "nats a token of the base's own text (standard error 0." in done.stdout
+    done = command("evaluate", "x.d90", "--keep", "text:data", cwd=tmp_path)
+    assert done.stdout.count("forgets ") == 2, done.stderr
+    done = command("compare", *given, "--methods", "full", "--no-costs", "--forget-at-most", "0", cwd=tmp_path)
+    assert "0.000 ± 0.000" in done.stdout, done.stderr
+    done = command("evaluate", "x.d90", "--keep", "text:nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

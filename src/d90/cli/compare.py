@@ -48,7 +48,7 @@ def _show(result: Comparison) -> None:
 
     table = make_table(f"{result.model} on {result.task}: {result.split} {result.metric}, {result.seeds} seed(s)")
     costs = any(entry.cost for entry in result.entries)
-    names = ("", "method", "trained", "stored", result.metric, "interval", "lr")
+    names: tuple[str, ...] = ("", "method", "trained", "stored", result.metric, "interval", "lr")
     on = forgotten_on(result)
     names += ("forgets", "forgets what is kept")[: len(on)]
     for name in (*names, *(("step", "memory", "latency") if costs else ())):
