@@ -212,10 +212,10 @@ def test_predict_writes_jsonl_csv_and_lines(folder: Path) -> None:
     done = cli("predict", "task.d90", "a", "b", "--format", "jsonl", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"text": "a", "answer": "b"},
-        {"text": "b", "answer": "c"},
+        {"source": "a", "answer": "b"},
+        {"source": "b", "answer": "c"},
     ]
-    assert cli("predict", "task.d90", "a", "--format", "csv", cwd=folder).stdout.split() == ["text,answer", "a,b"]
+    assert cli("predict", "task.d90", "a", "--format", "csv", cwd=folder).stdout.split() == ["source,answer", "a,b"]
     assert cli("predict", "task.d90", "a", cwd=folder).stdout.split() == ["b", "a"]
     assert cli("generate", "task.d90", "b", "--max-new-tokens", "2", cwd=folder).stdout.split() == ["c"]
 

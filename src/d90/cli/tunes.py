@@ -122,7 +122,7 @@ def predict(
     from d90.files import check_output, write_text
     from d90.tasks.columns import Columns
     from d90.tasks.examples import Examples, read_examples
-    from d90.training.loading import open_tune, read_record
+    from d90.training.loading import kind_of, open_tune, read_record
 
     if bool(texts) == bool(file):
         raise InputError("expected either texts or --file, and one of them")
@@ -130,15 +130,19 @@ def predict(
     check_output(out, tune, file)
     record, _ = read_record(tune)
     width = max(1, record["task"]["texts"])
+    shown = kind_of(record).shown
     if file is not None:
-        found = read_examples(file, Columns(text or record["recipe"]["columns"].get("text")), width)
+        given_columns = record["recipe"]["columns"]
+        named = text or given_columns.get("text") or given_columns.get("prompt") or (shown if shown != "text" else None)
+        found = read_examples(file, Columns(named), width)
     else:
         given = texts or []
         if len(given) % width:
             raise InputError(f"got {len(given)} texts, expected them two at a time: this tune was trained on pairs")
         cut = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
         found = Examples(cut, [""] * len(cut))
-    lines = lines_of(form, found.texts, found.places, open_tune(tune, make_notices()).describe(found.texts))
+    described = open_tune(tune, make_notices()).describe(found.texts)
+    lines = lines_of(form, found.texts, found.places, described, shown)
     if out is None:
         for line in lines:
             echo(line)

@@ -57,13 +57,12 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     _describe(module, labels)
     if kind.writes:
         settle_generation(model)
-    tokenizer = model.tokenizer
-    assert tokenizer is not None  # a task of texts
-    if model.max_length:
-        tokenizer.model_max_length = model.max_length
+    reader: Any = model.tokenizer if model.processor is None else model.processor
+    if model.tokenizer is not None and model.max_length:
+        model.tokenizer.model_max_length = model.max_length
     with new_folder(folder) as whole:
         module.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
+        reader.save_pretrained(whole)
     return folder
 
 

@@ -17,7 +17,7 @@ from d90.models.model import positions
 from d90.tasks.kinds import TaskKind
 
 __all__ = [
-    "check_direction",
+    "check_serves",
     "check_sha256",
     "class_names",
     "fresh_parameters",
@@ -106,14 +106,19 @@ def vocabulary_of(name: str, module: Any, fresh: Sequence[str]) -> int:
     return int(first.shape[-1])
 
 
-def check_direction(name: str, config: Any, kind: TaskKind) -> None:
-    """Refuse an encoder-decoder where one stack is expected, and the reverse, with the command that fits.
+def check_serves(name: str, config: Any, kind: TaskKind, family: Any) -> None:
+    """Refuse an architecture that `family`, the kind's Auto class, has no model of; of encoder-decoders with the command that fits.
 
     Raises:
-        InputError: which of both it is.
+        InputError: what the model is, and what the kind takes.
     """
     both = bool(getattr(config, "is_encoder_decoder", False))
     if kind.encoder_decoder is None or kind.encoder_decoder == both:
+        if type(config) not in family._model_mapping and "auto_map" not in config.to_dict():
+            raise InputError(
+                f"model '{name}' ({config.model_type}) cannot serve a task of kind {kind.name}: transformers has no {kind.auto_class} for "
+                "it; expected another architecture"
+            )
         return
     if both:
         raise InputError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.models.model import Model
+from d90.models.pictures import PictureBatches
 from d90.models.targets import encode_targets
 from d90.tasks.encoded import Encoded
 from d90.tasks.kinds import TaskKind
@@ -54,6 +55,18 @@ class ModelEncoder:
         for ids in (found.ids, added["target"]):
             _check_ids(self.model, ids, inputs)
         return Encoded({"input_ids": found.ids, **added}, found.truncated + cut)
+
+    def pictures(self, inputs: Sequence[tuple[str, ...]]) -> PictureBatches:
+        """Pictures as the model's processor prepares them.
+
+        Raises:
+            InputError: a model of texts.
+        """
+        if self.model.tokenizer is not None:
+            raise InputError(
+                f"model '{self.model.name}' takes texts and the task has pictures; choose one such as ViT or ResNet"
+            )
+        return PictureBatches(self.model.processor, inputs)
 
 
 def _encoded(ids: list[list[int]], types: list[list[int]] | None, truncated: int) -> Encoded:

@@ -17,7 +17,7 @@ import torch
 from d90.errors import InputError, UnsupportedModelError, did_you_mean
 from d90.models.checkpoint import check_weight_files
 from d90.models.checks import (
-    check_direction,
+    check_serves,
     check_sha256,
     class_names,
     fresh_parameters,
@@ -30,6 +30,7 @@ from d90.models.encoding import encode, separator_of
 from d90.models.fresh import initialise
 from d90.models.images import image_net
 from d90.models.model import SHORT, Model, positions
+from d90.models.pictures import load_processor
 from d90.models.smollm2 import smollm2_folder
 from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
@@ -119,6 +120,8 @@ _OWN = {"minilm": _minilm_folder, "smollm2": smollm2_folder}  # names whose weig
 
 def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None) -> Model:
     tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind)
+    if kind.takes == "pictures":
+        return _with_head(_pictured(name, tokenizer, module, report, seed), kind, outputs, dtype)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"model '{name}' comes without a vocabulary; expected tokenizer files beside its weights, as tokenizer.json"
@@ -145,12 +148,27 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
     layout.mark_fresh(module, fresh)
     if kind.encoder_decoder:
         layout.mark_stacks(module)
+    return _with_head(model, kind, outputs, dtype)
+
+
+def _pictured(name: str, processor: Any, module: Any, report: dict[str, Any], seed: int) -> Model:
+    """A model of pictures, whose processor stands where others have a tokenizer."""
+    unique = dict(module.named_parameters())
+    fresh = fresh_parameters(name, module, unique, report)
+    initialise(module, fresh, seed, getattr(module.config, "initializer_range", 0.02))
+    layout.mark_fresh(module, fresh)
+    return Model(name, module, None, fresh, None, seed, processor=processor)
+
+
+def _with_head(model: Model, kind: TaskKind, outputs: int, dtype: str) -> Model:
+    """With what is to be said of its head and its weights, and the names of the classes where the head is the checkpoint's own."""
+    module: Any = model.module
     if not kind.generative:
         _note_head(model)
     if dtype in ("float16", "bfloat16"):
         model.notes += (f"the weights are stored in {dtype} and trained in fp32",)
         model.changes += (f"{dtype} weights trained in fp32",)
-    if kind.classes and not any(_is_head(module, name) for name in fresh):
+    if kind.classes and not any(_is_head(module, name) for name in model.fresh):
         model.labels = class_names(module.config, outputs)
     return model
 
@@ -197,9 +215,12 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tu
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
-            check_direction(name, config, kind)
+            check_serves(name, config, kind, family)
             check_weight_files(name, source, config, revision)
-            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            pictured = kind.takes == "pictures"
+            tokenizer = (
+                load_processor(name, source, where) if pictured else AutoTokenizer.from_pretrained(source, **where)
+            )
             dtype = stored_dtype(config, source)
             module, report = family.from_pretrained(
                 source,

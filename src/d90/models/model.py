@@ -12,6 +12,7 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.models.fingerprint import tokenizer_digest
+from d90.models.pictures import processor_digest
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base, base_of, note_tokenizer
 
@@ -34,6 +35,7 @@ class Model:
         name: as given; trials are told apart by the fingerprint too, so two networks may share a name.
         module: the network.
         tokenizer: of a text model; None for images.
+        processor: what prepares pictures for a model that takes them; None for others, and for a network that takes plain pixels.
         fresh: names of the parameters that come from no checkpoint; drawn from the stream "init" with `seed`. Of a pretrained
             model they train with the head under every method.
         max_length: tokens it takes at most.
@@ -69,6 +71,7 @@ class Model:
     head_changes: tuple[str, ...] = ()
     long_attention: str = ""
     longest_seen: int = 0
+    processor: Any | None = None
 
     def __post_init__(self) -> None:
         self.module = layout.uncompiled(self.module)
@@ -76,7 +79,8 @@ class Model:
             raise InputError(
                 f"model '{self.name}' has lazy layers without weights yet, expected their shapes; call it once on a batch"
             )
-        note_tokenizer(self.module, tokenizer_digest(self.tokenizer))
+        reader = tokenizer_digest(self.tokenizer) if self.processor is None else processor_digest(self.processor)
+        note_tokenizer(self.module, reader)
         if self.base is None:
             self.base = base_of(self.module, without=self.fresh)
 

@@ -35,7 +35,7 @@ TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
     "glue/NAME": f"GLUE through the hub: {', '.join(GLUE)}",
     "FILE": f"a file ({', '.join(ENDINGS)}) with columns named; a tenth is held out as validation",
-    "FOLDER": "a folder with train, validation and test in those forms",
+    "FOLDER": "a folder with train, validation and test in those forms; or of class folders of pictures, alone or below these names",
     "text:PATH": "documents for a causal language model: a file (.txt, .txt.gz) or a folder of them, blank lines between documents",
     "lines:PATH": "the same, each line a document",
     "idx:FOLDER": "MNIST-style images in idx files, gzipped or not",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError, quoted
@@ -33,12 +34,14 @@ class Table:
         where: the file or dataset they come from, as an error names it.
         places: where each stands ("line 3"); its number by default.
         typed: whether numbers and texts differ in it, as in JSON; not in CSV.
+        folder: where the paths in it begin; None where they begin where d90 runs.
     """
 
     rows: Sequence[Row]
     where: str
     places: Sequence[str] | None = None
     typed: bool = True
+    folder: Path | None = None
 
     def spot(self, index: int) -> str:
         """A row, as an error names it."""

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Encoded", "Encoder"]
+from torch import Tensor
+
+__all__ = ["Encoded", "Encoder", "Lazy"]
+
+
+class Lazy(Protocol):
+    """Inputs of a model that are made for each batch."""
+
+    def __getitem__(self, chosen: Tensor) -> Tensor:
+        """The inputs of the examples with these numbers, (k, ...)."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,6 @@ class Encoder(Protocol):
 
     def targets(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
         """Sources and targets: the source's ids, "decoder_input_ids", and "target", what the decoder gives for each of these."""
+
+    def pictures(self, inputs: Sequence[tuple[str, ...]]) -> Lazy:
+        """Pictures (`d90.tasks.pictures`) as the model's processor prepares them."""

@@ -12,6 +12,7 @@ from d90.errors import InputError
 from d90.tasks.base import Task
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds import choose_kind, find_kind
+from d90.tasks.pictures import class_folders, folder_table
 from d90.tasks.readers import ENDINGS, find_split, read_rows
 
 __all__ = ["PARTS", "from_tables", "load_files", "split_files"]
@@ -43,12 +44,31 @@ def load_files(name: str, columns: Columns, metric: str | None, kind: str | None
     Raises:
         InputError: what is wrong in which file and line.
     """
+    pictured = _picture_folders(Path(name))
+    if pictured:
+        read = {part: folder_table(folder) for part, folder in pictured.items()}
+        told = tuple(note for _, some in read.values() for note in some)
+        return from_tables(name, {part: table for part, (table, _) in read.items()}, columns, metric, kind, told)
     tables, notes = {}, []
     for part, file in split_files(name).items():
         found = read_rows(file)
-        tables[part] = Table(found.rows, f"'{file}'", found.places, found.typed)
+        tables[part] = Table(found.rows, f"'{file}'", found.places, found.typed, file.parent)
         notes += found.notes
     return from_tables(name, tables, columns, metric, kind, tuple(notes))
+
+
+def _picture_folders(path: Path) -> dict[str, Path]:
+    """{split: its folder of class folders}: of a folder with train and the others, or of one with the classes themselves; empty where
+    there are no pictures in such folders.
+    """
+    if not path.is_dir():
+        return {}
+    inside = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
+    found = {part: next((inside[name] for name in names if name in inside), None) for part, names in PARTS.items()}
+    parts = {part: folder for part, folder in found.items() if folder is not None and class_folders(folder)}
+    if "train" in parts:
+        return parts
+    return {"train": path} if class_folders(path) else {}
 
 
 def from_tables(

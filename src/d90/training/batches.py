@@ -14,6 +14,7 @@ from d90.models.encoding import ModelEncoder
 from d90.models.model import Model
 from d90.projections.philox import permutation
 from d90.tasks import Split, TaskKind
+from d90.tasks.encoded import Encoded, Lazy
 from d90.tasks.kinds import stored_kind
 
 __all__ = ["Batches", "device_of", "outputs_of"]
@@ -39,9 +40,9 @@ class Batches:
             word = "classification" if model.vocabulary is None else "language"
             kind = stored_kind(word, isinstance(split.inputs, Tensor), ())
         self.kind, self.labels, self.truncated = kind, split.labels, 0
-        self._images: Tensor | None = None
+        self._images: Tensor | Lazy | None = None
         encoded = kind.encode(ModelEncoder(model), split)
-        if isinstance(encoded, Tensor):
+        if not isinstance(encoded, Encoded):
             self._images = encoded
             self.lengths = torch.zeros(len(split), dtype=torch.int64)
             return

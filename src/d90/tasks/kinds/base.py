@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from d90.errors import InputError, unknown_name
 from d90.tasks.answers import Questions
 from d90.tasks.columns import Columns, Table
-from d90.tasks.encoded import Encoded, Encoder
+from d90.tasks.encoded import Encoded, Encoder, Lazy
 from d90.tasks.metrics import LOSS, METRICS
 from d90.tasks.split import Split
 
@@ -52,7 +52,8 @@ class TaskKind(ABC):
         name: as `--kind` takes it.
         stored: the word in files and fingerprints; the name unless said otherwise.
         summary: a line for lists.
-        takes: "texts" or "images".
+        takes: "texts", "images" (tensors), or "pictures" (files).
+        shown: what an example is called beside its prediction; "text_a" and "text_b" stand beside those of pairs.
         from_scratch: whether its networks are trained from scratch, at larger rates and in fp32.
         auto_class: of transformers, that loads a model for it; None where modules take the inputs as tensors.
         problem: the `problem_type` of the model's config, where it has one.
@@ -75,6 +76,7 @@ class TaskKind(ABC):
     stored: ClassVar[str]
     summary: ClassVar[str]
     takes: ClassVar[str] = "texts"
+    shown: ClassVar[str] = "text"
     from_scratch: ClassVar[bool] = False
     auto_class: ClassVar[str | None] = "AutoModelForSequenceClassification"
     problem: ClassVar[str | None] = None
@@ -199,8 +201,8 @@ class TaskKind(ABC):
 
     # --- batches ---------------------------------------------------------------------------------------------------
 
-    def encode(self, encoder: Encoder, split: Split) -> Encoded | Tensor:
-        """Examples in the model's terms, once for all epochs; images as they are.
+    def encode(self, encoder: Encoder, split: Split) -> Encoded | Tensor | Lazy:
+        """Examples in the model's terms, once for all epochs; images as they are, or as each batch asks for them.
 
         Args:
             encoder: makes token ids as the model reads them.

@@ -14,6 +14,7 @@ from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.labels import alike, class_names, class_numbers, look_like_values, raw_labels
 from d90.tasks.metrics import LOSS
+from d90.tasks.pictures import labelled_texts
 from d90.tasks.split import Split
 
 __all__ = ["Classification"]
@@ -40,7 +41,7 @@ class Classification(TaskKind):
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
         """Labels that are not values."""
-        return columns.label in table.rows[0] and not look_like_values(raw_labels(table, columns.label)[0], table)
+        return labelled_texts(table, columns) and not look_like_values(raw_labels(table, columns.label)[0], table)
 
     @classmethod
     def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:

@@ -13,6 +13,7 @@ from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.labels import look_like_values, raw_labels, values
 from d90.tasks.metrics import LOSS
+from d90.tasks.pictures import labelled_texts
 from d90.tasks.split import Split
 
 __all__ = ["Regression"]
@@ -37,7 +38,7 @@ class Regression(TaskKind):
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
         """Labels that are numbers, and not all of them whole."""
-        return columns.label in table.rows[0] and look_like_values(raw_labels(table, columns.label)[0], table)
+        return labelled_texts(table, columns) and look_like_values(raw_labels(table, columns.label)[0], table)
 
     @classmethod
     def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:

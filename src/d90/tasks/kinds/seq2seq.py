@@ -51,6 +51,7 @@ class Seq2Seq(Language):
     padding: ClassVar[Mapping[str, int]] = {"target": NOT_COUNTED}
     sized: ClassVar[tuple[str, ...]] = ("input_ids", "target")
     writes: ClassVar[bool] = True
+    shown: ClassVar[str] = "source"
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
