@@ -39,13 +39,13 @@ def lines_of(
     texts: Sequence[tuple[str, ...]],
     places: Sequence[str],
     described: Iterable[dict[str, Any]],
-    shown: str = "text",
+    called: str = "text",
 ) -> Iterator[str]:
     """One line for each example, a header first for CSV, without line ends.
 
     Args:
         form: "lines", "jsonl" or "csv".
-        shown: what a single text is called (`TaskKind.shown`).
+        called: what a single text is called (`TaskKind.shown`).
         described: what `TaskKind.describe` gives, in the order of the texts.
     """
     for i, (example, place, answer) in enumerate(zip(texts, places, described, strict=True)):
@@ -55,7 +55,7 @@ def lines_of(
             shown += [f"{value:.4f}" for value in rest if isinstance(value, float)]
             yield "\t".join([*shown, *(text.replace("\n", "\\n").replace("\r", "\\r") for text in example)])
             continue
-        names = (shown,) if len(example) == 1 else ("text_a", "text_b")
+        names = (called,) if len(example) == 1 else ("text_a", "text_b")
         row = {**_place(place), **dict(zip(names, example, strict=True)), **answer}
         if form == "jsonl":
             yield json.dumps(row)
