@@ -30,8 +30,9 @@ LINES, TABLE = RESULTS / "rates_language.jsonl", RESULTS / "rates_language.md"
 RATIO, WIDEST = 3.0, 5
 HEAD = """# Rates of language models
 
-Made by `python benchmarks/rates_language.py`; a line for each run in rates_language.jsonl. Validation loss in nats a token: of whole runs, and
-after an eighth of the steps (the reading that `--lr auto` goes by). The best of a column is bold. Encoders and images are in rates.md.
+Made by `python benchmarks/rates_language.py`; a line for each run in rates_language.jsonl. Validation loss in nats a token: of whole
+runs, and after an eighth of the steps (the reading that `--lr auto` goes by). The best of a column is bold. Encoders and images are in
+rates.md.
 """
 
 
@@ -89,7 +90,9 @@ def table() -> str:
     key = lambda row: (row["model"], row["task"], json.dumps(row["options"]))  # noqa: E731
     for (model, task, options), of_model in groupby(sorted(rows(), key=key), key):
         runs = list(of_model)
-        text.append(f"\n## {model} on {task}\n\n`{options}`, {runs[0]['steps']} steps; untrained {runs[0]['untrained']:.3f}.\n")
+        text.append(
+            f"\n## {model} on {task}\n\n`{options}`, {runs[0]['steps']} steps; untrained {runs[0]['untrained']:.3f}.\n"
+        )
         text.append("| method | rate | whole run | reading |\n|-|-|-|-|")
         for method, of_method in groupby(sorted(runs, key=lambda r: (r["method"], r["lr"])), lambda r: r["method"]):
             ladder_rows = list(of_method)

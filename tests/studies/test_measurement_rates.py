@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 import d90
 from d90.results.measure import Point
+from d90.search import SearchProblem, SearchResult
 from d90.studies.measurement_rates import baseline_doubts, better_than_baseline
 from d90.trials.store import Store
 from tests.reference.blobs import Notes, blobs
 
+MEASURE = importlib.import_module("d90.studies.measure")  # the name is also a function's
 SHORT: dict[str, Any] = {"epochs": 8, "batch_size": 32, "evaluations": 3, "start": 32, "budget": 7}
 
 
@@ -36,6 +39,9 @@ def test_measure_finds_its_rates_and_keeps_them(tmp_path: Path, monkeypatch: pyt
     assert sum(note.startswith("learning rate") and "whole runs spent" in note for note in told.notes) == 2
     assert all(row.key in store.used(store.all_studies()[0][0]) for row in rows), "no trial of its own is another's"
 
+    (small,) = (note for note in told.notes if note.startswith("a budget of 7"))
+    assert "of which finding the rates takes" in small, "7 are enough without a search for rates, and not with one"
+
     monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
     again = d90.measure("mlp:16-32-3", blobs(noise=2.0), store=store, **SHORT)
     assert (again.d90, again.curve, again.spent) == (found.d90, found.curve, found.spent)
@@ -47,6 +53,24 @@ def test_a_given_rate_searches_none(tmp_path: Path) -> None:
     assert found.definitions["rates"] == []
     assert {row.recipe["lr"] for row in store.trials()} == {0.01, None}, "the baseline's rate is its default"
     assert not [row for row in store.trials() if row.status == "read"]
+
+
+def test_rates_are_beside_the_default_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ladders took 5.4 of a default budget, and the search had the rest."""
+    asked: list[float] = []
+
+    def search(run: Any, problem: SearchProblem, *given: Any) -> SearchResult:
+        asked.append(problem.budget)
+        return found(run, problem, *given)
+
+    found = MEASURE.search.search
+    monkeypatch.setattr(MEASURE.search, "search", search)
+    options = {**SHORT, "budget": None, "resolution": 64}
+    told = Notes()
+    result = d90.measure("mlp:16-32-3", blobs(noise=2.0), store=tmp_path / "s.sqlite", progress=told, **options)
+    assert asked == [9.0]
+    assert result.spent > 3, "finding the rates counts"
+    assert not [note for note in told.notes if note.startswith("a budget of")]
 
 
 def looks(*scores: float) -> list[dict[str, Any]]:

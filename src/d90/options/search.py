@@ -31,7 +31,7 @@ class SearchOptions(Options):
         low, high: the range of d; by default what the method allows.
         start: the first d.
         resolution, budget: the search ends when the interval's ends are within this ratio, or when this many full fine-tunes are
-            spent, the baseline's included.
+            spent, the baseline's and the search for rates included; by default 9 beside what the rates cost.
         parallel: how many trials the search asks for at once: with an executor they end sooner, and tell it a little less each.
         seeds: under the margin rule, how many trials of the baseline the others are paired with.
         full_curve: train every trial to its end instead of stopping it once it passes or is hopeless.
@@ -64,7 +64,11 @@ class SearchOptions(Options):
     high: int | None = option(None, "Largest d to try.", limit=at_least(1))
     start: int = option(4096, "The d the search starts at.", limit=at_least(1))
     resolution: float = option(1.25, "Enough when the interval's ends are within this ratio.", limit=at_least(1))
-    budget: float = option(9.0, "Enough when this many full fine-tunings were spent.", limit=at_least(1))
+    budget: float | None = option(
+        None,
+        "Enough when this many full fine-tunings were spent; by default 9, and besides them what finding the rates costs.",
+        limit=at_least(1),
+    )
     parallel: int = option(1, "Trials the search asks for at once; with --jobs they run at once.", limit=at_least(1))
     seeds: int = option(2, "Trials of the baseline that others are paired with, under --within.", limit=at_least(1))
     full_curve: bool = option(False, "Stop no trial early.")
@@ -103,7 +107,7 @@ class SearchFields(TypedDict, total=False):
     high: int | None
     start: int
     resolution: float
-    budget: float
+    budget: float | None
     parallel: int
     seeds: int
     full_curve: bool

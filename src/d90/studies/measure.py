@@ -39,6 +39,7 @@ from d90.trials.runner import versions
 
 __all__ = ["MeasureFields", "measure"]
 
+BUDGET = 9.0  # of a search by default, in full fine-tunings
 SMALL_BUDGET = 7.0  # below it intervals are wide
 
 
@@ -209,11 +210,13 @@ def _search(
     own, others = trials.stored()
     levels = (f"{to_display(value, setting.task.metric):.4f}" for value in (trials.full_score, threshold, chance))
     progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=setting.rule))
-    if asked.budget < SMALL_BUDGET:
-        progress.note(
-            f"a budget of {asked.budget:g} leaves a wide interval; expected 7 or more for ends within a factor of two"
-        )
     problem = _problem(setting, trials, rates, chance, gain)
+    if problem.budget < SMALL_BUDGET:
+        taken = f", of which finding the rates takes {rates.cost:.1f}," if rates.cost else ""
+        progress.note(
+            f"a budget of {asked.budget:g}{taken} leaves a wide interval; expected {SMALL_BUDGET + rates.cost:.2g} or more for ends "
+            "within a factor of two"
+        )
     if threshold > chance:
         found = search.search(trials.run, problem, own, others, progress.search_planned, trials.prefetch)
         threshold = trials.goal.at(trials.full_score)
@@ -243,7 +246,7 @@ def _problem(
         first=asked.dims,
         seed=setting.recipe.seed,
         resolution=asked.resolution,
-        budget=max(1.0, asked.budget - rates.spent - rates.reserved),
+        budget=BUDGET if asked.budget is None else max(1.0, asked.budget - rates.cost),
         parallel=asked.parallel,
     )
 
@@ -321,7 +324,7 @@ def _definitions(
         "layer": setting.space.layer,
         "seeds": sorted({t.projection_seed for t in answer.trials} | {t.training_seed for t in answer.trials}),
         "resolution": setting.asked.search.resolution,
-        "budget": setting.asked.search.budget,
+        "budget": setting.asked.search.budget or BUDGET,
         "validation": len(setting.task.validation),
         "loss_deviation": deviation,
         "notes": notes,

@@ -50,6 +50,11 @@ class MeasurementRates:
         """What `look_again` costs where nothing has changed, in full fine-tunings."""
         return 3 * Ladder().until if self._auto else 0.0
 
+    @property
+    def cost(self) -> float:
+        """What the rates have cost, and what the look at the answer will, in full fine-tunings."""
+        return self.spent + self.reserved
+
     def find_baseline(self) -> None:
         """The baseline's rate."""
         base = self.trials.base
