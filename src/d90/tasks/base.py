@@ -144,8 +144,7 @@ class Task:
             return self
         new = torch.tensor([place[name] for name in mine])
         splits: dict[str, Any] = {
-            part: replace(split, labels=new[split.labels.clamp(min=0)].where(split.labels >= 0, split.labels))
-            for part, split in self.splits.items()
+            part: replace(split, labels=self.kind.renumbered(split.labels, new)) for part, split in self.splits.items()
         }
         ordered = tuple(sorted(self.labels, key=lambda name: place[name.casefold()]))
         return replace(self, kind=replace(self.kind, labels=ordered), labels=ordered, **splits)

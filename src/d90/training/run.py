@@ -11,6 +11,8 @@ from d90.methods import AppliedMethod, Counts, Trainable, counts
 from d90.models.model import Model
 from d90.tasks import Task
 from d90.training.base import describe_base
+from d90.training.batches import Batches
+from d90.training.evaluation import predict
 from d90.training.recipe import Outcome, Recipe
 from d90.training.record import save_pair, sealed
 
@@ -51,15 +53,19 @@ class Run:
 
         `dtype` "bf16" or "int8" rounds theta in the file (`d90.subspace.file`).
         """
+        kind = self.task.kind
+        if kind.calibrates:
+            validation = Batches(self.model, self.task.validation, kind)
+            kind = kind.calibrated(predict(self.model, validation, self.outcome.precision), validation.labels)
         record = {
             "d90": __version__,
             "recipe": self.recipe.to_dict(),
             "outcome": self.outcome.to_dict(),
             "task": {
-                "kind": self.task.kind.stored,
+                "kind": kind.stored,
                 "labels": list(self.task.labels),
                 "metric": self.task.metric,
-                **self.task.kind.record,
+                **kind.record,
                 "texts": self.task.texts,
                 "fingerprint": self.task.fingerprint,
                 "sizes": {name: len(split) for name, split in self.task.splits.items()},

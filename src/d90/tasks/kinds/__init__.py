@@ -12,6 +12,7 @@ from d90.tasks.kinds.classification import Classification
 from d90.tasks.kinds.images import Images, ImageValues
 from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
+from d90.tasks.kinds.multilabel import MultiLabel
 from d90.tasks.kinds.pictures import Pictures
 from d90.tasks.kinds.regression import Regression
 from d90.tasks.kinds.seq2seq import Seq2Seq
@@ -24,6 +25,7 @@ __all__ = [
     "Images",
     "Instruction",
     "Language",
+    "MultiLabel",
     "Pictures",
     "Reading",
     "Regression",
@@ -52,7 +54,18 @@ KINDS: Registry[type[TaskKind]] = Registry(
     "d90.kinds",
     {
         kind.name: kind
-        for kind in (Classification, Regression, Language, Images, ImageValues, Instruction, Tokens, Seq2Seq, Pictures)
+        for kind in (
+            Classification,
+            Regression,
+            Language,
+            Images,
+            ImageValues,
+            Instruction,
+            Tokens,
+            Seq2Seq,
+            Pictures,
+            MultiLabel,
+        )
     },
     check=_check,
 )

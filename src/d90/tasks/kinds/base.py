@@ -66,6 +66,7 @@ class TaskKind(ABC):
         writes: whether a prediction is a text that the model's own `generate` makes.
         encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
         sized: the inputs whose longest counts as an example's length.
+        calibrates: whether a finished run's outputs on the validation split decide something (`calibrated`).
         right_or_wrong: whether each prediction is either, so that an error rate can be counted and bounded.
 
     Attributes:
@@ -89,6 +90,7 @@ class TaskKind(ABC):
     writes: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool | None] = None
     sized: ClassVar[tuple[str, ...]] = ("input_ids",)
+    calibrates: ClassVar[bool] = False
     right_or_wrong: ClassVar[bool] = False
 
     labels: tuple[str, ...] = ()
@@ -169,6 +171,14 @@ class TaskKind(ABC):
     def restored(self, record: Mapping[str, Any]) -> TaskKind:
         """The kind with what a finished tune kept (`record`)."""
         return self
+
+    def calibrated(self, outputs: Tensor, labels: Tensor) -> TaskKind:
+        """The kind with what it takes from a finished run's outputs on the validation split; a tune keeps it (`record`)."""
+        return self
+
+    def renumbered(self, labels: Tensor, place: Tensor) -> Tensor:
+        """A split's labels once class i has become class `place[i]`."""
+        return place[labels.clamp(min=0)].where(labels >= 0, labels)
 
     def tokens(
         self, tokenizer: Any, inputs: Sequence[tuple[str, ...]], longest: int | None, split_special: bool, name: str

@@ -51,7 +51,7 @@ class Language(TaskKind):
     def recognises(cls, table: Table, columns: Columns) -> bool:
         """A single text column and beside it nothing but what tells of the text: no label that was named or that may be one."""
         row, names = table.rows[0], columns.find(table.rows[0])
-        if names is None or len(names) != 1 or columns.given_label or columns.label in row:
+        if names is None or len(names) != 1 or columns.given_label or columns.label in row or "labels" in row:
             return False
         others = {key: value for key, value in row.items() if key not in names}
         return all(isinstance(v, list | dict) or str(key).lower() in _ASIDES for key, v in others.items())
