@@ -158,7 +158,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "empty label": ("d.csv", "text,label\na,1\nb,\n", "line 3: no label"),
     "NaN": ("d.jsonl", _jsonl([*ROWS, {"text": "x", "label": float("nan")}]), "line 21: no label"),
     "nan among numbers": ("d.csv", "text,label\na,1\nb,0\nc,nan\n", "line 4: label 'nan' among numbers"),
-    "list label": ("d.jsonl", _jsonl([{"text": "x", "label": [1]}]), "line 1: column 'label' holds a list"),
+    "list label": ("d.jsonl", _jsonl([*ROWS, {"text": "x", "label": [1]}]), "line 21: column 'label' holds a list"),
     "no text": ("d.jsonl", _jsonl([*ROWS, {"label": 1}]), "line 21: no text in column 'text'"),
     "list text": ("d.jsonl", _jsonl([{"text": ["x"], "label": 1}]), "line 1: column 'text' holds a list"),
     "surrogate": (
