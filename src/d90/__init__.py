@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from d90.methods import register_method
     from d90.models.model import Model
     from d90.options import (
+        AdviseOptions,
         CompareOptions,
         LowDataOptions,
         SearchOptions,
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
         TrainingOptions,
     )
     from d90.projections import register_projection
+    from d90.results.advise import Recommendation
     from d90.results.compare import Comparison
     from d90.results.latency import Latency
     from d90.results.low_data import LowData
     from d90.results.measure import Measurement
     from d90.results.series import Series
     from d90.results.weight_change import Analysis
+    from d90.studies.advise import advise
     from d90.studies.compare import compare
     from d90.studies.generalization import generalization
     from d90.studies.latency import latency
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from d90.trials.options import RunOptions
 
 __all__ = [
+    "AdviseOptions",
     "Analysis",
     "Bank",
     "Certificate",
@@ -65,6 +69,7 @@ __all__ = [
     "Model",
     "Pretraining",
     "Recipe",
+    "Recommendation",
     "Run",
     "RunOptions",
     "SearchOptions",
@@ -79,6 +84,7 @@ __all__ = [
     "TrainingOptions",
     "Tuned",
     "__version__",
+    "advise",
     "analysis",
     "analyze",
     "certify",
@@ -109,6 +115,7 @@ _MODULES = {
     "Analysis": "results.weight_change",
     "Bank": "subspace.bank",
     "Certificate": "certificates.classification",
+    "AdviseOptions": "options",
     "CompareOptions": "options",
     "Comparison": "results.compare",
     "LanguageCertificate": "certificates.language",
@@ -119,6 +126,7 @@ _MODULES = {
     "Model": "models.model",
     "Pretraining": "studies.pretrain",
     "Recipe": "training.recipe",
+    "Recommendation": "results.advise",
     "Run": "training.run",
     "RunOptions": "trials.options",
     "SearchOptions": "options",
@@ -132,6 +140,7 @@ _MODULES = {
     "TaskOptions": "options",
     "TrainingOptions": "options",
     "Tuned": "training.loading",
+    "advise": "studies.advise",
     "analyze": "studies.weight_change",
     "certify": "certificates.classification",
     "certify_language": "certificates.language",

@@ -16,6 +16,7 @@ import typer
 
 from d90._version import __version__
 from d90.cli import (
+    advise,
     certify,
     compare,
     convert,
@@ -52,6 +53,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *(
+        advise.advise,
         measure.measure,
         tunes.train,
         tunes.predict,
@@ -72,6 +74,7 @@ COMMANDS = (
 )
 WITH_DEVICE = {
     *(
+        advise.advise,
         measure.measure,
         tunes.train,
         tunes.predict,

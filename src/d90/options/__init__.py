@@ -5,7 +5,7 @@ from __future__ import annotations
 from d90.options.base import Limit, OptionField, Options, Precision, fields_of, option
 from d90.options.rates import AUTO, DEFAULT, USUAL, parse_rate
 from d90.options.search import RULES, RuleName, SearchOptions
-from d90.options.studies import TARGETS, CompareOptions, LowDataOptions, SeriesOptions, Target
+from d90.options.studies import TARGETS, AdviseOptions, CompareOptions, LowDataOptions, SeriesOptions, Target
 from d90.options.task import COLUMN_OPTIONS, LossOn, TaskOptions
 from d90.options.training import TrainingOptions
 from d90.options.wrap import from_fields, with_options
@@ -17,6 +17,7 @@ __all__ = [
     "RULES",
     "TARGETS",
     "USUAL",
+    "AdviseOptions",
     "CompareOptions",
     "Limit",
     "LossOn",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
-from d90.options.base import Options, at_least, option
+from d90.errors import InputError
+from d90.options.base import Limit, Options, at_least, option
 
 __all__ = [
     "GRID",
     "TARGETS",
+    "AdviseFields",
+    "AdviseOptions",
     "CompareFields",
     "CompareOptions",
     "LowDataFields",
@@ -63,6 +70,98 @@ class SeriesOptions(Options):
     """
 
     target: Target = option("last", "last: one target for all models; own: each model's; both.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AdviseOptions(Options):
+    """What is asked for when the smallest method that is enough is looked for.
+
+    Attributes:
+        like: the reference, a method in the grammar.
+        within: how much worse is good enough: a number in the metric's unit (points of a share, nats of a loss), or a share of the
+            gain from the untrained model to the reference, as "2%".
+        min_score: a score to reach, instead of a reference's: of a loss, the loss.
+        max_bytes: of the tune's file.
+        budget: a share of the whole grid (up to 1), whole fine-tunings (above 1), or minutes, as "30m".
+        seeds: runs of a candidate at most, where one does not decide.
+        reading: the share of the schedule after which learning rates are compared.
+        out: where the tune that was chosen is written; its adapter goes into a folder beside it.
+
+    Raises:
+        InputError: a margin beside a score to reach, or a value that cannot be read.
+    """
+
+    like: str = option("lora:r=16,targets=all", "The reference: full, or any method.")
+    within: float | str | None = option(
+        None,
+        "How much worse is good enough: points, nats, or a share of the gain over the untrained model as 2%, the default.",
+    )
+    min_score: float | None = option(None, "Reach this score instead of the reference's; of a loss, this loss.")
+    max_bytes: int | None = option(None, "The tune's file may take no more bytes.", limit=at_least(1))
+    budget: float | str = option(
+        0.25, "A share of the whole grid (up to 1), whole fine-tunings (above 1), or minutes as 30m."
+    )
+    seeds: int = option(3, "Runs of a candidate at most, where one does not decide.", limit=at_least(1))
+    reading: float = option(
+        1 / 8,
+        "Share of the schedule after which learning rates are compared.",
+        limit=Limit("a share of the steps, 0 < reading < 1", 0, 1, open_low=True, open_high=True),
+    )
+    out: str | os.PathLike[str] = option(
+        Path("runs/advised.d90"), "The tune that was chosen, and its adapter beside it."
+    )
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        super().check()
+        _ = self.margin, self.spend
+        if self.min_score is not None and self.within is not None:
+            raise InputError("got --within and --min-score, expected one of them: a margin, or a score to reach")
+
+    @property
+    def margin(self) -> tuple[float | None, float]:
+        """(points or nats, None for a share; the share of the gain)."""
+        if self.within is None:
+            return None, 0.02
+        text = str(self.within).strip()
+        value = _number(text.removesuffix("%"))
+        if not (value > 0 and math.isfinite(value)) or (text.endswith("%") and value >= 100):
+            raise InputError(
+                f"got within={self.within}, expected a positive number such as 1 or 0.01, or a share such as 2%"
+            )
+        return (None, value / 100) if text.endswith("%") else (value, 0.02)
+
+    @property
+    def spend(self) -> tuple[float, str]:
+        """(amount, "grid", "runs" or "minutes")."""
+        text = str(self.budget).strip()
+        value = _number(re.sub(r"\s*(m|min|minutes)$", "", text))
+        if not (value > 0 and math.isfinite(value)):
+            raise InputError(
+                f"got budget={self.budget}, expected a share of the grid such as 0.25, fine-tunings such as 12, or minutes such as 30m"
+            )
+        unit = "minutes" if text.endswith(("m", "min", "minutes")) else "grid" if value <= 1 else "runs"
+        return value, unit
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+class AdviseFields(TypedDict, total=False):
+    """The fields of `AdviseOptions`, as keywords of a function."""
+
+    like: str
+    within: float | str | None
+    min_score: float | None
+    max_bytes: int | None
+    budget: float | str
+    seeds: int
+    reading: float
+    out: str | os.PathLike[str]
 
 
 class CompareFields(TypedDict, total=False):

@@ -184,7 +184,8 @@ class _Plan:
     def line(self, candidate: Candidate) -> RateLine:
         """The rates of a candidate's family; a reference of none has its own."""
         if candidate.family not in self.lines:
-            family = self.families.get(candidate.family) or Family(candidate.family, (candidate,), 0.0)
+            family = self.families.get(candidate.family) or self.problem.home
+            assert family is not None
             self.lines[candidate.family] = RateLine(family.guess, family.pivot, family.exponent, family.deviation)
         return self.lines[candidate.family]
 

@@ -56,6 +56,7 @@ class AdviceProblem:
     Attributes:
         families: the candidates; the first is searched first, the others only below its answer.
         reference: what the answer is held against; None where `min_score` is asked for instead. It may be of a family of its own.
+        home: the reference's family, where it is none of `families`.
         margin: how much worse is good enough, in the unit of scores; None for `share` of the reference's gain.
         share: of the gain from the untrained model to the reference.
         min_score: a score to reach, instead of a reference's less a margin.
@@ -70,6 +71,7 @@ class AdviceProblem:
 
     families: tuple[Family, ...]
     reference: Candidate | None
+    home: Family | None = None
     margin: float | None = None
     share: float = 0.02
     min_score: float | None = None

@@ -180,6 +180,11 @@ class Task:
         """Class numbers, or values, from the model's outputs (n, `self.outputs`)."""
         return self.kind.predict(outputs)
 
+    def evidence(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What a store keeps of each example (n,): its prediction; its loss where classes are scored by the loss."""
+        by_loss = self.metric == LOSS and self.kind.classes
+        return self.kind.losses(outputs, labels).float() if by_loss else self.predictions(outputs)
+
     def score(self, outputs: Tensor, split: str = "validation") -> float:
         """The metric of the model's outputs on one split; larger is better.
 

@@ -60,7 +60,7 @@ def look(model: Model, task: Task, batches: Batches, precision: str, asked: Ques
     loss = task.loss(outputs, batches.labels).item()
     if asked is None:
         score = task.kind.score(task.metric, outputs, batches.labels)
-        return Assessment(score, loss, task.predictions(outputs), outputs)
+        return Assessment(score, loss, task.evidence(outputs, batches.labels), outputs)
     scores = score_answers(model, task.kind, task.metric, asked)
     return Assessment(task.kind.measure(task.metric, scores, batches.labels), loss, scores, outputs)
 

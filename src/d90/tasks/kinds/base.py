@@ -290,6 +290,10 @@ class TaskKind(ABC):
         """(mean, deviation): predictions are mean + deviation times what the model puts out."""
         return 0.0, 1.0
 
+    def kept_losses(self, kept: Tensor, labels: Tensor) -> Tensor | None:
+        """Each example's loss (n,) from what a store keeps of it (`Task.evidence`); None where that does not tell."""
+        return kept if kept.is_floating_point() else None
+
     # --- predictions -----------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -96,6 +96,10 @@ class Regression(TaskKind):
         target = (labels.double() - self.mean) / self.deviation
         return torch.nn.functional.mse_loss(outputs.float().squeeze(-1), target.float())
 
+    def kept_losses(self, kept: Tensor, labels: Tensor) -> Tensor | None:
+        """Squared errors of the values."""
+        return (kept - labels).square()
+
     def predict(self, outputs: Tensor) -> Tensor:
         """Values in the unit of the labels."""
         return self.mean + self.deviation * outputs.float().squeeze(-1)

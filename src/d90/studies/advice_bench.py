@@ -1,0 +1,179 @@
+"""Between the plan of advice, which knows no model, and the trials: requests become recipes, and runs are compared example by example."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from d90.methods import Spec, parse
+from d90.search.advice_problem import Request, Run
+from d90.tasks.metrics import LOSS
+from d90.training.failures import failed
+from d90.training.progress import Progress
+from d90.training.recipe import Recipe
+from d90.training.record import beside
+from d90.trials.runner import TrialRequest, TrialRunner
+
+__all__ = ["TrialBench"]
+
+DRAWS = 100  # of the examples, for metrics that are no means over them
+LARGEST = 1 << 27  # numbers: the tune of a larger trial is not kept, and is trained again if it is the answer
+
+
+@dataclass
+class TrialBench:
+    """Runs a plan's requests.
+
+    Attributes:
+        runner: trains, and keeps the trials.
+        recipe_of: how trials of a method are trained, but for rate and seed.
+        progress: is told what is known so far.
+        budget: in whole runs; known once a run has been timed.
+        asked: every trial that was asked for.
+        outcomes: what they gave, as they are stored.
+    """
+
+    runner: TrialRunner
+    recipe_of: Callable[[Spec], Recipe]
+    progress: Progress
+    budget: float = math.inf
+    asked: list[TrialRequest] = field(default_factory=list)
+    outcomes: dict[Request, dict[str, Any]] = field(default_factory=dict)
+
+    def trial_of(self, request: Request) -> TrialRequest:
+        """A request as a trial."""
+        spec = parse(request.candidate.method)
+        recipe = replace(self.recipe_of(spec), lr=request.lr, seed=request.seed, until=request.until)
+        whole = request.until == 1
+        keep = self.kept(recipe) if whole and request.candidate.stored <= LARGEST else None
+        return TrialRequest(spec, recipe, predictions=whole, pause=not whole, keep=keep)
+
+    def kept(self, recipe: Recipe) -> Path:
+        """Where a trial's tune lies until the answer is known."""
+        return self.runner.store.states / f"{self.runner.key(recipe)}.d90"
+
+    def run(self, requests: Sequence[Request]) -> list[Run]:
+        """The outcomes of runs; those that are stored are not repeated."""
+        asks = [self.trial_of(request) for request in requests]
+        self.asked += asks
+        found = []
+        for request, outcome in zip(requests, self.runner.all(asks), strict=True):
+            cost = request.until - (self.paused_share(request) if request.until == 1 else 0.0)
+            self.outcomes[request] = outcome
+            loss = None if failed(outcome) else float(outcome["curve"][-1]["loss"])
+            found.append(Run(request, float(outcome["score"]), loss, cost))
+        return found
+
+    def paused_share(self, whole: Request) -> float:
+        """How much of a whole run its reading has done."""
+        for share in {one.until for one in self.outcomes if one.until < 1}:
+            if replace(whole, until=share) in self.outcomes:
+                return share
+        return 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of all trials: a whole run's clock runs on from its reading's."""
+        read = {one for one in self.outcomes if one.until < 1}
+        gone_on = {one for one in read if replace(one, until=1.0) in self.outcomes}
+        return math.fsum(outcome["seconds"] for request, outcome in self.outcomes.items() if request not in gone_on)
+
+    @property
+    def spent(self) -> float:
+        """In whole runs."""
+        whole = (one for one in self.outcomes if one.until == 1)
+        return math.fsum(one.until for one in self.outcomes) - math.fsum(map(self.paused_share, whole))
+
+    def drop(self, tune: bool = True) -> None:
+        """Remove the states of readings that nothing went on from, and the tunes that were not chosen."""
+        self.runner.drop_paused([ask for ask in self.asked if ask.pause])
+        for ask in self.asked if tune else ():
+            if ask.keep is not None:
+                for path in (ask.keep, beside(ask.keep)):
+                    path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.runner.store.states.rmdir()
+
+    @property
+    def seconds_of_a_run(self) -> float:
+        """The mean over what ran, by the time that stored trials took."""
+        seconds = [
+            (outcome["seconds"], request.until) for request, outcome in self.outcomes.items() if not failed(outcome)
+        ]
+        total = math.fsum(share for _, share in seconds)
+        return math.fsum(one for one, _ in seconds) / total if total else 0.0
+
+    def tell(self, message: str) -> None:
+        """What is known so far, and how long it may take yet."""
+        left = max(0.0, self.budget - self.spent) * self.seconds_of_a_run
+        self.progress.search_planned(f"{message}, at most {_time(left)} left")
+
+    # --- comparisons -----------------------------------------------------------------------------------------------
+
+    def gap(self, runs: Sequence[Run], reference: Sequence[Run], goal: float | None) -> tuple[float, float]:
+        """(how much worse, its standard error over the validation examples, the same for both)."""
+        theirs = goal if goal is not None else _mean(run.score for run in reference)
+        gap = theirs - _mean(run.score for run in runs)
+        mine = [self.values(run) for run in runs]
+        other = [self.values(run) for run in reference] if goal is None else []
+        known = [[one for one in group if one is not None] for group in (mine, other)]
+        if sum(map(len, known)) == len(mine) + len(other):
+            difference = numpy.mean(known[0], axis=0) - (numpy.mean(known[1], axis=0) if other else 0.0)
+            n, squares = len(difference), float(((difference - difference.mean()) ** 2).sum())
+            if self.runner.task.metric != LOSS:
+                squares += 1.0  # two more examples that differ: few that do are no proof of none (Agresti and Min 2005)
+            return gap, math.sqrt(squares) / n
+        return gap, self._bootstrap(runs, reference if goal is None else ())
+
+    def values(self, run: Run) -> NDArray[numpy.float64] | None:
+        """Each validation example's part in the score (n,), whose mean it is; None of a metric that is no such mean."""
+        task, kept = self.runner.task, self._kept(run)
+        if task.metric == LOSS:
+            losses = task.kind.kept_losses(kept, task.validation.labels)
+            values = None if losses is None else -losses.double()
+        elif kept.dim() == 1 and task.kind.asks(task.metric):
+            values = kept.double()
+        else:
+            values = (kept == task.paired_labels).double() if kept.dim() == 1 else None
+        if values is None or abs(values.mean().item() - run.score) > 1e-3 * max(1.0, abs(run.score)):
+            return None
+        return numpy.asarray(values, dtype=numpy.float64)
+
+    def _kept(self, run: Run) -> torch.Tensor:
+        labels = self.runner.task.validation.labels
+        kept = torch.from_numpy(self.runner.predictions(self.trial_of(run.request).recipe).copy())
+        return kept.reshape(len(labels), -1) if labels.dim() > 1 else kept  # they are stored in one row
+
+    def _bootstrap(self, runs: Sequence[Run], reference: Sequence[Run]) -> float:
+        """The deviation of the difference over samples of the examples, the same for all runs."""
+        task = self.runner.task
+        labels = task.paired_labels
+        kept = [[self._kept(run) for run in group] for group in (runs, reference)]
+        draw, found = numpy.random.default_rng(0), []
+        for _ in range(DRAWS):
+            rows = torch.from_numpy(draw.integers(0, len(labels), len(labels)))
+            means = [
+                _mean(task.kind.measure(task.metric, one[rows], labels[rows]) for one in group) if group else 0.0
+                for group in kept
+            ]
+            found.append(means[0] - means[1])
+        return float(numpy.std(found, ddof=1))
+
+
+def _mean(values: Any) -> float:
+    given = list(values)
+    return math.fsum(given) / len(given)
+
+
+def _time(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "unknown time"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
