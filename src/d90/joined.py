@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from d90.errors import InputError
 
-__all__ = ["JOINED", "Joined", "read_joined", "split_joined"]
+__all__ = ["JOINED", "Joined", "join", "read_joined", "split_joined"]
 
 
 def split_joined(text: str, separator: str | None = ",") -> list[str]:
@@ -63,6 +63,17 @@ JOINED = {
     "rates": Joined(_factor, "positive numbers", "0.3,1,3"),
     "pairs": Joined(_size, "BATCHxTOKENS", "1x128,16x256"),
 }
+
+
+def join(values: Iterable[Any]) -> str:
+    """The text that an option holds such values in: the inverse of `read_joined`."""
+    return ",".join(map(_text, values))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "all"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
 
 
 def read_joined(name: str, text: str, shown: str = "") -> list[Any]:

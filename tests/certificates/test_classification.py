@@ -81,7 +81,7 @@ def test_a_finished_run_and_its_file_are_certified_as_they_are(tmp_path: Path) -
     with pytest.raises(InputError, match="trained on other examples"):
         certify(str(tmp_path / "t.d90"), blobs(seed=1), **options)
     with pytest.raises(InputError, match="its own recipe is taken"):
-        certify(run, epochs=3, **options)
+        certify(run, epochs=4, **options)
     whole = d90.train("mlp:16-32-3", blobs(), "full", epochs=1)
     with pytest.raises(InputError, match=r"expected a subspace.*Train with --d"):
         certify(whole, **options)
@@ -154,7 +154,7 @@ def test_copies_among_the_examples_are_said() -> None:
         ({"levels": (0,)}, "expected positive whole numbers"),
         ({"prior": 1.0}, "0 <= prior < 1"),
         ({"prior": 1e-9}, "at least one on each side"),
-        ({"delta": 0.0}, r"delta = 0.0, expected a number inside \(0, 1\)"),
+        ({"delta": 0.0}, r"delta=0.0, expected a number inside \(0, 1\)"),
         ({"tried": 0}, "expected at least 1"),
     ],
 )

@@ -14,7 +14,9 @@ import yaml
 from d90 import reproduce as recipes
 from d90.cli.reproduce import FUNCTIONS
 from d90.errors import InputError
+from d90.reproduce import calls
 from d90.studies.low_data import low_data
+from d90.trials.options import ExecutorOptions
 from tests.reference.command import Done, run
 from tests.reference.tiny import tiny_task
 
@@ -205,7 +207,7 @@ def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_p
     found = low_data("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
     kind = recipes.KINDS["lowdata"]
     arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
-    figures = list(kind.read(kind.load(found.to_dict()), arguments))
+    figures = list(kind.read(found, arguments))
     asked = {tuple(keys.values()) for keys in kind.keys(arguments)}
     assert {tuple(figure.keys.values()) for figure in figures} == asked
     assert figures[0].label == "score, full, n = 30"
@@ -363,21 +365,45 @@ def test_mistakes_of_the_command_line(tmp_path: Path) -> None:
     assert "without --on ray" in run("run", "r.yaml", "--num-gpus", "1", cwd=tmp_path).stderr
 
 
-def test_where_trials_run_is_told_to_the_commands_that_have_a_choice(digits: Path, tmp_path: Path) -> None:
+def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "r.yaml").write_text(SMALL)
     given: dict[str, Any] = {}
 
-    def spied(command: recipes.Command) -> recipes.Command:
-        def spy(**arguments: Any) -> None:
-            given[command.name] = (arguments.get("jobs"), arguments.get("on"))
+    def spy(name: str) -> Any:
+        def call(whole: dict[str, Any], place: calls.Place) -> None:
+            given[name] = replace(whole["where"], **place.where) if "where" in whole else None
             raise InputError("seen")
 
-        return replace(command, function=spy)
+        return call
 
+    for name in calls.CALLS:
+        monkeypatch.setitem(calls.CALLS, name, spy(name))
     plan = recipes.read(tmp_path / "r.yaml", COMMANDS, {"digits": str(digits)}, tmp_path / "out")
-    plan = replace(plan, studies=tuple(replace(study, command=spied(study.command)) for study in plan.studies))
     recipes.run(plan, where={"jobs": 2})
-    assert given == {"measure": (2, "here"), "compare": (2, "here"), "train": (None, None), "certify": (None, None)}
+    two = ExecutorOptions(jobs=2)
+    assert given == {"measure": two, "compare": two, "train": None, "certify": None}
+
+
+def test_every_command_of_recipes_is_a_call_with_figures() -> None:
+    assert calls.CALLS.keys() == recipes.KINDS.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("path", [*Path(recipes.__file__).parent.glob("*.py")], ids=lambda path: path.stem)
+def test_recipes_call_no_command_and_read_no_command_line(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "sys.argv" not in text
+    assert "d90.cli" not in text
+
+
+def test_an_earlier_spelling_in_a_recipe_is_read_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    given = COMMANDS["measure"].arguments({"of": "lora:r=8", "hopeless": False})
+    assert (given["baseline"], given["prune"]) == ("lora:r=8", False)
+    told = capsys.readouterr().err
+    assert "note: of is now called baseline\n" in told
+    assert "note: hopeless is now called prune\n" in told
+    assert COMMANDS["measure"].line(given) == ["measure", "--no-prune", "--baseline", "lora:r=8"]
 
 
 def test_nothing_in_a_recipe_is_executed(tmp_path: Path) -> None:

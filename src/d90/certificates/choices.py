@@ -16,16 +16,16 @@ from typing import Any
 
 from d90.analysis import bounds
 from d90.certificates.certificate import Choice
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
+from d90.options import CertificateOptions
 from d90.tasks import Split, Task
 from d90.tasks.overlap import keys
 from d90.training.recipe import Recipe
 from d90.trials.store import Store
 
 __all__ = [
-    "CertificateOptions",
     "Tried",
     "choices_of",
     "first_example",
@@ -33,55 +33,8 @@ __all__ = [
     "what_was_tried",
 ]
 
-COPIES = ("refuse", "drop")
-FORMS = ("bernstein", "betting")
 _NEEDED = ("seed", "max_length", "precision", "step_rule")
 _NEEDED_BY_A_PRIOR = ("batch_size", "warmup", "weight_decay", "clip", "evaluations", "validation_limit")
-
-
-@dataclass(frozen=True)
-class CertificateOptions:
-    """What decides a certificate beside model, task, method and recipe.
-
-    Attributes:
-        dims, levels: what is tried; the message says which was taken.
-        prior: share of the training examples that trains the starting point, 0 for none.
-        delta: 1 - confidence.
-        tried: from how many alternatives outside the message this one was chosen; None: 1, and the store must not show more.
-        prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
-        copies: "refuse" where an example that counts stands in the prior's part; "drop" all but the first of each beforehand.
-        evaluated: documents alone: how many are evaluated; None for all.
-        form: documents alone: "bernstein" or "betting", of all of them; of a part the form is kl.
-    """
-
-    dims: tuple[int, ...]
-    levels: tuple[int, ...]
-    prior: float = 0.0
-    delta: float = 0.05
-    tried: int | None = None
-    prior_epochs: float = 3
-    quantise_epochs: float = 1
-    copies: str = "refuse"
-    evaluated: int | None = None
-    form: str = "bernstein"
-
-    def check(self) -> None:
-        """Refuse what no bound can be had from.
-
-        Raises:
-            InputError: which, and what was expected.
-        """
-        if not self.dims or min(self.dims) < 1 or not self.levels or min(self.levels) < 1:
-            raise InputError(f"got dims={list(self.dims)}, levels={list(self.levels)}, expected positive whole numbers")
-        if not 0 <= self.prior < 1:
-            raise InputError(f"got prior={self.prior}, expected a share of the training examples, 0 <= prior < 1")
-        if self.tried is not None and self.tried < 1:
-            raise InputError(f"got tried={self.tried}, expected at least 1, this one")
-        if self.copies not in COPIES:
-            raise InputError(f"got copies='{self.copies}', expected refuse or drop")
-        if self.form not in FORMS:
-            raise unknown_name("form", self.form, FORMS)
-        bounds.nats(self.delta)
 
 
 @dataclass(frozen=True)
@@ -158,7 +111,7 @@ def choices_of(task: Task, spec: Spec, recipe: Recipe, options: CertificateOptio
     said = [
         Choice(
             "the message",
-            f"d of {_list(options.dims)}, levels of {_list(options.levels)}",
+            f"d of {_list(options.dims or ())}, levels of {_list(options.levels or ())}",
             0.0,
             "its bits are paid in full",
         ),

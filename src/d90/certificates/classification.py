@@ -16,7 +16,6 @@ certificate is a test-set bound on the starting point, and says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,7 +25,6 @@ from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
-from d90.certificates.choices import CertificateOptions
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
@@ -35,12 +33,14 @@ from d90.certificates.preparation import (
     prepare,
     recipe_of,
     save_study,
+    settled,
     write_array,
 )
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
-from d90.options import DEFAULT, TaskOptions, TrainingOptions, with_options
+from d90.options import DEFAULT, CertificateOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.certificate import CertificateFields
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
 from d90.subspace import file as tune_file
@@ -55,7 +55,7 @@ from d90.trials.store import Store
 
 __all__ = ["Candidate", "Certificate", "certify", "check"]
 
-DIMS = (100, 200, 400)
+DIMS, LEVELS = (100, 200, 400), (3, 5, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Certificate(BaseCertificate[Candidate]):
 ONE_LOOK = TrainingOptions(lr=DEFAULT, evaluations=1)  # more would choose, and must be paid for
 
 
-class AllCertifyFields(TrainingFields, TaskFields, total=False):
+class AllCertifyFields(CertificateFields, TrainingFields, TaskFields, total=False):
     """What `certify` and `certify_language` take as keywords besides their own parameters."""
 
 
@@ -113,19 +113,12 @@ def certify(
     task: str | Task | None = None,
     method: str | Spec = "full@structure=did",
     *,
-    dims: Sequence[int] | None = None,
-    levels: Sequence[int] = (3, 5, 9),
-    prior: float = 0.0,
-    delta: float = 0.05,
-    tried: int | None = None,
-    prior_epochs: float = 3,
-    quantise_epochs: float = 2,
-    copies: str = "refuse",
+    options: CertificateOptions = CertificateOptions(),
+    training: TrainingOptions = ONE_LOOK,
+    data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
-    training: TrainingOptions = ONE_LOOK,
-    data: TaskOptions = TaskOptions(),
     **fields: Unpack[AllCertifyFields],
 ) -> Certificate:
     """Search d and the number of levels for the smallest bound.
@@ -134,16 +127,10 @@ def certify(
         model, task: as for `d90.train`, classification alone; or in place of both a finished run, or the path of a tune
             that `d90 train` wrote (.d90), whose theta and recipe are then taken.
         method: with a subspace.
-        dims, levels: what is tried; the message says which was taken. `dims` is the method's own d, or 100, 200 and 400.
-        prior: share of the training examples that trains the starting point, 0 for none.
-        delta: 1 - confidence.
-        tried: from how many alternatives outside the message (bases, seeds, structures, projections, priors, limits) this one was
-            chosen; log2 of it is added. By default 1, and the store must never show more.
-        prior_epochs, quantise_epochs: passes of the starting point's training, and of training with few values.
-        copies: "refuse" where an example that counts stands in the prior's part as well, or "drop" all but the first of each.
-        store: coded tunes are kept there; none is trained twice.
+        options: what is tried, the prior, the confidence, and what is paid for.
         training, data: how the tune is trained, evaluated once by default, and how the task's data is read.
-        fields: those of `TrainingOptions` and `TaskOptions` as keywords, as epochs=2.
+        store: coded tunes are kept there; none is trained twice.
+        fields: those of the three as keywords, as prior=0.5, epochs=2.
 
     Raises:
         InputError: a regression, too few examples, numbers out of range, or a certificate that would be false.
@@ -152,16 +139,18 @@ def certify(
     tune: _Finished | None = None
     spec = parse(method) if isinstance(method, str) else method
     if isinstance(model, Run) or str(model).endswith(".d90"):
-        given = {name: value for name, value in asdict(training).items() if value != getattr(ONE_LOOK, name)}
-        tune = _finished(model, task, {**given, **data.to_dict()})  # type: ignore[arg-type]
-        spec, model, task, dims = tune.spec, tune.recipe.model, tune.task, (len(tune.theta),)
+        others = {name: value for name, value in asdict(training).items() if value != getattr(ONE_LOOK, name)}
+        tune = _finished(model, task, {**others, **data.to_dict()})  # type: ignore[arg-type]
+        spec, model, task = tune.spec, tune.recipe.model, tune.task
     if task is None:
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
     assert not isinstance(model, Run)
-    dims = dims if dims is not None else DIMS if spec.space is None or spec.space.d is None else (spec.space.d,)
-    asked = CertificateOptions(
-        tuple(dims), tuple(levels), prior, delta, tried, prior_epochs, quantise_epochs, copies=copies
-    )
+    asked = settled(options, spec, DIMS, LEVELS, quantise_epochs=2)
+    if tune is not None:
+        asked = replace(asked, dims=(len(tune.theta),))
+    if asked.evaluated is not None or asked.form != "bernstein":
+        given = f"form='{asked.form}'" if asked.evaluated is None else f"evaluated={asked.evaluated}"
+        raise InputError(f"got {given} for labelled examples, expected documents (text:PATH, lines:PATH); leave it out")
     check_sound(spec, asked)
     recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)

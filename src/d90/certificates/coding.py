@@ -74,13 +74,13 @@ def coded_tunes(
         with decoded(ground.data, ground.start, ground.spec, ground.recipe, 0, "") as fresh:
             yield measure.record(fresh, 0, 0, "", {"no change": 1.0, "tried": extra})
     known = {_key(body["key"]): body["candidate"] for body in ground.store.studies("certify candidate")}
-    for d in ground.options.dims:
+    for d in ground.options.dims or ():
         trial = replace(ground.recipe, method=str(ground.spec.at(d)))
         asked = _asked(ground, trial, measure.key, given)
         applied: AppliedMethod | None = None
         theta: Tensor | None = None
         try:
-            for count in ground.options.levels:
+            for count in ground.options.levels or ():
                 key = [*asked, count]
                 if _key(key) in known:
                     yield measure.tune_type.from_dict(known[_key(key)])
@@ -163,7 +163,7 @@ def _quantised(
     ground: Preparation, d: int, trial: Recipe, applied: AppliedMethod, theta: Tensor, levels: int, progress: Progress
 ) -> coding.Coded:
     """Train with `levels` values from theta; plain k-means where nothing is trained."""
-    space, epochs, spec = applied.trained, ground.options.quantise_epochs, ground.spec.at(d)
+    space, epochs, spec = applied.trained, ground.options.quantise_epochs or 0.0, ground.spec.at(d)
     assert isinstance(space, Subspace)
     _write(space, theta)
     few = QuantisedSpace(space, levels)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +24,7 @@ from typing_extensions import Unpack
 from d90.analysis import bounds
 from d90.analysis.betting import betting_upper
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
-from d90.certificates.choices import CertificateOptions, messages_evaluated
+from d90.certificates.choices import messages_evaluated
 from d90.certificates.classification import ONE_LOOK, AllCertifyFields
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
@@ -35,13 +34,14 @@ from d90.certificates.preparation import (
     prepare,
     recipe_of,
     save_study,
+    settled,
     take,
     write_array,
 )
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
-from d90.options import TaskOptions, TrainingOptions, with_options
+from d90.options import CertificateOptions, TaskOptions, TrainingOptions, with_options
 from d90.projections.philox import permutation
 from d90.tasks import ABSENT, Split, Task
 from d90.training.batches import Batches
@@ -111,44 +111,27 @@ def certify_language(
     task: str | Task,
     method: str | Spec = "lora:r=4@structure=did",
     *,
-    dims: Sequence[int] | None = None,
-    levels: Sequence[int] | None = None,
-    evaluated: int | None = None,
-    prior: float = 0.0,
-    delta: float = 0.05,
-    tried: int | None = None,
-    prior_epochs: float = 3,
-    quantise_epochs: float = 1,
-    copies: str = "refuse",
-    form: str = "bernstein",
+    options: CertificateOptions = CertificateOptions(),
+    training: TrainingOptions = ONE_LOOK,
+    data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
     progress: Progress | None = None,
     command: str = "",
-    training: TrainingOptions = ONE_LOOK,
-    data: TaskOptions = TaskOptions(),
     **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
     """Search d, the number of levels and alpha for the smallest bound.
 
     Args:
         model, task: a causal language model, and documents ("text:FOLDER", "lines:FILE").
-        method, dims, levels: with a subspace; `dims` is the method's own d, or 50 and 100; levels 3.
-        evaluated: evaluate so many training documents, drawn before anything is seen; None for all.
-        form: of the bound where every document is evaluated: "bernstein" (Maurer & Pontil 2009), or "betting"
-            (`d90.analysis.betting`), which is tighter; fixed before the documents are seen.
-        prior, delta, tried, prior_epochs, quantise_epochs, copies, store, progress, command, training, data: as for `d90.certify`.
+        method: with a subspace.
+        options, training, data, store, progress, command, fields: as for `d90.certify`.
 
     Raises:
         InputError: a task without documents, too few of them, numbers out of range, or a certificate that would be false.
     """
     progress = progress or Progress()
     spec = parse(method) if isinstance(method, str) else method
-    own = spec.space.d if spec.space else None
-    dims = dims if dims is not None else DIMS if own is None else (own,)
-    asked = CertificateOptions(
-        tuple(dims), tuple(levels if levels is not None else LEVELS), prior, delta, tried, prior_epochs, quantise_epochs, copies, evaluated,
-        form,
-    )  # fmt: skip
+    asked = settled(options, spec, DIMS, LEVELS, quantise_epochs=1)
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)

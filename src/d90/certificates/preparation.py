@@ -17,12 +17,13 @@ from torch import Tensor
 from d90.analysis import bounds
 from d90.certificates.assumptions import WARNING, assumptions, drop_copies, refuse_copies
 from d90.certificates.certificate import BaseCertificate, Choice
-from d90.certificates.choices import CertificateOptions, Tried, choices_of, first_example, what_was_tried
+from d90.certificates.choices import Tried, choices_of, first_example, what_was_tried
 from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
 from d90.errors import InputError
 from d90.files import write_bytes
 from d90.methods import Full, Spec
 from d90.models.loading import Model
+from d90.options import CertificateOptions
 from d90.projections.philox import permutation
 from d90.subspace.fingerprint import Base
 from d90.tasks import Split, Task
@@ -99,12 +100,25 @@ class Preparation:
         """What a check needs to find the same ground again."""
         options = self.options
         return {
-            "dims": list(options.dims), "levels": list(options.levels), "prior": options.prior, "tried": self.tried.count,
+            "dims": list(options.dims or ()), "levels": list(options.levels or ()), "prior": options.prior, "tried": self.tried.count,
             "prior_epochs": options.prior_epochs, "quantise_epochs": options.quantise_epochs, "copies": options.copies,
             "task": self.whole.fingerprint, "examples": len(self.whole.train),
             "first_example": first_example(self.whole.train), "base": self.data.model.fingerprint,
             "start": self.start.weights, "start_parts": self.start.base.to_dict(), **more, **versions(),
         }  # fmt: skip
+
+
+def settled(
+    options: CertificateOptions, spec: Spec, dims: tuple[int, ...], levels: tuple[int, ...], quantise_epochs: float
+) -> CertificateOptions:
+    """The options, with the values of a kind of certificate where they leave some open; a method's own d is tried alone."""
+    own = spec.space.d if spec.space else None
+    return replace(
+        options,
+        dims=options.dims or (dims if own is None else (own,)),
+        levels=options.levels or levels,
+        quantise_epochs=quantise_epochs if options.quantise_epochs is None else options.quantise_epochs,
+    )
 
 
 def check_sound(spec: Spec, options: CertificateOptions) -> None:
@@ -126,7 +140,6 @@ def check_sound(spec: Spec, options: CertificateOptions) -> None:
             f"'{spec.method}' chooses the weights that move by looking at the training examples, expected a method that does not: the "
             "message holds no mask, so the choice would be unpaid. Use sparse:mask=magnitude (pafi) or sparse:mask=random"
         )
-    options.check()
 
 
 def prepare(
@@ -225,11 +238,10 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
         KeyError, TypeError, ValueError: what a check needs is not in it.
     """
     known, recipe = said.definitions, recipe_of(said)
-    start, fingerprint, copies = str(known["start"]), str(known["task"]), str(known.get("copies", "refuse"))
+    start, fingerprint, copies = str(known["start"]), str(known["task"]), known.get("copies", "refuse")
     options = CertificateOptions(
-        (1,), (1,), float(known["prior"]), said.delta, None, float(known["prior_epochs"]), copies=copies
+        prior=float(known["prior"]), delta=said.delta, prior_epochs=float(known["prior_epochs"]), copies=copies
     )
-    options.check()
     whole = open_task(task if task is not None else recipe.task, recipe, model)
     unit = "documents" if whole.kind.generative else "examples"
     if not start or whole.fingerprint != fingerprint:

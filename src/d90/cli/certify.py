@@ -10,10 +10,8 @@ import typer
 
 from d90.cli.expand import expanded
 from d90.cli.options import StoreOpt, command_line, echo, make_progress
-from d90.errors import InputError
 from d90.files import check_output
-from d90.joined import read_joined
-from d90.options import TaskOptions, TrainingOptions
+from d90.options import CertificateOptions, TaskOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from d90.certificates.classification import Certificate
@@ -32,35 +30,7 @@ def certify(
             help="What moves, with a subspace; full@structure=did, for documents lora:r=4@structure=did.",
         ),
     ] = None,
-    dims: Annotated[
-        str,
-        typer.Option(
-            help="Values of d to try, joined by commas; the method's own, or 100,200,400, for documents 50,100."
-        ),
-    ] = "",
-    levels: Annotated[str, typer.Option(help="Numbers of values theta may take, to try; 3,5,9, for documents 3.")] = "",
-    prior: Annotated[float, typer.Option(help="Share of the examples that trains the starting point.")] = 0.0,
-    delta: Annotated[float, typer.Option(help="1 - confidence.")] = 0.05,
-    tried: Annotated[
-        int | None,
-        typer.Option(
-            help="From how many bases, seeds, structures, projections, priors, limits this one was chosen; 1 if the store shows none."
-        ),
-    ] = None,
-    prior_epochs: Annotated[float, typer.Option(help="Passes that train the starting point.")] = 3,
-    quantise_epochs: Annotated[float | None, typer.Option(help="Passes with few values; 2, for documents 1.")] = None,
-    copies: Annotated[
-        str,
-        typer.Option(
-            help="With a prior, of examples that stand in both parts: refuse them, or drop all but the first of each."
-        ),
-    ] = "refuse",
-    evaluated: Annotated[
-        int | None, typer.Option(help="Documents alone: evaluate so many of those that count; all by default.")
-    ] = None,
-    form: Annotated[
-        str, typer.Option(help="Documents alone: bernstein, or betting, which is tighter; fix it beforehand.")
-    ] = "bernstein",
+    options: CertificateOptions = CertificateOptions(),
     out: Annotated[Path, typer.Option("--out", "-o", help="The certificate to write.")] = Path("runs/certificate.json"),
     check: Annotated[Path | None, typer.Option(help="Check this certificate against its data instead.")] = None,
     data: TaskOptions = TaskOptions(),
@@ -76,25 +46,14 @@ def certify(
         return
     check_output(out, store)
     tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
-    asked: dict[str, Any] = {
-        "prior": prior, "delta": delta, "tried": tried, "prior_epochs": prior_epochs,
-        "copies": copies, "store": store, "progress": make_progress(), "command": command_line(),
-    }  # fmt: skip
+    asked: dict[str, Any] = {"options": options, "training": training, "data": data, "store": store}
+    asked |= {"progress": make_progress(), "command": command_line()}
     asked |= {"method": method} if method else {}
-    asked |= {"quantise_epochs": quantise_epochs} if quantise_epochs is not None else {}
-    asked |= {name: read_joined(name, text) for name, text in (("dims", dims), ("levels", levels)) if text}
-    if (evaluated is not None or form != "bernstein") and not documents:
-        raise InputError(
-            f"got {'--form' if evaluated is None else '--evaluated'} for labelled examples, expected documents (text:PATH, "
-            "lines:PATH); leave it out"
-        )
-    if not tune:
-        asked |= {"training": training, "data": data}
     result: Certificate | LanguageCertificate
     if documents:
         from d90.certificates.language import certify_language
 
-        result = certify_language(model, str(task), evaluated=evaluated, form=form, **asked)
+        result = certify_language(model, str(task), **asked)
     else:
         from d90.certificates.classification import certify as run
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from d90.errors import InputError, printable
-from d90.joined import read_joined
+from d90.joined import join, read_joined
 from d90.options import OptionField, Options, fields_of
 
 __all__ = ["expanded", "options_of"]
@@ -40,7 +40,9 @@ def expanded(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
                 values = {}
                 for field in fields[name]:
                     value = _given(field, getattr(group, field.name), whole)
-                    values[field.name] = read_joined(field.joined, value) if field.joined else value
+                    values[field.name] = (
+                        read_joined(field.joined, value) if field.joined and value is not None else value
+                    )
                 whole[name] = replace(group, **values)
             return whole
 
@@ -49,6 +51,8 @@ def expanded(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
             command(*args, **gather(given))
 
         run.gather = gather  # type: ignore[attr-defined]
+        old = {_name(flag): field.name for found in fields.values() for field in found for flag in field.old}
+        run.renamed = old  # type: ignore[attr-defined]
         parameters: list[inspect.Parameter] = []
         for name, parameter in signature.parameters.items():
             if name not in groups:
@@ -71,8 +75,8 @@ def options_of(group: Options, without: Sequence[str] = ()) -> list[OptionField]
 def _parameters(field: OptionField, default: Any) -> list[inspect.Parameter]:
     """The command's parameter for a field, and a hidden one for each earlier spelling."""
     kind: Any = _kind(field)
-    if field.joined:
-        default = ",".join(f"{value:g}" for value in default)
+    if field.joined and default is not None:
+        default = join(default)
     elif kind is str and default is not None:
         default = str(default)
     hint: Any = Optional[kind] if default is None else kind  # noqa: UP045 (made at run time)

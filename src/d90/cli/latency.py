@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d90.cli.options import ModelArg, SeedOpt, echo, make_progress, split_methods
+from d90.cli.expand import expanded
+from d90.cli.options import ModelArg, command_line, echo, make_progress, split_methods
 from d90.joined import read_joined
+from d90.options import LatencyOptions
 
 if TYPE_CHECKING:
     from d90.results.latency import Latency
 
 
+@expanded()
 def latency(
     model: ModelArg = "minilm",
-    shape: Annotated[str | None, typer.Option(help="gpt2-medium, bert-base, ...: random weights, no network.")] = None,
-    pairs: Annotated[str, typer.Option(help="BATCHxTOKENS, joined by commas.")] = "32x512,16x256,1x128,1x64",
+    options: LatencyOptions = LatencyOptions(),
     r: Annotated[str, typer.Option("--r", help="Widths of the adapters, joined by commas.")] = "64",
     prefix: Annotated[int, typer.Option(help="Positions of PreEmbed and PreLayer.")] = 16,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by spaces, in place of the usual.")] = None,
-    rounds: Annotated[int, typer.Option(help="Passes of each method at each size, at least.")] = 7,
-    seconds: Annotated[float, typer.Option(help="Go on with rounds at each size for so long.")] = 20,
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
-    seed: SeedOpt = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The figures, as JSON.")] = Path("runs/latency.json"),
 ) -> None:
     """Time forward passes with each method on the model, as table 1 of the LoRA paper."""
-    from d90.studies.latency import latency as run
+    from d90.studies.latency import latency as study
     from d90.studies.latency import usual_methods
 
-    result = run(
-        model,
-        split_methods(methods) if methods is not None else usual_methods(read_joined("r", r), prefix),
-        shape=shape,
-        pairs=read_joined("pairs", pairs),
-        rounds=rounds,
-        seconds=seconds,
-        dtype=dtype,
-        threads=threads,
-        seed=seed,
-        progress=make_progress(),
-        command=shlex.join(["d90", *sys.argv[1:]]),
-    )
+    chosen = split_methods(methods) if methods is not None else usual_methods(read_joined("r", r), prefix)
+    result = study(model, chosen, options=options, progress=make_progress(), command=command_line())
     result.save(out)
     _show(result)
     echo(f"figures: {out}")

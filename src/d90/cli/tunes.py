@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from d90.cli.options import (
     make_progress,
     two_columns,
 )
-from d90.errors import InputError, RunFailed
+from d90.errors import InputError
 from d90.options import TaskOptions, TrainingOptions, fields_of
 from d90.trials.options import RunOptions
 
@@ -51,27 +51,16 @@ def train(
     checkpoint_minutes: CheckpointOpt = RunOptions.checkpoint_minutes,
 ) -> None:
     """Fine-tune a model and write the tune."""
-    from d90.methods import parse
-    from d90.subspace import file as files
     from d90.tasks.metrics import to_display
-    from d90.training.loop import train as run
+    from d90.training.loop import train_to_file
     from d90.training.trackers import tracked
 
-    if out.suffix == ".json":
-        raise InputError(f"got --out {out}, expected another ending such as .d90: the recipe takes the .json beside it")
-    files.check_dtype(dtype, subspace=d is not None or parse(method).space is not None)
     with tracked(make_progress(), report_to, logs) as progress:
-        kept = out.with_name(f"{out.name}.checkpoint")
-        state = (kept, checkpoint_minutes)
-        result = run(model, task, method, d, training=training, data=data, progress=progress, checkpoint=state)
-    outcome = result.outcome
-    if outcome.status == "diverged":
-        kept.unlink(missing_ok=True)
-        raise RunFailed(
-            f"the loss was not finite at step {outcome.steps}; nothing was saved. Lower --lr ({outcome.lr:g})"
+        options: dict[str, Any] = {"training": training, "data": data, "progress": progress}
+        result = train_to_file(
+            out, model, task, method, d, dtype=dtype, checkpoint_minutes=checkpoint_minutes, **options
         )
-    result.save(out, dtype)
-    kept.unlink(missing_ok=True)
+    outcome = result.outcome
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)
     echo(

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from d90.options.base import Limit, OptionField, Options, Precision, fields_of, option
+from d90.options.certificate import CertificateOptions
 from d90.options.rates import AUTO, DEFAULT, USUAL, parse_rate
 from d90.options.search import RULES, RuleName, SearchOptions
-from d90.options.studies import TARGETS, AdviseOptions, CompareOptions, LowDataOptions, SeriesOptions, Target
+from d90.options.studies import (
+    TARGETS,
+    AdviseOptions,
+    CompareOptions,
+    LatencyOptions,
+    LowDataOptions,
+    SeriesOptions,
+    Target,
+)
 from d90.options.task import COLUMN_OPTIONS, LossOn, TaskOptions
 from d90.options.training import TrainingOptions
 from d90.options.wrap import from_fields, with_options
@@ -18,7 +27,9 @@ __all__ = [
     "TARGETS",
     "USUAL",
     "AdviseOptions",
+    "CertificateOptions",
     "CompareOptions",
+    "LatencyOptions",
     "Limit",
     "LossOn",
     "LowDataOptions",

@@ -20,6 +20,9 @@ __all__ = [
     "AdviseOptions",
     "CompareFields",
     "CompareOptions",
+    "Dtype",
+    "LatencyFields",
+    "LatencyOptions",
     "LowDataFields",
     "LowDataOptions",
     "SeriesFields",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 GRID = (0.333, 1.0, 3.0)
+Dtype = Literal["fp32", "bf16"]
 Target = Literal["last", "own", "both"]
 TARGETS: tuple[str, ...] = get_args(Target)
 
@@ -184,3 +188,42 @@ class SeriesFields(TypedDict, total=False):
     """The fields of `SeriesOptions`, as keywords of a function."""
 
     target: Target
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LatencyOptions(Options):
+    """What is timed, and how often.
+
+    Attributes:
+        shape: an architecture with weights drawn at random, in the model's place ("gpt2-medium", "bert-base", ...); needs no network.
+        pairs: (batch, tokens).
+        rounds: of each pair at least; more while `seconds` have not gone by.
+        seconds: how long rounds go on at each pair.
+        dtype: of weights and passes, "fp32" or "bf16".
+        threads: of torch; as they are by default.
+        seed: of weights, tokens and orders.
+    """
+
+    shape: str | None = option(None, "gpt2-medium, bert-base, ...: random weights, no network.")
+    pairs: Sequence[tuple[int, int]] = option(
+        ((32, 512), (16, 256), (1, 128), (1, 64)), "BATCHxTOKENS, joined by commas.", joined="pairs"
+    )  # the first three are the paper's
+    rounds: int = option(7, "Passes of each method at each size, at least.", limit=at_least(2))
+    seconds: float = option(
+        20.0, "Go on with rounds at each size for so long.", limit=Limit("seconds of 0 or more", 0, open_high=True)
+    )
+    dtype: Dtype = option("fp32", "fp32 or bf16.")
+    threads: int | None = option(None, "Threads of torch.", limit=at_least(1))
+    seed: int = option(0, "Seed of weights, tokens and orders.", limit=at_least(0))
+
+
+class LatencyFields(TypedDict, total=False):
+    """The fields of `LatencyOptions`, as keywords of a function."""
+
+    shape: str | None
+    pairs: Sequence[tuple[int, int]]
+    rounds: int
+    seconds: float
+    dtype: Dtype
+    threads: int | None
+    seed: int

@@ -1,4 +1,4 @@
-"""Which figures a study gives: their names, what tells several apart, and how they are read from a command's stored result.
+"""Which figures a study gives: their names, what tells several apart, and how they are read from its result.
 
 A row of `KINDS` for each command a recipe may name. Shares are figures in percent, as the papers print them.
 """
@@ -71,16 +71,12 @@ class Kind:
         of: the names of its figures, the main one first.
         keys: the keys of each of its main figures, known before it runs.
         free: names of further keys, whose values are known once it has run.
-        load: its result from the dictionary it keeps.
         read: figures from its result and its arguments.
-        where: "store", or the parameter that names the file or folder it writes.
     """
 
     of: tuple[str, ...]
     keys: Callable[[Arguments], list[dict[str, str]]]
-    load: Callable[[Mapping[str, Any]], Any]
     read: Callable[[Any, Arguments], Iterator[Figure]]
-    where: str = "store"
     free: tuple[str, ...] = ()
 
 
@@ -209,12 +205,6 @@ def _latency(result: Latency, _: Arguments) -> Iterator[Figure]:
 # --- certify, analyze, train, pretrain -----------------------------------------------------------------------------
 
 
-def _certificate(body: Mapping[str, Any]) -> Certificate:
-    from d90.certificates.classification import Certificate
-
-    return Certificate.from_dict(dict(body))
-
-
 def _certify(result: Certificate, _: Arguments) -> Iterator[Figure]:
     train, test = result.errors / result.n, result.test_error
     yield Figure("bound", {}, 100 * result.bound, unit="%")
@@ -281,14 +271,14 @@ _ANALYZE = (
 _COMPARE = ("score", "trained", "stored", "without head", "head", "added", "lr")
 
 KINDS: dict[str, Kind] = {
-    "measure": Kind(_MEASURE, _single, Measurement.from_dict, _measure, free=("d",)),
-    "trajectory": Kind(("d90", "x", "full"), _series_keys, Series.from_dict, _series),
-    "family": Kind(("d90", "x", "full"), _series_keys, Series.from_dict, _series),
-    "compare": Kind(_COMPARE, _compare_keys, Comparison.from_dict, _compare),
-    "lowdata": Kind(("score",), _lowdata_keys, LowData.from_dict, _lowdata),
-    "latency": Kind(("added", "ms"), _latency_keys, Latency.from_dict, _latency, "out"),
-    "certify": Kind(_CERTIFY, _single, _certificate, _certify, "out"),
-    "analyze": Kind(_ANALYZE, _ranks, Analysis.from_dict, _analyze, "out", free=("side",)),
-    "train": Kind(("score", "trained"), _single, TuneRecord.from_dict, _train, "out"),
-    "pretrain": Kind(("masked loss",), _pretrain_keys, dict, _pretrain, "out"),
+    "measure": Kind(_MEASURE, _single, _measure, free=("d",)),
+    "trajectory": Kind(("d90", "x", "full"), _series_keys, _series),
+    "family": Kind(("d90", "x", "full"), _series_keys, _series),
+    "compare": Kind(_COMPARE, _compare_keys, _compare),
+    "lowdata": Kind(("score",), _lowdata_keys, _lowdata),
+    "latency": Kind(("added", "ms"), _latency_keys, _latency),
+    "certify": Kind(_CERTIFY, _single, _certify),
+    "analyze": Kind(_ANALYZE, _ranks, _analyze, free=("side",)),
+    "train": Kind(("score", "trained"), _single, _train),
+    "pretrain": Kind(("masked loss",), _pretrain_keys, _pretrain),
 }

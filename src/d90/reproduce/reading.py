@@ -246,8 +246,8 @@ def _study(
         if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
             raise InputError(f"got options: {options!r}, expected options by name, as in epochs: 3")
         given = {key: value for key, value in defaults.items() if command.takes(key)}
-        own = {command.option(key).name for key in options}
-        given = {key: value for key, value in given.items() if command.option(key).name not in own} | options
+        own = {command.field(key) for key in options}
+        given = {key: value for key, value in given.items() if command.field(key) not in own} | options
         arguments = command.arguments({key: _filled(value, known, name) for key, value in given.items()})
         _placed(command, arguments, shown, folder)
         if not anywhere:

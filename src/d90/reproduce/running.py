@@ -1,35 +1,26 @@
-"""Plan -> rows: every study is the command it names, run as it is; ours and the published figure side by side.
+"""Plan -> rows: every study is run by the Python API; ours and the published figure side by side.
 
-Nothing is trained here. A command keeps its trials in the store and its result under the command line that asked for it,
-where it is read back: the same recipe, run again, trains nothing. A tune and a latency are taken from the file they wrote.
+Nothing is trained here, and nothing that was: a study asked for again finds its trials in the store, its tune or its latency in the
+file it wrote, by the hash of its question.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import shlex
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from d90._version import __version__
-from d90.errors import D90Error, InputError, TrainingFailed
+from d90.errors import D90Error, TrainingFailed
 from d90.files import write_text
-from d90.methods import parse
-from d90.options import AUTO
+from d90.reproduce.calls import result_of
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
-from d90.studies.pretrain import losses
-from d90.training.loop import open_model, open_task
 from d90.training.progress import Progress
-from d90.training.recipe import make_recipe
-from d90.training.record import read_record
-from d90.trials.store import Store
 
 __all__ = ["TableRow", "rows_of", "run"]
 
@@ -72,7 +63,7 @@ def run(
     for number, study in enumerate(plan.studies, 1):
         progress.note(f"study {number} of {len(plan.studies)}: {study.name}")
         try:
-            rows += rows_of(study, _result(study, progress, where or {}))
+            rows += rows_of(study, result_of(study, progress, where or {}))
         except (D90Error, TrainingFailed) as error:
             failed.append(f"'{study.name}': {error}")
             rows.append(TableRow(study.name, "", None, None, None, "", "failed"))
@@ -113,75 +104,6 @@ def _row(study: Study, figure: Figure, one: Published | None) -> TableRow:
     word = figure.word if value is None else ""
     published, source = (one.value, one.source) if one else (None, "")
     return TableRow(study.name, figure.label, value, figure.low, figure.high, figure.unit, word, published, source)
-
-
-# --- one study -----------------------------------------------------------------------------------------------------
-
-
-def _result(study: Study, progress: Progress, elsewhere: Mapping[str, Any]) -> Any:
-    """Run the command, unless what it wrote is there, and read its result."""
-    given, name = study.arguments, study.command.name
-    line = shlex.join(["d90", *study.line])
-    if name == "train" and _trained(study):
-        progress.note(f"{given['out']} is there, of the same recipe")
-    elif name == "latency" and _timed(given["out"], line):
-        progress.note(f"{given['out']} is there, of the same command; remove it to measure again")
-    else:
-        with _as_if(study.line):
-            study.command.function(**{**given, **{key: value for key, value in elsewhere.items() if key in given}})
-    where, load = KINDS[name].where, KINDS[name].load
-    if name == "pretrain":
-        return losses(given["out"])
-    if where != "store":
-        return load(json.loads(Path(given[where]).with_suffix(".json").read_text(encoding="utf-8")))
-    store = Store(given["store"], write=False)
-    try:
-        return next(load(body) for body in reversed(store.studies(name)) if body.get("command") == line)
-    finally:
-        store.close()
-
-
-@contextlib.contextmanager
-def _as_if(line: list[str]) -> Iterator[None]:
-    """Commands keep the command line that asked; a study's own, so that its pages say how to do it alone."""
-    before = sys.argv
-    sys.argv = ["d90", *line]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def _trained(study: Study) -> bool:
-    """Whether the tune is there, of this very recipe, data and base."""
-    given = study.arguments
-    out = Path(given["out"])
-    if not out.exists() or not out.with_suffix(".json").exists():
-        return False
-    spec = parse(given["method"])
-    spec = spec if given["d"] is None else spec.at(given["d"])
-    whole = study.command.whole(given)
-    recipe = make_recipe(given["model"], given["task"], spec, whole["training"], whole["data"])
-    task = open_task(given["task"], recipe)
-    model = open_model(given["model"], task, recipe)
-    try:
-        record = read_record(out)[0]
-        if whole["training"].lr == AUTO:
-            recipe = replace(recipe, lr=record["recipe"].get("lr"))
-        asked = [recipe.to_dict(), task.fingerprint]
-        bases = (model.base.to_dict(), model.earlier)
-        return [record["recipe"], record["task"]["fingerprint"]] == json.loads(json.dumps(asked)) and record[
-            "base"
-        ] in bases
-    except InputError:
-        return False  # damaged: trained again
-
-
-def _timed(out: Path, line: str) -> bool:
-    try:
-        return bool(json.loads(out.read_text(encoding="utf-8"))["command"] == line)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _write(plan: Plan, rows: list[TableRow], failed: list[str], done: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError, printable, unknown_name
 from d90.joined import JOINED, read_joined, split_joined
 
 __all__ = ["Command", "Option", "command_of", "split"]
@@ -63,6 +63,15 @@ class Command:
             raise unknown_name(f"option of {self.name}", name, shown)
         return found
 
+    def field(self, name: str) -> str:
+        """The parameter that an option's name, of today or an earlier one, stands for.
+
+        Raises:
+            InputError: there is no such option.
+        """
+        found = self.option(name).name
+        return self.renamed.get(found, found)
+
     def takes(self, name: str) -> bool:
         """Whether it has an option of this name."""
         return any(name in option.names for option in self.options)
@@ -76,15 +85,25 @@ class Command:
         given: dict[str, Any] = {}
         for name, value in options.items():
             option = self.option(name)
-            if option.name in given:
-                raise InputError(f"got {' and '.join(option.names)}, which are one option; expected one of them")
-            given[option.name] = _typed(option, name, value)
+            today = next(one for one in self.options if one.name == self.field(name))
+            if today.name in given:
+                both = dict.fromkeys([*today.names, *option.names])
+                raise InputError(f"got {' and '.join(both)}, which are one option; expected one of them")
+            if today is not option:
+                typer.echo(printable(f"note: {name} is now called {today.names[0]}"), err=True)
+            given[today.name] = _typed(today, name, value)
         for option in self.options:
             if option.name not in given and option.default is inspect.Parameter.empty:
                 raise InputError(
                     f"got no {option.names[0]}, expected one: {self.name} needs it. Add it to the study's options"
                 )
         return {option.name: given.get(option.name, option.default) for option in self.options}
+
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        """{option in an earlier spelling: today's}, by parameter."""
+        found: Mapping[str, str] = getattr(self.function, "renamed", {})
+        return found
 
     def whole(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, single options put together to the dataclasses that check them.

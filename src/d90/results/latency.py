@@ -42,7 +42,7 @@ class LatencyRow(Result):
 
 @dataclass(frozen=True)
 class Latency(Result):
-    """The rows, size after size, and what they were measured on."""
+    """The rows, size after size, and what they were measured on; `question` is the hash of what was asked, "" by earlier versions."""
 
     model: str
     weights: int
@@ -50,6 +50,7 @@ class Latency(Result):
     rows: tuple[LatencyRow, ...]
     definitions: dict[str, Any]
     command: str = ""
+    question: str = ""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""

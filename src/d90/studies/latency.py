@@ -21,18 +21,20 @@ from typing import Any
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from d90.errors import InputError, unknown_name
 from d90.methods import Context, Spec, parse
 from d90.models.loading import load
 from d90.models.model import positions
+from d90.options import LatencyOptions, with_options
+from d90.options.studies import LatencyFields
 from d90.results.latency import Latency, LatencyRow
 from d90.training.progress import Progress
 from d90.trials.runner import versions
+from d90.trials.store import digest
 
-__all__ = ["PAIRS", "SHAPES", "latency", "usual_methods"]
-
-PAIRS = ((32, 512), (16, 256), (1, 128), (1, 64))  # batch, tokens; the first three are the paper's
+__all__ = ["SHAPES", "latency", "latency_question", "usual_methods"]
 
 SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "gpt2": ("gpt2", {}),
@@ -60,19 +62,15 @@ def usual_methods(ranks: Sequence[int] = (64,), prefix: int = 16) -> list[str]:
     return ["lora:r=8,targets=all", *adapters, f"preembed:prefix={prefix}", f"prelayer:prefix={prefix}"]
 
 
+@with_options
 def latency(
     model: str = "minilm",
     methods: Sequence[str | Spec] | None = None,
     *,
-    shape: str | None = None,
-    pairs: Sequence[tuple[int, int]] = PAIRS,
-    rounds: int = 7,
-    seconds: float = 20.0,
-    dtype: str = "fp32",
-    threads: int | None = None,
-    seed: int = 0,
+    options: LatencyOptions = LatencyOptions(),
     progress: Progress | None = None,
     command: str = "",
+    **fields: Unpack[LatencyFields],
 ) -> Latency:
     """Time forward passes of a text model with each method on it, beside the bare model.
 
@@ -80,26 +78,24 @@ def latency(
         model: as for `d90.train`; a sequence classifier is made of it.
         methods: in the grammar of `d90.methods`, without subspaces; `usual_methods()` where none are given. An untrained
             method takes the time of a trained one.
-        shape: an architecture of `SHAPES` with weights drawn at random, in the model's place; needs no network.
-        pairs: (batch, tokens).
-        rounds: of each pair at least; more while `seconds` have not gone by.
-        dtype: of weights and passes, "fp32" or "bf16".
-        threads: of torch; as they are by default.
-        seed: of weights, tokens and orders.
+        options: the sizes that are timed, how often, and on what; `shape` is one of `SHAPES`.
         progress: is told what happens.
         command: recorded.
+        fields: those of `LatencyOptions` as keywords, as pairs=[(1, 128)].
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
     """
     progress = progress or Progress()
-    _check(pairs, rounds, seconds, dtype, threads)
+    shape, pairs, seed = options.shape, options.pairs, options.seed
+    if not pairs or min(min(pair) for pair in pairs) < 1:
+        raise InputError(f"got pairs={list(pairs)}, expected (batch, tokens) of at least 1 each, as 1x128,16x256")
     given = methods or usual_methods()
     specs = [parse(method) if isinstance(method, str) else method for method in given]
     under = next((spec for spec in specs if spec.space is not None), None)
     if under is not None:
         raise InputError(f"got '{under}', expected a method without '@': a subspace adds nothing to a forward pass")
-    module = (_shaped(shape, seed) if shape is not None else _loaded(model, seed)).to(DTYPES[dtype]).eval()
+    module = (_shaped(shape, seed) if shape is not None else _loaded(model, seed)).to(DTYPES[options.dtype]).eval()
     module.config.use_cache = False  # nothing is generated
     longest = positions(module)[0]
     far = next((length for _, length in pairs if longest is not None and length > longest), None)
@@ -108,7 +104,7 @@ def latency(
             f"got {far} tokens, expected at most {longest}, the positions of the model; give shorter --pairs"
         )
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(options.threads or before)
     try:
         progress.search_started(
             f"{len(specs)} methods beside the bare model, {sum(p.numel() for p in module.parameters()):,} weights"
@@ -123,7 +119,7 @@ def latency(
             rows = []
             for batch, length in pairs:
                 progress.search_planned(f"{batch} x {length} tokens")
-                passes = _rounds(models, _tokens(module, batch, length, seed), rounds, seconds, seed)
+                passes = _rounds(models, _tokens(module, batch, length, seed), options.rounds, options.seconds, seed)
                 added = {name: _added(own, passes["base"]) for name, own in passes.items()}
                 noise = max(max(-low, high, 0.0) for name in (TWIN, *merged) for _, low, high in [added[name]])
                 rows += [_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
@@ -133,20 +129,15 @@ def latency(
     progress.search_ended(f"{len(pairs)} sizes measured")
     weights = sum(p.numel() for p in module.parameters())
     name = f"{shape} (shapes, random weights)" if shape is not None else model
-    return Latency(name, weights, dtype, tuple(rows), found, command)
+    question = latency_question(model, methods, options)
+    return Latency(name, weights, options.dtype, tuple(rows), found, command, question)
 
 
-def _check(pairs: Sequence[tuple[int, int]], rounds: int, seconds: float, dtype: str, threads: int | None) -> None:
-    if not pairs or min(min(pair) for pair in pairs) < 1:
-        raise InputError(f"got pairs={list(pairs)}, expected (batch, tokens) of at least 1 each, as 1x128,16x256")
-    if rounds < 2 or not 0 <= seconds < float("inf"):
-        raise InputError(
-            f"got rounds={rounds} and seconds={seconds}, expected at least 2 rounds, and seconds of 0 or more"
-        )
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    if threads is not None and threads < 1:
-        raise InputError(f"got threads={threads}, expected at least 1")
+def latency_question(model: str, methods: Sequence[str | Spec] | None, options: LatencyOptions) -> str:
+    """The hash of what a latency is of: figures of an equal question need not be measured again."""
+    given = methods or usual_methods()
+    specs = [str(parse(method) if isinstance(method, str) else method) for method in given]
+    return digest(["latency", model, specs, options.to_dict()])
 
 
 def _loaded(name: str, seed: int) -> Any:

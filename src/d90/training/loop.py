@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from d90.errors import InputError, TrainingFailed
 from d90.methods import (
     AppliedMethod,
     Context,
@@ -35,6 +36,7 @@ from d90.models.model import Model, as_model
 from d90.options import AUTO, DEFAULT, TaskOptions, TrainingOptions, with_options
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
+from d90.subspace.file import check_dtype
 from d90.subspace.subspace import Subspace
 from d90.tasks import Task
 from d90.training.batches import outputs_of
@@ -59,6 +61,7 @@ __all__ = [
     "open_task",
     "predict",
     "train",
+    "train_to_file",
 ]
 
 Hopeless = Callable[[Sequence[Evaluation]], bool]
@@ -127,6 +130,41 @@ def train(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
         )
     return Run(recipe, outcome, loaded, loaded_task, applied_method)
+
+
+def train_to_file(
+    out: Path,
+    model: str | Model | nn.Module,
+    task: str | Task,
+    method: str | Spec = "full",
+    d: int | None = None,
+    *,
+    training: TrainingOptions,
+    data: TaskOptions,
+    dtype: str = "fp32",
+    progress: Progress | None = None,
+    checkpoint_minutes: float,
+) -> Run:
+    """Train and write the tune, with the run's state beside it until then.
+
+    Raises:
+        InputError: as `train`; a name or a dtype that no tune can have.
+        TrainingFailed: the loss was not finite; nothing is written.
+    """
+    if out.suffix == ".json":
+        raise InputError(f"got out={out}, expected another ending such as .d90: the recipe takes the .json beside it")
+    spec = parse(method) if isinstance(method, str) else method
+    check_dtype(dtype, subspace=d is not None or spec.space is not None)
+    state = out.with_name(f"{out.name}.checkpoint")
+    kept = (state, checkpoint_minutes)
+    run = train(model, task, spec, d, training=training, data=data, progress=progress, checkpoint=kept)
+    if run.outcome.status == "diverged":
+        state.unlink(missing_ok=True)
+        steps, lr = run.outcome.steps, run.outcome.lr
+        raise TrainingFailed(f"the loss was not finite at step {steps}; nothing was saved. Lower --lr ({lr:g})")
+    run.save(out, dtype)
+    state.unlink(missing_ok=True)
+    return run
 
 
 def _with_rate(data: Data, spec: Spec, recipe: Recipe, progress: Progress) -> Recipe:
