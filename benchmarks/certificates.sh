@@ -27,7 +27,7 @@ certify qqp_prior minilm "$data/qqp" --dims 20 --levels 3 --epochs 0.5 --quantis
 certify mrpc_prior minilm "$data/mrpc" --dims 20 --levels 3 --epochs 1 --quantise-epochs 1 --prior 0.6 --prior-epochs 4 --copies drop
 
 store=certify_language
-certify stories models/stories260k "text:$data/wiki" -m lora:r=4@structure=did --dims 50 --levels 3 --lr 1e-2 --epochs 0.6 \
+certify stories models/stories260k "text:$data/wiki" -m lora:r=4,targets=qv@structure=did --dims 50 --levels 3 --lr 1e-2 --epochs 0.6 \
     --quantise-epochs 0.2 --max-length 64
 
 if [ -z "$found" ]; then

@@ -40,7 +40,7 @@ def test_the_base_forgets_nothing_and_a_changed_model_its_divergence(tmp_path: P
     own = own_text(model)
     assert forgetting(model, own.base, own.texts) == (0.0, 0.0)
     rows = torch.tensor([list(row) for row in own.texts.kind.ids])  # type: ignore[attr-defined]
-    assert rows.shape == (64, 16)
+    assert rows.shape == (64, 9)
     before = model.module(input_ids=rows).logits.log_softmax(-1)
     _disturbed(model, 0.3)
     mean, error = forgetting(model, own.base, own.texts)
@@ -67,7 +67,7 @@ def test_own_text_is_written_once_for_each_base_and_made_again_where_it_is_damag
     first = own_text(model)
     (file,) = cache.iterdir()
     held = json.loads(file.read_text())
-    for damage in ("{", json.dumps({"tokens": held["tokens"][1:]}), json.dumps({"tokens": [[99] * 16] * 64})):
+    for damage in ("{", json.dumps({"tokens": held["tokens"][1:]}), json.dumps({"tokens": [[99] * 9] * 64})):
         file.write_text(damage)
         assert own_text(model).digest == first.digest
         assert json.loads(file.read_text()) == held

@@ -48,7 +48,7 @@ from d90.training.batches import Batches
 from d90.training.loop import open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import make_recipe
+from d90.training.recipe import make_recipe, suited
 from d90.trials.store import Store
 
 __all__ = ["ALPHAS", "LanguageCertificate", "TextCandidate", "certify_language", "check_language", "smoothed_bits"]
@@ -109,7 +109,7 @@ class LanguageCertificate(BaseCertificate[TextCandidate]):
 def certify_language(
     model: str | Model,
     task: str | Task,
-    method: str | Spec = "lora:r=4@structure=did",
+    method: str | Spec = "lora:r=4,targets=qv@structure=did",
     *,
     options: CertificateOptions = CertificateOptions(),
     training: TrainingOptions = ONE_LOOK,
@@ -137,6 +137,8 @@ def certify_language(
     whole = open_task(task, recipe, model)
     if not whole.kind.generative:
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")
+    spec = suited(method, whole.kind)
+    recipe = replace(recipe, method=str(spec))
     ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, command)
     save_study(ground, result, "certify language")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from d90.certificates.language import LanguageCertificate
 
 
-@expanded(without=("metric", "positive", "validation_limit", "evaluations", "forgetting", "keep", "forget_at_most"))
+@expanded(
+    without=("metric", "positive", "validation_limit", "evaluations", "forgetting", "keep", "forget_at_most", "weights")
+)
 def certify(
     model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
     task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,
@@ -27,7 +29,7 @@ def certify(
         typer.Option(
             "--method",
             "-m",
-            help="What moves, with a subspace; full@structure=did, for documents lora:r=4@structure=did.",
+            help="What moves, with a subspace; full@structure=did, for documents lora:r=4,targets=qv@structure=did.",
         ),
     ] = None,
     options: CertificateOptions = CertificateOptions(),

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,12 +125,12 @@ def to_lora(
     kept: float = 1.0
     lost: dict[str, float] = {}
     if own:
-        r, alpha = own.r, own.alpha or own.r
+        r, sizes = own.r, {"r": own.r, "lora_alpha": own.alpha or own.r, "use_rslora": own.rslora}
     else:
         assert rank is not None
-        r = alpha = rank
+        r, sizes = rank, {"r": rank, "lora_alpha": rank}
         found, kept, lost = _cut(model, base, changed, set(head), rank)
-    exported = _write(model, Path(folder), found, head, r, alpha, probe)
+    exported = _write(model, Path(folder), found, head, sizes, probe)
     if exported is not None and unit != (0.0, 1.0):
         exported = (exported - unit[0]) / unit[1]  # as the tune's
     for name, p in model.named_parameters():
@@ -197,8 +198,7 @@ def _write(
     folder: Path,
     factors: Factors,
     head: Mapping[str, Tensor],
-    r: int,
-    alpha: int,
+    sizes: Mapping[str, Any],
     probe: Probe | None,
 ) -> Tensor | None:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -207,8 +207,7 @@ def _write(
     transposed = _matrices(model)
     heads = {name: model.get_submodule(name) for name in layout.owners(model, head)}
     config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
+        **sizes,
         target_modules=sorted(factors),
         fan_in_fan_out=any(transposed.get(f"{name}.weight", False) for name in factors),
         modules_to_save=list(heads) or None,

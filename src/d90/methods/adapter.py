@@ -139,8 +139,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        change: Tensor = self.up(NONLINEARITIES[self.nonlinearity](self.down(self.norm(y))))
-        return y + change
+        given = y.to(self.down.weight.dtype)  # fp32 in a half-precision model
+        change: Tensor = self.up(NONLINEARITIES[self.nonlinearity](self.down(self.norm(given))))
+        return y + change.to(y.dtype)
 
     def behind(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         """Forward hook of the module it follows."""

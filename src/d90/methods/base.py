@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
@@ -186,13 +187,16 @@ class Method(ABC):
 
     def __str__(self) -> str:
         given = {field_.name: getattr(self, field_.name) for field_ in fields(self)}
-        shown = ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
+        shown = ",".join(f"{key}={value}" for key, value in given.items() if value is not None and value is not False)
         return f"{self.name}:{shown}" if shown else self.name
 
 
 @dataclass(frozen=True)
 class Inserting(Method):
-    """A method that puts parameters of its own into the model: they and the task's head move."""
+    """A method that puts parameters of its own into the model: they and the task's head move.
+
+    They are held in fp32 in a half-precision model too, where an optimizer's steps would be lost in their rounding.
+    """
 
     @abstractmethod
     def insert(self, applied: Applied, context: Context) -> None:
@@ -202,6 +206,9 @@ class Inserting(Method):
         before = {id(parameter) for parameter in applied.model.parameters()}
         heads = {id(applied.flags[name][0]) for name in applied.head}
         self.insert(applied, context)
+        for parameter in applied.model.parameters():
+            if id(parameter) not in before and parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
         named = applied.model.named_parameters()
         return {name for name, p in named if id(p) in heads or id(p) not in before}
 

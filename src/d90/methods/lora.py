@@ -1,6 +1,8 @@
 """LoRA: a low-rank change of chosen matrices (Hu et al. 2021, section 4.1), with peft's layers.
 
-    h = W_0 x + (alpha / r) B A x        A (r, inputs), B (outputs, r) = 0 at the start;  2 d r numbers a d x d matrix
+    h = W_0 x + (alpha / r) B A x        with rslora (Kalajdzievski 2023) alpha / sqrt(r) in place of alpha / r
+
+A (r, inputs), B (outputs, r) = 0 at the start;  2 d r numbers a d x d matrix
 
 The draw of A: `init=code`, uniform within 1 / sqrt(inputs), as the released code and peft have it; `init=paper`, Gaussian,
 whose width the paper does not give: 1 / r, as peft's "gaussian".
@@ -32,6 +34,7 @@ class LoRA(Inserting):
         alpha: r where it is not given.
         targets: as `d90.methods.targets` reads them.
         init: how A is drawn.
+        rslora: whether the change is scaled by alpha / sqrt(r), which keeps its size as r grows.
     """
 
     name: ClassVar[str] = "lora"
@@ -41,6 +44,7 @@ class LoRA(Inserting):
     alpha: int | None = None
     targets: str = DEFAULT_TARGETS
     init: Literal["code", "paper"] = "code"
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +75,9 @@ class LoRA(Inserting):
                 "lora: the targets mix linear layers and transposed ones (Conv1D); expected one kind. Name fewer targets"
             )
         names = [matrix.name for matrix in found]
-        config = LoraConfig(r=r, lora_alpha=self.alpha, target_modules=names, fan_in_fan_out=found[0].transposed)
+        config = LoraConfig(
+            r=r, lora_alpha=self.alpha, target_modules=names, fan_in_fan_out=found[0].transposed, use_rslora=self.rslora
+        )
         inject(self, applied, config)
         for matrix in found:
             layer: Any = applied.model.get_submodule(matrix.name)

@@ -9,6 +9,7 @@ as in `full`, `top:n=2`, `full@d=1000,structure=said`, `lora:r=8,targets=qv@d=50
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,14 +117,17 @@ class Spec:
         return str(self.method) if self.space is None else f"{self.method}@{self.space}"
 
 
-def parse(text: str) -> Spec:
+def parse(text: str, usual: Mapping[str, Mapping[str, str]] | None = None) -> Spec:
     """Read a method from its text.
+
+    Args:
+        usual: by a method's name, options that it takes where the text does not give them.
 
     Raises:
         InputError: an unknown method or key, or a value of the wrong type.
     """
     head, at, tail = text.strip().partition("@")
-    parts = [_method(part, text) for part in head.split("+")]
+    parts = [_method(part, text, usual or {}) for part in head.split("+")]
     method = parts[0] if len(parts) == 1 else Combined(*parts)
     if not at:
         return Spec(method)
@@ -135,12 +139,13 @@ def parse(text: str) -> Spec:
     return Spec(method, Space().changed(**fields))
 
 
-def _method(text: str, whole: str) -> Method:
+def _method(text: str, whole: str, usual: Mapping[str, Mapping[str, str]]) -> Method:
     name, _, options = text.strip().partition(":")
     kind = METHODS.find(name)
     fields = fields_of(kind)
     given: dict[str, Any] = {}
-    for key, value in _pairs(options, whole):
+    flags = {key for key, field_ in fields.items() if field_.kind is bool}
+    for key, value in (dict(usual.get(name, {})) | dict(_pairs(options, whole, flags))).items():
         if key in fields:
             given[key] = read_value(fields[key], value, whole)
         elif kind is Peft:
@@ -150,10 +155,11 @@ def _method(text: str, whole: str) -> Method:
     return kind(**given)
 
 
-def _pairs(text: str, whole: str) -> list[tuple[str, str]]:
+def _pairs(text: str, whole: str, flags: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Keys and values; a flag alone is true."""
     pairs: list[tuple[str, str]] = []
     for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
+        key, equals, value = (f"{item}=true" if item.strip() in flags else item).partition("=")
         if not equals or not key or not value:
             raise InputError(f"method '{whole}': got '{item}', expected key=value pairs joined by commas")
         if key.strip() in dict(pairs):

@@ -32,11 +32,12 @@ from d90.models.images import image_net
 from d90.models.model import SHORT, Model, positions
 from d90.models.pictures import load_processor
 from d90.models.smollm2 import smollm2_folder
+from d90.options.base import Weights
 from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
 from d90.tasks.kinds import TaskKind, stored_kind
 
-__all__ = ["MODELS", "Model", "checkpoint_labels", "encode", "load", "positions", "split_revision"]
+__all__ = ["MODELS", "Model", "checkpoint_labels", "count_weights", "encode", "load", "positions", "split_revision"]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -51,7 +52,12 @@ MODELS = {
 
 
 def load(
-    name: str, outputs: int, kind: str | TaskKind = "classification", seed: int = 0, max_length: int | None = None
+    name: str,
+    outputs: int,
+    kind: str | TaskKind = "classification",
+    seed: int = 0,
+    max_length: int | None = None,
+    weights: Weights = "fp32",
 ) -> Model:
     """Load a model with a head of `outputs` numbers, or a causal language model.
 
@@ -61,6 +67,7 @@ def load(
         kind: of task, or the word that stands for one in a file; one of language keeps the output matrix it came with.
         seed: of the weights that come from no checkpoint.
         max_length: truncate texts to this many tokens, at most what the model takes.
+        weights: what a language model's are held in (`d90.training.weights`).
 
     Raises:
         InputError: no such model, or one that does not fit the task.
@@ -78,7 +85,22 @@ def load(
             return image_net(name, outputs, seed)
         with _quiet():
             source = _OWN[name]() if name in _OWN else name
-        return _pretrained(name, source, outputs, kind, seed, max_length)
+        return _pretrained(name, source, outputs, kind, seed, max_length, weights)
+
+
+def count_weights(name: str, kind: TaskKind) -> int | None:
+    """How many weights a language model has, by its config alone; None where it cannot be told, as loading will say why."""
+    import transformers
+
+    source, revision = split_revision(_OWN[name]() if name in _OWN else name)
+    where = {"revision": revision} if revision else {}
+    try:
+        with _quiet(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+            module = getattr(transformers, str(kind.auto_class)).from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, NotImplementedError):
+        return None
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -118,10 +140,13 @@ def _minilm_folder() -> str:
 _OWN = {"minilm": _minilm_folder, "smollm2": smollm2_folder}  # names whose weights a package carries
 
 
-def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None) -> Model:
-    tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind)
+def _pretrained(
+    name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None, weights: Weights
+) -> Model:
+    tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind, weights)
+    stored = dtype if weights == "fp32" else "float32"  # what is held as it is stored needs no word
     if kind.takes == "pictures":
-        return _with_head(_pictured(name, tokenizer, module, report, seed), kind, outputs, dtype)
+        return _with_head(_pictured(name, tokenizer, module, report, seed), kind, outputs, stored)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"model '{name}' comes without a vocabulary; expected tokenizer files beside its weights, as tokenizer.json"
@@ -148,7 +173,7 @@ def _pretrained(name: str, source: str, outputs: int, kind: TaskKind, seed: int,
     layout.mark_fresh(module, fresh)
     if kind.encoder_decoder:
         layout.mark_stacks(module)
-    return _with_head(model, kind, outputs, dtype)
+    return _with_head(model, kind, outputs, stored)
 
 
 def _pictured(name: str, processor: Any, module: Any, report: dict[str, Any], seed: int) -> Model:
@@ -190,8 +215,10 @@ def _is_head(module: Any, name: str) -> bool:
     return not name.startswith(f"{module.base_model_prefix}.")
 
 
-def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tuple[Any, Any, dict[str, Any], str]:
-    """Tokenizer, network in fp32, the library's report of what the checkpoint lacked, and what its weights are stored in."""
+def _from_pretrained(
+    name: str, source: str, outputs: int, kind: TaskKind, weights: Weights
+) -> tuple[Any, Any, dict[str, Any], str]:
+    """Tokenizer, network, the library's report of what the checkpoint lacked, and what its weights are stored in."""
     import transformers
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
@@ -227,7 +254,9 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tu
                 config=config,
                 **where,
                 use_safetensors=True,
-                dtype=torch.float32,  # in half precision the steps of Adam are lost in the rounding of the weights
+                # where the user asks for nothing else fp32: in half precision Adam's steps are lost in the rounding of the weights
+                dtype=torch.float32 if weights == "fp32" else torch.bfloat16,
+                **({"quantization_config": _four_bits(), "device_map": {"": 0}} if weights == "4bit" else {}),
                 ignore_mismatched_sizes=True,  # a head for other classes is drawn afresh; _fresh refuses the rest
                 output_loading_info=True,
             )
@@ -239,6 +268,13 @@ def _from_pretrained(name: str, source: str, outputs: int, kind: TaskKind) -> tu
                 ) from None
             raise InputError(_no_model(name, error)) from None
     return tokenizer, module, report, dtype
+
+
+def _four_bits() -> Any:
+    """As QLoRA has them: NF4, computing in bf16."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def _no_model(name: str, error: Exception) -> str:

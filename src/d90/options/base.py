@@ -23,9 +23,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from d90.errors import InputError, unknown_name
 
-__all__ = ["Limit", "OptionField", "Options", "Precision", "at_least", "fields_of", "more_than", "option"]
+__all__ = ["Limit", "OptionField", "Options", "Precision", "Weights", "at_least", "fields_of", "more_than", "option"]
 
 Precision = Literal["auto", "fp32", "bf16"]
+Weights = Literal["auto", "fp32", "bf16", "4bit"]
 T = TypeVar("T")
 WORDS = {
     int: "a whole number",

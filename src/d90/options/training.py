@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-from d90.options.base import Limit, Options, Precision, more_than, option
+from d90.options.base import Limit, Options, Precision, Weights, at_least, more_than, option
 from d90.options.rates import USUAL, parse_rate
 
 __all__ = ["TrainingFields", "TrainingOptions"]
@@ -35,6 +35,11 @@ class TrainingOptions(Options):
         forgetting: whether what the kept weights forget is measured (`d90.training.forgetting`), of a causal language model.
         keep: a task of texts whose loss should not rise either, as "text:PATH"; what is lost of it is then measured too.
         forget_at_most: nats a token: an evaluation that has forgotten more, of any of these texts, scores as the untrained model does.
+        accumulate: the parts that each batch is worked through in, one after the other: less memory, the same step up to rounding.
+        gradient_checkpointing: whether blocks compute their activations again in the backward pass: less memory, more time.
+        weights: what a causal language model's weights are held in: "fp32"; "bf16", under methods that add weights of their own (kept in
+            fp32) or a subspace; "4bit" (bitsandbytes, on a GPU), under methods that add weights; "auto": fp32 where weights and
+            optimizer fit in half the memory, else bf16.
 
     Raises:
         InputError: which option cannot be, and what was expected.
@@ -90,6 +95,18 @@ class TrainingOptions(Options):
         later=True,
     )
 
+    accumulate: int = option(
+        1, "Parts that each batch is worked through in: less memory, the same step.", limit=at_least(1), later=True
+    )
+    gradient_checkpointing: bool = option(
+        False, "Compute activations again in the backward pass: less memory, more time.", later=True
+    )
+    weights: Weights = option(
+        "auto",
+        "What a language model's weights are held in: auto, fp32, bf16 or 4bit (a GPU and bitsandbytes).",
+        later=True,
+    )
+
     def check(self) -> None:
         """Refuse what cannot be."""
         super().check()
@@ -113,3 +130,6 @@ class TrainingFields(TypedDict, total=False):
     forgetting: bool
     keep: str | None
     forget_at_most: float | None
+    accumulate: int
+    gradient_checkpointing: bool
+    weights: Weights

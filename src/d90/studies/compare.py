@@ -40,6 +40,7 @@ from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Forgotten, Recipe, default_lr, make_recipe
+from d90.training.weights import settle
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
@@ -86,11 +87,14 @@ def compare(
     specs = _checked(methods, rates)
     check_sendable(run.executor, model, task)
     recipe = make_recipe(model, task, specs[0], training, data)
-    runner = TrialRunner(model, open_task(task, recipe, model), recipe, run)
+    opened = open_task(task, recipe, model)
+    specs, weights, held = settle(training, methods, opened, model)
+    recipe = replace(recipe, method=str(specs[0]), weights=weights)
+    runner = TrialRunner(model, opened, recipe, run)
     numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
     test = "test" in runner.task.splits
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
-    for note in runner.task.told:
+    for note in (*runner.task.told, *([held] if held else [])):
         progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
 
@@ -99,7 +103,7 @@ def compare(
     def entry(index: int) -> Entry | TrainingFailed:
         spec = specs[index]
         progress.search_planned(f"{spec} ({index + 1} of {len(specs)})")
-        mine = make_recipe(model, task, spec, training, data)
+        mine = replace(make_recipe(model, task, spec, training, data), weights=weights)
         try:
             made, wrong = _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
         except TrainingFailed as error:
@@ -118,7 +122,7 @@ def compare(
     part = "test" if test else "validation"
     chance = runner.constant_score(part)
     trials = [
-        replace(make_recipe(model, task, spec, training, data), lr=entry.lr)
+        replace(make_recipe(model, task, spec, training, data), lr=entry.lr, weights=weights)
         for spec, entry in zip(left, entries, strict=True)
     ]
     result = Comparison(

@@ -14,6 +14,7 @@ from d90.subspace import layout, support
 from d90.tasks import Task
 from d90.training.loop import Data, context, open_task
 from d90.training.recipe import Recipe, make_recipe
+from d90.training.weights import settle
 from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner, check_sendable
 from d90.trials.store import digest
@@ -144,9 +145,16 @@ def prepare(
         raise InputError(
             f"got baseline={one.baseline} for the margin rule, expected a method: examples are compared one by one"
         )
+    specs, weights, held = settle(
+        training, [method, *([one.baseline] if isinstance(one.baseline, str) else [])], opened, model
+    )
+    spec = specs[0]
+    recipe = replace(recipe, method=str(spec), weights=weights)
+    if held:
+        run.told.note(held)
     base = None
     if isinstance(one.baseline, str):
-        base = make_recipe(model, task, parse(one.baseline), training, asked.data)
+        base = replace(make_recipe(model, task, specs[1], training, asked.data), weights=weights)
         given = asked.baseline_lr if isinstance(asked.baseline_lr, float) else None
         base = replace(base, lr=given, epochs=one.baseline_epochs or recipe.epochs, columns=recipe.columns)
     runner = TrialRunner(model, opened, recipe, run)

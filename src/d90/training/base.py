@@ -40,7 +40,8 @@ def open_base(record: dict[str, Any]) -> Model:
         InputError: as `d90.models.loading.load`; another base than the tune's: which of its parts differ.
     """
     recipe, kind = record["recipe"], kind_of(record)
-    model = load(recipe["model"], kind.outputs, kind, recipe["seed"], recipe["max_length"])
+    weights = recipe.get("weights", "fp32")
+    model = load(recipe["model"], kind.outputs, kind, recipe["seed"], recipe["max_length"], weights)
     check_same_base(record, model)
     if "fresh" not in record:
         layout.mark_called_head(model.module)

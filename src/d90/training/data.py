@@ -119,8 +119,9 @@ def open_model(model: str | Model | nn.Module, task: Task, recipe: Recipe, devic
     """
     loaded = as_model(model)
     if isinstance(loaded, str):
-        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length)
-        loaded.module.to(device)
+        loaded = load_model(loaded, task.outputs, task.kind, recipe.seed, recipe.max_length, recipe.weights)
+        if recipe.weights != "4bit":  # which lie on the GPU already
+            loaded.module.to(device)
     elif isinstance(task.train.inputs, Tensor) and loaded.tokenizer is None:
         _check_outputs(loaded, task)
     task.kind.check_model(loaded.name, loaded.tokenizer, task.name)

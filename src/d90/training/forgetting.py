@@ -31,6 +31,7 @@ from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.language import Language, documents
 from d90.training.batches import Batches, device_of
 from d90.training.evaluation import predict
+from d90.training.precision import autocast, own_precision
 from d90.training.recipe import Forgotten
 
 __all__ = ["OWN_TEXT", "Retained", "forgetting", "losses", "measure_forgetting", "own_text", "retained"]
@@ -58,8 +59,8 @@ class Retained:
 
 
 def losses(model: Model, texts: Batches) -> Tensor:
-    """Each example's nats a token (n,), in fp32."""
-    return texts.kind.losses(predict(model, texts, "fp32"), texts.labels)
+    """Each example's nats a token (n,), in fp32, or in bf16 where the weights are held in it."""
+    return texts.kind.losses(predict(model, texts, own_precision(model.module)), texts.labels)
 
 
 def forgetting(model: Model, base: Tensor, texts: Batches) -> tuple[float, float]:
@@ -123,7 +124,8 @@ class _Written(Language):
 
 def own_text(model: Model, folder: Path | None = None) -> Retained:
     """`COUNT` texts of `LENGTH` tokens that the plain model writes, from `folder` where they were written before."""
-    length = LENGTH if model.max_length is None else min(LENGTH, model.max_length - 1)
+    # half of a short model's positions: methods may put some of their own before a text
+    length = LENGTH if model.max_length is None else max(1, min(LENGTH, model.max_length // 2))
     decided = json.dumps([model.fingerprint, COUNT, length, SEED])
     where = (folder or cache_folder() / "texts") / f"{hashlib.sha256(decided.encode()).hexdigest()[:16]}.json"
     ids = _read(where, length + 1, model.vocabulary or 0)
@@ -166,7 +168,8 @@ def _drawn(model: Model, length: int) -> list[list[int]]:
     for _ in range(length):
         given = ids if cache is None else ids[:, -1:]
         options = {} if cache is None else {"past_key_values": cache}
-        found = module(input_ids=given.to(device), **options)
+        with autocast(module, own_precision(module)):
+            found = module(input_ids=given.to(device), **options)
         cache = getattr(found, "past_key_values", None)
         logits = found if isinstance(found, Tensor) else found.logits
         shares = logits[:, -1].double().cpu().softmax(dim=-1)

@@ -12,6 +12,7 @@ from d90.models.encoding import encode
 from d90.models.model import Model
 from d90.tasks.kinds import Instruction
 from d90.training.batches import device_of
+from d90.training.precision import autocast, own_precision
 from d90.training.writing import write
 
 if TYPE_CHECKING:
@@ -56,15 +57,16 @@ def generate(
         mask = [[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
         device = device_of(module)
         room = limit if model.max_length is None else min(limit, model.max_length - longest)
-        found = module.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            max_new_tokens=room,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=pad,
-            eos_token_id=sorted(ends) or None,
-        )
+        with autocast(module, own_precision(module)):
+            found = module.generate(
+                input_ids=torch.tensor(rows, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                max_new_tokens=room,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=pad,
+                eos_token_id=sorted(ends) or None,
+            )
         for i, ids in zip(chosen, found[:, longest:].tolist(), strict=True):
             stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
             answers[i] = tokenizer.decode(ids[:stop], skip_special_tokens=True)

@@ -47,9 +47,10 @@ from d90.training.evaluation import assess, evaluate, predict
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
 from d90.training.rates import find_rate
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, trial_key
+from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, suited, trial_key
 from d90.training.run import Run
-from d90.training.schedule import batches_of, rate, undisturbed
+from d90.training.schedule import batches_of, rate, recomputing, undisturbed
+from d90.training.weights import settle
 
 __all__ = [
     "Data",
@@ -110,11 +111,14 @@ def train(
     spec = parse(method) if isinstance(method, str) else method
     spec = spec if d is None else spec.at(d)
     progress = progress or Progress()
-    model = as_model(model)
+    model, chosen = as_model(model), check_device(device) if device else best_device()
     recipe = make_recipe(model, task, spec, training, data)
     loaded_task = open_task(task, recipe, model)
-    loaded = open_model(model, loaded_task, recipe, check_device(device) if device else best_device())
-    for note in (*loaded_task.told, *loaded.notes):
+    spec = suited(method, loaded_task.kind)
+    (spec,), weights, held = settle(training, [spec if d is None else spec.at(d)], loaded_task, model, chosen)
+    recipe = replace(recipe, method=str(spec), weights=weights)
+    loaded = open_model(model, loaded_task, recipe, chosen)
+    for note in (*loaded_task.told, *([held] if held else []), *loaded.notes):
         progress.note(note)
     encoded = Data(loaded, loaded_task, timed=True)
     encoded.note_truncation(progress)
@@ -214,7 +218,7 @@ def fit(
     whole = test or (recipe.measures_forgetting and recipe.until == 1)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
-        with undisturbed(module, recipe.seed):
+        with undisturbed(module, recipe.seed), recomputing(module, recipe.gradient_checkpointing):
             outcome = _loop(
                 data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or whole, pruner, best, checkpoint, pause
             )  # fmt: skip
@@ -312,7 +316,7 @@ def _loop(
 
     rest = itertools.islice(batches_of(data.train, recipe, last), done, None)
     for step, chosen in enumerate(rest, start=done + 1):
-        value = _backward(data, chosen, precision)
+        value = _backward(data, chosen, precision, recipe.accumulate)
         if not math.isfinite(value):
             status = "diverged"
             break
@@ -363,17 +367,25 @@ def _loop(
     )
 
 
-def _backward(data: Data, chosen: Tensor, precision: str) -> float:
-    """The loss of one batch, in the unit it is told in, and its gradient where it is finite."""
+def _backward(data: Data, chosen: Tensor, precision: str, parts: int) -> float:
+    """The loss of one batch, in the unit it is told in, and its gradient where it is finite.
+
+    In several parts one after the other, each counts by its examples, of whose losses the batch's is the mean.
+    """
     module, kind = data.model.module, data.task.kind
     module.train()
-    with autocast(module, precision):
-        outputs = outputs_of(module, data.train.inputs(chosen), kind)
-    loss = kind.training_loss(outputs, data.train.labels[chosen].to(outputs.device))
-    value = loss.item() * kind.unit
-    if math.isfinite(value):
-        loss.backward()
-    return value
+    total = 0.0
+    for part in chosen.tensor_split(min(parts, len(chosen))):
+        with autocast(module, precision):
+            outputs = outputs_of(module, data.train.inputs(part), kind)
+        loss = kind.training_loss(outputs, data.train.labels[part].to(outputs.device))
+        share = 1.0 if len(part) == len(chosen) else len(part) / len(chosen)
+        value = loss.item() * kind.unit * share
+        total += value
+        if not math.isfinite(value):
+            break
+        (loss if share == 1 else loss * share).backward()
+    return total
 
 
 def _sizes(trained: Trainable) -> dict[str, Any]:

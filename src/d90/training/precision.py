@@ -15,7 +15,7 @@ from d90.training.recipe import Recipe, bf16_is_fast
 if TYPE_CHECKING:
     from d90.training.data import Data
 
-__all__ = ["autocast", "precision_of", "step_seconds"]
+__all__ = ["autocast", "own_precision", "precision_of", "step_seconds"]
 
 GAIN = 0.8  # bf16 is taken where a step takes at most this share of fp32's time: less is not worth the rounding
 SHORT = 0.02  # seconds: steps so short are fp32's, for their times say nothing
@@ -25,6 +25,8 @@ def precision_of(recipe: Recipe, data: Data) -> str:
     """fp32 or bf16. "auto", for texts on a device that has bf16, is decided by a timed step where `data.timed`, once for all trials
     that share the data, and kept in `data.precision`; elsewhere by the device alone, so that a certificate's check repeats it.
     """
+    if recipe.weights != "fp32":
+        return "bf16"  # what a method adds is in fp32, and computes with the rest
     if recipe.precision != "auto":
         return recipe.precision
     if data.precision is None and data.timed:
@@ -37,6 +39,11 @@ def precision_of(recipe: Recipe, data: Data) -> str:
 def autocast(module: nn.Module, precision: str) -> torch.autocast:
     """Where the model is, in the run's precision."""
     return torch.autocast(device_of(module).type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def own_precision(module: nn.Module) -> str:
+    """bf16 for a model whose weights are held in it, else fp32: what it is evaluated in where no run's precision decides."""
+    return "bf16" if any(parameter.dtype == torch.bfloat16 for parameter in module.parameters()) else "fp32"
 
 
 def _by_time(recipe: Recipe, data: Data) -> tuple[str, str]:

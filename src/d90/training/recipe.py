@@ -16,6 +16,7 @@ from d90.errors import InputError, unknown_name
 from d90.methods import Spec, parse
 from d90.models.model import Model, name_of
 from d90.options import TaskOptions, TrainingOptions, fields_of, parse_rate
+from d90.options.base import Weights
 from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task, TaskKind
 
@@ -29,6 +30,7 @@ __all__ = [
     "default_lr",
     "make_recipe",
     "recipe_key",
+    "suited",
     "trial_key",
 ]
 
@@ -44,6 +46,7 @@ class Recipe(TrainingOptions):
         lr: Adam's learning rate; None takes the default of the method and model (`default_lr`).
         train_limit, validation_limit, max_length, columns: how the data was read (`d90.options.TaskOptions`).
         step_rule: version of the subspace's unit of theta; 1 where the rules agree (`step_rule_of`).
+        weights: what the base's weights are held in, "auto" settled (`d90.training.weights`).
     """
 
     model: str
@@ -55,6 +58,7 @@ class Recipe(TrainingOptions):
     columns: dict[str, str] = field(default_factory=dict)
     lr: float | None = field(default=None, kw_only=True)
     step_rule: int = field(default=1, kw_only=True)
+    weights: Weights = field(default="fp32", kw_only=True)
 
     def __post_init__(self) -> None:
         """What is stored is read whatever it holds; `check` refuses what cannot be trained."""
@@ -81,7 +85,8 @@ class Recipe(TrainingOptions):
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored: a field that came later stands there only where it differs from what was done before."""
-        later = {one.name: one.default for one in fields_of(TrainingOptions).values() if one.later}
+        usual = type(self).__dataclass_fields__
+        later = {one.name: usual[one.name].default for one in fields_of(TrainingOptions).values() if one.later}
         return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
     def key(self, *fingerprints: str) -> str:
@@ -161,6 +166,16 @@ def trial_key(recipe: Recipe, task: Task, model: Model, start: str | None = None
         if model.split_special and task.mentions(model.tokenizer.all_special_tokens):
             changes.append("special tokens are text")
     return recipe.key(task.fingerprint, start or model.fingerprint, *changes)
+
+
+def suited(method: str | Spec, kind: TaskKind) -> Spec:
+    """A method as it is meant for a kind of task: of a language model, LoRA that names no targets takes every linear layer of the blocks.
+
+    q and v alone need ten times the rate there and forget more (docs/decisions.md). A method given as an object is taken as it is.
+    """
+    if isinstance(method, Spec):
+        return method
+    return parse(method, {"lora": {"targets": "all"}} if kind.generative else {})
 
 
 def step_rule_of(spec: Spec) -> int:
@@ -320,6 +335,7 @@ def make_recipe(
         raise unknown_name("step_rule", str(training.step_rule), [str(rule) for rule in STEP_RULES])
     rule, rate = step_rule_of(spec), parse_rate(training.lr)
     given = {name: getattr(training, name) for name in fields_of(TrainingOptions)}
+    given["weights"] = "fp32" if training.weights == "auto" else training.weights
     given |= {"lr": rate if isinstance(rate, float) else None, "step_rule": min(rule, training.step_rule or rule)}
     recipe = Recipe(
         name_of(model),

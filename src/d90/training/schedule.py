@@ -1,17 +1,19 @@
-"""What happens at which step of a run: the learning rate's share, and the batch; and that it leaves no trace in torch."""
+"""What happens at which step of a run: the learning rate's share, and the batch; and that it leaves no trace in torch or model."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from d90.errors import InputError
 from d90.training.batches import Batches
 from d90.training.recipe import Recipe
 
-__all__ = ["batches_of", "rate", "undisturbed"]
+__all__ = ["batches_of", "rate", "recomputing", "undisturbed"]
 
 
 def rate(step: int, total: int, warmup: float) -> float:
@@ -43,3 +45,31 @@ def undisturbed(module: nn.Module, seed: int) -> Iterator[None]:
         finally:
             for part, mode in modes:
                 part.training = mode
+
+
+@contextlib.contextmanager
+def recomputing(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """With gradient checkpointing where it is wanted: blocks compute their activations again in the backward pass.
+
+    Raises:
+        InputError: a model whose blocks cannot.
+    """
+    if not wanted:
+        yield
+        return
+    model: Any = module
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"got gradient checkpointing for a {type(module).__name__}, which has none; expected a model of transformers whose blocks "
+            "support it. A larger --accumulate saves memory too"
+        )
+    before = any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+    verb = (
+        "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    )  # as transformers says since 5.23
+    getattr(model, f"{verb}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if not before:
+            getattr(model, f"{verb}_checkpointing_disable")()

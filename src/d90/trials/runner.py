@@ -29,7 +29,7 @@ from d90.training.checkpoint import Checkpoint
 from d90.training.device import best_device
 from d90.training.failures import failed_outcome, free_memory, out_of_memory
 from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
-from d90.training.precision import precision_of
+from d90.training.precision import own_precision, precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
 from d90.training.run import Run
@@ -140,14 +140,18 @@ class TrialRunner:
 
     def zero_score(self) -> float:
         """The untrained model's score on the validation split."""
-        return evaluate(self.data(self._recipe.seed), "validation", "fp32")[0]
+        return evaluate(
+            self.data(self._recipe.seed), "validation", own_precision(self.model(self._recipe.seed).module)
+        )[0]
 
     def loss_deviation(self) -> float:
         """The standard deviation of the validation examples' losses under the untrained model; 0 where a metric scores the task."""
         if self.task.metric != LOSS:
             return 0.0
         data = self.data(self._recipe.seed)
-        losses = self.task.kind.losses(predict(data.model, data.validation, "fp32"), data.validation.labels)
+        losses = self.task.kind.losses(
+            predict(data.model, data.validation, own_precision(data.model.module)), data.validation.labels
+        )
         return losses.double().std().item() if len(losses) > 1 else 0.0
 
     def constant_score(self, split: str = "validation") -> float:
