@@ -143,9 +143,9 @@ def test_a_wrong_value_from_python_is_said(make: Callable[[], object], message: 
 
 
 def test_methods_have_a_signature_an_equality_and_a_repr() -> None:
-    assert list(inspect.signature(LoRA).parameters) == ["r", "alpha", "targets", "init"]
+    assert list(inspect.signature(LoRA).parameters) == ["r", "alpha", "targets", "init", "rslora"]
     assert LoRA(r=4) == LoRA(r=4, alpha=4) != LoRA(r=4, alpha=8)
-    assert repr(LoRA(r=4)) == "LoRA(r=4, alpha=4, targets='qv', init='code')"
+    assert repr(LoRA(r=4)) == "LoRA(r=4, alpha=4, targets='qv', init='code', rslora=False)"
     assert PaFi(k=7) == SparseMask(mask="magnitude", k=7)
     assert {parse("lora:r=4").method, LoRA(r=4)} == {LoRA(r=4)}
     with pytest.raises(TypeError, match="rank"):
