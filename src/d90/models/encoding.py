@@ -11,6 +11,7 @@ from d90.errors import InputError
 from d90.models.model import Model
 from d90.models.pictures import PictureBatches
 from d90.models.targets import encode_targets
+from d90.models.windows import encode_windows
 from d90.tasks.encoded import Encoded
 from d90.tasks.kinds import TaskKind
 
@@ -55,6 +56,17 @@ class ModelEncoder:
         for ids in (found.ids, added["target"]):
             _check_ids(self.model, ids, inputs)
         return Encoded({"input_ids": found.ids, **added}, found.truncated + cut)
+
+    def windows(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Questions and contexts, in windows.
+
+        Raises:
+            InputError: as `encode`; a tokenizer that does not say where its tokens stand.
+        """
+        _check_takes_texts(self.model)
+        found = encode_windows(self.model, inputs, not self.model.inputs or "token_type_ids" in self.model.inputs)
+        _check_ids(self.model, found.ids, inputs)
+        return found
 
     def pictures(self, inputs: Sequence[tuple[str, ...]]) -> PictureBatches:
         """Pictures as the model's processor prepares them.

@@ -62,5 +62,8 @@ class Encoder(Protocol):
     def targets(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
         """Sources and targets: the source's ids, "decoder_input_ids", and "target", what the decoder gives for each of these."""
 
+    def windows(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Questions and contexts: each one's windows one behind another, with "low", "high" (characters) and "window" for each token."""
+
     def pictures(self, inputs: Sequence[tuple[str, ...]]) -> Lazy:
         """Pictures (`d90.tasks.pictures`) as the model's processor prepares them."""

@@ -25,7 +25,7 @@ def ask(model: Model, split: Split, kind: TaskKind) -> Questions:
     reference the beginning goes, as in training.
     """
     found = kind.questions(model.tokenizer, split, model.split_special, model.name)
-    if kind.writes:  # in a decoder of its own, which the source leaves all its room
+    if kind.writes or kind.extracts:  # in a decoder of its own, which the source leaves all its room
         return found
     longest = max(len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in found.references)  # type: ignore[misc]
     if model.max_length is not None:
@@ -39,13 +39,15 @@ def ask(model: Model, split: Split, kind: TaskKind) -> Questions:
     return found._replace(limit=2 * longest + SLACK)
 
 
-def score_answers(model: Model, kind: TaskKind, metric: str, asked: Questions) -> Tensor:
+def score_answers(model: Model, kind: TaskKind, metric: str, asked: Questions, outputs: Tensor) -> Tensor:
     """Each answer's score (n,): 1 or 0 in int64 where it is right or wrong, else fp32. Answers are made in fp32, as `d90 generate`'s are.
 
     Raises:
         InputError: a model that cannot generate, or what a script did.
     """
-    if kind.writes:
+    if kind.extracts:
+        answers = kind.answers_in(outputs, asked)
+    elif kind.writes:
         texts = list(dict.fromkeys(asked.texts))
         written = dict(zip(texts, write(model, kind, [(text,) for text in texts]), strict=True))
         answers = [written[text] for text in asked.texts]

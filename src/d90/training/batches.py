@@ -108,12 +108,20 @@ def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor, kind: TaskK
         places = kind.predicting(batch) if kind is not None else None
         with _only_at(module, None if places is None else places.to(device)):
             result = module(**given)
-    logits: Tensor = result if isinstance(result, Tensor) else result.logits
+    logits = _logits_of(result)
     if kind is None or isinstance(batch, Tensor):
         return logits
     if places is not None and logits.shape[:-1] != places.shape:
         logits = logits.flatten(0, -2)  # (k, V): those at the places
     return kind.outputs_of(logits, batch)
+
+
+def _logits_of(result: Any) -> Tensor:
+    """A model's logits; those of begin and end side by side, (n, tokens, 2)."""
+    if isinstance(result, Tensor):
+        return result
+    found: Tensor | None = getattr(result, "logits", None)
+    return torch.stack((result.start_logits, result.end_logits), dim=-1) if found is None else found
 
 
 @contextmanager

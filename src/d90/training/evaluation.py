@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Assessment", "assess", "evaluate", "look", "predict"]
 
+MAX_TOKENS = 1 << 14  # in an evaluated batch of windows
 MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
 
@@ -61,7 +62,7 @@ def look(model: Model, task: Task, batches: Batches, precision: str, asked: Ques
     if asked is None:
         score = task.kind.score(task.metric, outputs, batches.labels)
         return Assessment(score, loss, task.evidence(outputs, batches.labels), outputs)
-    scores = score_answers(model, task.kind, task.metric, asked)
+    scores = score_answers(model, task.kind, task.metric, asked, outputs)
     return Assessment(task.kind.measure(task.metric, scores, batches.labels), loss, scores, outputs)
 
 
@@ -77,6 +78,8 @@ def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> 
     module = model.module
     if model.vocabulary is not None:  # a batch of logits over the vocabulary at each token
         size = max(1, min(size, MAX_LOGITS // (model.vocabulary * int(batches.lengths.max()))))
+    if batches.kind.extracts:
+        size = max(1, min(size, MAX_TOKENS // int(batches.lengths.max())))
     rows: list[Tensor] = []
     order: list[Tensor] = []
     module.eval()

@@ -14,12 +14,14 @@ from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.kinds.multilabel import MultiLabel
 from d90.tasks.kinds.pictures import Pictures
+from d90.tasks.kinds.questions import Answering
 from d90.tasks.kinds.regression import Regression
 from d90.tasks.kinds.seq2seq import Seq2Seq
 from d90.tasks.kinds.tokens import Tokens
 
 __all__ = [
     "ABSENT",
+    "Answering",
     "Classification",
     "ImageValues",
     "Images",
@@ -65,6 +67,7 @@ KINDS: Registry[type[TaskKind]] = Registry(
             Seq2Seq,
             Pictures,
             MultiLabel,
+            Answering,
         )
     },
     check=_check,

@@ -18,7 +18,7 @@ from d90.tasks.encoded import Encoded, Encoder, Lazy
 from d90.tasks.metrics import LOSS, METRICS
 from d90.tasks.split import Split
 
-__all__ = ["Reading", "TaskKind", "TokenIds"]
+__all__ = ["Reading", "TaskKind", "TokenIds", "padded"]
 
 
 class TokenIds(NamedTuple):
@@ -64,6 +64,7 @@ class TaskKind(ABC):
         filler: stands in outputs where an example has fewer than the longest.
         generative: whether the model keeps the output matrix it came with, and is asked for no number of outputs.
         writes: whether a prediction is a text that the model's own `generate` makes.
+        extracts: whether answers are found in the model's outputs (`answers_in`).
         encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
         sized: the inputs whose longest counts as an example's length.
         calibrates: whether a finished run's outputs on the validation split decide something (`calibrated`).
@@ -88,6 +89,7 @@ class TaskKind(ABC):
     filler: ClassVar[float] = -1.0
     generative: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    extracts: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool | None] = None
     sized: ClassVar[tuple[str, ...]] = ("input_ids",)
     calibrates: ClassVar[bool] = False
@@ -152,6 +154,10 @@ class TaskKind(ABC):
     def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[Any]:
         """Each answer's score from 0 to 1 by a metric of answers; integers where it is right or wrong. What `measure` takes."""
         raise NotImplementedError(f"a {self.name} asks for no answers")
+
+    def answers_in(self, outputs: Tensor, asked: Questions) -> list[str]:
+        """The answers that a model's outputs hold, of a kind that extracts them."""
+        raise NotImplementedError(f"a {self.name} extracts no answers")
 
     @property
     def own_metric(self) -> str:
@@ -225,17 +231,7 @@ class TaskKind(ABC):
         Args:
             examples: integers (length,) by name, as `encode` gave them, "input_ids" among them.
         """
-        pad = int(getattr(tokenizer, "pad_token_id", None) or 0)
-        pads = {"input_ids": pad, "decoder_input_ids": pad, **self.padding}
-        batch = {
-            name: pad_sequence(
-                [example[name] for example in examples], batch_first=True, padding_value=pads.get(name, 0)
-            )
-            for name in examples[0]
-        }
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        return batch
+        return padded(examples, tokenizer, self.padding)
 
     # --- model -----------------------------------------------------------------------------------------------------
 
@@ -331,6 +327,19 @@ class TaskKind(ABC):
     def metric_name(self, metric: str) -> str:
         """A metric as it is shown: with the class it speaks of, where it speaks of one."""
         return metric
+
+
+def padded(examples: Sequence[Mapping[str, Tensor]], tokenizer: Any, padding: Mapping[str, int]) -> dict[str, Tensor]:
+    """Integers (length,) by name, each name padded to its longest, and the "attention_mask" of "input_ids"."""
+    pad = int(getattr(tokenizer, "pad_token_id", None) or 0)
+    pads = {"input_ids": pad, "decoder_input_ids": pad, **padding}
+    batch = {
+        name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=pads.get(name, 0))
+        for name in examples[0]
+    }
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    return batch
 
 
 def constant(values: Tensor, rows: int) -> Tensor:
