@@ -107,6 +107,17 @@ def check_new_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def check_tune(path: str | os.PathLike[str]) -> Path:
+    """Refuse a path at which no file lies, before anything large is imported or read.
+
+    Raises:
+        InputError: no such file.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"'{path}': no such file; expected a tune written by d90 (task.d90)")
+    return Path(path)
+
+
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to write files into, which becomes `path` when the block ends without an error: whole, or not at all.

@@ -11,7 +11,7 @@ from typing import Any
 
 from d90.cli.spelling import as_options
 from d90.errors import D90Error, RunFailed
-from d90.files import check_outputs
+from d90.files import check_outputs, check_tune
 
 __all__ = ["Interrupted", "catch_signals", "interruptible"]
 
@@ -38,6 +38,8 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         check_outputs(command.__name__, kwargs)
+        if isinstance(kwargs.get("tune"), Path):
+            check_tune(kwargs["tune"])
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
-from d90.files import write_bytes
+from d90.files import check_tune, write_bytes
 from d90.subspace.fingerprint import NO_PART, Base, base_of, earlier_weights
 from d90.subspace.options import STEP_RULES, STRUCTURES, SubspaceOptions
 
@@ -356,8 +356,7 @@ def _damaged(target: Path, why: str) -> InputError:
 
 def _open(target: Path) -> _Opened:
     """Read and check all that comes before the data; nothing large is read."""
-    if not target.is_file():
-        raise InputError(f"'{target}': no such file; expected a tune written by d90 (task.d90)")
+    check_tune(target)
     size = target.stat().st_size
     with target.open("rb") as file:
         first = file.read(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -55,8 +56,8 @@ class Hooks:
         model._d90_space = space  # type: ignore[assignment]
         parts = [module for module in model.modules() if module is not model]
         self._handles = [
-            model.register_forward_pre_hook(_Untraced(self._before_forward)),
-            model.register_forward_hook(_Untraced(self._after_forward), always_call=True),
+            model.register_forward_pre_hook(_untraced()(self._before_forward)),
+            model.register_forward_hook(_untraced()(self._after_forward), always_call=True),
             *(m.register_state_dict_pre_hook(self._before_state_dict) for m in model.modules()),
             *(m.register_load_state_dict_pre_hook(self._before_load) for m in model.modules()),
             *(m.register_forward_pre_hook(self._before_part) for m in parts),
@@ -198,21 +199,28 @@ class Hooks:
                     del self._folding[backward]
 
 
-class _Untraced:
-    """A hook that torch.compile leaves out of its graphs, and pickle refuses with a reason."""
+@functools.cache
+def _untraced() -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The class of a hook that torch.compile leaves out of its graphs, and pickle refuses with a reason.
 
-    def __init__(self, hook: Callable[..., None]) -> None:
-        self._hook = hook
+    It is made when the first space is: marking it brings torch's compiler in, which takes longer to import than all of d90.
+    """
 
-    @torch.compiler.disable  # on the call itself: a frame of ours around a disabled function would be traced
-    def __call__(self, *args: Any) -> None:
-        self._hook(*args)
+    class Untraced:
+        def __init__(self, hook: Callable[..., None]) -> None:
+            self._hook = hook
 
-    def __deepcopy__(self, memo: object) -> _Untraced:
-        return self
+        @torch.compiler.disable  # on the call itself: a frame of ours around a disabled function would be traced
+        def __call__(self, *args: Any) -> None:
+            self._hook(*args)
 
-    def __reduce__(self) -> NoReturn:
-        refuse_pickling()
+        def __deepcopy__(self, memo: object) -> Untraced:
+            return self
+
+        def __reduce__(self) -> NoReturn:
+            refuse_pickling()
+
+    return Untraced
 
 
 def refuse_pickling() -> NoReturn:
