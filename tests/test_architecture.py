@@ -74,6 +74,7 @@ def test_a_kind_of_task_is_asked_and_never_compared_by_name(file: Path) -> None:
         "image-values",
         "tokens",
         "seq2seq",
+        "embeddings",
         "question-answering",
         "multi-label",
         "image-classification",

@@ -64,6 +64,7 @@ KINDS: dict[str, tuple[TaskKind, Tensor, Tensor]] = {
     "seq2seq": (Seq2Seq(), DOCUMENTS, torch.zeros(12, 5)),
     "multi-label": (kinds.MultiLabel(("a", "b", "c")), FLAGS, 40 * (2 * FLAGS - 1)),
     "question-answering": (kinds.Answering(unanswerable=True), SPANS, SPOTS),
+    "embeddings": (kinds.Embeddings(), torch.zeros(12), torch.eye(12)[:, None].expand(-1, 2, -1)),
     "tokens": (
         Tokens(("B-x", "I-x", "O")),
         TAGS,
@@ -84,7 +85,8 @@ def _task(name: str, metric: str | None = None) -> Task:
 @EACH
 def test_perfect_outputs_score_the_maximum_and_lose_nothing(name: str) -> None:
     kind, labels, right = KINDS[name]
-    for metric in (*kind.metrics, "loss"):
+    metrics = ("recall_1", "recall_10") if name == "embeddings" else kind.metrics  # correlations are of numbers
+    for metric in (*metrics, "loss"):
         kind = kind.scored_by(metric)
         if metric != "f1" and not kind.asks(metric):
             assert kind.score(metric, right, labels) == pytest.approx(0.0 if metric == "loss" else 1.0, abs=1e-6)
@@ -112,11 +114,12 @@ def test_the_constant_guess_scores_chance(name: str) -> None:
         "language": [None, torch.tensor([3.0]).log()],
         "seq2seq": [None, torch.tensor([3.0]).log()],
         "question-answering": [None, None],
+        "embeddings": [torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)],
         "multi-label": [torch.tensor([9.0, -9.0, -9.0]), torch.logit(torch.tensor([0.75, 0.25, 0.25]))],
         "tokens": [torch.tensor([0.0, 0.0, 9.0]), (torch.tensor([3.0, 1.0, 5.0]) / 9).log()],
     }
     best, for_loss = guesses["classification" if name.startswith("image") else name]
-    shape = (*labels.shape, -1) if name != "multi-label" else (12, -1)
+    shape = {"multi-label": (12, -1), "embeddings": (12, -1, -1)}.get(name, (*labels.shape, -1))
     if for_loss is None:
         return  # a commonest answer is a text: in the kind's own tests
     assert kind.score("loss", for_loss.expand(shape), labels) == pytest.approx(

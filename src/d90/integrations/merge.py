@@ -12,6 +12,7 @@ from d90.errors import InputError
 from d90.files import check_new_folder, new_folder
 from d90.integrations.unit import fold_unit
 from d90.methods import load
+from d90.models.sentences import write_sentence_folder
 from d90.training.base import kind_of, open_base
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
@@ -63,6 +64,9 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     with new_folder(folder) as whole:
         module.save_pretrained(whole)
         reader.save_pretrained(whole)
+        if kind.pools:
+            width = int(model.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
+            write_sentence_folder(whole, model.pooling, width, model.max_length)
     return folder
 
 

@@ -29,6 +29,11 @@ class ModelEncoder:
         """Its tokenizer."""
         return self.model.tokenizer
 
+    @property
+    def pooling(self) -> str:
+        """How vectors are made from a text's states."""
+        return self.model.pooling
+
     def texts(self, inputs: Sequence[tuple[str, ...]], kind: TaskKind | None = None) -> Encoded:
         """Texts or pairs of texts, as `encode`."""
         return encode(self.model, inputs, kind)

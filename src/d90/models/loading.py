@@ -31,6 +31,7 @@ from d90.models.fresh import initialise
 from d90.models.images import image_net
 from d90.models.model import SHORT, Model, positions
 from d90.models.pictures import load_processor
+from d90.models.sentences import pooling_of
 from d90.models.smollm2 import smollm2_folder
 from d90.options.base import Weights
 from d90.subspace import layout
@@ -155,6 +156,8 @@ def _pretrained(
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is not None and module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
+    if kind.pools and getattr(module, "pooler", None) is not None:
+        module.pooler = None  # a layer over the first token, which no vector is made with
     longest = longest_input(module, tokenizer, max_length)
     unique = dict(module.named_parameters())
     fresh = fresh_parameters(name, module, unique, report)
@@ -166,6 +169,7 @@ def _pretrained(
         earlier=earlier_weights((name, unique[name]) for name in sorted(unique) if name not in fresh),
         separator=None if kind.generative else separator_of(tokenizer),
         long_attention=getattr(module.config, "_attn_implementation", None) or "",
+        pooling=pooling_of(name, Path(source)) if kind.pools else "mean",
     )  # fmt: skip
     if longest is not None and longest <= SHORT:
         with _quiet():
@@ -229,7 +233,7 @@ def _from_pretrained(
 
     if kind.auto_class is None:
         raise InputError(f"model '{name}' takes texts, and the task is of {kind.takes}; choose fc, lenet or mlp:WIDTHS")
-    head = {} if kind.generative else {"num_labels": outputs, "problem_type": kind.problem}
+    head = {} if kind.generative or not outputs else {"num_labels": outputs, "problem_type": kind.problem}
     family: Any = getattr(transformers, kind.auto_class)
     source, revision = split_revision(source)
     where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})

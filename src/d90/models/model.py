@@ -51,6 +51,7 @@ class Model:
         changes, head_changes: what is trained otherwise than d90's first trials did, under any method, and where the method alone
             decides what of the head moves; part of a trial's key.
         long_attention: the implementation of attention for texts longer than `SHORT`, where d90 chooses; "" leaves it alone.
+        pooling: how vectors are made from a text's states (`d90.tasks.kinds.embeddings.POOLINGS`).
         longest_seen: tokens of the longest text encoded so far.
     """
 
@@ -72,6 +73,7 @@ class Model:
     long_attention: str = ""
     longest_seen: int = 0
     processor: Any | None = None
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         self.module = layout.uncompiled(self.module)

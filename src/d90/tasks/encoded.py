@@ -53,6 +53,10 @@ class Encoder(Protocol):
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
 
+    @property
+    def pooling(self) -> str:
+        """How vectors are made from a text's states: "mean", "cls" (the first token's) or "lasttoken"."""
+
     def texts(self, inputs: Sequence[tuple[str, ...]], kind: Any = None) -> Encoded:
         """Texts or pairs of texts, cut to the model's length; a kind of task that makes token ids itself (`tokens`) does so."""
 

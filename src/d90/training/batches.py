@@ -117,11 +117,13 @@ def outputs_of(module: nn.Module, batch: dict[str, Tensor] | Tensor, kind: TaskK
 
 
 def _logits_of(result: Any) -> Tensor:
-    """A model's logits; those of begin and end side by side, (n, tokens, 2)."""
+    """A model's logits; those of begin and end side by side, (n, tokens, 2); of a model without a head its last states."""
     if isinstance(result, Tensor):
         return result
     found: Tensor | None = getattr(result, "logits", None)
-    return torch.stack((result.start_logits, result.end_logits), dim=-1) if found is None else found
+    if found is None and hasattr(result, "start_logits"):
+        found = torch.stack((result.start_logits, result.end_logits), dim=-1)
+    return result.last_hidden_state if found is None else found
 
 
 @contextmanager

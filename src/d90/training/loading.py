@@ -93,7 +93,7 @@ class Tuned:
         if self.kind.writes:
             self._check_texts(texts)
             return [{"answer": answer} for answer in write(self.model, self.kind, texts)]
-        return [self.kind.describe(output, text) for output, text in zip(self.outputs(texts), texts, strict=True)]
+        return self.kind.describe_all(self.outputs(texts), texts)
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[str, float]]:
         """(label, probability) for each example; for regression (value as text, value in the unit of the training labels)."""

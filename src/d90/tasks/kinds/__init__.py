@@ -9,6 +9,7 @@ from d90.registry import Registry
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.classification import Classification
+from d90.tasks.kinds.embeddings import Embeddings
 from d90.tasks.kinds.images import Images, ImageValues
 from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
@@ -23,6 +24,7 @@ __all__ = [
     "ABSENT",
     "Answering",
     "Classification",
+    "Embeddings",
     "ImageValues",
     "Images",
     "Instruction",
@@ -68,6 +70,7 @@ KINDS: Registry[type[TaskKind]] = Registry(
             Pictures,
             MultiLabel,
             Answering,
+            Embeddings,
         )
     },
     check=_check,

@@ -64,6 +64,7 @@ class TaskKind(ABC):
         filler: stands in outputs where an example has fewer than the longest.
         generative: whether the model keeps the output matrix it came with, and is asked for no number of outputs.
         writes: whether a prediction is a text that the model's own `generate` makes.
+        pools: whether vectors are made from the model's last states.
         extracts: whether answers are found in the model's outputs (`answers_in`).
         encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
         sized: the inputs whose longest counts as an example's length.
@@ -90,6 +91,7 @@ class TaskKind(ABC):
     generative: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     extracts: ClassVar[bool] = False
+    pools: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool | None] = None
     sized: ClassVar[tuple[str, ...]] = ("input_ids",)
     calibrates: ClassVar[bool] = False
@@ -303,6 +305,10 @@ class TaskKind(ABC):
         Args:
             example: its texts, as they were given.
         """
+
+    def describe_all(self, outputs: Tensor, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+        """What `describe` says of each of several examples that were asked for together."""
+        return [self.describe(output, example) for output, example in zip(outputs, texts, strict=True)]
 
     def score(self, metric: str, outputs: Tensor, labels: Tensor) -> float:
         """A metric of the predictions, or minus the mean loss; larger is better."""
