@@ -366,7 +366,7 @@ def test_a_certificate_is_checked_from_its_file(folder: Path, certificate: Langu
     [
         ({"evaluated": 1}, r"expected 2 \.\.\. 200"),
         ({"evaluated": 201}, r"expected 2 \.\.\. 200"),
-        ({"delta": 1.0}, "delta = 1.0"),
+        ({"delta": 1.0}, "delta=1.0"),
         ({"prior": 1.0}, "0 <= prior < 1"),
         ({"train_limit": 1}, "got 1 documents to evaluate"),
     ],

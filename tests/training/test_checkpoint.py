@@ -19,6 +19,7 @@ from d90.training.checkpoint import Checkpoint
 from d90.training.loop import Data, fit
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
+from d90.training.steps import RunControl
 from tests.reference.blobs import blobs
 
 
@@ -63,9 +64,9 @@ def recipe(method: str) -> Recipe:
 def trained(method: str, **given: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], list[torch.Tensor]]:
     """The outcome but for its seconds, the weights that are kept, and the best predictions."""
     best: list[torch.Tensor] = []
-    outcome, applied = fit(
-        data(), parse(method), recipe(method), progress=given.pop("progress", Progress()), best=best.append, **given
-    )
+    progress = given.pop("progress", Progress())
+    control = RunControl(best=best.append, **given)
+    outcome, applied = fit(data(), parse(method), recipe(method), progress=progress, control=control)
     found = outcome.to_dict()
     found.pop("seconds")
     return found, {n: t.clone() for n, t in applied.model.state_dict().items()}, best
@@ -183,9 +184,8 @@ def test_a_whole_run_goes_on_from_its_reading_bit_for_bit(tmp_path: Path, method
 
     def ran(asked: Recipe, **given: Any) -> tuple[dict[str, Any], list[torch.Tensor]]:
         best: list[torch.Tensor] = []
-        outcome, applied = fit(
-            data(), parse(method), asked, progress=Progress(), best=best.append, keep_best=True, **given
-        )
+        control = RunControl(best=best.append, keep_best=True, **given)
+        outcome, applied = fit(data(), parse(method), asked, progress=Progress(), control=control)
         return {**outcome.to_dict(), "seconds": 0.0}, [*best[-1:], *applied.model.state_dict().values()]
 
     at_once = ran(asked)

@@ -31,6 +31,7 @@ from d90.tasks.overlap import common
 from d90.training.loop import Data, fit, open_model, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
+from d90.training.steps import RunControl
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
@@ -323,5 +324,5 @@ def _started(
         start = replace(
             recipe, method="full", lr=None, epochs=epochs, evaluations=recipe.evaluations if may_choose else 1
         )
-        fit(Data(model, first), Spec(Full()), start, progress=progress, keep_best=True)[1].merge()
+        fit(Data(model, first), Spec(Full()), start, progress=progress, control=RunControl(keep_best=True))[1].merge()
     return data

@@ -24,6 +24,7 @@ from d90.training.loop import Data, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
+from d90.training.steps import RunControl
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
@@ -119,7 +120,7 @@ def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progre
     if study.definitions.get("base") not in (None, model.fingerprint):
         raise InputError(f"model '{recipe.model}' is another one now, expected the base that was measured")
     data = Data(model, task)
-    applied_method = fit(data, spec, recipe, progress=progress, keep_best=True)[1]
+    applied_method = fit(data, spec, recipe, progress=progress, control=RunControl(keep_best=True))[1]
     try:
         found = {}
         for name, split in (("train", data.train), ("evaluation", data.validation)):

@@ -8,14 +8,11 @@ reaches it, and its score then means "at least".
 from __future__ import annotations
 
 import itertools
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -26,35 +23,30 @@ from d90.methods import (
     Direct,
     Full,
     Spec,
-    Trainable,
     apply,
     parse,
-    restore,
-    snapshot,
 )
 from d90.models.model import Model, as_model
 from d90.options import AUTO, DEFAULT, TaskOptions, TrainingOptions, with_options
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
 from d90.subspace.file import check_dtype
-from d90.subspace.subspace import Subspace
 from d90.tasks import Task
 from d90.training.batches import outputs_of
-from d90.training.checkpoint import Checkpoint, State, resumed
+from d90.training.checkpoint import Checkpoint
 from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
-from d90.training.evaluation import assess, evaluate, predict
-from d90.training.precision import autocast, precision_of
+from d90.training.evaluation import evaluate, predict
 from d90.training.progress import Progress
 from d90.training.rates import find_rate
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, make_recipe, suited, trial_key
+from d90.training.recipe import Outcome, Recipe, default_lr, make_recipe, suited, trial_key
 from d90.training.run import Run
-from d90.training.schedule import batches_of, rate, recomputing, undisturbed
+from d90.training.schedule import recomputing, undisturbed
+from d90.training.steps import NO_CONTROL, Loop, RunControl
 from d90.training.weights import settle
 
 __all__ = [
     "Data",
-    "Hopeless",
     "context",
     "evaluate",
     "fit",
@@ -64,8 +56,6 @@ __all__ = [
     "train",
     "train_to_file",
 ]
-
-Hopeless = Callable[[Sequence[Evaluation]], bool]
 
 
 class TrainFields(TrainingFields, TaskFields, total=False):
@@ -128,7 +118,9 @@ def train(
     if checkpoint is not None:
         where, minutes = checkpoint
         kept = Checkpoint(Path(where), trial_key(recipe, loaded_task, loaded), minutes)
-    outcome, applied_method = fit(encoded, spec, recipe, progress=progress, keep_best=True, checkpoint=kept)
+    outcome, applied_method = fit(
+        encoded, spec, recipe, progress=progress, control=RunControl(keep_best=True, checkpoint=kept)
+    )
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
@@ -192,22 +184,17 @@ def fit(
     spec: Spec,
     recipe: Recipe,
     *,
-    stop_at: float | None = None,
     progress: Progress,
-    keep_best: bool = False,
+    control: RunControl = NO_CONTROL,
     test: bool = False,
     applied_method: AppliedMethod | None = None,
-    pruner: Hopeless | None = None,
-    best: Callable[[Tensor], None] | None = None,
-    checkpoint: Checkpoint | None = None,
-    pause: Checkpoint | None = None,
 ) -> tuple[Outcome, AppliedMethod]:
-    """Train once; `keep_best` ends at the best evaluation's weights, `test` scores them on the test split.
+    """Train once.
 
-    An `applied_method` is trained further; without one the method is applied afresh. `pruner` is asked after each evaluation
-    whether to give up; `best` is told the predictions whenever they are the best so far. With a `checkpoint`
-    a run that was killed goes on from it. A reading (`Recipe.until`) leaves its state in `pause`, from which the whole run goes on,
-    bit for bit.
+    Args:
+        control: when the run ends early, and what is kept of it.
+        test: score the best evaluation's weights, which are then kept, on the test split.
+        applied_method: trained further; without one the method is applied afresh.
 
     Returns:
         The outcome, and the method as it lies on the model: call `release()` on it.
@@ -216,12 +203,11 @@ def fit(
     if recipe.measures_forgetting:
         data.remember(recipe.keep)
     whole = test or (recipe.measures_forgetting and recipe.until == 1)
+    control = replace(control, keep_best=control.keep_best or whole)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with undisturbed(module, recipe.seed), recomputing(module, recipe.gradient_checkpointing):
-            outcome = _loop(
-                data, applied_method.trained, spec, recipe, stop_at, progress, keep_best or whole, pruner, best, checkpoint, pause
-            )  # fmt: skip
+            outcome = Loop(data, applied_method.trained, spec, recipe, control, progress).run()
             if test:
                 outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
             if whole and recipe.measures_forgetting and outcome.status != "diverged":
@@ -246,168 +232,10 @@ def context(data: Data, recipe: Recipe, progress: Progress | None = None) -> Con
     def fine_tune() -> None:
         spec = Spec(Full())
         with undisturbed(module, recipe.seed):
-            _loop(
-                data, Direct(module), spec, replace(recipe, method=str(spec), lr=None), None, progress or Progress(), False
-            )  # fmt: skip
+            full = replace(recipe, method=str(spec), lr=None)
+            Loop(data, Direct(module), spec, full, NO_CONTROL, progress or Progress()).run()
 
     def note(text: str) -> None:
         data.note_once(text, progress or Progress())
 
     return Context(recipe.seed, losses, fine_tune, step_rule=recipe.step_rule, note=note)
-
-
-def _loop(
-    data: Data,
-    trained: Trainable,
-    spec: Spec,
-    recipe: Recipe,
-    stop_at: float | None,
-    progress: Progress,
-    keep_best: bool,
-    pruner: Hopeless | None = None,
-    seen: Callable[[Tensor], None] | None = None,
-    checkpoint: Checkpoint | None = None,
-    pause: Checkpoint | None = None,
-) -> Outcome:
-    began = time.perf_counter()
-    task = data.task
-    precision = precision_of(recipe, data)
-    if data.precision_note:
-        data.note_once(data.precision_note, progress)
-    lr = recipe.lr if recipe.lr is not None else default_lr(spec, task.kind)
-    parameters = list(trained.parameters())
-    # fused: one pass over the weights; over every weight of minilm a bf16 step is a quarter shorter (benchmarks/step.py)
-    optimizer = trained.attach(torch.optim.Adam(parameters, lr=lr, weight_decay=recipe.weight_decay, fused=True))
-    total = recipe.steps(len(data.train))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, recipe.warmup))
-    last = max(1, round(total * recipe.until))
-    evenly = {max(1, round(total * (i + 1) / recipe.evaluations)) for i in range(recipe.evaluations)}
-    looks = evenly | {last}
-
-    progress.trial_started(f"{recipe.method} seed {recipe.seed}", last)
-    predictions: list[Tensor] = []  # of the best evaluation so far
-
-    def told(found: Tensor) -> None:
-        predictions[:] = [found]
-        if seen is not None:
-            seen(found)
-
-    status, step, done = "finished" if last == total else "read", 0, 0
-    state = resumed(checkpoint, trained, optimizer, schedule, last) if checkpoint is not None else None
-    if state is None:
-        curve, running = [_look(data, recipe, precision, told if seen else None, [], 0)], 0.0
-        zero_score = curve[0].score
-        best_state = snapshot(trained) if keep_best else None
-    else:
-        curve, running, step, done = state.curve, state.running, state.step, state.step
-        best_state = state.best
-        zero_score, began = curve[0].score, began - state.seconds
-        if state.predictions is not None:
-            told(state.predictions)
-        progress.note(f"{recipe.method} seed {recipe.seed} goes on from step {step} of {last}")
-    best = max(look.score for look in curve)
-
-    def save(to: Checkpoint) -> None:
-        kept = optimizer.state_dict()["state"]
-        seconds, predicted = time.perf_counter() - began, predictions[0] if predictions else None
-        why = to.save(State(snapshot(trained), kept, step, running, curve, seconds, best_state, predicted))
-        if why is not None:
-            progress.note(why)
-
-    rest = itertools.islice(batches_of(data.train, recipe, last), done, None)
-    for step, chosen in enumerate(rest, start=done + 1):
-        value = _backward(data, chosen, precision, recipe.accumulate)
-        if not math.isfinite(value):
-            status = "diverged"
-            break
-        if recipe.clip and isinstance(trained, Direct):
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        running = value if step == 1 else 0.98 * running + 0.02 * value
-        if step % 10 == 0 or step == last:
-            progress.trial_step(step, running)
-        if pause is not None and step == last and step not in evenly:
-            save(pause)  # the whole run does not look here
-        if step in looks:
-            look = _look(data, recipe, precision, told if seen else None, curve, step)
-            if not math.isfinite(look.loss):
-                status = "diverged"
-                break
-            curve.append(look)
-            score = look.score
-            progress.trial_scored(step, score, look.loss)
-            if score > best:
-                best, best_state = score, snapshot(trained) if keep_best else None
-            if stop_at is not None and score >= stop_at:
-                status = "passed" if step < total else "finished"
-                break
-            if pruner is not None and step < total and pruner(curve):
-                status = "hopeless"
-                break
-        if checkpoint is not None and step < last and checkpoint.due:
-            save(checkpoint)
-        if pause is not None and step == last and step in evenly:
-            save(pause)
-    if best_state is not None:
-        restore(trained, best_state)
-    return Outcome(
-        score=best,
-        status=status,
-        zero_score=zero_score,
-        curve=tuple(curve),
-        steps=step,
-        seconds=time.perf_counter() - began,
-        train_loss=running,
-        truncated=data.truncated,
-        lr=lr,
-        precision=precision,
-        **_sizes(trained),
-    )
-
-
-def _backward(data: Data, chosen: Tensor, precision: str, parts: int) -> float:
-    """The loss of one batch, in the unit it is told in, and its gradient where it is finite.
-
-    In several parts one after the other, each counts by its examples, of whose losses the batch's is the mean.
-    """
-    module, kind = data.model.module, data.task.kind
-    module.train()
-    total = 0.0
-    for part in chosen.tensor_split(min(parts, len(chosen))):
-        with autocast(module, precision):
-            outputs = outputs_of(module, data.train.inputs(part), kind)
-        loss = kind.training_loss(outputs, data.train.labels[part].to(outputs.device))
-        share = 1.0 if len(part) == len(chosen) else len(part) / len(chosen)
-        value = loss.item() * kind.unit * share
-        total += value
-        if not math.isfinite(value):
-            break
-        (loss if share == 1 else loss * share).backward()
-    return total
-
-
-def _sizes(trained: Trainable) -> dict[str, Any]:
-    """How many numbers are trained and moved, over which layers."""
-    count = sum(p.numel() for p in trained.parameters())
-    if isinstance(trained, Subspace):
-        return {"trained": count, "D": trained.D, "lambdas": trained.m, "layers": trained.layer_definition}
-    return {"trained": count, "D": count, "lambdas": 0, "layers": "none (direct)"}
-
-
-def _look(
-    data: Data, recipe: Recipe, precision: str, seen: Callable[[Tensor], None] | None, curve: Sequence[Evaluation], step: int
-) -> Evaluation:  # fmt: skip
-    """Evaluate on the validation split after `step` steps; predictions that score better than all looks before are told.
-
-    A look that has forgotten more than the recipe allows counts as the untrained model's.
-    """
-    found, best = assess(data, "validation", precision), max((look.score for look in curve), default=-math.inf)
-    score, forgets = found.score, None
-    if recipe.forget_at_most is not None and curve and score > best and math.isfinite(found.loss):
-        forgets = max(one.mean for one in data.forgotten(recipe.keep))
-        score = score if forgets <= recipe.forget_at_most else curve[0].score
-    if seen is not None and score > best and math.isfinite(found.loss):
-        seen(found.predictions)
-    return Evaluation(step, score, found.loss, forgets)

@@ -33,6 +33,7 @@ from d90.training.precision import own_precision, precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, trial_key
 from d90.training.run import Run
+from d90.training.steps import RunControl
 from d90.trials.executor import Executor, Job
 from d90.trials.options import RunOptions
 from d90.trials.predictions import pack, unpack
@@ -404,10 +405,11 @@ def _made(
 ) -> Made:
     """Train."""
     best: list[Tensor] = []
+    keep_best = ask.keep is not None or pause is not None
+    control = RunControl(ask.stop_at, ask.pruner, keep_best, best.append, checkpoint, pause)
     outcome, applied_method = fit(
         data, ask.spec, ask.recipe,
-        stop_at=ask.stop_at, progress=progress, test=ask.test, pruner=ask.pruner, best=best.append, checkpoint=checkpoint,
-        pause=pause, keep_best=ask.keep is not None or pause is not None,
+        progress=progress, test=ask.test, control=control,
     )  # fmt: skip
     if ask.keep is not None and outcome.status != "diverged":
         Run(ask.recipe, outcome, data.model, data.task, applied_method).save(ask.keep)
