@@ -1,10 +1,12 @@
 """Which candidate is the smallest that is as good as a reference: rates by early readings, sizes by whole runs. Pure: it knows no model.
 
     1  rates     readings of the full schedule after an eighth of its steps, by factors of 3 until the best is bracketed; a parabola in
-                 ln loss gives the half-step, a line over ln size (`d90.search.rate_line`) shares it between sizes
+                 ln loss gives the half-step, a line over ln size (`d90.search.rate_line`) shares it between sizes, and where it is
+                 known well enough no more is read
     2  reference whole runs at its two best rates: a badly tuned reference flatters every rival
     3  sizes     bisected on whole runs by the posterior of the gap (`d90.search.size_posterior`); readings do not choose sizes
-    4  seeds     a second one, for both, where the gap is within 1.5 standard errors of the margin
+    4  seeds     a second one of the reference, and of what is to be shown; a third, for both, where the gap is within 1.5 standard errors
+                 of the margin
     5  shown     gap + z SE <= margin, from the best guess upward; a size's looks share alpha between them, and every larger size that ran
                  must pass as well (nested hypotheses in a fixed order), so that all false "no worse" together stay below alpha
     6  others    families are searched only below the answer: their largest size that is smaller, then downward
@@ -29,6 +31,7 @@ __all__ = ["advise"]
 SEEDS = 0.006  # the deviation of a score over seeds that is expected, as a share of the gain
 NEAR = 1.5  # standard errors from the margin within which a second seed is run
 UNLIKELY = 0.1  # a size that is enough with less probability is not tried
+KNOWN = 0.8  # rungs: a line that is known so well needs no readings
 MAX_READINGS = 7
 BEGUN = 0.25  # the share of the budget after which a first answer is told
 
@@ -97,7 +100,9 @@ class _Plan:
         rung, other = self.rungs(reference, 2)
         runs = self.whole(reference, [rung, other], self.problem.seed)
         if all(run.failed for run in runs):
-            runs = self.whole(reference, [min(rung, other) - 2], self.problem.seed)
+            self.whole(reference, [min(rung, other) - 2], self.problem.seed)
+        if self.at(reference) and self.problem.seeds > 1:
+            self.whole(reference, [self.at_best(reference)[0]], self.problem.seed + 1)
 
     def search(self, family: Family, sizes: Sequence[Candidate], first: bool) -> None:
         """Bisect a family's sizes by whole runs, then show the best guess or the next larger one."""
@@ -130,13 +135,15 @@ class _Plan:
         return max(likely, key=lambda one: one.size) if likely else None
 
     def show(self, candidate: Candidate) -> bool:
-        """Whether a candidate is shown to be no worse: with one seed, or with more where the gap is near the margin."""
-        for seed in range(self.problem.seeds):
-            if seed:
-                self.run_seed(candidate, self.problem.seed + seed)
+        """Whether a candidate is shown to be no worse: with two seeds, or with more where the gap is near the margin.
+
+        One seed tells nothing of what seeds do, and where they do much it is found wrong.
+        """
+        for count in range(min(2, self.problem.seeds), self.problem.seeds + 1):
+            if count > 1:
+                self.run_seed(candidate, self.problem.seed + count - 1)
             gap, error = self.gap(candidate)
-            near = abs(gap - self.margin) <= NEAR * error
-            if near and seed + 1 < self.problem.seeds:
+            if abs(gap - self.margin) <= NEAR * error and count < self.problem.seeds:
                 continue
             if self.look(candidate, gap, error):
                 return True
@@ -149,7 +156,7 @@ class _Plan:
         is made only where every larger size that ran passes as well."""
         self.looks += 1
         z = NormalDist().inv_cdf
-        found = gap + z(1 - self.problem.alpha / self.problem.seeds) * error <= self.margin
+        found = gap + z(1 - self.problem.alpha / max(1, self.problem.seeds - 1)) * error <= self.margin
         family = self.families[candidate.family].candidates
         for other in family[family.index(candidate) + 1 :]:
             if found and self.best(other) is not None and not self.is_reference(other):
@@ -161,9 +168,7 @@ class _Plan:
     def check_rate(self, candidate: Candidate) -> None:
         """Read the neighbouring rates at the answer; where the best one is another, run it too and say so."""
         (rung, _), read = self.at_best(candidate), self.readings.get(candidate.method, {})
-        missing = [one for one in (rung - 1, rung + 1) if one not in read]
-        if not read or not missing:
-            return
+        missing = [one for one in (rung - 1, rung, rung + 1) if one not in read]
         self.read(candidate, missing)
         best, _ = best_rung(self.readings[candidate.method])
         if abs(best - rung) < 0.75:
@@ -195,6 +200,8 @@ class _Plan:
         line = self.line(candidate)
         expected, deviation = line.at(candidate.size)
         low = math.floor(expected)
+        if count == 1 and deviation < KNOWN and len(line.points) > 1:
+            return [round(expected)]  # two sizes have taught what this one needs
         scan = [low - 1, low + 1] if deviation < 1.5 else [round(expected) - 2, round(expected), round(expected) + 2]
         self.read(candidate, scan)
         read = self.readings[candidate.method]
