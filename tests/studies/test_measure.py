@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -14,11 +15,12 @@ import pytest
 
 import d90
 from d90.errors import InputError
+from d90.methods import parse
 from d90.training.progress import Progress
 from d90.trials.predictions import unpack
 from d90.trials.store import Store
 from tests.reference.attack import KILLS, attacks
-from tests.reference.blobs import SMALL, blobs
+from tests.reference.blobs import FAST, SMALL, blobs
 
 
 def test_the_answer_is_consistent(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_bad_questions_are_refused(tmp_path: Path, options: dict, words: str) ->
 DRIVER = """
 import sys
 import d90
-from tests.reference.blobs import SMALL, blobs
+from tests.reference.blobs import FAST, SMALL, blobs
 print(d90.measure("mlp:16-32-3", blobs(noise=1.0), store=sys.argv[1], **{**SMALL, "epochs": 6}).d90)
 """
 
@@ -254,3 +256,24 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path: Path, ki
     assert len(rows) == len(set(rows)), "a finished trial was repeated"
     assert done.stdout == whole.stdout
     assert rows == [t.key for t in Store(tmp_path / "whole.sqlite").trials()]
+
+
+def test_a_measurement_leaves_the_tune_that_passed_its_line_and_another_space(tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    small = d90.compare("mlp:16-32-3", blobs(), ["bitfit"], store=store, costs=False, **{**FAST, "lr": 0.05})
+    found = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
+    assert found.d90 is not None
+    tune = tmp_path / "s.d90"
+    assert found.tune == str(tune)
+    scored = d90.open_tune(tune).evaluate(blobs(), "validation").score
+    assert scored >= found.threshold
+    header = json.loads(tune.with_suffix(".json").read_text())
+    d = parse(header["recipe"]["method"]).space.d
+    assert d == min(point.d for point in found.curve if found.reached(point) and point.d >= found.d90)
+    assert found.line.startswith(f"d90 train mlp:16-32-3 blobs --method full@d={d}")
+    assert "--lr 0.01" in found.line
+    assert not (tmp_path / "s.sqlite.trials").exists()
+    passes = small.entries[0].validation[0] >= found.threshold
+    assert found.other.startswith("bitfit: 131 numbers trained") == passes
+    again = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
+    assert again == found

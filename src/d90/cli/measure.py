@@ -62,6 +62,12 @@ def measure(
         echo(f"{result.trained_there}; the interval is that of this validation split")
     if sure:
         echo(result.shipped)
+    if result.line:
+        echo(f"to train it: {result.line}")
+    if result.tune:
+        echo(f"its tune: {result.tune} ({Path(result.tune).stat().st_size:,} bytes)")
+    if result.other:
+        echo(f"the store holds another space that passes the same threshold: {result.other}")
     echo(f"page: {written}")
 
 

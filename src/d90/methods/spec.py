@@ -33,7 +33,7 @@ from d90.registry import Registry
 from d90.subspace.options import STEP_RULE, SubspaceOptions
 from d90.subspace.subspace import Subspace
 
-__all__ = ["METHODS", "Space", "Spec", "parse", "register_method"]
+__all__ = ["METHODS", "Space", "Spec", "parse", "register_method", "short_text"]
 
 
 def _check(kind: type[Method]) -> None:
@@ -137,6 +137,31 @@ def parse(text: str, usual: Mapping[str, Mapping[str, str]] | None = None) -> Sp
             raise unknown_name("subspace option", key, ("d", *OPTIONS, "seed"))
         fields[key] = _integer(value, key, text) if key in ("d", "seed") else value
     return Spec(method, Space().changed(**fields))
+
+
+def short_text(spec: Spec) -> str:
+    """A method's text without what is so by default: `lora:r=4,targets=all`, `full@d=100`."""
+    method, usual = spec.method, None
+    if type(method).__init__ is not object.__init__ and not isinstance(method, Combined | Peft):
+        usual = type(method)()
+    text = str(method)
+    if usual is not None:
+        given = {
+            one.name: getattr(method, one.name)
+            for one in dataclasses.fields(method)
+            if getattr(method, one.name) is not None
+        }
+        changed = {key: value for key, value in given.items() if key in ("r", "n") or value != getattr(usual, key)}
+        if isinstance(method, LoRA) and method.alpha == method.r:
+            changed.pop("alpha", None)
+        text = method.name + (":" + ",".join(f"{key}={value}" for key, value in changed.items()) if changed else "")
+    if spec.space is None:
+        return text
+    own = {"d": spec.space.d, "seed": spec.space.seed}
+    options = {key: getattr(spec.space.options, key) for key in OPTIONS}
+    own |= {key: value for key, value in options.items() if value != getattr(SubspaceOptions(), key)}
+    shown = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
+    return f"{text}@{shown}" if shown else text
 
 
 def _method(text: str, whole: str, usual: Mapping[str, Mapping[str, str]]) -> Method:

@@ -66,6 +66,8 @@ class Measurement(Result):
         band: (d, mean, low, high) of the fitted curve and its pointwise band.
         test, baseline_test: scores on the test split, at d90 and of the baseline, where they were asked for.
         open_ends: whether an end that the trials do not bound is None, and `sure` is told; False in studies of earlier versions.
+        line: the command that trains the smallest d that passed; `tune`, where its tune lies, empty where there is none.
+        other: the smallest other space in the store whose trial passes the same threshold, in words.
         curve: the trials behind the answer.
         recipe: of every trial but for d, lr and seed.
         definitions: what was counted as a layer, the scale, the rule, the versions.
@@ -105,6 +107,9 @@ class Measurement(Result):
     test: float | None = None
     baseline_test: float | None = None
     open_ends: bool = True
+    line: str = ""
+    tune: str = ""
+    other: str = ""
 
     @classmethod
     def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:

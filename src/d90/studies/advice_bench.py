@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -53,12 +52,8 @@ class TrialBench:
         spec = parse(request.candidate.method)
         recipe = replace(self.recipe_of(spec), lr=request.lr, seed=request.seed, until=request.until)
         whole = request.until == 1
-        keep = self.kept(recipe) if whole and request.candidate.stored <= LARGEST else None
+        keep = self.runner.kept(recipe) if whole and request.candidate.stored <= LARGEST else None
         return TrialRequest(spec, recipe, predictions=whole, pause=not whole, keep=keep)
-
-    def kept(self, recipe: Recipe) -> Path:
-        """Where a trial's tune lies until the answer is known."""
-        return self.runner.store.states / f"{self.runner.key(recipe)}.d90"
 
     def run(self, requests: Sequence[Request]) -> list[Run]:
         """The outcomes of runs; those that are stored are not repeated."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from d90.errors import InputError
-from d90.methods import AppliedMethod, Combined, LoRA, Peft, Spec, TopLayers, apply, counts, parse
+from d90.methods import AppliedMethod, LoRA, Spec, TopLayers, apply, counts, parse
+from d90.methods.spec import short_text
 from d90.search.advice_problem import Candidate, Family
-from d90.subspace.options import SubspaceOptions
 from d90.subspace.subspace import Subspace
 from d90.tasks import TaskKind
 from d90.training.loop import Data, context
 from d90.training.recipe import Recipe, default_lr
 
-__all__ = ["Candidates", "family_of", "find_candidates", "short_text", "usual_methods"]
+__all__ = ["Candidates", "family_of", "find_candidates", "usual_methods"]
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 DIMS = (100, 300, 1000, 3000, 10000)
@@ -116,27 +116,6 @@ def _left_out(group: Sequence[tuple[str, str]]) -> str:
     """A line for the methods of one family that the model cannot take, with the first one's reason."""
     more = f" (and {', '.join(name for name, _ in group[1:])})" if len(group) > 1 else ""
     return f"left out: {group[0][0]}{more}: {group[0][1]}"
-
-
-def short_text(spec: Spec) -> str:
-    """A method's text without what is so by default: `lora:r=4,targets=all`, `full@d=100`."""
-    method, usual = spec.method, None
-    if type(method).__init__ is not object.__init__ and not isinstance(method, Combined | Peft):
-        usual = type(method)()
-    text = str(method)
-    if usual is not None:
-        given = {one.name: getattr(method, one.name) for one in fields(method) if getattr(method, one.name) is not None}
-        changed = {key: value for key, value in given.items() if key in ("r", "n") or value != getattr(usual, key)}
-        if isinstance(method, LoRA) and method.alpha == method.r:
-            changed.pop("alpha", None)
-        text = method.name + (":" + ",".join(f"{key}={value}" for key, value in changed.items()) if changed else "")
-    if spec.space is None:
-        return text
-    own = {"d": spec.space.d, "seed": spec.space.seed}
-    options = {key: getattr(spec.space.options, key) for key in ("structure", "projection", "scale", "layer", "head")}
-    own |= {key: value for key, value in options.items() if value != getattr(SubspaceOptions(), key)}
-    shown = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
-    return f"{text}@{shown}" if shown else text
 
 
 def family_of(spec: Spec) -> tuple[str, float]:

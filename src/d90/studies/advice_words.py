@@ -22,9 +22,12 @@ __all__ = ["settle", "snippets", "train_line", "unknown"]
 POWER = 2.49  # z at 95 % and 80 %: how many standard errors a margin must be to be shown four times of five
 
 
-def train_line(recipe: Recipe, method: str, lr: float, training: TrainingOptions, data: TaskOptions, out: Any) -> str:
+def train_line(
+    recipe: Recipe, method: str, lr: float | None, training: TrainingOptions, data: TaskOptions, out: Any
+) -> str:
     """The command that trains the answer."""
-    words = ["d90", "train", recipe.model, recipe.task, "--method", method, "--lr", f"{lr:g}"]
+    words = ["d90", "train", recipe.model, recipe.task, "--method", method]
+    words += ["--lr", f"{lr:g}"] if lr is not None else []
     for options in (training, data):
         words += _given(options)
     return shlex.join([*words, "--out", os.fspath(out)])

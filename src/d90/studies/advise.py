@@ -363,7 +363,7 @@ def _with_tune(
         return result
     spec = parse(chosen.method)
     recipe = replace(bench.recipe_of(spec), lr=chosen.lr, seed=training.seed)
-    kept = bench.kept(recipe)
+    kept = bench.runner.kept(recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     if kept.exists() and beside(kept).exists():
         shutil.copyfile(beside(kept), beside(out))

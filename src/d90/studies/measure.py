@@ -31,6 +31,7 @@ from d90.search.variance import variance_shares
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
 from d90.studies.measurement_setting import Asked, Setting, kept_of, prepare
 from d90.studies.measurement_trials import MeasurementTrials, TrialRules
+from d90.studies.measurement_tune import with_use
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.progress import Progress
@@ -95,6 +96,7 @@ def measure(
         test=tested[0],
         baseline_test=tested[1],
     )
+    result = with_use(result, setting, trials, training, data, progress)
     setting.runner.store.put_study(setting.key, "measure", result.to_dict())
     progress.search_ended(str(result))
     return result

@@ -85,6 +85,15 @@ class MeasurementTrials:
         """Every trial in a subspace, by d and seeds."""
         return tuple(self.made[key][1] for key in sorted(self.made))
 
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Of every trial in a subspace."""
+        return [self._recipe(*key)[1] for key in sorted(self.made)]
+
+    def recipe_of(self, point: Point) -> Recipe:
+        """Of one trial."""
+        return self._recipe(point.d, point.p_seed, point.seed)[1]
+
     def run_full(self, seeds: Sequence[int]) -> list[Observation]:
         """Full fine-tuning with some seeds.
 
@@ -150,7 +159,8 @@ class MeasurementTrials:
             self.goal.at(self.full_score) if self.rules.stops and not asked.whole and not self.references else None
         )
         give_up = self._pruner(stop_at) if stop_at is not None and self.rules.prunes else None
-        return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references)), p
+        keep = self.runner.kept(recipe)
+        return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references), keep=keep), p
 
     @property
     def _p(self) -> int | None:

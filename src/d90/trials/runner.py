@@ -256,6 +256,10 @@ class TrialRunner:
         """Where a reading leaves its state: where the whole trial looks for its own."""
         return self._checkpoint(ask.whole) if ask.pause and ask.recipe.until < 1 else None
 
+    def kept(self, recipe: Recipe) -> Path:
+        """Where a trial's tune lies until its study knows whether it is the answer: beside the store."""
+        return self.store.states / f"{self.key(recipe)}.d90"
+
     def drop_paused(self, asks: Sequence[TrialRequest]) -> None:
         """Remove the states that readings left and no whole trial took up."""
         for ask in asks:
