@@ -42,3 +42,5 @@ def convert(tune: TuneArg, to: ToOpt, out: OutOpt, rank: RankOpt = None, check: 
     if found.before is not None and found.after is not None:
         before, after = to_display(found.before, found.metric), to_display(found.after, found.metric)
         echo(f"{found.metric} {before:.4f} with the tune, {after:.4f} with the folder (validation)")
+    for line in found.serve:
+        echo(line)

@@ -54,7 +54,12 @@ def pull(
 def merge(tune: TuneArg, out: OutOpt) -> None:
     """Write the tuned model as an ordinary folder: config, tokenizer, safetensors."""
     from d90.integrations.merge import merge as write
+    from d90.integrations.serving import serving_lines
+    from d90.training.loading import kind_of, read_record
 
     folder = write(tune, out, make_notices())
     size = sum(file.stat().st_size for file in folder.iterdir())
-    echo(f"wrote {folder} ({size:,} bytes): AutoModelForSequenceClassification.from_pretrained('{folder}')")
+    kind = kind_of(read_record(tune)[0])
+    echo(f"wrote {folder} ({size:,} bytes): {kind.auto_class}.from_pretrained('{folder}')")
+    for line in serving_lines("", folder) if kind.generative else ():
+        echo(line)

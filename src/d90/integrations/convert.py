@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from d90.errors import InputError, unknown_name
 from d90.files import check_new_folder, new_folder
+from d90.integrations.serving import serving_lines
 from d90.methods import Context, Spec
 from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
+from d90.tasks.kinds import TaskKind
 from d90.tasks.metrics import LOSS
 from d90.training.base import kind_of, open_base
 from d90.training.batches import Batches
@@ -25,9 +28,13 @@ from d90.training.loop import predict
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered
 
-__all__ = ["FORMS", "Converted", "convert"]
+__all__ = ["FORMS", "Converted", "convert", "named", "write_tokenizer"]
 
 FORMS = ("peft", "lora")
+TASK_TYPES = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
+}  # peft's words, of models without a fresh head
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Converted:
         exact: whether nothing is lost.
         kept, lost: as `d90.integrations.lora.Exported` has them.
         note: what is to be done with the model's outputs, where anything is.
+        serve: of a language model, how servers load the folder, a line each.
         metric, before, after: the task's metric on its validation split with the tune and with the folder, if measured.
     """
 
@@ -55,6 +63,7 @@ class Converted:
     before: float | None = None
     after: float | None = None
     note: str = ""
+    serve: tuple[str, ...] = ()
 
 
 def convert(
@@ -104,11 +113,38 @@ def convert(
 
     probe, score, metric = _probe(model, record) if check else (None, None, "")
     model.module.to(best_device() if check else "cpu")
-    found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe, unit=unit)
+    kind = kind_of(record)
+    found = to_lora(
+        path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe, unit=unit,
+        task_type=TASK_TYPES.get(str(kind.auto_class)), beside=partial(write_tokenizer, model, kind),
+    )  # fmt: skip
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(
-        Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1]
-    )
+        Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1],
+        serve=tuple(serving_lines(named(model, recipe["model"]), folder, found.rank)) if kind.generative else (),
+    )  # fmt: skip
+
+
+def write_tokenizer(model: Model, kind: TaskKind, folder: Path) -> None:
+    """Write the tokenizer into a folder, with the chat template that the tune was trained with."""
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        return
+    own = getattr(tokenizer, "chat_template", None)
+    template = kind.record.get("chat_template")
+    try:
+        if template is not None:
+            tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+    finally:
+        if template is not None:
+            tokenizer.chat_template = own
+
+
+def named(model: Model, name: str) -> str:
+    """The name or folder by which other programs find a base model."""
+    config: Any = getattr(model.module, "config", None)
+    return str(getattr(config, "_name_or_path", "") or name)
 
 
 def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: int) -> list[str] | None:

@@ -71,6 +71,8 @@ def to_lora(
     seed: int = 0,
     probe: Probe | None = None,
     unit: tuple[float, float] = (0.0, 1.0),
+    task_type: str | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> Exported:
     """Write a tune as a folder of a peft LoRA adapter; the model is given back as it was.
 
@@ -82,6 +84,8 @@ def to_lora(
         seed: the run's, which drew the method's own weights.
         probe: gives outputs of a model, to see what is lost: (n, outputs).
         unit: (mean, deviation) of a regression's values: the folder's head puts out mean + deviation z.
+        task_type: peft's word for the kind of model, as "CAUSAL_LM"; written into the folder.
+        beside: writes what else belongs into the folder, as a tokenizer.
 
     Raises:
         InputError: a folder that holds something; no rank where one is needed, or one that does not fit; a method that does not
@@ -130,7 +134,7 @@ def to_lora(
         assert rank is not None
         r, sizes = rank, {"r": rank, "lora_alpha": rank}
         found, kept, lost = _cut(model, base, changed, set(head), rank)
-    exported = _write(model, Path(folder), found, head, sizes, probe)
+    exported = _write(model, Path(folder), found, head, sizes, probe, task_type, beside)
     if exported is not None and unit != (0.0, 1.0):
         exported = (exported - unit[0]) / unit[1]  # as the tune's
     for name, p in model.named_parameters():
@@ -200,6 +204,8 @@ def _write(
     head: Mapping[str, Tensor],
     sizes: Mapping[str, Any],
     probe: Probe | None,
+    task_type: str | None,
+    beside: Callable[[Path], object] | None,
 ) -> Tensor | None:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
@@ -223,8 +229,13 @@ def _write(
         if unknown:
             raise RuntimeError(f"peft does not take {unknown[:3]}")
         found.eval()
+        found.peft_config[
+            "default"
+        ].task_type = task_type  # only now: given before, peft would look for a head of its own
         with new_folder(folder) as whole:
             found.save_pretrained(whole)
+            if beside is not None:
+                beside(whole)
         return probe(model) if probe else None
     finally:
         found.unload()

@@ -10,6 +10,7 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.files import check_new_folder, new_folder
+from d90.integrations.convert import write_tokenizer
 from d90.integrations.unit import fold_unit
 from d90.methods import load
 from d90.models.sentences import write_sentence_folder
@@ -58,12 +59,13 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     _describe(module, labels)
     if kind.writes:
         settle_generation(model)
-    reader: Any = model.tokenizer if model.processor is None else model.processor
     if model.tokenizer is not None and model.max_length:
         model.tokenizer.model_max_length = model.max_length
     with new_folder(folder) as whole:
         module.save_pretrained(whole)
-        reader.save_pretrained(whole)
+        if model.processor is not None:
+            model.processor.save_pretrained(whole)
+        write_tokenizer(model, kind, whole)
         if kind.pools:
             width = int(model.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
             write_sentence_folder(whole, model.pooling, width, model.max_length)

@@ -10,10 +10,12 @@ from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 from d90.errors import printable
+from d90.integrations.serving import serving_lines
 from d90.subspace.file import About
+from d90.tasks.kinds import stored_kind
 from d90.tasks.metrics import to_display
 from d90.tasks.readers import ENDINGS
-from d90.training.record import TaskRecord, TuneRecord
+from d90.training.record import TuneRecord
 
 __all__ = ["base_on_hub", "card", "hub_dataset", "local_name"]
 
@@ -76,7 +78,7 @@ def card(record: Mapping[str, Any], about: About, repo: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
     name = local_name(repo)
     place = repo if name == repo else f"./{name}" if re.fullmatch(r"[\w.-]+", name) else "./folder"
-    body = _TEXT.format(name=_text(name), table=table, use=_usage(task, place))
+    body = _TEXT.format(name=_text(name), table=table, use=_usage(tune, place))
     return f"---\n{_metadata(tune, about, repo).to_yaml()}\n---\n{body}"
 
 
@@ -87,7 +89,8 @@ def _metadata(tune: TuneRecord, about: About, repo: str) -> Any:
     recipe, task = tune.recipe, tune.task
     metric, data = task.metric, printable(local_name(recipe.task))
     score = round(to_display(tune.outcome.score, metric), 6)
-    kind = ("text" if task.texts else "image") + f"-{task.kind}"
+    about_kind = stored_kind(task.kind, not task.texts, task.labels)
+    kind = "text-generation" if about_kind.generative else ("text" if task.texts else "image") + f"-{task.kind}"
     dataset = hub_dataset(recipe.task)
     results = None
     if dataset is not None:
@@ -118,7 +121,7 @@ def _metadata(tune: TuneRecord, about: About, repo: str) -> Any:
         library_name="d90",
         tags=["d90", "intrinsic-dimension"],
         datasets=[dataset[0]] if dataset else None,
-        pipeline_tag="text-classification" if kind == "text-classification" else None,
+        pipeline_tag=kind if kind in ("text-classification", "text-generation") else None,
         metrics=[printable(metric)],
         model_name=printable(local_name(repo)),
         eval_results=results,
@@ -153,7 +156,11 @@ The base model is loaded by its name and checked against the fingerprint; `task.
 """
 
 
-def _usage(task: TaskRecord, repo: str) -> str:
+def _usage(tune: TuneRecord, repo: str) -> str:
+    task = tune.task
+    kind = stored_kind(task.kind, not task.texts, task.labels)
+    if kind.generative:
+        return _usage_of_language(tune, repo)
     if not task.texts:
         return f"```\nd90 pull {repo} --out tuned\nd90 evaluate tuned/task.d90\n```\n"
     texts = ", ".join(['"some text"', '"another text"'][: task.texts])
@@ -163,6 +170,30 @@ def _usage(task: TaskRecord, repo: str) -> str:
         f'tuned = open_tune(pull("{repo}", "tuned"))\n'
         f"print(tuned.predict([({texts}{',' if task.texts == 1 else ''})]))\n```\n"
     )
+
+
+def _usage_of_language(tune: TuneRecord, repo: str) -> str:
+    base = base_on_hub(tune.recipe.model) or "path/to/the/base"
+    adapter, merged = (
+        "\n".join(lines)
+        for lines in (serving_lines(base, "adapter", rank_of(tune.recipe.method)), serving_lines(base, "model"))
+    )
+    return (
+        f"```\nd90 pull {repo} --out tuned\nd90 generate tuned/task.d90 'a prompt'\n```\n\n"
+        "```python\nfrom d90.integrations.hub import pull\nfrom d90.training.generation import answer\n"
+        "from d90.training.loading import open_tune\n\n"
+        f'print(answer(open_tune(pull("{repo}", "tuned")), ["a prompt"], 256))\n```\n\n'
+        "As a LoRA adapter, which holds a tune over LoRA exactly (`--rank` cuts another), or as a whole model "
+        "(`AutoModelForCausalLM.from_pretrained('model')`):\n\n"
+        f"```\nd90 convert tuned/task.d90 --to lora --out adapter\n{adapter}\n"
+        f"d90 merge tuned/task.d90 --out model\n{merged}\n```\n"
+    )
+
+
+def rank_of(method: str) -> int:
+    """LoRA's rank of a method's text; 16 of others, whose change is cut to one that the user chooses."""
+    found = re.search(r"\blora:r=(\d+)", method)
+    return int(found[1]) if found else 16
 
 
 def local_name(name: str) -> str:

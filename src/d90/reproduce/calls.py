@@ -33,9 +33,10 @@ from d90.studies.series import family, trajectory
 from d90.studies.weight_change import analyze
 from d90.training.loop import open_model, open_task, train_to_file
 from d90.training.progress import Progress
-from d90.training.recipe import make_recipe
+from d90.training.recipe import make_recipe, suited
 from d90.training.record import TuneRecord, read_record
 from d90.training.trackers import tracked
+from d90.training.weights import settle
 from d90.trials.options import RunOptions, open_executor
 
 __all__ = ["CALLS", "result_of"]
@@ -168,6 +169,10 @@ def _trained(given: Given) -> bool:
     spec = spec if given["d"] is None else spec.at(given["d"])
     recipe = make_recipe(given["model"], given["task"], spec, given["training"], given["data"])
     task = open_task(given["task"], recipe)
+    spec = suited(given["method"], task.kind)
+    spec = spec if given["d"] is None else spec.at(given["d"])
+    (spec,), weights, _ = settle(given["training"], [spec], task, given["model"])
+    recipe = replace(recipe, method=str(spec), weights=weights)
     model = open_model(given["model"], task, recipe)
     try:
         record = read_record(out)[0]

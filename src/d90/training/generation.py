@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from d90.errors import InputError
 from d90.models.encoding import encode
 from d90.models.model import Model
+from d90.tasks.conversations import Conversation, Message
 from d90.tasks.kinds import Instruction
 from d90.training.batches import device_of
 from d90.training.precision import autocast, own_precision
@@ -18,12 +19,17 @@ from d90.training.writing import write
 if TYPE_CHECKING:
     from d90.training.loading import Tuned
 
-__all__ = ["answer", "generate"]
+__all__ = ["answer", "chat", "generate"]
 
 
 @torch.no_grad()
 def generate(
-    model: Model, prompts: Sequence[Sequence[int]], limit: int, ends: Collection[int], size: int = 16
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    ends: Collection[int],
+    size: int = 16,
+    streamer: Any = None,
 ) -> list[str]:
     """What the model writes behind each prompt, without special tokens, in the order of the prompts.
 
@@ -32,6 +38,7 @@ def generate(
         limit: new tokens at most.
         ends: tokens that end an answer.
         size: prompts in a batch.
+        streamer: of transformers, is given each token as it is made, of one prompt.
 
     Raises:
         InputError: a prompt that leaves no room for an answer, or a model that cannot generate.
@@ -66,6 +73,7 @@ def generate(
                 num_beams=1,
                 pad_token_id=pad,
                 eos_token_id=sorted(ends) or None,
+                streamer=streamer,
             )
         for i, ids in zip(chosen, found[:, longest:].tolist(), strict=True):
             stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
@@ -90,3 +98,39 @@ def answer(tune: Tuned, prompts: Sequence[str], limit: int) -> list[str]:
         raise InputError(f"this tune is of a {kind.name}, expected a language model's; use 'd90 predict'")
     eos = getattr(model.tokenizer, "eos_token_id", None)
     return generate(model, encode(model, [(text,) for text in prompts]).ids, limit, [] if eos is None else [eos])
+
+
+def chat(tune: Tuned, turns: Iterable[str], limit: int, say: Callable[[str], None]) -> list[Message]:
+    """A conversation with a tune: each turn is answered with all turns before it, and said piece by piece as it is written.
+
+    Args:
+        turns: what the user says, one after the other.
+        limit: new tokens of an answer at most.
+        say: is given each piece of an answer as soon as it is there, and a line's end behind it.
+
+    Returns:
+        The turns of both.
+
+    Raises:
+        InputError: a tune of another kind or of plain prompts, or a conversation longer than the model takes.
+    """
+    from transformers import TextStreamer
+
+    model, kind = tune.model, tune.kind
+    if not isinstance(kind, Instruction) or kind.plain:
+        raise InputError(
+            "this tune was not trained on conversations, expected one that was for --chat; give prompts to 'd90 generate'"
+        )
+    renderer = kind.renderer(model.tokenizer, model.split_special, model.name)
+    ends, held = renderer.ends(), list[Message]()
+
+    class Said(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            say(text + ("\n" if stream_end else ""))
+
+    for number, turn in enumerate(turns, start=1):
+        held.append(Message("user", turn))
+        ids = renderer.prompt(Conversation((*held, Message("assistant", "")), first=len(held)), number)
+        said = Said(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        held.append(Message("assistant", generate(model, [ids], limit, ends, streamer=said)[0]))
+    return held

@@ -163,7 +163,7 @@ def trial_key(recipe: Recipe, task: Task, model: Model, start: str | None = None
     if model.tokenizer is not None:
         if model.separator is not None and task.texts > 1:
             changes.append("pairs are separated")
-        if model.split_special and task.mentions(model.tokenizer.all_special_tokens):
+        if model.split_special and task.mentions(getattr(model.tokenizer, "all_special_tokens", ())):
             changes.append("special tokens are text")
     return recipe.key(task.fingerprint, start or model.fingerprint, *changes)
 
