@@ -125,7 +125,22 @@ def test_an_analysis_on_file_is_read_by_recipes_with_its_amplification(tmp_path:
     from d90.reproduce.figures import KINDS as FIGURES
 
     kind = FIGURES["analyze"]
-    found = kind.load(json.loads(json.dumps(made_analysis([made_row("q", (4, 6.0), own=0.5)]).to_dict())))
-    assert isinstance(found, Analysis)
+    found = Analysis.from_dict(json.loads(json.dumps(made_analysis([made_row("q", (4, 6.0), own=0.5)]).to_dict())))
     factors = {figure.of: figure.value for figure in kind.read(found, {"ranks": "4"})}
     assert (factors["factor"], factors["delta"], factors["own"]) == (6.0, 3.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "spent", "words"),
+    [
+        ((100, 120), 6.2, ""),
+        ((100, 400), 8.6, "the budget ended the search: the same command with --budget 13 goes on from here"),
+        ((None, 400), 5.0, "the budget ended the search: the same command with --budget 9 goes on from here"),
+    ],
+)
+def test_a_measurement_that_its_budget_ended_says_how_to_go_on(
+    interval: tuple[int | None, int], spent: float, words: str
+) -> None:
+    found = replace(MEASURED, interval=interval, spent=spent, definitions={"budget": 9.0, "resolution": 1.25})
+    assert found.more == words
+    assert replace(found, status="trivial").more == ""

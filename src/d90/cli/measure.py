@@ -68,6 +68,8 @@ def measure(
         echo(f"its tune: {result.tune} ({Path(result.tune).stat().st_size:,} bytes)")
     if result.other:
         echo(f"the store holds another space that passes the same threshold: {result.other}")
+    if result.more:
+        echo(result.more)
     echo(f"page: {written}")
 
 

@@ -95,6 +95,14 @@ class Space:
         own = {key: fields.pop(key) for key in ("d", "seed") if key in fields}
         return replace(self, **own, options=replace(self.options, **fields))
 
+    @property
+    def brief(self) -> str:
+        """d, and what is not the default; empty where there is neither."""
+        usual = Space()
+        given = {"d": self.d, **{key: getattr(self.options, key) for key in OPTIONS}, "seed": self.seed}
+        default = {"d": None, **{key: getattr(usual.options, key) for key in OPTIONS}, "seed": None}
+        return ",".join(f"{key}={value}" for key, value in given.items() if value != default[key])
+
     def __str__(self) -> str:
         given = {"d": self.d, **{key: getattr(self.options, key) for key in OPTIONS}, "seed": self.seed}
         return ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
@@ -112,6 +120,11 @@ class Spec:
         if d is None:
             return replace(self, space=None)
         return replace(self, space=(self.space or Space()).changed(d=d, **changes))
+
+    @property
+    def brief(self) -> str:
+        """The canonical text without what every subspace has by default, for lines that repeat it: "full@d=1000"."""
+        return str(self.method) if self.space is None else f"{self.method}@{self.space.brief}"
 
     def __str__(self) -> str:
         return str(self.method) if self.space is None else f"{self.method}@{self.space}"

@@ -158,6 +158,17 @@ class Measurement(Result):
             return "no d passes with a probability of 90 % by these trials"
         return f"d = {self.sure} passes with a probability of 90 %"
 
+    @property
+    def more(self) -> str:
+        """How to go on where the budget ended the search before the interval was as narrow as was asked; empty where it was not."""
+        low, high = self.interval
+        closed = low is not None and high is not None and high <= self.definitions.get("resolution", math.inf) * low
+        if self.status == "trivial" or closed or "budget" not in self.definitions:
+            return ""
+        return (
+            f"the budget ended the search: the same command with --budget {math.ceil(self.spent) + 4} goes on from here"
+        )
+
     def _tried(self) -> str:
         ds = sorted({point.d for point in self.curve})
         if not ds:

@@ -34,6 +34,7 @@ from d90.studies.measurement_trials import MeasurementTrials, TrialRules
 from d90.studies.measurement_tune import with_use
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
+from d90.training.estimate import Estimate
 from d90.training.progress import Progress
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import versions
@@ -82,6 +83,7 @@ def measure(
     chance = Chance(setting.runner.zero_score(), setting.runner.constant_score())
     trials = _trials(setting, goal(setting.rule, chance.score, search.fraction, search.within))
     rates = MeasurementRates(trials, setting.asked.lr, setting.asked.baseline_lr, progress)
+    progress.search_expected(_expected(setting))
     reference = _train_baseline(setting, trials, rates, chance.score)
     for doubt in reference.doubts:  # before anything is spent on d
         progress.note(doubt)
@@ -166,6 +168,21 @@ def _announce(setting: Setting, progress: Progress) -> None:
     for note in setting.task.told:
         progress.note(note)
     setting.data.note_truncation(progress)
+    progress.note(f"{len(setting.task.train):,} examples to train on, {len(setting.task.validation):,} to validate on")
+
+
+def _expected(setting: Setting) -> Estimate:
+    """What the measurement is likely to train: a budget of 9 is some 6 to 10 trials, for one that passes or fails early costs less."""
+    asked, n = setting.asked, len(setting.task.train)
+    auto = AUTO in (asked.lr, asked.baseline_lr)
+    whole = asked.search.budget or BUDGET
+    left = max(2, whole - (3 if auto and asked.search.budget else 0))
+    baseline = (
+        replace(setting.recipe, epochs=setting.epochs).steps(n) * max(1, setting.references) if setting.base else 0
+    )
+    return Estimate(
+        baseline, setting.recipe.steps(n), (max(1, round(left) - 3), round(left) + 1), (4, 8) if auto else (0, 0)
+    )
 
 
 def _trials(setting: Setting, wanted: Goal) -> MeasurementTrials:

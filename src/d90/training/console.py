@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from d90.errors import printable
+from d90.training.estimate import Estimate
 from d90.training.progress import Progress
 
 __all__ = ["Lines", "Terminal", "close_bars", "console", "make_table", "print_table", "progress_for"]
@@ -58,6 +59,7 @@ class Lines(Progress):
         self._began = time.monotonic()
         self._labels: dict[int, str] = {}  # of trials under way
         self._at = 0
+        self._plan: Estimate | None = None
 
     def _say(self, message: str) -> None:
         print(f"[{time.monotonic() - self._began:7.1f} s] {printable(message)}", file=sys.stderr, flush=True)
@@ -65,8 +67,12 @@ class Lines(Progress):
     def search_started(self, title: str) -> None:
         self._say(title)
 
+    def search_expected(self, plan: Estimate) -> None:
+        self._plan = plan
+
     def search_planned(self, message: str) -> None:
-        self._say(f"search: {message}")
+        left = self._plan.left if self._plan is not None else None
+        self._say(f"search: {message}" + (f"; at most {left} left" if left else ""))
 
     def search_ended(self, message: str) -> None:
         self._say("done")  # the command prints the answer
@@ -77,6 +83,13 @@ class Lines(Progress):
     def trial_started(self, label: str, steps: int) -> None:
         self._labels[self._at] = label
         self._say(f"{label}: {steps} steps")
+        if self._plan is not None and not self._at:
+            self._plan.run_started()
+
+    def trial_step(self, step: int, loss: float) -> None:
+        plan = self._plan.stepped(step) if self._plan is not None and not self._at else None
+        if plan is not None:
+            self._say(plan)
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
         # where the loss is the metric, both are one number
@@ -108,15 +121,20 @@ class Terminal(Progress):
         self._trials: dict[int, TaskID] = {}
         self._scores: dict[int, str] = {}
         self._at = 0
+        self._plan: Estimate | None = None
 
     def search_started(self, title: str) -> None:
         console.print(printable(title))
         self._search = self._bars.add_task("search", total=None, state="")
         self._bars.start()
 
+    def search_expected(self, plan: Estimate) -> None:
+        self._plan = plan
+
     def search_planned(self, message: str) -> None:
         if self._search is not None:
-            self._bars.update(self._search, state=printable(message))
+            left = self._plan.left if self._plan is not None else None
+            self._bars.update(self._search, state=printable(message) + (f"; at most {left} left" if left else ""))
 
     def search_ended(self, message: str) -> None:
         if not self._trials:
@@ -129,8 +147,13 @@ class Terminal(Progress):
         self._bars.start()
         self._forget()  # it runs again
         self._trials[self._at] = self._bars.add_task(printable(label), total=steps, state="")
+        if self._plan is not None and not self._at:
+            self._plan.run_started()
 
     def trial_step(self, step: int, loss: float) -> None:
+        plan = self._plan.stepped(step) if self._plan is not None and not self._at else None
+        if plan is not None:
+            console.print(plan)
         if self._at in self._trials:
             state = f"loss {loss:.3f}{self._scores.get(self._at, '')}"
             self._bars.update(self._trials[self._at], completed=step, state=state)

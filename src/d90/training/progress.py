@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from d90.training.estimate import Estimate
+
 __all__ = ["Progress"]
 
 
@@ -10,6 +12,9 @@ class Progress:
 
     def search_started(self, title: str) -> None:
         """A measurement begins."""
+
+    def search_expected(self, plan: Estimate) -> None:
+        """How much a search is likely to train, before it trains anything."""
 
     def search_planned(self, message: str) -> None:
         """What the search does next, in a line."""

@@ -32,6 +32,7 @@ __all__ = [
     "recipe_key",
     "suited",
     "trial_key",
+    "trial_label",
 ]
 
 
@@ -181,6 +182,11 @@ def suited(method: str | Spec, kind: TaskKind) -> Spec:
 def step_rule_of(spec: Spec) -> int:
     """The newest step rule that says something new about a method: 1 for most, 2 for a subspace of scale global or relative."""
     return 1 if spec.space is None or spec.space.options.scale == "tensor" else STEP_RULE
+
+
+def trial_label(spec: Spec, recipe: Recipe, kind: TaskKind) -> str:
+    """What a trial is called in a line that tells of it: "full@d=1000 seed 0, rate 0.005"."""
+    return f"{spec.brief} seed {recipe.seed}, rate {recipe.lr if recipe.lr is not None else default_lr(spec, kind):g}"
 
 
 def default_lr(spec: Spec, kind: TaskKind) -> float:

@@ -23,7 +23,7 @@ from d90.training.data import Data
 from d90.training.evaluation import assess
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr
+from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, trial_label
 from d90.training.schedule import batches_of, rate
 
 __all__ = ["NO_CONTROL", "Loop", "RunControl"]
@@ -68,7 +68,8 @@ class Loop:
         self, data: Data, trained: Trainable, spec: Spec, recipe: Recipe, control: RunControl, progress: Progress
     ) -> None:
         self._began = time.perf_counter()
-        self.data, self.trained, self.recipe, self.control, self.progress = data, trained, recipe, control, progress
+        self.data, self.trained, self.spec, self.recipe = data, trained, spec, recipe
+        self.control, self.progress = control, progress
         self.precision = precision_of(recipe, data)
         if data.precision_note:
             data.note_once(data.precision_note, progress)
@@ -88,7 +89,7 @@ class Loop:
 
     def run(self) -> Outcome:
         """Train to the end, or to where it ends early."""
-        self.progress.trial_started(f"{self.recipe.method} seed {self.recipe.seed}", self.last)
+        self.progress.trial_started(trial_label(self.spec, self.recipe, self.data.task.kind), self.last)
         self._begin()
         status = "finished" if self.last == self.total else "read"
         done = self.step
@@ -130,7 +131,7 @@ class Loop:
         self._began -= state.seconds
         if state.predictions is not None:
             self._tell(state.predictions)
-        self.progress.note(f"{self.recipe.method} seed {self.recipe.seed} goes on from step {self.step} of {self.last}")
+        self.progress.note(f"{self.spec.brief} seed {self.recipe.seed} goes on from step {self.step} of {self.last}")
 
     def _optimize(self, chosen: Tensor) -> str | None:
         """One step on a batch; "diverged" where its loss is not finite."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from d90.errors import InputError, unknown_name
 from d90.joined import split_joined
+from d90.training.estimate import Estimate
 from d90.training.progress import Progress
 
 __all__ = ["TRACKERS", "Tracked", "tracked"]
@@ -79,6 +80,10 @@ class Tracked(Progress):
     def search_started(self, title: str) -> None:
         """Passed on."""
         self._inner.search_started(title)
+
+    def search_expected(self, plan: Estimate) -> None:
+        """Passed on."""
+        self._inner.search_expected(plan)
 
     def search_planned(self, message: str) -> None:
         """Passed on."""

@@ -31,7 +31,7 @@ from d90.training.failures import failed_outcome, free_memory, out_of_memory
 from d90.training.loop import Data, evaluate, fit, open_model, open_task, predict
 from d90.training.precision import own_precision, precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, trial_key
+from d90.training.recipe import Recipe, trial_key, trial_label
 from d90.training.run import Run
 from d90.training.steps import RunControl
 from d90.trials.executor import Executor, Job
@@ -297,7 +297,7 @@ class TrialRunner:
         return self.key(ask.recipe), ask.stop_at, ask.test, ask.predictions
 
     def _label(self, ask: TrialRequest) -> str:
-        return f"{ask.spec} seed {ask.recipe.seed}"
+        return trial_label(ask.spec, ask.recipe, self.task.kind)
 
     def _held(self, recipe: Recipe) -> Model:
         """Any seed's model: fresh weights are no part of the base's fingerprint."""
