@@ -81,7 +81,11 @@ class BaseCertificate(Generic[_Tune]):
     """What every certificate holds.
 
     Attributes:
+        model, task, method: names as given, and the canonical text of the method.
+        recipe, definitions: how the tune was trained, and what a check needs to find the same ground again.
+        command: the command line that asked.
         n: the examples that count.
+        delta: 1 - confidence.
         bits, parts: description length of the best message, and where it goes.
         bound, kl_bound: at confidence 1 - delta; `kl_bound` by inverting the relative entropy.
         test_count, split: the examples that no choice has seen.

@@ -73,6 +73,12 @@ class Candidate(CodedTune):
 class Certificate(BaseCertificate[Candidate]):
     """What is guaranteed about a classifier, with everything needed to check it again.
 
+    Example:
+        >>> found = d90.certify(model, task, dims=[10], levels=[3], epochs=1)
+        >>> found.save("certificate.json")
+        >>> 0 <= found.error <= found.bound
+        True
+
     Attributes:
         errors: how many of the n examples the decoded model gets wrong.
         bound: on the true error, at confidence 1 - delta.
@@ -123,6 +129,11 @@ def certify(
 ) -> Certificate:
     """Search d and the number of levels for the smallest bound.
 
+    Example:
+        >>> found = d90.certify(model, task, dims=[10, 20], levels=[3], epochs=1)
+        >>> found.best.bound == found.bound
+        True
+
     Args:
         model, task: as for `d90.train`, classification alone; or in place of both a finished run, or the path of a tune
             that `d90 train` wrote (.d90), whose theta and recipe are then taken.
@@ -130,6 +141,8 @@ def certify(
         options: what is tried, the prior, the confidence, and what is paid for.
         training, data: how the tune is trained, evaluated once by default, and how the task's data is read.
         store: coded tunes are kept there; none is trained twice.
+        progress: is told what happens.
+        command: the command line that asked, kept with the result.
         fields: those of the three as keywords, as prior=0.5, epochs=2.
 
     Raises:

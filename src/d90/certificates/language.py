@@ -71,6 +71,11 @@ class TextCandidate(CodedTune):
 class LanguageCertificate(BaseCertificate[TextCandidate]):
     """What is guaranteed about a language model, with everything needed to check it again. Every loss is in bits per token.
 
+    Example:
+        >>> found = d90.certify_language(language_model, documents, dims=[8], epochs=1)
+        >>> found.vocabulary, found.n
+        (7, 200)
+
     Attributes:
         unit: what a document is; n of them count, `evaluated` of them were evaluated.
         vocabulary, alpha: V, and the smoothing that was taken.
@@ -120,6 +125,11 @@ def certify_language(
     **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
     """Search d, the number of levels and alpha for the smallest bound.
+
+    Example:
+        >>> found = d90.certify_language(language_model, documents, dims=[8], epochs=1)
+        >>> found.bound == min(one.bound for one in found.candidates)
+        True
 
     Args:
         model, task: a causal language model, and documents ("text:FOLDER", "lines:FILE").

@@ -36,6 +36,12 @@ LIMITS = {TUNE: 4 << 30, RECIPE: 1 << 20}  # bytes that are read back at most
 def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
     """Send a tune, its recipe and a card to `repo`, which is made where there is none.
 
+    Example:
+        >>> shelf = d90.push(tune, "./shelf/german")
+        >>> import os
+        >>> "README.md" in os.listdir("shelf/german")
+        True
+
     Args:
         path: a tune with its recipe beside it, as `Run.save` writes them.
         repo: "owner/name" on the hub, or a local folder ("./shelf/french", an absolute path) that gets the same files.
@@ -98,6 +104,12 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
 
 def pull(repo: str, out: str | os.PathLike[str], revision: str | None = None) -> Path:
     """Fetch a tune and its recipe into the folder `out`.
+
+    Example:
+        >>> shelf = d90.push(tune, "./shelf/french")
+        >>> path = d90.pull("./shelf/french", "here")
+        >>> path.exists()
+        True
 
     Args:
         repo: "owner/name" on the hub, or a local folder that `push` wrote.

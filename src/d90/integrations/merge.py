@@ -23,12 +23,17 @@ __all__ = ["merge"]
 
 
 def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """Write theta_0 + Delta as a model folder that the Auto class of the tune's kind of task loads, as
-    `AutoModelForSequenceClassification.from_pretrained(out)`.
+    """Write theta_0 + Delta as a model folder.
 
+    The Auto class of the tune's kind of task loads it, as `AutoModelForSequenceClassification.from_pretrained(out)`.
     The weights have the base's shapes, in fp32 as they were trained; the classes have the task's names, and the tokenizer cuts
     texts where the tune's training did. A regression's model puts out values in the unit of its labels. The folder appears whole
     or not at all.
+
+    Example:
+        >>> folder = d90.merge(tune, "merged")
+        >>> (folder / "config.json").exists()
+        True
 
     Args:
         path: a tune with its recipe beside it.

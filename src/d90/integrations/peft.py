@@ -63,6 +63,10 @@ DEFAULT = SubspaceOptions()
 class SubspaceConfig(PeftConfig):
     """A subspace of `d` dimensions over the weights of a model, for `peft.get_peft_model`.
 
+    Example:
+        >>> d90.SubspaceConfig(d=100, structure="said").d
+        100
+
     Args:
         d: how many numbers are trained, lambdas included.
         structure, projection, scale, layer, seed, step_rule: the fields of `d90.SubspaceOptions`.

@@ -59,6 +59,21 @@ METHODS: Registry[type[Method]] = Registry(
 def register_method(kind: type[Method]) -> type[Method]:
     """Add a method of your own to the grammar, under its `name`; usable as a decorator.
 
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from d90.methods.bitfit import BitFit
+        >>> @d90.register_method
+        ... @dataclass(frozen=True)
+        ... class Biases(BitFit):
+        ...     name: ClassVar[str] = "biases"
+        ...     summary: ClassVar[str] = "biases alone"
+        >>> str(d90.methods.parse("biases"))
+        'biases'
+
+    Args:
+        kind: a frozen dataclass derived from `Method`, whose fields are the method's options.
+
     Raises:
         InputError: it is no frozen dataclass derived from `Method`, lacks a name or a summary, or the name is taken.
     """

@@ -31,6 +31,11 @@ class Model:
     A network of your own takes a batch of images (n, channels, height, width), or token ids and a mask as transformers' models
     do, and gives (n, outputs) or an object with `logits`.
 
+    Example:
+        >>> mine = d90.Model("my-network", network)
+        >>> d90.train(mine, task, epochs=1).recipe.model
+        'my-network'
+
     Attributes:
         name: as given; trials are told apart by the fingerprint too, so two networks may share a name.
         module: the network.

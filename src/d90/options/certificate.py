@@ -20,6 +20,10 @@ POSITIVE = Limit("more than 0", 0, open_low=True, open_high=True)
 class CertificateOptions(Options):
     """What decides a certificate beside model, task, method and training.
 
+    Example:
+        >>> d90.CertificateOptions(prior=0.5)
+        CertificateOptions(prior=0.5)
+
     Attributes:
         dims: values of d that are tried; the message says which was taken. None: the method's own, or 100, 200 and 400, of documents
             50 and 100.

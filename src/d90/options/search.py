@@ -24,6 +24,10 @@ class SearchOptions(Options):
         d90.measure("minilm", "docstrings", search=d90.SearchOptions(rule="gain", budget=12))
         d90.measure("minilm", "docstrings", rule="gain", budget=12)      # the same
 
+    Example:
+        >>> d90.SearchOptions(rule="gain", dims=[100, 1000])
+        SearchOptions(rule='gain', dims=(100, 1000))
+
     Attributes:
         rule, fraction, within: how the threshold is made (`d90.search.rules`); by default the paper's rule, the gain rule for a
             correlation or a loss, the margin rule where `within` is given, in points.

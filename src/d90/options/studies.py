@@ -40,6 +40,10 @@ TARGETS: tuple[str, ...] = get_args(Target)
 class CompareOptions(Options):
     """How methods are compared.
 
+    Example:
+        >>> d90.CompareOptions(seeds=3, costs=False)
+        CompareOptions(seeds=3, costs=False)
+
     Attributes:
         seeds: trials of each method at its best rate, from the recipe's seed on.
         rates: factors of each method's default rate, where no `lr` is given.
@@ -55,6 +59,10 @@ class CompareOptions(Options):
 class LowDataOptions(Options):
     """How methods are compared on few examples.
 
+    Example:
+        >>> d90.LowDataOptions(least_steps=100)
+        LowDataOptions(least_steps=100)
+
     Attributes:
         least_steps: a run takes so many optimizer steps at least.
         seeds, rates: as for a comparison.
@@ -69,6 +77,10 @@ class LowDataOptions(Options):
 class SeriesOptions(Options):
     """Which target the models of a trajectory or a family are held to.
 
+    Example:
+        >>> d90.SeriesOptions(target="both")
+        SeriesOptions(target='both')
+
     Attributes:
         target: "last": that of the last model that can be trained, for all; "own": each model's; or "both".
     """
@@ -79,6 +91,10 @@ class SeriesOptions(Options):
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AdviseOptions(Options):
     """What is asked for when the smallest method that is enough is looked for.
+
+    Example:
+        >>> d90.AdviseOptions(within="2%", budget="30m").spend
+        (30.0, 'minutes')
 
     Attributes:
         like: the reference, a method in the grammar.
@@ -193,6 +209,10 @@ class SeriesFields(TypedDict, total=False):
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LatencyOptions(Options):
     """What is timed, and how often.
+
+    Example:
+        >>> d90.LatencyOptions(pairs=[(1, 128)], dtype="bf16")
+        LatencyOptions(pairs=((1, 128),), dtype='bf16')
 
     Attributes:
         shape: an architecture with weights drawn at random, in the model's place ("gpt2-medium", "bert-base", ...); needs no network.

@@ -23,6 +23,10 @@ class TaskOptions(Options):
         d90.train("minilm", "reviews.csv", data=d90.TaskOptions(text="review", label="stars"))
         d90.train("minilm", "reviews.csv", text="review", label="stars")      # the same
 
+    Example:
+        >>> d90.TaskOptions(text="review", label="stars").columns
+        {'text': 'review', 'label': 'stars'}
+
     Attributes:
         text: the text column, or two joined by a comma.
         label: the label column.

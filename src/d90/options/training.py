@@ -19,6 +19,10 @@ class TrainingOptions(Options):
         d90.train("minilm", "docstrings", training=d90.TrainingOptions(epochs=1, warmup=0.1))
         d90.train("minilm", "docstrings", epochs=1, warmup=0.1)      # the same
 
+    Example:
+        >>> d90.TrainingOptions(epochs=2, lr="auto")
+        TrainingOptions(lr='auto', epochs=2)
+
     Attributes:
         lr: Adam's learning rate; None and "default": that of the method and kind of model (`default_lr`); "auto": found by short
             runs; "usual": what the study does, "auto" for a measurement, a small grid for a comparison, "default" otherwise.

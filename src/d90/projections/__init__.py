@@ -52,12 +52,18 @@ PROJECTIONS: Registry[type[Projection]] = Registry(
 def register_projection(kind: _Kind) -> _Kind:
     """Let a projection of your own be named wherever one is; a decorator of a `Projection`.
 
-    Example:
-        >>> @d90.register_projection
-        ... class Corner(d90.projections.Projection):
-        ...     name = "corner"
-
     Its name, `version`, entries and draws are hashed into the checksum that every tune holds.
+
+    Example:
+        >>> from d90.projections.dense import Dense
+        >>> @d90.register_projection
+        ... class Again(Dense):
+        ...     name = "again"
+        >>> d90.Subspace(network, d=20, projection="again").options.projection
+        'again:gaussian'
+
+    Args:
+        kind: a class derived from `Projection`; its name, `version`, entries and draws are hashed into the checksum that every tune holds.
 
     Raises:
         InputError: not a concrete `Projection`, a name that cannot stand in a file, or one that is taken.

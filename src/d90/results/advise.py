@@ -48,7 +48,16 @@ class Tried(Result):
 class Recommendation(Result):
     """The answer of `d90 advise`.
 
+    Example:
+        >>> found = d90.advise(model, images, like="full", epochs=1, budget=4, out="advised.d90")
+        >>> found.status in ("shown", "guess", "reference", "none")
+        True
+
     Attributes:
+        model, task, metric: names as given, and what scores the task.
+        complete: whether every candidate that could matter was run.
+        readings, looks, corrected: the rates that were read, how often the decision was looked at, and what that costs.
+        recipe, definitions, command: of every trial; fingerprints and versions; the command line that asked.
         status: "shown", "guess" (nothing smaller than the reference was shown within the budget), "reference" (nothing smaller is
             enough) or "none" (no candidate reaches the score that was asked for).
         chosen: what to train: the smallest shown, else the reference, else the best guess.

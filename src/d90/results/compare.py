@@ -67,7 +67,23 @@ class Entry(Result):
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """The entries in the order they were asked for, and what decides them; `chance` is the score of the best constant guess."""
+    """The entries in the order they were asked for, and what decides them.
+
+    Example:
+        >>> found = d90.compare(model, task, ["bitfit"], lr=0.01, epochs=1, costs=False)
+        >>> [entry.method for entry in found.entries]
+        ['bitfit']
+
+    Attributes:
+        model, task: names as given.
+        metric, split: what scores the entries, on which split ("test", or "validation" where there is none).
+        chance: the score of the best constant guess.
+        seeds: trials of each method at its best rate.
+        entries: a row for each method, in the order they were asked for.
+        recipe: of every trial but for method, seed and lr.
+        definitions: rates that were tried, seeds, fingerprints, notes and versions.
+        command: the command line that asked.
+    """
 
     model: str
     task: str

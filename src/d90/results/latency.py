@@ -42,7 +42,21 @@ class LatencyRow(Result):
 
 @dataclass(frozen=True)
 class Latency(Result):
-    """The rows, size after size, and what they were measured on; `question` is the hash of what was asked, "" by earlier versions."""
+    """The rows, size after size, and what they were measured on.
+
+    Example:
+        >>> found = d90.latency(text_model, ["bitfit"], pairs=[(1, 8)], rounds=2, seconds=0)
+        >>> [row.method for row in found.rows]
+        ['base', 'bitfit']
+
+    Attributes:
+        model, weights: its name, and how many weights it has.
+        dtype: of weights and passes.
+        rows: one for each method and size; times in milliseconds, what is added as a share.
+        definitions: the machine and versions.
+        command: the command line that asked.
+        question: the hash of what was asked, "" by earlier versions.
+    """
 
     model: str
     weights: int

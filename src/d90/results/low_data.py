@@ -12,7 +12,19 @@ __all__ = ["LowData"]
 
 @dataclass(frozen=True)
 class LowData(Result):
-    """A comparison for each n, in their order; `counts` are the examples there really were."""
+    """A comparison for each number of training examples, in their order.
+
+    Example:
+        >>> found = d90.low_data(model, images, ["bitfit"], [20, 40], lr=0.01, least_steps=4, epochs=1)
+        >>> found.counts
+        (20, 40)
+
+    Attributes:
+        model, task: names as given.
+        counts: the examples there really were.
+        comparisons: one for each of them.
+        command: the command line that asked.
+    """
 
     model: str
     task: str

@@ -46,7 +46,17 @@ class Point(Result):
 class Measurement(Result):
     """The answer.
 
+    Example:
+        >>> found = d90.measure(model, task, rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> d90.Measurement.from_dict(found.to_dict()) == found
+        True
+
     Attributes:
+        model, task, method, metric: names as given, the canonical text of the method, and what scores the task.
+        rule, fraction: how the threshold is made.
+        D, lambdas: how many weights the space moves, and how many numbers scale layers.
+        baseline_method: what counts as full, or "a given number".
+        command: the command line that asked.
         status: "found"; "floor": no d tried fails, so d90 is at most `d90`; "unreachable": none reaches the threshold, so it is above
             the lower end; "unknown": the trials bound it on no side; "trivial": the threshold is not above chance, so no d would
             mean anything.

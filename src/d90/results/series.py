@@ -40,7 +40,22 @@ class Cell(Result):
 
 @dataclass(frozen=True)
 class Series(Result):
-    """A study of several models; `givers` names, for each task, the model whose target counts for all."""
+    """A study of several models; `givers` names, for each task, the model whose target counts for all.
+
+    Example:
+        >>> found = d90.family(models, [text_task], rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> [cell.model for cell in found.cells] == models
+        True
+
+    Attributes:
+        kind: "trajectory" or "family".
+        method, rule: what was measured.
+        xlabel: what the cells' `x` is: a pretraining step, or weights of the model.
+        cells: one for each model, task and target.
+        definitions: options that were given, the target, versions.
+        command: the command line that asked.
+        givers: the model whose target counts for all, by task.
+    """
 
     kind: str
     method: str

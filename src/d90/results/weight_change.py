@@ -43,7 +43,20 @@ class Likeness(Result):
 
 @dataclass(frozen=True)
 class Analysis(Result):
-    """Of one tune, or of two."""
+    """Of one tune, or of two.
+
+    Example:
+        >>> analysis = d90.analyze(tune, ranks=[1])
+        >>> d90.Analysis.from_dict(analysis.to_dict()) == analysis
+        True
+
+    Attributes:
+        tune, other: names of their files; `other` is "" where one alone was analysed.
+        method, other_method: their methods' canonical texts.
+        rows, other_rows: a row for each matrix that a tune changes.
+        likeness: how alike the two are, for each matrix and side that both change.
+        command: the command line that asked.
+    """
 
     tune: str
     other: str

@@ -76,8 +76,9 @@ def advise(
     benchmarks/advise.json).
 
     Example:
-        >>> found = d90.advise("smollm2", "chat.jsonl", budget=0.25)
-        >>> print(found, found.line, found.snippets["peft"], sep="\\n")
+        >>> found = d90.advise(model, images, like="full", epochs=1, budget=4, out="advised.d90")
+        >>> found.metric
+        'accuracy'
 
     Args:
         model, task: as for `d90.train`.

@@ -69,6 +69,11 @@ def compare(
 ) -> Comparison:
     """Train every method and put them side by side.
 
+    Example:
+        >>> found = d90.compare(model, task, ["full", "bitfit"], rates=[1], epochs=1, costs=False)
+        >>> sorted(entry.method for entry in found.entries)
+        ['bitfit', 'full']
+
     Args:
         model, task: as for `d90.train`.
         methods: in the grammar of `d90.methods`; all are put on the model once before the first is trained.

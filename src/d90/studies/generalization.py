@@ -38,6 +38,12 @@ def generalization(
 ) -> list[GeneralizationRow]:
     """A row for each measurement in the stores that found d90, the oldest first.
 
+    Example:
+        >>> found = d90.measure(model, images, rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> rows = d90.generalization(["runs/d90.sqlite"])
+        >>> len(rows) <= 1  # one for each measurement that found a d90
+        True
+
     Args:
         stores: paths.
         method: only measurements of methods whose stored name begins so, as `full@structure=did`: d90 of different methods are

@@ -74,6 +74,11 @@ def latency(
 ) -> Latency:
     """Time forward passes of a text model with each method on it, beside the bare model.
 
+    Example:
+        >>> found = d90.latency(text_model, ["bitfit"], pairs=[(1, 8), (2, 8)], rounds=2, seconds=0)
+        >>> found.rows[0].milliseconds > 0
+        True
+
     Args:
         model: as for `d90.train`; a sequence classifier is made of it.
         methods: in the grammar of `d90.methods`, without subspaces; `usual_methods()` where none are given. An untrained

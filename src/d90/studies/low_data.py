@@ -49,6 +49,11 @@ def low_data(
 ) -> LowData:
     """Compare methods on n = counts training examples; None stands for all.
 
+    Example:
+        >>> found = d90.low_data(model, images, ["full", "bitfit"], [20], lr=0.01, least_steps=4, epochs=1)
+        >>> sorted(found.rows())
+        ['bitfit', 'full']
+
     Args:
         model, task, methods: as for `compare`.
         options: seeds, rates to try, and the fewest optimizer steps of a run.

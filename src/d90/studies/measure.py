@@ -63,6 +63,13 @@ def measure(
 ) -> Measurement:
     """Measure d90 of `method`'s space for `model` on `task`.
 
+    Example:
+        >>> found = d90.measure(model, task, rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> found.status in ("found", "floor", "unreachable", "unknown", "trivial")
+        True
+        >>> found.D
+        643
+
     Args:
         model, task: as for `d90.train`.
         method: what moves and, behind "@", the kind of subspace (without d): "full@structure=said".

@@ -42,6 +42,10 @@ CHUNK = 1000  # texts that are tokenized at once
 class Pretraining:
     """What decides a pretraining run.
 
+    Example:
+        >>> d90.Pretraining("text.txt", layers=2).steps
+        2048
+
     Attributes:
         text: a file of lines, plain or gzipped.
         layers, width: blocks and hidden size; a head for every 32 of width, a gated inner layer of 2 widths.
@@ -117,6 +121,11 @@ def pretrain(
     wanted: Pretraining, folder: str | os.PathLike[str], validation: str | None = None, progress: Progress | None = None
 ) -> list[Path]:
     """Pretrain, or go on where an interrupted run was; a finished one is left as it is.
+
+    Example:
+        >>> wanted = d90.Pretraining(text, layers=1, width=32, vocabulary=300, length=16, batch_size=8, steps=2, checkpoints=2)
+        >>> [folder.name for folder in d90.pretrain(wanted, "run")]
+        ['step-0', 'step-2']
 
     Args:
         wanted: what decides the run; kept in `folder/pretraining.json`.

@@ -96,6 +96,11 @@ def trajectory(
 
     A k or M behind the number counts (`step_20k`); of a name with a revision the number is looked for in the revision.
 
+    Example:
+        >>> found = d90.trajectory(models, [text_task], rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> [cell.x for cell in found.cells]
+        [0, 10]
+
     Args:
         models: checkpoints, the last one's target counts for all.
         tasks, method: as for `measure`.
@@ -142,7 +147,22 @@ def family(
     run: RunOptions = RunOptions(),
     **fields: Unpack[AllSeriesFields],
 ) -> Series:
-    """d90 against the number of weights. Arguments and errors as of `trajectory`; any names will do, and each model has its own target."""
+    """d90 against the number of weights: of any models, each held to its own target by default.
+
+    Example:
+        >>> found = d90.family(models, [text_task], rule="gain", lr=0.01, epochs=1, budget=2, start=32)
+        >>> found.xlabel
+        'weights of the model'
+
+    Args:
+        models: any names.
+        tasks, method, search, training, data, run: as for `measure`.
+        options: the target: "last", "own" or "both".
+        fields: those of the five as keywords, as target="both", budget=12.
+
+    Raises:
+        InputError: as `measure`, where no model can be measured; fewer than two models.
+    """
     sizes = []
     for name in models:
         try:

@@ -56,6 +56,13 @@ class Trial:
 class Study:
     """d90 of an objective, by asking and telling.
 
+    Example:
+        >>> study = d90.Study("hill", D=1000, store="hill.sqlite", budget=3)
+        >>> trial = study.ask()
+        >>> trial.d is None  # the baseline first
+        True
+        >>> study.tell(trial, 0.9)
+
     Args:
         name: of the objective; a study is found again by its name and its question.
         D: how many numbers the objective takes.

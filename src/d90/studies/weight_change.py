@@ -59,6 +59,11 @@ def analyze(
 ) -> Analysis:
     """Analyse a tune; with `other`, compare the two as well.
 
+    Example:
+        >>> found = d90.analyze(tune, ranks=[1])
+        >>> len(found.rows) > 0
+        True
+
     Args:
         tuned, other: files of `d90 train`, or folders with a peft adapter.
         model: the base of a peft folder; a d90 tune names its own.

@@ -32,6 +32,16 @@ class Bank:
     copied at the first `use` and held once, whatever the number of tunes. Between switches the model is a plain one,
     with no hooks: no latency is added. What is done to its weights meanwhile is gone at the next switch.
 
+    Example:
+        >>> space = d90.Subspace(network, d=20)
+        >>> space.save("tunes/french.d90")
+        >>> network = space.release()
+        >>> bank = d90.Bank(network, "tunes")
+        >>> bank.names()
+        ['french']
+        >>> bank.use("french") is network
+        True
+
     Args:
         model: the base model, its `requires_grad` as in training.
         folder: where the tunes lie; read at each call, so files may come and go.

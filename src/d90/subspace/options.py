@@ -46,6 +46,10 @@ class SubspaceOptions:
         d90.Subspace(model, d=200, options=SubspaceOptions(structure="said", seed=1))
         d90.Subspace(model, d=200, structure="said", seed=1)      # the same
 
+    Example:
+        >>> d90.SubspaceOptions(structure="said").scale
+        'tensor'
+
     Attributes:
         structure: "did", or "said" for a learned scale per layer.
         projection: "fastfood", "dense", "sparse", "onehot" or one that was registered, with its entries after a colon

@@ -43,6 +43,12 @@ _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 class Subspace:
     """A d-dimensional random subspace laid over the trainable parameters of `model`.
 
+    Example:
+        >>> space = d90.Subspace(network, d=20)
+        >>> space.theta.shape
+        torch.Size([20])
+        >>> network = space.release()  # as it was, bit for bit
+
     Args:
         model: any module; its parameters with `requires_grad` are moved, tied ones once.
         d: how many numbers are trained, lambdas included.

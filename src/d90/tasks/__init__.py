@@ -48,6 +48,11 @@ LOADERS: Registry[Callable[[], Task]] = Registry("task", "d90.tasks", {"docstrin
 def register_task(name: str, load: Callable[[], Task]) -> None:
     """Let a task of your own be opened by its name, in this process and, as an entry point of `d90.tasks`, in any.
 
+    Example:
+        >>> d90.register_task("three-clouds", lambda: task)
+        >>> d90.train(model, "three-clouds", epochs=1).recipe.task
+        'three-clouds'
+
     Args:
         load: makes the task; the same data every time, for its hash is part of every trial's key.
 

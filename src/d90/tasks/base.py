@@ -24,6 +24,12 @@ __all__ = ["ABSENT", "MAX_HELD", "Split", "Task"]
 class Task:
     """A supervised task in up to three splits.
 
+    Example:
+        >>> task.metric, task.kind.name, len(task.labels)
+        ('accuracy', 'images', 3)
+        >>> len(task.limit(100, 50).train)
+        100
+
     Attributes:
         name: as the user wrote it.
         kind: a `d90.tasks.kinds.TaskKind`, or the name of one.

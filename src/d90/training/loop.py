@@ -78,6 +78,13 @@ def train(
 ) -> Run:
     """Fine-tune `model` on `task` and keep the best evaluation's weights; the untrained model's where training never beat it.
 
+    Example:
+        >>> run = d90.train(model, task, "full", d=20, epochs=2, lr=0.01)
+        >>> run.counts.stored
+        20
+        >>> run.score > run.outcome.zero_score
+        True
+
     Args:
         model: a name ("minilm", a hub name, a folder, "fc", "lenet", "mlp:..."), trained on the GPU where there is one; or a
             `d90.Model` or a bare network (n, channels, height, width) -> (n, classes), trained where it is.

@@ -38,8 +38,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe(TrainingOptions):
-    """Everything that decides a run's result, as it is stored: training options whose rate and step rule are settled, of a method on
-    a model and a task.
+    """Everything that decides a run's result, as it is stored.
+
+    Training options whose rate and step rule are settled, of a method on a model and a task.
+
+    Example:
+        >>> recipe = d90.Recipe("minilm", "docstrings", epochs=1)
+        >>> recipe.method, recipe.batch_size
+        ('full', 32)
 
     Attributes:
         model, task: names as given.

@@ -20,7 +20,20 @@ __all__ = ["Run"]
 
 
 class Run:
-    """A finished training run whose model carries the tune until `release()`."""
+    """A finished training run whose model carries the tune until `release()`.
+
+    Example:
+        >>> run = d90.train(model, task, "full@d=20", epochs=1, lr=0.01)
+        >>> run.counts.stored
+        20
+        >>> run.save("task.d90")
+        >>> network = run.release()
+
+    Attributes:
+        recipe, outcome: how it was trained, and what that gave.
+        model, task: both as they were opened.
+        applied_method: the method as it lies on the model.
+    """
 
     def __init__(
         self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, applied_method: AppliedMethod

@@ -24,6 +24,10 @@ Place = Literal["here", "ray"]
 class RunOptions(Options):
     """Where trials are kept, where they run, and who is told; none of it decides a result.
 
+    Example:
+        >>> d90.RunOptions(store="mine.sqlite", checkpoint_minutes=2)
+        RunOptions(store='mine.sqlite', checkpoint_minutes=2)
+
     Attributes:
         store: path of the SQLite store, or an open one; a stored trial is not repeated.
         checkpoint_minutes: how often a running trial's state is kept beside the store.

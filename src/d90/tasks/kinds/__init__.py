@@ -81,9 +81,16 @@ def register_kind(kind: type[TaskKind]) -> type[TaskKind]:
     """Add a kind of task under its name; usable as a class decorator.
 
     Example:
-        >>> @register_kind
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from d90.tasks.kinds.classification import Classification
+        >>> @d90.register_kind
         ... @dataclass(frozen=True)
-        ... class Ranking(TaskKind): ...
+        ... class Sentiment(Classification):
+        ...     name: ClassVar[str] = "sentiment"
+
+    Args:
+        kind: a class derived from `TaskKind`.
 
     Raises:
         InputError: it leaves methods open, or another kind has the name.
