@@ -138,7 +138,10 @@ BAD = [
     ({"max_bytes": 230, "within": 1}, "nothing takes at most 230 bytes and is within 0.01: the nearest are full@d=4"),
     ({"like": "lora:r=8"}, "the reference, --like lora:r=8: looked for the blocks of a transformer"),
     ({"like": "nonsense"}, "nonsense"),
-    ({"methods": "lora:r=2 lora:r=4"}, "no candidate fits this model; left out: lora:r=2 (and lora:r=4)"),
+    (
+        {"methods": "lora:r=2 lora:r=4"},
+        "no candidate fits this model; left out: lora:r=2,targets=qv (and lora:r=4,targets=qv)",
+    ),
     ({"validation_limit": 30}, "got 30 validation examples, expected at least 50"),
     ({"out": "a.json"}, "expected another ending"),
 ]
@@ -176,14 +179,14 @@ def test_families_are_ordered_by_stored_numbers_and_the_references_own_is_first(
     opened = open_task(task, recipe)
     runner = TrialRunner(str(model), opened, recipe, RunOptions(store=tmp_path / "s.sqlite"))
     found = find_candidates(runner.data(0), recipe, [], "lora:r=8", None)
-    assert found.families[0].name == "lora"
-    assert found.reference.method == "lora:r=8"
+    assert found.families[0].name == "lora,targets=all", "of a language model, all is the default"
+    assert found.reference.method == "lora:r=8,targets=all"
     for family in found.families:
         stored = [one.stored for one in family.candidates]
         assert stored == sorted(stored)
     assert found.families[0].exponent == 0.5
     assert {one.name for one in found.families} >= {
-        "lora,targets=all",
+        "lora,targets=qv",
         "full in a subspace",
         "peft:type=IA3,targets=all",
         "top",
@@ -191,7 +194,7 @@ def test_families_are_ordered_by_stored_numbers_and_the_references_own_is_first(
     assert any(note.startswith("left out: lora:r=32,targets=all (and lora:r=64,targets=all)") for note in found.notes)
     assert any(note.startswith("left out: bitfit: ") for note in found.notes)
     outside = find_candidates(runner.data(0), recipe, ["lora:r=1", "lora:r=2"], "full", None)
-    assert [one.name for one in outside.families] == ["lora"], "a reference of its own is no candidate"
+    assert [one.name for one in outside.families] == ["lora,targets=all"], "a reference of its own is no candidate"
     assert outside.reference.family == "full"
 
 
@@ -199,7 +202,7 @@ def test_families_are_ordered_by_stored_numbers_and_the_references_own_is_first(
 def test_short_texts_name_the_same_method(text: str) -> None:
     spec = parse(text)
     assert str(parse(short_text(spec))) == str(spec)
-    assert len(short_text(spec)) <= len(text) + 5  # hiwi:r=16
+    assert len(short_text(spec)) <= len(text) + 16  # hiwi:r=16,targets=mlp
     assert family_of(spec)[1] > 0
 
 

@@ -168,7 +168,7 @@ def parse(text: str, usual: Mapping[str, Mapping[str, str]] | None = None) -> Sp
 
 
 def short_text(spec: Spec) -> str:
-    """A method's text without what is so by default: `lora:r=4,targets=all`, `full@d=100`."""
+    """A method's text without what is so by default: `lora:r=4,targets=all`, `full@d=100`. Targets are named: their default differs."""
     method, usual = spec.method, None
     if type(method).__init__ is not object.__init__ and not isinstance(method, Combined | Peft):
         usual = type(method)()
@@ -179,7 +179,9 @@ def short_text(spec: Spec) -> str:
             for one in dataclasses.fields(method)
             if getattr(method, one.name) is not None
         }
-        changed = {key: value for key, value in given.items() if key in ("r", "n") or value != getattr(usual, key)}
+        changed = {
+            key: value for key, value in given.items() if key in ("r", "n", "targets") or value != getattr(usual, key)
+        }
         if isinstance(method, LoRA) and method.alpha == method.r:
             changed.pop("alpha", None)
         text = method.name + (":" + ",".join(f"{key}={value}" for key, value in changed.items()) if changed else "")

@@ -15,7 +15,7 @@ from d90.search.advice_problem import Candidate, Family
 from d90.subspace.subspace import Subspace
 from d90.tasks import TaskKind
 from d90.training.loop import Data, context
-from d90.training.recipe import Recipe, default_lr
+from d90.training.recipe import Recipe, default_lr, suited
 
 __all__ = ["Candidates", "family_of", "find_candidates", "usual_methods"]
 
@@ -63,8 +63,8 @@ def find_candidates(
         InputError: the reference does not fit the model, no candidate does, or none is small enough.
     """
     named = methods or usual_methods()
-    given = list(dict.fromkeys(parse(one) if isinstance(one, str) else one for one in named))
-    reference = parse(like)
+    given = list(dict.fromkeys(suited(one, data.task.kind) for one in named))
+    reference = suited(like, data.task.kind)
     try:
         sizes = {short_text(reference): _sizes(data, reference, recipe)}
     except InputError as error:
