@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from d90.results.result import Result
-from d90.tasks.metrics import rises, to_display
+from d90.tasks.metrics import to_display
+from d90.training.recipe import Forgotten
 
 __all__ = ["Recommendation", "Tried"]
 
@@ -23,6 +24,7 @@ class Tried(Result):
             where every run failed.
         shown: whether it was shown to be no worse by more than the margin; `worse`, whether the opposite is clear.
         stored, bytes, trained: numbers in a file, its bytes, numbers trained.
+        forgetting: what its tunes forgot, as `d90.results.compare.Entry` has it; empty where it was not measured.
     """
 
     method: str
@@ -37,6 +39,7 @@ class Tried(Result):
     stored: int
     bytes: int
     trained: int
+    forgetting: tuple[Forgotten, ...] = ()
 
     @property
     def score(self) -> float:
@@ -191,6 +194,11 @@ class Recommendation(Result):
                 f"best guess: {guess.method} ({guess.bytes:,} bytes) most likely does too, {guess.gap:.4g} worse, give or take "
                 f"{guess.error:.2g}, where {self.margin:.4g} is allowed; {self.settle}"
             )
+        if chosen is not None and chosen.forgetting:
+            one = chosen.forgetting[0]
+            other = self.reference.forgetting[0] if self.reference and self.reference.forgetting else None
+            beside = f", the reference {other.mean:.4f}" if other and self.reference != chosen else ""
+            found.append(f"it forgets {one.mean:.4f} nats a token of {one.on}, give or take {one.error:.2g}{beside}")
         share = self.spent / self.grid
         found.append(
             f"cost: {self.spent:.1f} fine-tunings, {share:.0%} of the whole grid's {self.grid:.0f}"
@@ -200,8 +208,3 @@ class Recommendation(Result):
         found += [self.corrected] if self.corrected else []
         found.append(f"not known: {'; '.join(self.unknown)}")
         return found
-
-    @property
-    def better(self) -> str:
-        """Which way the metric goes, in a word."""
-        return "higher" if rises(self.metric) else "lower"

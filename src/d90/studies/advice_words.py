@@ -109,10 +109,12 @@ def _targets(module: nn.Module, targets: str) -> list[str]:
 
 def unknown(result: Recommendation) -> tuple[str, ...]:
     """What the answer does not say."""
-    found = ["forgetting was not measured", "one validation split, one schedule and one batch size"]
+    measured = result.chosen is not None and result.chosen.forgetting
+    found = [] if measured else ["forgetting was not measured (--forgetting, of a language model)"]
+    found += ["one validation split, one schedule and one batch size"]
     examples = int(result.definitions["validation"])
     if examples < 100:
-        found.append(f"{examples} validation examples: in simulations false claims rise to 3 % below 100")
+        found.append(f"{examples} validation examples are few, and errors wide")
     if result.chosen is not None and len(result.chosen.scores) == 1:
         found.append("one seed of the answer")
     apart = _apart(result)

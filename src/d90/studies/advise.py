@@ -32,6 +32,7 @@ from d90.search.rules import scale_of
 from d90.studies.advice_bench import TrialBench
 from d90.studies.advice_candidates import Candidates, find_candidates
 from d90.studies.advice_words import settle, snippets, train_line, unknown
+from d90.studies.compare import forgotten_over_seeds
 from d90.studies.measurement_rates import baseline_doubts
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
@@ -273,8 +274,8 @@ def _recommendation(
 ) -> Recommendation:
     """The result, but for the tune."""
     runner = bench.runner
-    reference = _tried(advice.reference, found)
-    shown, guess = _tried(advice.shown, found), _tried(advice.guess, found)
+    reference = _tried(advice.reference, found, bench)
+    shown, guess = _tried(advice.shown, found, bench), _tried(advice.guess, found, bench)
     chosen = shown or reference or guess
     recipe = make_recipe(
         runner.model(training.seed).name, runner.task.name, parse(options.like), _without_rate(training), data
@@ -289,7 +290,7 @@ def _recommendation(
         chosen=chosen,
         guess=guess,
         reference=reference,
-        tried=tuple(one for one in (_tried(verdict, found) for verdict in advice.verdicts) if one is not None),
+        tried=tuple(one for one in (_tried(verdict, found, bench) for verdict in advice.verdicts) if one is not None),
         margin=advice.margin,
         gain=advice.gain,
         zero=advice.zero_score,
@@ -323,16 +324,22 @@ def _recommendation(
     return replace(result, line=line, snippets=made, unknown=(*unknown(result), *notes), settle=settle(result))
 
 
-def _tried(verdict: Verdict | None, found: Candidates) -> Tried | None:
+def _tried(verdict: Verdict | None, found: Candidates, bench: TrialBench) -> Tried | None:
     """A verdict as it is stored."""
     if verdict is None:
         return None
     one: Candidate = verdict.candidate
     stored, size, trained = found.sizes[one.method]
+    bodies = [
+        outcome
+        for request, outcome in bench.outcomes.items()
+        if request.until == 1 and request.candidate == one and request.lr == verdict.lr
+    ]
     gap = verdict.gap if math.isfinite(verdict.gap) else None
     lr = verdict.lr if math.isfinite(verdict.lr) else 0.0
     return Tried(
-        one.method, one.family, one.size, lr, verdict.scores, gap, verdict.error, verdict.shown, verdict.worse, stored, size, trained
+        one.method, one.family, one.size, lr, verdict.scores, gap, verdict.error, verdict.shown, verdict.worse, stored, size, trained,
+        forgotten_over_seeds(bodies),
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
 from d90.trials.store import digest
 
-__all__ = ["AllCompareFields", "compare", "front"]
+__all__ = ["AllCompareFields", "compare", "forgotten_over_seeds", "front"]
 
 WIDEST = 2  # how often a best rate at the edge widens the grid
 
@@ -286,13 +286,13 @@ def _entry(
         validation=tuple(body["score"] for body in bodies),
         test=tuple(body["test"] for body in bodies) if test else (),
         seconds=seconds,
-        forgetting=_forgotten(bodies),
+        forgetting=forgotten_over_seeds(bodies),
         **sizes,
     )
     return row, [f"{spec} at {best:g}, seed {seed}: {made[seed]['status']}, so not among its scores" for seed in wrong]
 
 
-def _forgotten(bodies: Sequence[Mapping[str, Any]]) -> tuple[Forgotten, ...]:
+def forgotten_over_seeds(bodies: Sequence[Mapping[str, Any]]) -> tuple[Forgotten, ...]:
     """What trials of several seeds forgot: means; the error is that over the examples, which they share, and that over the seeds."""
     seeds = [[Forgotten(**one) for one in body.get("forgetting", ())] for body in bodies]
     found = []
