@@ -181,7 +181,7 @@ def check_language(
         )
     known = _Known.of(len(documents), said.evaluated, _vocabulary(data.model), said.delta, among)
     with decoded(data, start, parse(said.method), recipe, best.d, best.payload) as fresh:
-        seen = Batches(fresh.model, subsample(documents, said.evaluated))
+        seen = Batches(fresh.model, subsample(documents, said.evaluated), data.task.kind)
         nats = predict(fresh.model, seen, precision_of(recipe, data))
     losses = _by_alpha(nats, known.vocabulary)
     if out is not None:
@@ -257,7 +257,7 @@ def _searched(ground: Preparation, progress: Progress, command: str) -> Language
     own = _own_messages(ground.definitions())
     known = _Known.of(n, m, _vocabulary(data.model), ground.options.delta, own)
     precision = precision_of(recipe, data)
-    seen = Batches(data.model, subsample(data.task.train, m))
+    seen = Batches(data.model, subsample(data.task.train, m), data.task.kind)
     measure = Measure(
         TextCandidate,
         lambda fresh: {"losses": _losses(fresh.model, seen, precision, known.vocabulary)},

@@ -41,13 +41,15 @@ def certify(
 ) -> None:
     """Bound the true error: description length of a tune, its training error, and what a hold-out would have given.
 
-    For a causal language model and documents (text:PATH, lines:PATH) the bound is on bits per token.
+    For a causal language model and documents (text:PATH, lines:PATH), or conversations, the bound is on bits per token; of conversations
+    the answers' tokens count, and what stands before them is given.
     """
     if check is not None:
         _check(check)
         return
     check_output(out, store)
-    tune, documents = model.endswith(".d90"), bool(task) and str(task).startswith(("text:", "lines:"))
+    tune = model.endswith(".d90")
+    documents = not tune and task is not None and _of_documents(task, data)
     asked: dict[str, Any] = {"options": options, "training": training, "data": data, "store": store}
     asked |= {"progress": make_progress(), "command": command_line()}
     asked |= {"method": method} if method else {}
@@ -63,6 +65,13 @@ def certify(
     result.save(out)
     _show(result)
     echo(f"certificate: {out}")
+
+
+def _of_documents(task: str, data: TaskOptions) -> bool:
+    """Whether a task is of documents or conversations, so that bits per token are bounded and not an error."""
+    from d90.tasks import load
+
+    return task.startswith(("text:", "lines:")) or load(task, **data.columns).kind.generative
 
 
 def _check(path: Path) -> None:
