@@ -93,7 +93,7 @@ def test_loras_targets_of_a_language_model_are_all_linear_layers(tmp_path: Path)
     }
     assert lora == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     data = tmp_path / "data"
-    store = d90.trials.store.Store(tmp_path / "t.sqlite") if hasattr(d90, "trials") else tmp_path / "t.sqlite"
+    store = tmp_path / "t.sqlite"
     found = d90.compare(
         str(tmp_path / "model"),
         f"text:{data}",
@@ -105,6 +105,22 @@ def test_loras_targets_of_a_language_model_are_all_linear_layers(tmp_path: Path)
         store=store,
     )
     assert found.entries[0].method == run.recipe.method
+    done = command(
+        "train",
+        "model",
+        "text:data",
+        "-m",
+        "lora:r=2",
+        "--epochs",
+        "0.1",
+        "--evaluations",
+        "1",
+        "--out",
+        "x.d90",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "x.json").read_text())["recipe"]["method"] == run.recipe.method
 
 
 def test_rslora_scales_by_the_root_of_the_rank(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def _of_documents(task: str, data: TaskOptions) -> bool:
     """Whether a task is of documents or conversations, so that bits per token are bounded and not an error."""
     from d90.tasks import load
 
-    return task.startswith(("text:", "lines:")) or load(task, **data.columns).kind.generative
+    columns: dict[str, Any] = dict(data.columns)
+    return task.startswith(("text:", "lines:")) or load(task, **columns).kind.generative
 
 
 def _check(path: Path) -> None:

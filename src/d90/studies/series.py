@@ -61,6 +61,7 @@ class Question:
     xs: tuple[int, ...]
     tasks: tuple[str, ...]
     spec: Spec
+    method: str | Spec  # as it was given: of a language model a text leaves targets open
     options: SeriesOptions
     search: SearchOptions
     training: TrainingOptions
@@ -113,7 +114,7 @@ def trajectory(
     """
     steps = tuple(step_of(name) for name in models)
     spec = parse(method) if isinstance(method, str) else method
-    named = ("trajectory", "pretraining step", tuple(models), steps, tuple(tasks), spec)
+    named = ("trajectory", "pretraining step", tuple(models), steps, tuple(tasks), spec, method)
     return _series(Question(*named, options, search, training, data), run)
 
 
@@ -170,7 +171,7 @@ def family(
         except D90Error:
             sizes.append(0)  # its row says why
     spec = parse(method) if isinstance(method, str) else method
-    named = ("family", "weights of the model", tuple(models), tuple(sizes), tuple(tasks), spec)
+    named = ("family", "weights of the model", tuple(models), tuple(sizes), tuple(tasks), spec, method)
     return _series(Question(*named, options, search, training, data), run)
 
 
@@ -218,7 +219,7 @@ class _Measurements:
     def _measured(self, model: str, task: str, baseline: float | None = None) -> Measurement:
         one = self.question
         search = one.search if baseline is None else replace(one.search, baseline=baseline)
-        return measure(model, task, one.spec, search=search, training=one.training, data=one.data, run=self.run)
+        return measure(model, task, one.method, search=search, training=one.training, data=one.data, run=self.run)
 
     def _giver(self, task: str) -> tuple[str, float] | None:
         """The model whose target counts for all, and its full score: the last, or where it cannot be trained the one before it."""

@@ -160,7 +160,7 @@ def train_to_file(
     check_dtype(dtype, subspace=d is not None or spec.space is not None)
     state = out.with_name(f"{out.name}.checkpoint")
     kept = (state, checkpoint_minutes)
-    run = train(model, task, spec, d, training=training, data=data, progress=progress, checkpoint=kept)
+    run = train(model, task, method, d, training=training, data=data, progress=progress, checkpoint=kept)
     if run.outcome.status == "diverged":
         state.unlink(missing_ok=True)
         steps, lr = run.outcome.steps, run.outcome.lr
