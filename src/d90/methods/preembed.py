@@ -11,28 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from d90.methods.base import Applied, Context, Inserting
-from d90.methods.prompt import Vectors, check_sizes, insert_positions, std_of, transformer_under
+from d90.methods.base import Applied, Context
+from d90.methods.prompt import Prompt, Vectors, insert_positions, std_of, transformer_under
 
 __all__ = ["PreEmbed"]
 
 
 @dataclass(frozen=True)
-class PreEmbed(Inserting):
+class PreEmbed(Prompt):
     """`prefix` and `infix` positions, drawn as the model draws its own embeddings."""
 
     name: ClassVar[str] = "preembed"
     summary: ClassVar[str] = "embeddings of prefix and infix positions around the text, and the head"
-    merges: ClassVar[bool] = False
-    starts_at_base: ClassVar[bool] = False
-    adds: ClassVar[str] = "positions to every text"
-
-    prefix: int = 8
-    infix: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(self.name, self.prefix, self.infix)
 
     def insert(self, applied: Applied, context: Context) -> None:
         prefix, infix = self.prefix, self.infix

@@ -17,29 +17,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from d90.methods.base import Applied, Context, Inserting
-from d90.methods.prompt import InsertedPositions, Vectors, check_sizes, insert_positions, std_of, transformer_under
+from d90.methods.base import Applied, Context
+from d90.methods.prompt import InsertedPositions, Prompt, Vectors, insert_positions, std_of, transformer_under
 from d90.methods.targets import hidden_size, transformer_blocks
 
 __all__ = ["PreLayer"]
 
 
 @dataclass(frozen=True)
-class PreLayer(Inserting):
+class PreLayer(Prompt):
     """`prefix` and `infix` positions, drawn as the model draws its own embeddings."""
 
     name: ClassVar[str] = "prelayer"
     summary: ClassVar[str] = "activations of prefix and infix positions in every layer, and the head"
-    merges: ClassVar[bool] = False
-    starts_at_base: ClassVar[bool] = False
-    adds: ClassVar[str] = "positions to every text"
-
-    prefix: int = 8
-    infix: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(self.name, self.prefix, self.infix)
 
     def insert(self, applied: Applied, context: Context) -> None:
         prefix, infix = self.prefix, self.infix

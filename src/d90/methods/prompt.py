@@ -16,21 +16,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
-from d90.methods.base import Applied
+from d90.methods.base import Applied, Inserting
 from d90.models.fresh import draw
 from d90.models.model import positions
 
 __all__ = [
     "InsertedPositions",
     "Place",
+    "Prompt",
     "Vectors",
-    "check_sizes",
     "insert_positions",
     "place",
     "std_of",
@@ -38,6 +38,29 @@ __all__ = [
 ]
 
 IGNORED = -100  # the label that no loss counts
+
+
+@dataclass(frozen=True)
+class Prompt(Inserting):
+    """A method that puts trained positions around every text: `prefix` in front, `infix` behind.
+
+    Raises:
+        InputError: a negative number, or no position at all.
+    """
+
+    merges: ClassVar[bool] = False
+    starts_at_base: ClassVar[bool] = False
+    adds: ClassVar[str] = "positions to every text"
+
+    prefix: int = 8
+    infix: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.prefix, self.infix) < 0 or self.prefix + self.infix == 0:
+            raise InputError(
+                f"{self.name}: got prefix={self.prefix} and infix={self.infix}, expected 0 or more each and at least one position"
+            )
 
 
 @dataclass(frozen=True)
@@ -268,18 +291,6 @@ def _lengthened(model: Any) -> Any:
 def std_of(config: Any) -> float:
     """Of the model's own embeddings at their start, 0.02 where its config does not say."""
     return float(getattr(config, "initializer_range", None) or 0.02)
-
-
-def check_sizes(name: str, prefix: int, infix: int) -> None:
-    """Refuse impossible numbers of positions.
-
-    Raises:
-        InputError: a negative number, or no position at all.
-    """
-    if min(prefix, infix) < 0 or prefix + infix == 0:
-        raise InputError(
-            f"{name}: got prefix={prefix} and infix={infix}, expected 0 or more each and at least one position"
-        )
 
 
 def _first_real(real: Tensor) -> Tensor:
