@@ -120,6 +120,10 @@ def check_serves(name: str, config: Any, kind: TaskKind, family: Any) -> None:
                 "it; expected another architecture"
             )
         return
+    if both and kind.pools:
+        raise InputError(
+            f"model '{name}' ({config.model_type}) is an encoder-decoder, expected an encoder or a decoder for a task of kind {kind.name}"
+        )
     if both:
         raise InputError(
             f"model '{name}' ({config.model_type}) is an encoder-decoder, and a task of kind {kind.name} takes a causal language model; "

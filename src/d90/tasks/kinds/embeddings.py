@@ -51,6 +51,7 @@ class Embeddings(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = (*RECALLS, *CORRELATIONS)
     beside: ClassVar[tuple[str, ...]] = ("owner", "side", "weight")
     pools: ClassVar[bool] = True
+    encoder_decoder: ClassVar[bool | None] = False
 
     numbers: bool = False
     low: float = 0.0
