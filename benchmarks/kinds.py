@@ -1,7 +1,7 @@
 """Data and base models for the studies of kinds of task in docs/results/kinds.md.
 
     python benchmarks/kinds.py images DATA OUT    # MNIST as PNG: OUT/base (a ViT of 0.2 million weights trained on it), OUT/corrupted
-    python benchmarks/kinds.py e2e DATA OUT       # OUT/base (a T5 of 2.8 million weights trained on one half of the attributes), OUT/rest
+    python benchmarks/kinds.py e2e DATA OUT       # OUT/base (a T5 of 0.8 million weights trained on one half of the attributes), OUT/rest
     python benchmarks/kinds.py qqp DATA OUT       # OUT/pairs: equal questions, 2,000 of them to be found among as many
 
 DATA holds mnist/ (idx files), e2e/ and qqp/ (jsonl.gz). The commands that then measure stand in the page.
@@ -105,7 +105,7 @@ def e2e(data: Path, out: Path) -> None:
     )
     torch.manual_seed(0)
     config = t.T5Config(
-        vocab_size=1200, d_model=192, d_kv=32, d_ff=512, num_layers=3, num_decoder_layers=3, num_heads=6, dropout_rate=0.0,
+        vocab_size=1200, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.0,
         decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     t.T5ForConditionalGeneration(config).save_pretrained(out / "start")
@@ -114,9 +114,9 @@ def e2e(data: Path, out: Path) -> None:
         out / "start",
         out / "first",
         out / "base",
-        epochs=3,
+        epochs=4,
         batch_size=32,
-        lr=2e-3,
+        lr=3e-3,
         max_length=96,
         validation_limit=300,
     )

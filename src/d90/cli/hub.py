@@ -60,6 +60,7 @@ def merge(tune: TuneArg, out: OutOpt) -> None:
     folder = write(tune, out, make_notices())
     size = sum(file.stat().st_size for file in folder.iterdir())
     kind = kind_of(read_record(tune)[0])
-    echo(f"wrote {folder} ({size:,} bytes): {kind.auto_class}.from_pretrained('{folder}')")
-    for line in serving_lines("", folder) if kind.generative else ():
+    opened = "SentenceTransformer(" if kind.pools else f"{kind.auto_class}.from_pretrained("
+    echo(f"wrote {folder} ({size:,} bytes): {opened}'{folder}')")
+    for line in serving_lines("", folder) if kind.generative and not kind.writes else ():
         echo(line)

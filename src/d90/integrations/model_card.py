@@ -89,8 +89,8 @@ def _metadata(tune: TuneRecord, about: About, repo: str) -> Any:
     recipe, task = tune.recipe, tune.task
     metric, data = task.metric, printable(local_name(recipe.task))
     score = round(to_display(tune.outcome.score, metric), 6)
-    about_kind = stored_kind(task.kind, not task.texts, task.labels)
-    kind = "text-generation" if about_kind.generative else ("text" if task.texts else "image") + f"-{task.kind}"
+    known = stored_kind(task.kind, not task.texts, task.labels).hub_task
+    kind = known or ("text" if task.texts else "image") + f"-{task.kind}"
     dataset = hub_dataset(recipe.task)
     results = None
     if dataset is not None:
@@ -121,7 +121,7 @@ def _metadata(tune: TuneRecord, about: About, repo: str) -> Any:
         library_name="d90",
         tags=["d90", "intrinsic-dimension"],
         datasets=[dataset[0]] if dataset else None,
-        pipeline_tag=kind if kind in ("text-classification", "text-generation") else None,
+        pipeline_tag=known,
         metrics=[printable(metric)],
         model_name=printable(local_name(repo)),
         eval_results=results,

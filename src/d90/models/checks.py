@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "check_serves",
     "check_sha256",
     "class_names",
+    "freeze_unsaved",
     "fresh_parameters",
     "longest_input",
     "stored_dtype",
@@ -75,6 +77,17 @@ def fresh_parameters(
             "fetch the model again"
         )
     return fresh
+
+
+def freeze_unsaved(module: Any) -> None:
+    """Weights that a folder of the model does not hold, as Marian's sinusoids of positions, never move: a merged folder would lose it."""
+    unsaved = getattr(module, "_keys_to_ignore_on_save", None) or ()
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for parameter in module.parameters():
+        if all(any(re.search(pattern, name) for pattern in unsaved) for name in names[id(parameter)]):
+            parameter.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from d90.models.checks import (
     check_serves,
     check_sha256,
     class_names,
+    freeze_unsaved,
     fresh_parameters,
     longest_input,
     stored_dtype,
@@ -177,6 +178,7 @@ def _pretrained(
     layout.mark_fresh(module, fresh)
     if kind.encoder_decoder:
         layout.mark_stacks(module)
+        freeze_unsaved(module)
     return _with_head(model, kind, outputs, stored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
@@ -14,6 +15,7 @@ from d90.methods import LoRA, Spec
 from d90.methods.targets import find_targets, linear_matrices
 from d90.options import Options, TaskOptions, TrainingOptions, fields_of
 from d90.results.advise import Recommendation
+from d90.subspace.layout import head_modules
 from d90.tasks import Task
 from d90.training.recipe import Recipe
 
@@ -58,11 +60,12 @@ def snippets(
     if spec.space is not None or not isinstance(method, LoRA):
         return {}
     targets = _targets(module, method.targets)
-    kind = {True: "CAUSAL_LM", False: "SEQ_CLS"}[task.kind.generative]
-    head = "" if task.kind.generative else ', modules_to_save=["classifier"]'
+    kind = f', task_type="{task.kind.peft_task}"' if task.kind.peft_task else ""
+    heads = [] if task.kind.generative or not task.outputs else head_modules(module)
+    head = f", modules_to_save={json.dumps(heads)}" if heads else ""
     found = {
         "peft": f"from peft import LoraConfig\n\nconfig = LoraConfig(r={method.r}, lora_alpha={method.alpha}, lora_dropout=0.0, "
-        f'target_modules={targets}, task_type="{kind}"{head})'
+        f"target_modules={targets}{kind}{head})"
     }
     shared = {
         "learning_rate": lr, "num_train_epochs": training.epochs, "per_device_train_batch_size": training.batch_size,

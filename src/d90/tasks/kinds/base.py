@@ -63,6 +63,8 @@ class TaskKind(ABC):
         padding: by an input's name what it is padded with; token ids with the tokenizer's padding, others with 0.
         filler: stands in outputs where an example has fewer than the longest.
         generative: whether the model keeps the output matrix it came with, and is asked for no number of outputs.
+        hub_task: the hub's word for it, where it has one.
+        peft_task: peft's `TaskType`, where it has one.
         writes: whether a prediction is a text that the model's own `generate` makes.
         pools: whether vectors are made from the model's last states.
         extracts: whether answers are found in the model's outputs (`answers_in`).
@@ -89,6 +91,8 @@ class TaskKind(ABC):
     padding: ClassVar[Mapping[str, int]] = {}
     filler: ClassVar[float] = -1.0
     generative: ClassVar[bool] = False
+    hub_task: ClassVar[str | None] = None
+    peft_task: ClassVar[str | None] = None
     writes: ClassVar[bool] = False
     extracts: ClassVar[bool] = False
     pools: ClassVar[bool] = False

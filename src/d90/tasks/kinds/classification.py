@@ -35,6 +35,8 @@ class Classification(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     classes: ClassVar[bool] = True
     right_or_wrong: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "text-classification"
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
 
     positive: str | None = None
 

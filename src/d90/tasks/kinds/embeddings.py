@@ -51,6 +51,8 @@ class Embeddings(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = (*RECALLS, *CORRELATIONS)
     beside: ClassVar[tuple[str, ...]] = ("owner", "side", "weight")
     pools: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "sentence-similarity"
+    peft_task: ClassVar[str | None] = "FEATURE_EXTRACTION"
     encoder_decoder: ClassVar[bool | None] = False
 
     numbers: bool = False

@@ -24,6 +24,8 @@ class Images(Classification):
     takes: ClassVar[str] = "images"
     from_scratch: ClassVar[bool] = True
     auto_class: ClassVar[str | None] = None
+    hub_task: ClassVar[str | None] = None
+    peft_task: ClassVar[str | None] = None
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:
@@ -49,6 +51,8 @@ class ImageValues(Regression):
     takes: ClassVar[str] = "images"
     from_scratch: ClassVar[bool] = True
     auto_class: ClassVar[str | None] = None
+    hub_task: ClassVar[str | None] = None
+    peft_task: ClassVar[str | None] = None
 
     @classmethod
     def recognises(cls, table: Table, columns: Columns) -> bool:

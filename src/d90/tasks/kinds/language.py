@@ -45,6 +45,8 @@ class Language(TaskKind):
     filler: ClassVar[float] = ABSENT
     beside: ClassVar[tuple[str, ...]] = ("scored",)
     generative: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "text-generation"
+    peft_task: ClassVar[str | None] = "CAUSAL_LM"
     encoder_decoder: ClassVar[bool | None] = False
 
     @classmethod

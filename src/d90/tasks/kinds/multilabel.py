@@ -45,6 +45,8 @@ class MultiLabel(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = (F1_MICRO, F1_MACRO, AVERAGE_PRECISION)
     classes: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "text-classification"
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
 
     thresholds: tuple[float, ...] = ()
     ranked: bool = False

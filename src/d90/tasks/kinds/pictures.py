@@ -42,6 +42,8 @@ class Pictures(Classification):
     problem: ClassVar[str | None] = "single_label_classification"
     metrics: ClassVar[tuple[str, ...]] = (*Classification.metrics, TOP5)
     shown: ClassVar[str] = "image"
+    hub_task: ClassVar[str | None] = "image-classification"
+    peft_task: ClassVar[str | None] = None
 
     top: int = 1
 

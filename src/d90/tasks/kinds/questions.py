@@ -66,6 +66,8 @@ class Answering(TaskKind):
     beside: ClassVar[tuple[str, ...]] = ("owner", "low", "high", "window")
     filler: ClassVar[float] = float(NO_PLACE)
     extracts: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "question-answering"
+    peft_task: ClassVar[str | None] = "QUESTION_ANS"
     shown: ClassVar[str] = "question,context"
 
     unanswerable: bool = False

@@ -31,6 +31,8 @@ class Regression(TaskKind):
     summary: ClassVar[str] = "one number for a text or a pair of texts"
     problem: ClassVar[str | None] = "regression"
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    hub_task: ClassVar[str | None] = None
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
 
     mean: float = 0.0
     deviation: float = 1.0

@@ -51,6 +51,8 @@ class Seq2Seq(Language):
     padding: ClassVar[Mapping[str, int]] = {"target": NOT_COUNTED}
     sized: ClassVar[tuple[str, ...]] = ("input_ids", "target")
     writes: ClassVar[bool] = True
+    hub_task: ClassVar[str | None] = "text2text-generation"
+    peft_task: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     shown: ClassVar[str] = "source"
 
     @classmethod

@@ -64,6 +64,8 @@ class Tokens(TaskKind):
     beside: ClassVar[tuple[str, ...]] = ("first",)
     padding: ClassVar[Mapping[str, int]] = {"first": -1}
     filler: ClassVar[float] = UNSEEN
+    hub_task: ClassVar[str | None] = "token-classification"
+    peft_task: ClassVar[str | None] = "TOKEN_CLS"
 
     # --- data ------------------------------------------------------------------------------------------------------
 
