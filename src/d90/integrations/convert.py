@@ -121,7 +121,7 @@ def convert(
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(
         Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1],
-        serve=tuple(serving_lines(named(model, recipe["model"]), folder, found.rank)) if kind.generative else (),
+        serve=tuple(serving_lines(named(model, recipe["model"]), folder, found.rank)) if kind.generative and not kind.writes else (),
     )  # fmt: skip
 
 
