@@ -19,6 +19,7 @@ STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u202
 ARGUMENTS = {
     "measure": (HOSTILE, HOSTILE, "-m", HOSTILE),
     "train": (HOSTILE, HOSTILE),
+    "advise": (HOSTILE, HOSTILE),
     "predict": (f"./{HOSTILE}.d90", HOSTILE),
     "generate": (f"./{HOSTILE}.d90", HOSTILE),
     "evaluate": (f"./{HOSTILE}.d90",),
