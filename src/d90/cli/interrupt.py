@@ -54,10 +54,12 @@ def what_is_kept(command: str, given: Mapping[str, Any]) -> str:
     """What an interrupted command leaves behind, and how to go on, in a line."""
     if command == "run":
         return "interrupted; finished trials and studies are kept in the recipe's folder, and the same command goes on from them"
+    if command == "report":
+        return "interrupted; the store is as it was, and the same command begins anew"
     if command == "gap":
         kept = "finished trials are kept in their stores" if given.get("train") else "the stores are as they were"
         return f"interrupted; {kept}, and the same command goes on from them"
-    if "store" in given and command not in ("report", "export"):
+    if "store" in given and command != "export":
         return f"interrupted; finished trials are kept in '{given['store']}', and the same command goes on from them"
     state = Path(f"{given['out']}.checkpoint") if command == "train" and given.get("out") else None
     if state is not None and state.is_file():

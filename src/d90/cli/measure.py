@@ -75,13 +75,27 @@ def measure(
 
 def report(
     store: StoreOpt = Path("runs/d90.sqlite"),
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML page; beside the store by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The index; STORE.report.html by default. The pages lie beside it."),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the pages on this machine, made anew while trials run.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --serve: the port on 127.0.0.1; any free one by default.")] = 0,
 ) -> None:
-    """Write the page of everything measured in a store."""
-    from d90.report import measure as pages
+    """Write the pages of everything in a store, with an index that says what to take."""
+    if serve:
+        from d90.report.serve import serving
+
+        with serving(store, port) as server:
+            echo(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C ends it)")
+            server.serve_forever()
+        return
+    from d90.report.store import write_store
     from d90.trials.store import Store
 
-    echo(f"page: {pages.write_report(Store(store, write=False), out or store.with_suffix('.html'))}")
+    echo(f"page: {write_store(Store(store, write=False), out or store.with_suffix('.report.html'))}")
 
 
 def _show(result: Measurement) -> None:
