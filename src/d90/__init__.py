@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LowDataOptions,
         SearchOptions,
         SeriesOptions,
+        StudyOptions,
         TaskOptions,
         TrainingOptions,
     )
@@ -80,6 +81,7 @@ __all__ = [
     "Series",
     "SeriesOptions",
     "Study",
+    "StudyOptions",
     "Subspace",
     "SubspaceConfig",
     "SubspaceOptions",
@@ -139,6 +141,7 @@ _MODULES = {
     "Series": "results.series",
     "SeriesOptions": "options",
     "Study": "studies.study",
+    "StudyOptions": "options",
     "Subspace": "subspace.subspace",
     "SubspaceConfig": "integrations.peft",
     "SubspaceOptions": "subspace.options",

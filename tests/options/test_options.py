@@ -15,18 +15,22 @@ import d90
 from d90.cli.main import app
 from d90.errors import InputError
 from d90.options import (
+    CertificateOptions,
     CompareOptions,
+    LatencyOptions,
     LowDataOptions,
     Options,
     SearchOptions,
     SeriesOptions,
+    StudyOptions,
     TaskOptions,
     TrainingOptions,
     fields_of,
     with_options,
 )
+from d90.options.certificate import CertificateFields
 from d90.options.search import SearchFields
-from d90.options.studies import CompareFields, LowDataFields, SeriesFields
+from d90.options.studies import CompareFields, LatencyFields, LowDataFields, SeriesFields, StudyFields
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
 from d90.trials.options import ExecutorOptions, RunFields, RunOptions
@@ -40,6 +44,9 @@ KEYWORDS: dict[type[Options], Any] = {
     CompareOptions: CompareFields,
     LowDataOptions: LowDataFields,
     SeriesOptions: SeriesFields,
+    StudyOptions: StudyFields,
+    LatencyOptions: LatencyFields,
+    CertificateOptions: CertificateFields,
 }
 COMMANDS = {
     "measure": (SearchOptions, TaskOptions, TrainingOptions, RunOptions, ExecutorOptions),

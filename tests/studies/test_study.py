@@ -119,7 +119,7 @@ def test_its_page_and_figure_show_it(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"direction": "up"}, "unknown direction 'up'"),
-        ({"rule": "margin"}, "unknown rule of a study 'margin'"),
+        ({"rule": "margin"}, "unknown rule 'margin'"),
         ({"rule": "paper", "direction": "minimize"}, "expected 'gain'"),
         ({"fraction": 0}, "0 < fraction <= 1"),
         ({"D": 0}, "expected at least 1"),

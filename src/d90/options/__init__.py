@@ -13,6 +13,7 @@ from d90.options.studies import (
     LatencyOptions,
     LowDataOptions,
     SeriesOptions,
+    StudyOptions,
     Target,
 )
 from d90.options.task import COLUMN_OPTIONS, LossOn, TaskOptions
@@ -39,6 +40,7 @@ __all__ = [
     "RuleName",
     "SearchOptions",
     "SeriesOptions",
+    "StudyOptions",
     "Target",
     "TaskOptions",
     "TrainingOptions",

@@ -27,6 +27,8 @@ __all__ = [
     "LowDataOptions",
     "SeriesFields",
     "SeriesOptions",
+    "StudyFields",
+    "StudyOptions",
     "Target",
 ]
 
@@ -246,4 +248,71 @@ class LatencyFields(TypedDict, total=False):
     seconds: float
     dtype: Dtype
     threads: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StudyOptions(Options):
+    """What a study of an objective of one's own asks (`d90.Study`).
+
+    Example:
+        >>> d90.StudyOptions(direction="minimize", budget=12)
+        StudyOptions(direction='minimize', budget=12)
+
+    Attributes:
+        rule: "gain", 90 % of the way from chance to the baseline; or "paper", 90 % of the baseline.
+        fraction: 0.9 for d90.
+        chance: the score of what has learned nothing.
+        full: the baseline's score, where it is a known number; None: it is asked for.
+        direction: "maximize" where larger scores are better, or "minimize".
+        low, high, start: the range of d, and the first to try.
+        budget: enough when this many baselines were spent; a trial costs 1 unless `tell` says otherwise.
+        resolution: enough when the interval's ends are within this ratio.
+        noise: the standard deviation of a score over seeds that is expected; 3 % of the gain by default.
+        seed: the first seed.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
+    """
+
+    rule: Literal["gain", "paper"] = option("gain", "gain: of the way from chance; paper: of the baseline.")
+    fraction: float = option(
+        0.9,
+        "The share to reach, 0.9 for d90.",
+        limit=Limit("a share of the baseline, 0 < fraction <= 1", 0, 1, open_low=True),
+    )
+    chance: float = option(0.0, "The score of what has learned nothing.")
+    full: float | None = option(None, "The baseline's score, where it is a known number.")
+    direction: Literal["maximize", "minimize"] = option("maximize", "Whether larger scores are better.")
+    low: int = option(1, "Smallest d to try.", limit=at_least(1))
+    high: int | None = option(None, "Largest d to try.", limit=at_least(1))
+    start: int | None = option(None, "The first d to try.", limit=at_least(1))
+    budget: float = option(9.0, "Enough when this many baselines were spent.", limit=at_least(1))
+    resolution: float = option(1.25, "Enough when the interval's ends are within this ratio.", limit=at_least(1))
+    noise: float | None = option(None, "The standard deviation of a score over seeds that is expected.")
+    seed: int = option(0, "The first seed.", limit=at_least(0))
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        super().check()
+        if self.direction == "minimize" and self.rule == "paper":
+            raise InputError(
+                "got the paper rule for an objective to minimize, expected 'gain': a share of a loss means nothing"
+            )
+
+
+class StudyFields(TypedDict, total=False):
+    """The fields of `StudyOptions`, as keywords of a function."""
+
+    rule: Literal["gain", "paper"]
+    fraction: float
+    chance: float
+    full: float | None
+    direction: Literal["maximize", "minimize"]
+    low: int
+    high: int | None
+    start: int | None
+    budget: float
+    resolution: float
+    noise: float | None
     seed: int

@@ -17,10 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from d90.errors import InputError, unknown_name
+from typing_extensions import Unpack
+
+from d90.errors import InputError
 from d90.files import write_text
+from d90.options import StudyOptions, with_options
+from d90.options.studies import StudyFields
 from d90.report.figure import figure_svg
 from d90.report.measure import write_report
 from d90.results.measure import Measurement, Point
@@ -67,63 +71,36 @@ class Study:
         name: of the objective; a study is found again by its name and its question.
         D: how many numbers the objective takes.
         store: an SQLite file of trials, or an open store.
-        rule: "gain", 90 % of the way from chance to the baseline; or "paper", 90 % of the baseline.
-        fraction: 0.9 for d90.
-        chance: the score of what has learned nothing.
-        full: the baseline's score, where it is a known number; None: it is asked for.
-        direction: whether larger scores are better, or smaller ones.
-        low, high, start: the range of d, and the first to try.
-        budget: enough when this many baselines were spent; a trial costs 1 unless `tell` says otherwise.
-        resolution: enough when the interval's ends are within this ratio.
-        noise: the standard deviation of a score over seeds that is expected; 3 % of the gain by default.
-        seed: the first seed.
+        options: the rule, the range of d, the budget (`d90.StudyOptions`); its fields are keywords too, as direction="minimize".
 
     Raises:
         InputError: values that make no question; names what was expected.
         StoreError, RunFailed: the store cannot be used.
     """
 
+    @with_options
     def __init__(
         self,
         name: str,
         *,
         D: int,
         store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-        rule: Literal["gain", "paper"] = "gain",
-        fraction: float = 0.9,
-        chance: float = 0.0,
-        full: float | None = None,
-        direction: Literal["maximize", "minimize"] = "maximize",
-        low: int = 1,
-        high: int | None = None,
-        start: int | None = None,
-        budget: float = 9.0,
-        resolution: float = 1.25,
-        noise: float | None = None,
-        seed: int = 0,
+        options: StudyOptions = StudyOptions(),
+        **fields: Unpack[StudyFields],
     ) -> None:
-        if rule not in ("gain", "paper"):
-            raise unknown_name("rule of a study", rule, ("gain", "paper"))
-        if direction not in ("maximize", "minimize"):
-            raise unknown_name("direction", direction, ("maximize", "minimize"))
-        if direction == "minimize" and rule == "paper":
-            raise InputError(
-                "got the paper rule for an objective to minimize, expected 'gain': a share of a loss means nothing"
-            )
-        if not 0 < fraction <= 1:
-            raise InputError(f"got fraction={fraction}, expected a share of the baseline, 0 < fraction <= 1")
-        if not D >= 1 or not budget >= 1 or not resolution >= 1:
-            raise InputError(f"got D={D}, budget={budget}, resolution={resolution}, expected at least 1 each")
-        self.name, self.D, self.rule, self.fraction, self.seed = name, D, rule, fraction, seed
-        self._sign = 1.0 if direction == "maximize" else -1.0
-        self._chance, self._full = self._sign * chance, None if full is None else self._sign * full
-        self._range = low, min(D, high or D)
-        self._start = min(max(start or min(4096, max(1, D // 16)), low), self._range[1])
-        self._budget, self._resolution, self._noise = budget, resolution, noise
-        self._goal = goal(rule, self._chance, fraction)
+        one = options
+        if D < 1:
+            raise InputError(f"got D={D}, expected at least 1")
+        self.name, self.D, self.rule, self.fraction, self.seed = name, D, one.rule, one.fraction, one.seed
+        self._sign = 1.0 if one.direction == "maximize" else -1.0
+        self._chance, self._full = self._sign * one.chance, None if one.full is None else self._sign * one.full
+        self._range = one.low, min(D, one.high or D)
+        self._start = min(max(one.start or min(4096, max(1, D // 16)), one.low), self._range[1])
+        self._budget, self._resolution, self._noise = one.budget, one.resolution, one.noise
+        self._goal = goal(one.rule, self._chance, one.fraction)
         self.store = store if isinstance(store, Store) else Store(store)
-        question = ["objective", name, D, rule, fraction, chance, full, direction, low, self._range[1], seed]
-        self.key = digest(question)
+        asked = [one.rule, one.fraction, one.chance, one.full, one.direction, one.low, self._range[1], one.seed]
+        self.key = digest(["objective", name, D, *asked])
         self._told: dict[NextTrial, Point] = {}
         self._open: dict[Trial, NextTrial] = {}
         self._session = self._resumed()

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from typing_extensions import Unpack
+
 from d90.errors import InputError, did_you_mean
+from d90.options import TaskOptions, with_options
+from d90.options.task import TaskFields
 from d90.registry import Registry
 from d90.tasks.base import ABSENT, Split, Task
 from d90.tasks.columns import Columns
@@ -62,48 +66,35 @@ def register_task(name: str, load: Callable[[], Task]) -> None:
     LOADERS.register(name, load)
 
 
+@with_options
 def load(
     name: str,
     *,
-    text: str | None = None,
-    label: str | None = None,
-    metric: str | None = None,
-    kind: str | None = None,
-    positive: str | None = None,
     test: str | None = None,
-    prompt: str | None = None,
-    completion: str | None = None,
-    chat_template: str | None = None,
-    loss_on: str | None = None,
     limit: int | None = None,
-    validation_limit: int | None = None,
+    data: TaskOptions = TaskOptions(),
+    **fields: Unpack[TaskFields],
 ) -> Task:
     """Load a task.
 
     Args:
         name: one of the forms in `TASKS`.
-        text: the text column, or two joined by a comma.
-        label: the label column.
-        metric: a name in `d90.tasks.metrics.METRICS`, or "loss"; the task's own by default.
-        kind: the name of a kind of task (`kind_names`); guessed from columns and labels by default, and noted.
-        positive: the class that the metric f1 is of; the rarer of two by default.
         test: "made": where the task has no test split, a tenth of the training examples becomes one.
-        prompt, completion: the columns of instruction data; found by their usual names by default.
-        chat_template: a file with a chat template in place of the tokenizer's own.
-        loss_on: "completions", by default, or "all": what counts of instruction data.
-        limit, validation_limit: take only the first examples.
+        limit: the first training examples alone, as `train_limit` of the options.
+        data: columns, kind, metric and limits; `max_length` is the model's.
+        fields: those of `TaskOptions` as keywords, as label="stars".
 
     Raises:
         InputError: no such task, or what is wrong in which file and line.
     """
-    for what, count in (("training", limit), ("validation", validation_limit)):
-        if count is not None and count < 1:
-            raise InputError(f"got a limit of {count} {what} examples, expected at least 1")
+    first = data.train_limit if limit is None else limit
+    if first is not None and first < 1:
+        raise InputError(f"got a limit of {first} training examples, expected at least 1")
     if test not in (None, "made"):
         raise InputError(f"got test='{test}', expected made, or nothing")
-    columns = Columns(text, label, prompt, completion, chat_template, loss_on)
-    task = _open(name, columns, metric, kind).with_metric(metric, positive)
-    return (task.with_test() if test else task).limit(limit, validation_limit)
+    columns = Columns(data.text, data.label, data.prompt, data.completion, data.chat_template, data.loss_on)
+    task = _open(name, columns, data.metric, data.kind).with_metric(data.metric, data.positive)
+    return (task.with_test() if test else task).limit(first, data.validation_limit)
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:

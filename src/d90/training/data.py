@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +107,8 @@ def open_task(task: str | Task, recipe: Recipe, model: str | Model | None = None
         task = task.with_test() if "test" in recipe.columns else task
         task = task.limit(recipe.train_limit, recipe.validation_limit)
     else:
-        task = load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
+        columns: Mapping[str, Any] = recipe.columns
+        task = load_task(task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **columns)
     if not task.labels or task.kind.auto_class is None:
         return task
     return task.in_order(model.labels if isinstance(model, Model) else checkpoint_labels(recipe.model, task.outputs))
