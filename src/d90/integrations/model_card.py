@@ -159,7 +159,7 @@ The base model is loaded by its name and checked against the fingerprint; `task.
 def _usage(tune: TuneRecord, repo: str) -> str:
     task = tune.task
     kind = stored_kind(task.kind, not task.texts, task.labels)
-    if kind.generative:
+    if kind.generative and not kind.writes:
         return _usage_of_language(tune, repo)
     if not task.texts:
         return f"```\nd90 pull {repo} --out tuned\nd90 evaluate tuned/task.d90\n```\n"
