@@ -12,7 +12,7 @@ from d90.cli.main import app
 from d90.errors import InputError
 
 EXPECTED = {
-    *("measure", "train", "generate", "predict", "evaluate", "compare", "gap", "pretrain"),
+    *("measure", "advise", "train", "generate", "predict", "evaluate", "compare", "gap", "pretrain"),
     *("trajectory", "family", "lowdata", "run", "convert"),
 }
 

@@ -178,3 +178,16 @@ def test_a_method_from_outside_joins_the_grammar(monkeypatch: pytest.MonkeyPatch
     applied.remove()
     with pytest.raises(InputError, match="expected a frozen dataclass"):
         register_method(dict)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "brief"),
+    [
+        ("full", "full"),
+        ("full@structure=did", "full"),
+        ("full@d=1000,structure=did,projection=fastfood,scale=tensor,layer=block,head=inside", "full@d=1000"),
+        ("bitfit@d=10,structure=said,seed=4", "bitfit@d=10,structure=said,seed=4"),
+    ],
+)
+def test_a_brief_name_leaves_out_what_every_subspace_has(text: str, brief: str) -> None:
+    assert parse(text).brief == brief

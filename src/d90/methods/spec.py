@@ -139,7 +139,8 @@ class Spec:
     @property
     def brief(self) -> str:
         """The canonical text without what every subspace has by default, for lines that repeat it: "full@d=1000"."""
-        return str(self.method) if self.space is None else f"{self.method}@{self.space.brief}"
+        space = self.space.brief if self.space is not None else ""
+        return f"{self.method}@{space}" if space else str(self.method)
 
     def __str__(self) -> str:
         return str(self.method) if self.space is None else f"{self.method}@{self.space}"

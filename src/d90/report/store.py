@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from d90.errors import InputError
+from d90.methods import parse
 from d90.report.advise import advice_page
 from d90.report.compare import comparison_page
 from d90.report.environment import render, write_page
@@ -54,7 +55,7 @@ def _each(kind: str, made: Callable[[Result], str]) -> Callable[[Store, Sequence
 
 def _of_measurement(study: Result) -> str:
     assert isinstance(study, Measurement)
-    return f"{base_name(study.model)} on {base_name(study.task)}: {headline(study)}"
+    return f"{base_name(study.model)} on {base_name(study.task)}, {_brief(study.method)}: {headline(study)}"
 
 
 def _of_comparison(study: Result) -> str:
@@ -185,7 +186,17 @@ def _last(trials: Sequence[Stored]) -> str:
     if not trials:
         return ""
     row = max(trials, key=lambda one: (one.ended, one.id))
-    return f"{row.recipe['method']} seed {row.seed} on {base_name(row.recipe['task'])}, {row.status}, {row.ended}"
+    return (
+        f"{_brief(row.recipe['method'])} seed {row.seed} on {base_name(row.recipe['task'])}, {row.status}, {row.ended}"
+    )
+
+
+def _brief(method: str) -> str:
+    """A stored method without what every subspace has by default; of a package that is not installed, as it is."""
+    try:
+        return parse(method).brief
+    except InputError:
+        return method
 
 
 def _with_way_back(store: Store, made: Page, index: str) -> str:
