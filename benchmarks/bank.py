@@ -1,10 +1,10 @@
-"""A Bank's switch over its memory floor, and the listing of many tunes.
+"""A Bank's switch over its memory floor, the listing of many tunes, and batches of many tunes (`batch.py`).
 
 The floor is one pass that reads theta_0 and writes the weights (`copy_` of every tensor of minilm, D = 2.3e7). A switch
 also reads and checks a file and computes P theta. In turn, medians of rounds; "over floor" is the median of the ratios within
 a round.
 
-    python benchmarks/bank.py [--rounds 15] [--tunes 1000] [--clock cpu]        writes bank.json
+    python benchmarks/bank.py [--rounds 15] [--tunes 1000] [--clock cpu] [--only batch]        writes bank.json
 
 `--clock cpu` counts this process's processor time, for a machine that others keep busy; run it with OMP_NUM_THREADS=1.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batch import many, mixed
 from machine import beside, processor
 
 import d90
@@ -99,17 +100,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tunes", type=int, default=1000)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--only", choices=("switch", "batch"))
     given = parser.parse_args()
     global clock
     clock = CLOCKS[given.clock]
     model = models.load("minilm", 2).module
     line: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads(), "rounds": given.rounds}
     line |= {"clock": given.clock, "load": round(os.getloadavg()[0], 1)}
-    line["switch"] = {name: switches(model, d, kind, given.rounds) for name, (d, kind) in CASES.items()}
-    line["listing"] = listing(model, given.tunes, given.rounds)
+    if given.only != "batch":
+        line["switch"] = {name: switches(model, d, kind, given.rounds) for name, (d, kind) in CASES.items()}
+        line["listing"] = listing(model, given.tunes, given.rounds)
+    if given.only != "switch":
+        told = {"rounds": given.rounds, "load": round(os.getloadavg()[0], 1)}
+        line["batch"] = told | mixed(lambda: models.load("minilm", 2).module, given.rounds, clock)
+        line["many"] = many(lambda: models.load("minilm", 2).module, given.many)
     print(json.dumps(line, indent=1))
     out = Path(__file__).with_suffix(".json")
-    out.write_text(json.dumps(beside(out, line), indent=1) + "\n")
+    held = json.loads(out.read_text()) if out.exists() else []
+    same = ("processor", "threads", "clock")
+    earlier = next((one for one in held if all(one[key] == line[key] for key in same)), {})
+    out.write_text(json.dumps(beside(out, earlier | line), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from d90.results.measure import Measurement
     from d90.results.series import Series
     from d90.results.weight_change import Analysis
+    from d90.serving.bank import Bank
     from d90.studies.advise import advise
     from d90.studies.compare import compare
     from d90.studies.generalization import generalization
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from d90.studies.series import family, trajectory
     from d90.studies.study import Study
     from d90.studies.weight_change import analyze
-    from d90.subspace.bank import Bank
     from d90.subspace.options import SubspaceOptions
     from d90.subspace.subspace import Subspace
     from d90.tasks import Task, register_kind, register_task
@@ -119,7 +119,7 @@ __all__ = [
 
 _MODULES = {
     "Analysis": "results.weight_change",
-    "Bank": "subspace.bank",
+    "Bank": "serving.bank",
     "Certificate": "certificates.classification",
     "AdviseOptions": "options",
     "CertificateOptions": "options",

@@ -22,7 +22,7 @@ from d90 import Subspace
 from d90.errors import InputError, RunFailed
 from d90.projections import kernels
 from d90.subspace import file as tune_file
-from d90.subspace import layout
+from d90.subspace import layout, packing
 from d90.subspace.fingerprint import Base, base_of, note_tokenizer
 from tests.reference.attack import MUTATIONS, attacks
 from tests.reference.command import run
@@ -151,8 +151,8 @@ def test_fewer_bytes_stay_close(tmp_path: Path, d: int, dtype: str, share: float
     if dtype == "bf16":
         assert (error <= theta.abs() * 2**-8).all()
     else:
-        most = torch.stack([group.abs().max() for group in theta.split(tune_file.GROUP)]).repeat_interleave(
-            tune_file.GROUP
+        most = torch.stack([group.abs().max() for group in theta.split(packing.GROUP)]).repeat_interleave(
+            packing.GROUP
         )[:d]
         assert (error <= most / 254 * (1 + 1e-5)).all()
     assert tune_file.about(tmp_path / "a.d90").dtype == dtype

@@ -25,20 +25,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.files import check_tune, write_bytes
 from d90.subspace.fingerprint import NO_PART, Base, base_of, earlier_weights
 from d90.subspace.options import STEP_RULES, STRUCTURES, SubspaceOptions
+from d90.subspace.packing import DTYPES, check_dtype, damaged, finite, pack, unpack
 
 __all__ = [
     "DTYPES",
@@ -57,8 +60,6 @@ __all__ = [
 ]
 
 FORMAT = 3
-DTYPES = ("fp32", "bf16", "int8")
-GROUP = 64  # numbers that share a scale in int8
 HEADER_LIMIT = 1 << 20  # bytes; ours take some 200 plus 100 for each tensor
 MAX_DIMENSIONS = 16
 _NO_CHECK = "0" * 8
@@ -149,62 +150,49 @@ def encode(header: Header, tensors: Mapping[str, Tensor], dtype: str = "fp32") -
         raise InputError(f"got '{wrong}' for the file's metadata, expected letters, digits and _ : . + - alone")
     stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     if "theta" in stored and header.structure != "direct":
-        stored |= _packed(stored.pop("theta"), dtype)
+        stored |= pack(stored.pop("theta"), dtype)
     payload = save(stored, metadata={"d90": "|".join([str(FORMAT), *map(_shorter, values), _NO_CHECK])})
     check = hashlib.sha256(payload).hexdigest()[:8]
     payload = payload.replace(f'|{_NO_CHECK}"'.encode(), f'|{check}"'.encode(), 1)
     return payload
 
 
-def check_dtype(dtype: str, subspace: bool) -> None:
-    """Refuse a dtype that a file of a subspace, or of parameters trained as they are, cannot have.
-
-    Raises:
-        InputError: an unknown one, or one that rounds parameters trained as they are.
-    """
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    if dtype != "fp32" and not subspace:
-        raise InputError(
-            f"got dtype={dtype} for parameters trained as they are, expected fp32: only theta of a subspace is rounded. "
-            "Train in a subspace (--d), or leave it out"
-        )
-
-
-def about(path: str | os.PathLike[str]) -> About:
-    """What a file is, from its header alone: the numbers are neither read nor checked.
+def about(path: str | os.PathLike[str], data: bytes | None = None) -> About:
+    """What a file is, from its header alone: the numbers are neither read nor checked. `data` as in `read`.
 
     Raises:
         InputError: as `read`, for what the header can show.
     """
-    return _open(Path(path)).about()
+    return _open(Path(path), data).about()
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
+def read(path: str | os.PathLike[str], data: bytes | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Read a tune: sizes and shapes are checked against the file's length before anything is allocated.
+
+    `data` are the file's bytes, where they were read before; `path` then names it in errors alone.
 
     Raises:
         InputError: no such file, not a d90 file, truncated or altered bytes, or a newer format.
     """
     target = Path(path)
-    opened = _open(target)
+    opened = _open(target, data)
     digest = hashlib.sha256(opened.sealed)
     tensors = {}
-    with target.open("rb") as file:
+    with _source(target, data) as file:
         file.seek(opened.start)
         for name, (dtype, shape, low, high) in sorted(opened.entries.items(), key=lambda item: item[1][2:]):
             buffer = bytearray(high - low)
             if file.readinto(buffer) != high - low:
-                raise _damaged(target, "it ends early")
+                raise damaged(target, "it ends early")
             digest.update(buffer)
             flat = torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
             tensors[name] = flat.reshape(shape)
     if opened.check and digest.hexdigest()[:8] != opened.check:
-        raise _damaged(target, f"its bytes have checksum {digest.hexdigest()[:8]}, its header says {opened.check}")
+        raise damaged(target, f"its bytes have checksum {digest.hexdigest()[:8]}, its header says {opened.check}")
     if opened.header.structure != "direct":
-        _unpack(tensors, target)
+        unpack(tensors, target)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not _finite(tensor):
+        if tensor.is_floating_point() and not finite(tensor):
             raise InputError(
                 f"'{target}': tensor '{name}' holds NaN or infinity; the file is damaged, or its training diverged"
             )
@@ -260,53 +248,6 @@ def other_base(path: object, parts: Sequence[str], wanted: str, found: str) -> I
     )
 
 
-# --- theta in fewer bytes ---------------------------------------------------------------------------------------------
-
-
-def _packed(theta: Tensor, dtype: str) -> dict[str, Tensor]:
-    """theta (d,) as the tensors that hold it."""
-    check_dtype(dtype, subspace=True)
-    if dtype == "fp32":
-        return {"theta": theta}
-    narrow = theta.to(torch.bfloat16)
-    if not _finite(narrow):
-        raise InputError(f"dtype='{dtype}': theta holds NaN, infinity, or numbers too large; expected finite numbers")
-    if dtype == "bf16":
-        return {"theta": narrow}
-    groups = torch.nn.functional.pad(theta, (0, -len(theta) % GROUP)).view(-1, GROUP)
-    # below the smallest normal number 1 / s would be infinite, and below any use the numbers are
-    scales = (groups.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    q = (groups / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return {"theta": q.view(-1)[: len(theta)].clone(), "scales": scales}
-
-
-def _unpack(tensors: dict[str, Tensor], target: Path) -> None:
-    """Put theta back into fp32, in place of what holds it."""
-    theta = tensors.get("theta")
-    if theta is None or theta.dtype not in (torch.bfloat16, torch.int8):
-        return
-    if theta.dtype == torch.bfloat16:
-        tensors["theta"] = theta.float()
-        return
-    scales = tensors.pop("scales", None)
-    if (
-        theta.dim() != 1
-        or scales is None
-        or scales.dtype != torch.float32
-        or scales.shape != (-(-len(theta) // GROUP),)
-    ):
-        raise _damaged(target, f"its int8 theta of shape {tuple(theta.shape)} lacks one scale for each {GROUP} numbers")
-    numbers, whole = theta.float(), len(theta) // GROUP
-    numbers[: whole * GROUP].view(-1, GROUP).mul_(scales[:whole, None])  # in place: no second copy of theta
-    numbers[whole * GROUP :].mul_(scales[whole:])
-    tensors["theta"] = numbers
-
-
-def _finite(tensor: Tensor) -> bool:
-    # in parts: isfinite makes copies of what it is given
-    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 18))
-
-
 # --- the header -------------------------------------------------------------------------------------------------------
 
 _LINE = [field.name for field in fields(Header) if field.name != "format"]  # in the order of the metadata line
@@ -348,21 +289,20 @@ class _Opened:
         return About(self.header, count, "+".join(names), self.format, self.size)
 
 
-def _damaged(target: Path, why: str) -> InputError:
-    return InputError(
-        f"'{target}' is not a sound d90 file: {why}. Likely cause: a truncated or altered file; copy it again"
-    )
+def _source(target: Path, data: bytes | None) -> BinaryIO:
+    return target.open("rb") if data is None else io.BytesIO(data)
 
 
-def _open(target: Path) -> _Opened:
+def _open(target: Path, data: bytes | None = None) -> _Opened:
     """Read and check all that comes before the data; nothing large is read."""
-    check_tune(target)
-    size = target.stat().st_size
-    with target.open("rb") as file:
+    if data is None:
+        check_tune(target)
+    size = target.stat().st_size if data is None else len(data)
+    with _source(target, data) as file:
         first = file.read(8)
         length = int.from_bytes(first, "little")
         if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-            raise _damaged(target, f"its header claims {length} bytes of {size}")
+            raise damaged(target, f"its header claims {length} bytes of {size}")
         raw = file.read(length)
     try:
         parsed = json.loads(raw)
@@ -377,17 +317,17 @@ def _open(target: Path) -> _Opened:
                 raise ValueError(f"tensor '{name}' has a size that is no number")
             entries[name] = (dtype, shape, low, high)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(target, f"unreadable header ({type(error).__name__})") from None
+        raise damaged(target, f"unreadable header ({type(error).__name__})") from None
     end = 0
     for name, (dtype, shape, low, high) in sorted(entries.items(), key=lambda item: item[1][2:]):
         count = dtype.itemsize
         for n in shape:
             count *= n
         if low != end or high - low != count:
-            raise _damaged(target, f"tensor '{name}' of shape {shape} does not fit its bytes {low}:{high}")
+            raise damaged(target, f"tensor '{name}' of shape {shape} does not fit its bytes {low}:{high}")
         end = high
     if 8 + length + end != size:
-        raise _damaged(target, f"its tensors end at byte {8 + length + end}, the file at {size}")
+        raise damaged(target, f"its tensors end at byte {8 + length + end}, the file at {size}")
     header, version, check = _parse(line, target)
     sealed = first + raw.replace(f'|{check}"'.encode(), f'|{_NO_CHECK}"'.encode(), 1)
     return _Opened(header, version, check, entries, 8 + length, sealed, size)
@@ -427,7 +367,7 @@ def _parse(line: object, target: Path) -> tuple[Header, int, str]:
         *values, check = values
         values = [_longer(value) for value in values]
     if len(values) != len(names) or (version != "1" and not re.fullmatch(r"[0-9a-f]{8}", check)):
-        raise _damaged(target, f"got {len(values)} metadata fields, expected {len(names)} in format {version}")
+        raise damaged(target, f"got {len(values)} metadata fields, expected {len(names)} in format {version}")
     found: dict[str, str] = dict(zip(names, values, strict=True))
     seed, rule = found["seed"], found["step_rule"]
     if version == "3" and re.fullmatch(r"[0-9a-f]{16}", seed) and rest.split("|")[_LINE.index("seed")].startswith("~"):

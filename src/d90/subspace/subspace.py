@@ -323,6 +323,13 @@ class Subspace:
         self.theta.copy_(tensors["theta"])
         self.flush()
 
+    @exact
+    def values(self, theta: Tensor) -> dict[str, Tensor]:
+        """What theta (d,) makes of every tensor inside, by name, in memory of its own: the model stays as it is."""
+        z = self.projection.prepare(theta[: self.d - self.m])
+        lambdas = (1 + LAMBDA_STEP * theta[self.d - self.m :]).tolist() if self.m else self._weights.lambdas
+        return dict(zip(self._names, self._weights.values(z, lambdas), strict=True))
+
     def share(self, bases: dict[str, Tensor], buffers: Buffers | None = None) -> None:
         """Hold these tensors, equal to theta_0 by name and contiguous, in place of a copy: `d90.Bank` has one for all tunes.
 

@@ -94,6 +94,15 @@ class Weights:
         torch.clear_autocast_cache()
 
     @exact
+    def values(self, z: Tensor, lambdas: Sequence[float]) -> list[Tensor]:
+        """theta_0 + Delta of every tensor, in memory of its own: the model stays as it is."""
+        bases = list(self.bases().values())
+        out = [torch.empty_like(base) for base in bases]
+        factors = [unit * lambdas[i] for unit, i in zip(self.units, self.layers, strict=True)]
+        self.projection.write([Target(i, bases[i], factors[i], z, out[i]) for i in range(len(out))])
+        return [value.view(shape) for value, shape in zip(out, self.shapes, strict=True)]
+
+    @exact
     def expected(self, index: int) -> Tensor | None:
         """What tensor `index` should hold, flat: computed again. None where theta_0 was not kept."""
         self.check_dtypes()

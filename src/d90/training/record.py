@@ -128,14 +128,14 @@ def _current(target: Path) -> dict[str, Any] | None:
     return None
 
 
-def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Spec]:
-    """The record beside a tune, checked, and its method.
+def read_record(path: str | os.PathLike[str], header: tune_file.Header | None = None) -> tuple[dict[str, Any], Spec]:
+    """The record beside a tune, checked, and its method. `header` is the tune's, where it was read before.
 
     Raises:
         InputError: no file or no record beside it, a record of another tune, an edited one, an unsound file.
     """
     target = Path(path)
-    header, where = tune_file.read(target)[0], beside(target)
+    header, where = header or tune_file.read(target)[0], beside(target)
     try:
         records = _records(where)
     except FileNotFoundError:

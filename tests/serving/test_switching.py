@@ -123,11 +123,11 @@ def test_the_model_is_a_plain_one(folder: Path) -> None:
         assert all(p.grad is grads[n] for n, p in model.named_parameters())
         assert {n: (id(p), p.data_ptr(), p.stride()) for n, p in model.named_parameters()} == places
         assert not model.embed.sparse
-        held = {base.data_ptr() for base in bank._base.values()}  # type: ignore[union-attr]
-        assert {base.data_ptr() for base in bank._space._weights.theta_0} <= held  # type: ignore[union-attr]
+        held = {base.data_ptr() for base in bank._switch._base.values()}  # type: ignore[union-attr]
+        assert {base.data_ptr() for base in bank._switch._space._weights.theta_0} <= held  # type: ignore[union-attr]
     assert all(torch.equal(grads[name], grad) for name, grad in kept.items())  # type: ignore[arg-type]
     bank.release()
-    assert bank._base is None
+    assert bank._switch._base is None
     loss_of(model, words()).backward()  # and it trains as before
 
 
@@ -141,14 +141,14 @@ def test_a_switch_is_one_write(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     write = Weights.write
     monkeypatch.setattr(Weights, "write", lambda *a: (calls.append("write"), write(*a))[1])
     monkeypatch.setattr(Weights, "restore", lambda *a: calls.append("restore"))
-    space, versions = bank._space, {n: p._version for n, p in model.named_parameters() if p.requires_grad}
+    space, versions = bank._switch._space, {n: p._version for n, p in model.named_parameters() if p.requires_grad}
     for name in ("b", "half", "eighth", "a"):
         bank.use(name)
-        assert bank._space is space
+        assert bank._switch._space is space
     assert calls == ["write"] * 4
     assert all(p._version == versions[n] + 4 for n, p in model.named_parameters() if n in versions)
     bank.use("said")
-    assert bank._space is not space
+    assert bank._switch._space is not space
     assert calls == ["write"] * 5
 
 

@@ -1,36 +1,27 @@
-"""Many tunes, one base: a folder of tiny files, and a live model that switches between them."""
+"""One live model that switches between tunes: theta_0 is held once, and each switch is one write."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from d90.errors import InputError, UnsupportedModelError, unknown_name
+from d90.errors import InputError, UnsupportedModelError
 from d90.subspace import file as tune_file
 from d90.subspace import layout, support
 from d90.subspace.buffers import Buffers
 from d90.subspace.fingerprint import Base, base_of, earlier_weights
 from d90.subspace.subspace import Subspace
 
-__all__ = ["Bank"]
+__all__ = ["Switch", "check_no_space"]
 
 
-class Bank:
-    """The tunes of a folder (`NAME.d90`), over one base model.
+class Switch:
+    """theta_0, held once, and the live model that is now theta_0 + Delta of a tune.
 
-        bank = d90.Bank(model, "tunes")
-        bank.use("french")      # the live model is now theta_0 + Delta of tunes/french.d90
-        bank.use("german")
-        bank.release()          # theta_0 again, bit for bit
-
-    A switch reads one file and writes the weights once, theta_0 + Delta, with nothing restored in between. theta_0 is
-    copied at the first `use` and held once, whatever the number of tunes. Between switches the model is a plain one,
-    with no hooks: no latency is added. What is done to its weights meanwhile is gone at the next switch.
+    A switch writes the weights once, with nothing restored in between. Between switches the model is a plain one, with no hooks.
 
     Example:
         >>> space = d90.Subspace(network, d=20)
@@ -44,55 +35,30 @@ class Bank:
 
     Args:
         model: the base model, its `requires_grad` as in training.
-        folder: where the tunes lie; read at each call, so files may come and go.
 
     Raises:
-        InputError: no such folder.
         UnsupportedModelError: sharded, quantised, wrapped or meta-device models.
     """
 
-    def __init__(self, model: nn.Module, folder: str | os.PathLike[str]) -> None:
-        self.model, self.folder = model, Path(folder)
-        if not self.folder.is_dir():
-            raise InputError(f"got folder '{self.folder}', which is none; expected a folder of tunes (NAME.d90)")
+    def __init__(self, model: nn.Module) -> None:
         support.check_supported(model)
-        self.active: str | None = None
+        self.model = model
         self._base: dict[str, Tensor] | None = None  # theta_0, once it is needed
         self._buffers: Buffers | None = None  # the base's
         self._live: dict[str, Tensor] = {}  # what they were taken from
         self._fingerprints: dict[bool, Base | str] = {}  # of the base, as files of today and of formats 1 and 2 name it
         self._space: Subspace | None = None
 
-    def names(self) -> list[str]:
-        """The tunes in the folder, sorted; none is opened."""
-        with os.scandir(self.folder) as entries:
-            return sorted(e.name.removesuffix(".d90") for e in entries if e.name.endswith(".d90") and e.is_file())
-
-    def tunes(self) -> dict[str, tune_file.About | InputError]:
-        """What each tune is, read from its header alone; for an unsound file, the error that says why."""
-        found: dict[str, tune_file.About | InputError] = {}
-        for name in self.names():
-            try:
-                found[name] = tune_file.about(self._path(name))
-            except InputError as error:
-                found[name] = error
-        return found
-
-    def use(self, name: str) -> nn.Module:
-        """Switch the model to the tune `name`, and return it.
+    def write(self, header: tune_file.Header, tensors: dict[str, Tensor], path: object) -> None:
+        """Write a tune that was read into the model.
 
         Raises:
-            InputError: an unknown name, an unsound file, a tune of another base or over other weights, or a model that
-                has an enabled Subspace of its own. The model is then as it was, its weights and gradients too.
-            UnsupportedModelError: the model was cast since the first `use`.
+            InputError: a tune of another base or over other weights, or a model that has an enabled Subspace of its own. The
+                model is then as it was, its weights and gradients too.
+            UnsupportedModelError: the model was cast since the first switch.
         """
-        if name not in self.names():
-            raise unknown_name("tune", name, self.names(), f"They are the files NAME.d90 in '{self.folder}'.")
-        path = self._path(name)
-        header, tensors = tune_file.read(path)
         theta = tune_file.theta_of(header, tensors, path)
-        if getattr(self.model, "_d90_space", None) is not None:
-            raise InputError("this model has an enabled Subspace; expected none. Call merge() or release() on it first")
+        check_no_space(self.model)
         if self._base is None:
             self._fingerprints = {}
         base = self._theta_0()
@@ -101,26 +67,18 @@ class Bank:
         if space is None or (space.d, space.options) != (theta.numel(), header.options):
             space = self._build(theta.numel(), header, base)
         space.take(header, tensors, path)
-        self._space, self.active = space, name
-        return self.model
+        self._space = space
 
     @torch.no_grad()
-    def release(self) -> nn.Module:
-        """Put theta_0 back, bit for bit, and drop the copy of it; the next `use` starts afresh."""
-        if self._base is not None and self.active is not None:
+    def release(self, written: bool) -> None:
+        """Put theta_0 back, bit for bit, where a tune was written, and drop the copy of it."""
+        if self._base is not None and written:
             for name, place in self._live.items():
                 place.copy_(self._base[name])
             assert self._buffers is not None
             self._buffers.restore()
-        self._base = self._buffers = self._space = self.active = None
+        self._base = self._buffers = self._space = None
         self._live = {}
-        return self.model
-
-    def __repr__(self) -> str:
-        return f"Bank('{self.folder}', {len(self.names())} tunes, active={self.active!r})"
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.d90"
 
     def _theta_0(self) -> dict[str, Tensor]:
         """The base, copied while no tune is in the model; it follows the model to another device."""
@@ -168,6 +126,16 @@ class Bank:
                     parameter.grad = grad
         space.share(base, self._buffers)
         return space
+
+
+def check_no_space(model: nn.Module) -> None:
+    """Refuse a model that has an enabled Subspace of its own.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if getattr(model, "_d90_space", None) is not None:
+        raise InputError("this model has an enabled Subspace; expected none. Call merge() or release() on it first")
 
 
 @contextmanager
