@@ -34,7 +34,7 @@ def mixed(make: Callable[[], nn.Module], rounds: int, clock: Callable[[], float]
     """Rows/s over the base's, by the number of distinct tunes."""
     model = make().eval()
     inputs = torch.randint(1000, 20000, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as low, tempfile.TemporaryDirectory() as full, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as low, tempfile.TemporaryDirectory() as full, torch.no_grad():
         write_tunes(model, Path(low), METHOD, max(DISTINCT))
         write_tunes(model, Path(full), "full@d=1000", max(DISTINCT))
         bank = d90.Bank(model, low, method=METHOD)
@@ -85,11 +85,10 @@ def many(make: Callable[[], nn.Module], count: int) -> dict[str, Any]:
 
 def write_tunes(model: nn.Module, folder: Path, method: str, count: int) -> None:
     """`count` tunes of random numbers."""
-    with torch.inference_mode(False):
-        applied = apply(parse(method), model)
-        space: Any = applied.trained
-        header = space.header()
-        applied.release()
+    applied = apply(parse(method), model)
+    space: Any = applied.trained
+    header = space.header()
+    applied.release()
     generator = torch.Generator().manual_seed(0)
     for i in range(count):
         tune_file.write(folder / f"t{i:05}.d90", header, {"theta": 0.01 * torch.randn(space.d, generator=generator)})
@@ -100,10 +99,9 @@ def with_peft(model: nn.Module, count: int) -> nn.Module:
     import peft
 
     config = peft.LoraConfig(r=8, lora_alpha=8, target_modules=["query", "value"], init_lora_weights=False)
-    with torch.inference_mode(False):
-        wrapped = peft.get_peft_model(model, config, adapter_name="t00000")
-        for i in range(1, count):
-            wrapped.add_adapter(f"t{i:05}", config)
+    wrapped = peft.get_peft_model(model, config, adapter_name="t00000")
+    for i in range(1, count):
+        wrapped.add_adapter(f"t{i:05}", config)
     return wrapped.eval()
 
 

@@ -303,6 +303,15 @@ def test_what_cannot_be_batched_is_refused_by_name_and_the_rest_serve_on(tmp_pat
             pass
 
 
+def test_a_batch_opened_in_inference_mode_serves_outside_of_it(folders: dict[str, Path]) -> None:
+    model = bert().eval()
+    bank = Bank(model, folders["bert"])
+    with torch.inference_mode(), bank.batch(["a", None]):
+        inside = logits(model, INPUTS[:2])
+    with bank.batch(["a", None]):
+        assert torch.equal(logits(model, INPUTS[:2]), inside)
+
+
 def test_rows_and_names_must_agree(folders: dict[str, Path]) -> None:
     model = bert().eval()
     bank = Bank(model, folders["bert"])

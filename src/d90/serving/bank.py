@@ -176,8 +176,9 @@ class Bank:
         check_rows_first(self.model)
         check_no_space(self.model)
         entries = {name: self._entry(name) for name in names if name is not None}
-        made = {entry.id: self._changes(entry) for entry in entries.values()}
-        return make_plan(self.model, [None if name is None else entries[name].id for name in names], made)
+        with torch.inference_mode(False):  # what is made here is kept, also for passes outside inference mode
+            made = {entry.id: self._changes(entry) for entry in entries.values()}
+            return make_plan(self.model, [None if name is None else entries[name].id for name in names], made)
 
     def _changes(self, entry: Entry) -> Changes:
         """What a tune changes: from the cache, or made from its numbers."""
