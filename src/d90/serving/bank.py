@@ -32,10 +32,6 @@ MAX_FRAMES = 32
 class Bank:
     """The tunes of a folder (`NAME.d90`), over one base model.
 
-        bank = d90.Bank(model, "tunes")
-        bank.use("french")      # the live model is now theta_0 + Delta of tunes/french.d90
-        bank.release()          # theta_0 again, bit for bit
-
         with bank.batch(["anna", "ben", None]):     # one name a row, None for the base
             outputs = model(**three_texts)
 
@@ -45,6 +41,17 @@ class Bank:
 
     The folder is read when the bank is made and by `refresh()`. A tune's id is the hash of its bytes. Threads may share a bank: each has
     batches of its own; `use` and `release` change the model for all, and are refused while a batch is open.
+
+    Example:
+        >>> space = d90.Subspace(network, d=20)
+        >>> space.save("tunes/french.d90")
+        >>> network = space.release()
+        >>> bank = d90.Bank(network, "tunes")
+        >>> bank.names()
+        ['french']
+        >>> bank.use("french") is network
+        True
+        >>> network = bank.release()  # theta_0 again, bit for bit
 
     Args:
         model: the base model, its `requires_grad` as in training.

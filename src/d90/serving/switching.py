@@ -23,16 +23,6 @@ class Switch:
 
     A switch writes the weights once, with nothing restored in between. Between switches the model is a plain one, with no hooks.
 
-    Example:
-        >>> space = d90.Subspace(network, d=20)
-        >>> space.save("tunes/french.d90")
-        >>> network = space.release()
-        >>> bank = d90.Bank(network, "tunes")
-        >>> bank.names()
-        ['french']
-        >>> bank.use("french") is network
-        True
-
     Args:
         model: the base model, its `requires_grad` as in training.
 
