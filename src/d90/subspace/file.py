@@ -32,7 +32,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -289,7 +288,7 @@ class _Opened:
         return About(self.header, count, "+".join(names), self.format, self.size)
 
 
-def _source(target: Path, data: bytes | None) -> BinaryIO:
+def _source(target: Path, data: bytes | None) -> io.BufferedIOBase:
     return target.open("rb") if data is None else io.BytesIO(data)
 
 
