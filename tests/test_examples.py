@@ -29,6 +29,7 @@ def test_a_controller_of_cartpole_is_searched_and_goes_on_where_it_was(tmp_path:
     assert (tmp_path / "cartpole.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_server_answers_two_clients_each_with_its_own_tune(tmp_path: Path) -> None:
     """Over loopback: as `d90 predict` answers with each tune alone, and an unknown tune is an error of its request alone."""
     for name in ("fastapi", "uvicorn"):
@@ -63,7 +64,7 @@ def test_a_server_answers_two_clients_each_with_its_own_tune(tmp_path: Path) -> 
         [sys.executable, str(EXAMPLES / "serve.py"), str(tunes), "--port", str(port)], cwd=EXAMPLES.parent
     )
     try:
-        for _ in range(600):
+        for _ in range(1800):
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
