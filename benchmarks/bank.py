@@ -101,20 +101,21 @@ def main() -> None:
     parser.add_argument("--tunes", type=int, default=1000)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--many", type=int, default=10_000)
-    parser.add_argument("--only", choices=("switch", "batch"))
+    parser.add_argument("--only", choices=("switch", "batch", "many"))
     given = parser.parse_args()
     global clock
     clock = CLOCKS[given.clock]
     model = models.load("minilm", 2).module
     line: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads(), "rounds": given.rounds}
     line |= {"clock": given.clock, "load": round(os.getloadavg()[0], 1)}
-    if given.only != "batch":
+    if given.only in (None, "switch"):
         line["switch"] = {name: switches(model, d, kind, given.rounds) for name, (d, kind) in CASES.items()}
         line["listing"] = listing(model, given.tunes, given.rounds)
-    if given.only != "switch":
+    if given.only in (None, "batch"):
         told = {"rounds": given.rounds, "load": round(os.getloadavg()[0], 1)}
         line["batch"] = told | mixed(lambda: models.load("minilm", 2).module, given.rounds, clock)
-        line["many"] = many(lambda: models.load("minilm", 2).module, given.many)
+    if given.only in (None, "many"):
+        line["many"] = many(lambda: models.load("minilm", 2).module, given.many, clock)
     print(json.dumps(line, indent=1))
     out = Path(__file__).with_suffix(".json")
     held = json.loads(out.read_text()) if out.exists() else []
