@@ -7,12 +7,11 @@
     3  sizes     bisected on whole runs by the posterior of the gap (`d90.search.size_posterior`); readings do not choose sizes
     4  seeds     a second one of the reference, and of what is to be shown; a third, for both, where the gap is within 1.5 standard errors
                  of the margin
-    5  shown     gap + z SE <= margin, from the best guess upward; a size's looks share alpha between them, and every larger size that ran
-                 must pass as well (nested hypotheses in a fixed order), so that all false "no worse" together stay below alpha
+    5  shown     gap + z SE <= margin, from the best guess upward; a size's looks share alpha, and every larger size that ran must pass too
     6  others    families are searched only below the answer: their largest size that is smaller, then downward
     7  check     neighbouring rates at the answer
 
-Asked again with the same answers it asks the same, so a killed search goes on where runs are stored.
+Asked again with the same answers it asks the same: a killed search goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ NEAR = 1.5  # standard errors from the margin within which a second seed is run
 UNLIKELY = 0.1  # a size that is enough with less probability is not tried
 KNOWN = 0.8  # rungs: a line that is known so well needs no readings
 MAX_READINGS = 7
-BEGUN = 0.25  # the share of the budget after which a first answer is told
 
 
 class _Spent(Exception):
@@ -229,8 +227,13 @@ class _Plan:
         rungs = [rung for rung in rungs if rung not in read]
         line, share = self.line(candidate), self.problem.reading
         asked = [Request(candidate, line.rate(rung), self.problem.seed, share) for rung in rungs]
+        first = not self.spent
         for rung, run in zip(rungs, self.made(asked, share), strict=True):
             read[rung] = run.loss
+        if first:
+            self.bench.tell(
+                f"learning rates of {candidate.method} are read; {self.spent:.1f} of {self.problem.budget:.1f} runs"
+            )
 
     # --- whole runs ------------------------------------------------------------------------------------------------
 
@@ -300,8 +303,8 @@ class _Plan:
     @property
     def reference_failed(self) -> bool:
         """Whether the reference is nothing to be held against."""
-        reference = self.problem.reference
-        return reference is not None and not (self.at(reference) and self.gain > 0)
+        one = self.problem.reference
+        return one is not None and not (self.at(one) and self.gain > 0)
 
     @property
     def gain(self) -> float:
@@ -364,25 +367,32 @@ class _Plan:
 
     def confirmed(self) -> Candidate | None:
         """The smallest candidate that was shown to be no worse."""
-        found = [self.candidates[method] for method, shown in self.shown.items() if shown]
-        return min(found, key=lambda one: one.stored) if found else None
+        found = (self.candidates[method] for method, shown in self.shown.items() if shown)
+        return min(found, key=lambda one: one.stored, default=None)
 
     def report(self, family: Family, sizes: Sequence[Candidate]) -> None:
-        """Tell what is known, once a quarter of the budget is spent."""
-        if self.spent < BEGUN * self.problem.budget:
-            return
+        """Tell what is known so far, with a wide interval at first."""
         low, high = self.posterior(family).range_of_enough(self.margin)
         ends = f"{low if low is not None else sizes[-1].size:g} to {f'{high:g}' if high is not None else 'more'}"
-        guess = self.best_guess(family, sizes)
-        name = guess.method if guess else "none of these sizes"
-        self.bench.tell(f"so far: {name} (size {ends} with 90 %); {self.spent:.1f} of {self.problem.budget:.1f} runs")
+        guess, shown = self.best_guess(family, sizes), self.confirmed()
+        name = f"{guess.method} most likely (size {ends} with 90 %)" if guess else f"none of {family.name}"
+        known = f"{shown.method} is shown to be enough; below it " if shown else ""
+        self.bench.tell(f"so far: {known}{name}; {self.spent:.1f} of {self.problem.budget:.1f} runs")
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
     def answer(self, complete: bool) -> Advice:
         """What is known at the end."""
         reference, failed = self.problem.reference, self.reference_failed
-        verdicts = [] if failed else [self.verdict(one) for one in self.ran() if not self.is_reference(one)]
+        verdicts = (
+            []
+            if failed
+            else [
+                self.verdict(one)
+                for one in self.candidates.values()
+                if self.best(one) is not None and not self.is_reference(one)
+            ]
+        )
         verdicts.sort(key=lambda one: one.candidate.stored)
         shown = next((one for one in verdicts if one.shown), None)
         enough = [one for one in verdicts if one.gap <= self.margin]
@@ -411,10 +421,6 @@ class _Plan:
                 for rung, loss in sorted(read.items())
             ),
         )
-
-    def ran(self) -> list[Candidate]:
-        """Every candidate with a whole run."""
-        return [one for one in self.candidates.values() if self.best(one) is not None]
 
     def is_reference(self, candidate: Candidate) -> bool:
         """Whether a candidate is what the others are held against."""

@@ -37,7 +37,7 @@ class TrialBench:
         progress: is told what is known so far.
         budget: in whole runs; known once a run has been timed.
         asked: every trial that was asked for.
-        outcomes: what they gave, as they are stored.
+        outcomes: what they gave, as they are stored; `gaps`, of the groups of runs that were compared.
     """
 
     runner: TrialRunner
@@ -46,6 +46,7 @@ class TrialBench:
     budget: float = math.inf
     asked: list[TrialRequest] = field(default_factory=list)
     outcomes: dict[Request, dict[str, Any]] = field(default_factory=dict)
+    gaps: dict[Any, tuple[float, float]] = field(default_factory=dict)
 
     def trial_of(self, request: Request) -> TrialRequest:
         """A request as a trial."""
@@ -114,7 +115,13 @@ class TrialBench:
     # --- comparisons -----------------------------------------------------------------------------------------------
 
     def gap(self, runs: Sequence[Run], reference: Sequence[Run], goal: float | None) -> tuple[float, float]:
-        """(how much worse, its standard error over the validation examples, the same for both)."""
+        """(how much worse, its standard error over the validation examples, the same for both); of the same runs only once."""
+        place = tuple(run.request for run in runs), tuple(run.request for run in reference), goal
+        if place not in self.gaps:
+            self.gaps[place] = self._gap(runs, reference, goal)
+        return self.gaps[place]
+
+    def _gap(self, runs: Sequence[Run], reference: Sequence[Run], goal: float | None) -> tuple[float, float]:
         theirs = goal if goal is not None else _mean(run.score for run in reference)
         gap = theirs - _mean(run.score for run in runs)
         mine = [self.values(run) for run in runs]

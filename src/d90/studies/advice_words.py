@@ -62,7 +62,7 @@ def snippets(
     targets = _targets(module, method.targets)
     kind = f', task_type="{task.kind.peft_task}"' if task.kind.peft_task else ""
     heads = [] if task.kind.generative or not task.outputs else head_modules(module)
-    head = f", modules_to_save={json.dumps(heads)}" if heads else ""
+    head = (f", modules_to_save={json.dumps(heads)}" if heads else "") + (", use_rslora=True" if method.rslora else "")
     found = {
         "peft": f"from peft import LoraConfig\n\nconfig = LoraConfig(r={method.r}, lora_alpha={method.alpha}, lora_dropout=0.0, "
         f"target_modules={targets}{kind}{head})"
@@ -73,7 +73,7 @@ def snippets(
         "max_grad_norm": training.clip, "seed": training.seed,
     }  # fmt: skip
     fields = ", ".join(f"{key}={value!r}" for key, value in shared.items())
-    if not task.kind.generative:
+    if task.kind.auto_class != "AutoModelForCausalLM":
         return found | {
             "transformers": f"from transformers import TrainingArguments\n\narguments = TrainingArguments({fields})"
         }

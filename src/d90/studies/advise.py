@@ -38,6 +38,7 @@ from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.loop import open_task, train
 from d90.training.progress import Progress
+from d90.training.rates import Ladder
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import beside, read_record
 from d90.trials.options import RunFields, RunOptions
@@ -115,7 +116,7 @@ def advise(
     for note in found.notes:
         progress.note(note)
     bench = TrialBench(runner, lambda spec: make_recipe(model, task, spec, _without_rate(training), data), progress)
-    problem = _problem(options, found, runner, training.seed)
+    problem = _problem(options, found, runner, recipe)
     bench.budget = _budget(options, found, bench, problem)
     advice = search(bench, replace(problem, budget=bench.budget))
     chance = max(runner.constant_score(), problem.zero_score)
@@ -166,7 +167,7 @@ def _check_examples(task: Task) -> None:
     )
 
 
-def _problem(options: AdviseOptions, found: Candidates, runner: TrialRunner, seed: int) -> AdviceProblem:
+def _problem(options: AdviseOptions, found: Candidates, runner: TrialRunner, recipe: Recipe) -> AdviceProblem:
     """The plan's question, in the unit of scores."""
     task, zero = runner.task, runner.zero_score()
     margin, share = options.margin
@@ -184,8 +185,13 @@ def _problem(options: AdviseOptions, found: Candidates, runner: TrialRunner, see
         noise = 0.5 * expected_noise(task.metric, len(task.validation), chance, chance)  # examples are paired
     return AdviceProblem(
         found.families, None if goal is not None else found.reference, found.home, margin, share, goal, max(zero, runner.constant_score()),
-        noise, reading=options.reading, seeds=options.seeds, seed=seed,
+        noise, reading=_reading(options, runner, recipe), seeds=options.seeds, seed=recipe.seed,
     )  # fmt: skip
+
+
+def _reading(options: AdviseOptions, runner: TrialRunner, recipe: Recipe) -> float:
+    """The share of the schedule of a reading: of so many steps at least, for the first few of a run prefer to stay where they are."""
+    return max(options.reading, min(0.5, Ladder().min_steps / recipe.steps(len(runner.task.train))))
 
 
 def _grid(found: Candidates) -> float:
@@ -207,7 +213,7 @@ def _budget(options: AdviseOptions, found: Candidates, bench: TrialBench, proble
         family = next((one for one in found.families if one.name == first.family), found.home)
         assert family is not None
         line = RateLine(family.guess, family.pivot, family.exponent, family.deviation)
-        bench.run([Request(first, line.rate(round(line.at(first.size)[0])), problem.seed, options.reading)])
+        bench.run([Request(first, line.rate(round(line.at(first.size)[0])), problem.seed, problem.reading)])
         runs = 60 * amount / max(bench.seconds_of_a_run, 1e-3)
     if runs < 1:
         one = f", a fine-tuning takes about {bench.seconds_of_a_run / 60:.1f} minutes" if unit == "minutes" else ""
@@ -234,7 +240,7 @@ def _check_reference(advice: Advice, bench: TrialBench, chance: float, metric: s
         raise InputError("the budget ended before the reference was trained; give more with --budget")
     request, outcome = max(whole.items(), key=lambda pair: float(pair[1]["score"]))
     curve = ", ".join(f"{to_display(look['score'], metric):.4f} at step {look['step']}" for look in outcome["curve"])
-    rates = ", ".join(f"{one.lr:g}" for one in sorted(whole, key=lambda one: one.lr))
+    rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in whole}))
     guess = f"{to_display(chance, metric):.4f}"
     raise InputError(
         f"the reference {request.candidate.method} does not beat the constant guess's {guess}: {metric} {curve or 'not finite'} "
