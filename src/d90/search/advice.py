@@ -71,8 +71,6 @@ class _Plan:
         self.families = {family.name: family for family in self.problem.families}
         self.candidates = {one.method: one for family in self.problem.families for one in family.candidates}
 
-    # --- the plan --------------------------------------------------------------------------------------------------
-
     def work(self) -> None:
         """All of it, until the budget ends."""
         self.run_reference()
@@ -182,8 +180,6 @@ class _Plan:
                 f"by {after.score - before.score:.4f}, and the rule was corrected"
             )
 
-    # --- rates -----------------------------------------------------------------------------------------------------
-
     def line(self, candidate: Candidate) -> RateLine:
         """The rates of a candidate's family; a reference of none has its own."""
         if candidate.family not in self.lines:
@@ -235,8 +231,6 @@ class _Plan:
                 f"learning rates of {candidate.method} are read; {self.spent:.1f} of {self.problem.budget:.1f} runs"
             )
 
-    # --- whole runs ------------------------------------------------------------------------------------------------
-
     def run_once(self, candidate: Candidate) -> None:
         """The whole run of a candidate, at its rate; a lower one where that failed."""
         if self.best(candidate) is None:
@@ -277,8 +271,6 @@ class _Plan:
         found = self.bench.run(asked)
         self.spent += math.fsum(run.cost for run in found)
         return found
-
-    # --- what they say ---------------------------------------------------------------------------------------------
 
     def at(self, candidate: Candidate) -> dict[int, list[Run]]:
         """A candidate's whole runs that did not fail, by rung."""
@@ -378,8 +370,6 @@ class _Plan:
         name = f"{guess.method} most likely (size {ends} with 90 %)" if guess else f"none of {family.name}"
         known = f"{shown.method} is shown to be enough; below it " if shown else ""
         self.bench.tell(f"so far: {known}{name}; {self.spent:.1f} of {self.problem.budget:.1f} runs")
-
-    # --- the answer ------------------------------------------------------------------------------------------------
 
     def answer(self, complete: bool) -> Advice:
         """What is known at the end."""
