@@ -41,6 +41,9 @@ def test_a_server_answers_two_clients_each_with_its_own_tune(tmp_path: Path) -> 
     import urllib.error
     import urllib.request
 
+    import torch
+
+    from d90.subspace import file as tune_file
     from d90.training.loading import open_tune
     from tests.reference.tiny import tiny_run
 
@@ -50,6 +53,10 @@ def test_a_server_answers_two_clients_each_with_its_own_tune(tmp_path: Path) -> 
         tiny_run(tmp_path, method).release()
         for ending in ("d90", "json"):
             (tmp_path / f"task.{ending}").rename(tunes / f"{name}.{ending}")
+        header, tensors = tune_file.read(tunes / f"{name}.d90")  # far from the base, and from one another
+        generator = torch.Generator().manual_seed(len(name))
+        moved = {key: value + torch.randn(value.shape, generator=generator) for key, value in tensors.items()}
+        tune_file.write(tunes / f"{name}.d90", header, moved)
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]
@@ -89,7 +96,8 @@ def test_a_server_answers_two_clients_each_with_its_own_tune(tmp_path: Path) -> 
                 assert answer.keys() == right.keys()
                 for key, value in right.items():
                     assert answer[key] == (pytest.approx(value, abs=1e-5) if isinstance(value, float | dict) else value)
-        assert ask(None, "a a b") != found["anna"][0]
+        answers = [found["anna"][0], found["ben"][0], ask(None, "a a b")]
+        assert all(answers[i] != answers[i - 1] for i in range(3)), "two tunes and the base differ"
         with pytest.raises(urllib.error.HTTPError, match="422") as error:
             ask("nobody", "a a b")
         assert "unknown tune 'nobody'" in error.value.read().decode()
