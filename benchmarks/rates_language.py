@@ -93,6 +93,7 @@ def table() -> str:
         text.append(
             f"\n## {model} on {task}\n\n`{options}`, {runs[0]['steps']} steps; untrained {runs[0]['untrained']:.3f}.\n"
         )
+        lost: list[str] = []
         text.append("| method | rate | whole run | reading |\n|-|-|-|-|")
         for method, of_method in groupby(sorted(runs, key=lambda r: (r["method"], r["lr"])), lambda r: r["method"]):
             ladder_rows = list(of_method)
@@ -106,6 +107,9 @@ def table() -> str:
             for row, whole, reading in zip(ladder_rows, cells["loss"], cells["reading"], strict=True):
                 mark = " (default)" if math.isclose(row["lr"], default, rel_tol=0.02) else ""
                 text.append(f"| {method} | {row['lr']:.2g}{mark} | {whole} | {reading} |")
+                if mark and len(ladder_rows) > 2:
+                    lost.append(f"{method} {loss_of(row) - min(map(loss_of, ladder_rows)):.3f}")
+        text.append(f"\nThe default loses to the best of its ladder, in nats: {', '.join(lost)}.")
     return "\n".join(text) + "\n"
 
 

@@ -6,7 +6,7 @@
                  whole and is clearly better than its neighbour
 
 Readings of the whole schedule choose better than whole runs of a shorter one, which prefer rates that are too high; neither chooses
-well enough to decide alone (docs/results/rates.md). What runs the recipes is the caller's: a store answers for runs that it has.
+well enough to decide alone (docs/results/rates_readings.md). What runs the recipes is the caller's: a store answers for runs that it has.
 """
 
 from __future__ import annotations
