@@ -77,6 +77,20 @@ def train(
     echo(f"wrote {out} ({out.stat().st_size:,} bytes) and {out.with_suffix('.json').name}")
 
 
+def _show_harness(tune: Path, harness: str, limit: int | None) -> None:
+    from d90.integrations.harness import run_harness
+
+    names = [name.strip() for name in harness.split(",") if name.strip()]
+    if not names:
+        raise InputError("got --harness without a task, expected names of lm-eval's or task files, joined by commas")
+    if limit is not None and limit < 1:
+        raise InputError(f"got --limit {limit}, expected at least 1")
+    for one in run_harness(tune, names, limit):
+        errors = ("" if error is None else f" ± {error:.4f}" for error in (one.base_error, one.tune_error))
+        base, tuned = (f"{value:.4f}{error}" for value, error in zip((one.base, one.tune), errors, strict=True))
+        echo(f"{one.task}, {one.metric}: base {base}, tune {tuned}")
+
+
 def _echo_forgotten(found: Sequence[Forgotten]) -> None:
     for one in found:
         echo(
@@ -149,11 +163,21 @@ def evaluate(
         bool, typer.Option("--forgetting", help="Of a language model: what the tune forgets of text its base writes.")
     ] = False,
     keep: Annotated[str | None, typer.Option(help="What it forgets of this task's text, as text:PATH.")] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval (d90[harness]) or task files, joined by commas: base and tune side by side instead."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="With --harness: examples of each task at most.")] = None,
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
     from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
+    if harness is not None:
+        _show_harness(tune, harness, limit)
+        return
     tuned = open_tune(tune, make_notices(), forgetting=forgetting, keep=keep)
     scored = tuned.evaluate(task, split, metric)
     low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
