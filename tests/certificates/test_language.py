@@ -220,7 +220,7 @@ def test_the_bound_is_of_the_decoded_model_and_pays_for_every_bit(
     quantised = coding.decode(bytes.fromhex(tuned.payload), 8)
     assert tuned.bits == sum(tuned.parts.values()) == coding.encode(quantised).bits + 1 + math.log2(len(ALPHAS))
     model = load_model(str(folder / "base"), 0, "language")
-    applied_method = apply(parse("lora:r=2@d=8"), model.module)
+    applied_method = apply(parse(found.method).at(8), model.module)
     with torch.no_grad():
         applied_method.trained.theta.copy_(quantised.vector())  # type: ignore[union-attr]
         applied_method.trained.flush()  # type: ignore[union-attr]

@@ -35,7 +35,7 @@ def test_jsonl_holds_the_line_and_every_class(tuned: Path, tmp_path: Path, capsy
     (tmp_path / "in.txt").write_bytes("\ufeffa a b\n\nb\u2028b\x0c b\n".encode())
     status, said, wrong = d90_predict(capsys, tuned, "-f", tmp_path / "in.txt", "-o", tmp_path / "out.jsonl")
     assert (status, wrong) == (0, "")
-    assert said.endswith("2 predictions\n")
+    assert said.rstrip().endswith("2 predictions")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n") if line]
     assert [(row["line"], row["text"]) for row in rows] == [(1, "a a b"), (3, "b\u2028b\x0c b")]
     for row in rows:

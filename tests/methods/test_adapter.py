@@ -91,11 +91,14 @@ def test_weights_come_from_our_own_stream() -> None:
     assert torch.equal(adapter.norm.weight, torch.ones(16))
 
 
-def test_adapters_follow_the_models_dtype_and_a_deep_copy_has_its_own() -> None:
+def test_adapters_in_a_half_precision_model_are_fp32_its_outputs_are_not_and_a_deep_copy_has_its_own() -> None:
     model: Any = llama().to(torch.bfloat16).eval()
+    before = {id(p) for p in model.parameters()}
     parse("adapter:r=3").method.apply(model)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if id(p) in before} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if id(p) not in before} == {torch.float32}
     outputs = outputs_of(model)
+    assert outputs.dtype == torch.bfloat16
     twin: Any = copy.deepcopy(model)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj_adapter.up.bias.fill_(1.0)

@@ -353,7 +353,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"loss_on": "prompts"}, "got loss_on 'prompts', expected completions or all"),
+        ({"loss_on": "prompts"}, "unknown loss_on 'prompts': expected one of completions, all"),
         ({"chat_template": "missing.jinja"}, "no such file: 'missing.jinja'"),
         ({"prompt": "question"}, "no column 'question'"),
         ({"text": "prompt", "kind": "instruction"}, "got a text column for instruction data"),

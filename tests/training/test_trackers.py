@@ -13,7 +13,6 @@ import pytest
 
 import d90
 from d90.errors import InputError
-from d90.methods import parse
 from d90.training.progress import Progress
 from d90.training.trackers import TRACKERS, Tracked, tracked
 from tests.reference.blobs import FAST, blobs
@@ -53,7 +52,7 @@ def test_a_run_for_each_trial(wandb: list[tuple[Any, ...]]) -> None:
         d90.train("mlp:16-32-3", blobs(), "full@d=10", progress=progress, **FAST)
     kinds = [entry[0] for entry in wandb]
     assert kinds.count("init") == kinds.count("finish") == 2
-    label = f"{parse('full@d=20')} seed 0"
+    label = "full@d=20 seed 0, rate 0.01"
     assert wandb[0] == ("init", "d90", label)
     assert ("config", {"trial": label, "steps": 30}) in wandb
     first = wandb[: kinds.index("finish")]

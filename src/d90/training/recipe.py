@@ -237,6 +237,8 @@ class Evaluation:
         Raises:
             KeyError, TypeError, ValueError: something else.
         """
+        if not isinstance(found, Mapping):
+            raise TypeError(f"a look at the validation split is {found!r:.40}, expected an object")
         forgets = found.get("forgets")
         return cls(
             int(found["step"]),

@@ -227,12 +227,12 @@ class Store:
 
     def all_studies(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(key, kind, result) of every study, oldest first."""
-        found = self._read("SELECT key, kind, body FROM studies ORDER BY updated, key")
+        found = self._read("SELECT key, kind, body FROM studies ORDER BY updated, rowid")
         return [(key, kind, self._json(body)) for key, kind, body in found]
 
     def studies(self, kind: str = "measure") -> list[dict[str, Any]]:
         """Every study's result of one kind, oldest first."""
-        found = self._read("SELECT body FROM studies WHERE kind = ? ORDER BY updated", (kind,))
+        found = self._read("SELECT body FROM studies WHERE kind = ? ORDER BY updated, rowid", (kind,))
         return [self._json(row[0]) for row in found]
 
     @contextlib.contextmanager
