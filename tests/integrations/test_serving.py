@@ -50,6 +50,7 @@ def _elsewhere(module: Any, tokenizer: Any, prompt: str, limit: int = 12) -> str
     """As transformers' own documentation asks a model."""
     turns = [{"role": "user", "content": prompt}]
     given = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    given.pop("token_type_ids", None)  # of transformers before 5
     module.eval()
     found = module.generate(**given, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     text: str = tokenizer.decode(found[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -114,6 +115,7 @@ def test_a_chat_is_answered_turn_by_turn_and_streams(tmp_path: Path, monkeypatch
     tokenizer: Any = opened.model.tokenizer
     given = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     module: Any = opened.model.module
+    given.pop("token_type_ids", None)
     found = module.generate(**given, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     assert tokenizer.decode(found[0, given["input_ids"].shape[1] :], skip_special_tokens=True) == held[3].content
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n\nb\n"))

@@ -52,7 +52,7 @@ class Recommendation(Result):
     """The answer of `d90 advise`.
 
     Example:
-        >>> found = d90.advise(model, images, like="full", epochs=1, budget=4, out="advised.d90")
+        >>> found = d90.advise(model, images, like="full", epochs=1, budget=12, out="advised.d90")
         >>> found.status in ("shown", "guess", "reference", "none")
         True
 

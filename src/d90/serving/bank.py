@@ -33,7 +33,7 @@ class Bank:
     """The tunes of a folder (`NAME.d90`), over one base model.
 
         with bank.batch(["anna", "ben", None]):     # one name a row, None for the base
-            outputs = model(**three_texts)
+            outputs = model(three_texts)
 
     `use` takes tunes of a subspace over the model's own weights (`full@d`, `top@d`, ...): it writes the weights once and leaves a plain
     model, with no hooks. `batch` takes LoRA (`lora:r`, `lora:r@d`, of any ranks and targets), biases (`bitfit`, `hiwi:on=bias`) and their
@@ -154,8 +154,8 @@ class Bank:
         """While open, row i of every forward pass of this thread is under the tune `names[i]`, or under the base for None.
 
             with bank.batch(["anna", None]) as model:
-                logits = model(**two_texts).logits
-                written = model.generate(**two_prompts, do_sample=False)
+                logits = model(two_texts).logits
+                written = model.generate(two_prompts, do_sample=False)
 
         Outputs are those of each tune alone, within rounding. Beams and several sequences for a prompt are rows: repeat the prompt's name.
 

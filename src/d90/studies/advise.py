@@ -78,7 +78,7 @@ def advise(
     benchmarks/advise.json).
 
     Example:
-        >>> found = d90.advise(model, images, like="full", epochs=1, budget=4, out="advised.d90")
+        >>> found = d90.advise(model, images, like="full", epochs=1, budget=12, out="advised.d90")
         >>> found.metric
         'accuracy'
 
