@@ -139,8 +139,7 @@ class Spec:
     @property
     def brief(self) -> str:
         """The canonical text without what every subspace has by default, for lines that repeat it: "full@d=1000"."""
-        space = self.space.brief if self.space is not None else ""
-        return f"{self.method}@{space}" if space else str(self.method)
+        return short_text(self)
 
     def __str__(self) -> str:
         return str(self.method) if self.space is None else f"{self.method}@{self.space}"
@@ -186,12 +185,7 @@ def short_text(spec: Spec) -> str:
         if isinstance(method, LoRA) and method.alpha == method.r:
             changed.pop("alpha", None)
         text = method.name + (":" + ",".join(f"{key}={value}" for key, value in changed.items()) if changed else "")
-    if spec.space is None:
-        return text
-    own = {"d": spec.space.d, "seed": spec.space.seed}
-    options = {key: getattr(spec.space.options, key) for key in OPTIONS}
-    own |= {key: value for key, value in options.items() if value != getattr(SubspaceOptions(), key)}
-    shown = ",".join(f"{key}={value}" for key, value in own.items() if value is not None)
+    shown = spec.space.brief if spec.space is not None else ""
     return f"{text}@{shown}" if shown else text
 
 

@@ -40,7 +40,7 @@ from d90.training.loop import open_task, train
 from d90.training.progress import Progress
 from d90.training.rates import Ladder
 from d90.training.recipe import Recipe, make_recipe
-from d90.training.record import beside, read_record
+from d90.training.record import beside, copy_pair, read_record
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRunner, check_sendable, versions
 from d90.trials.store import digest
@@ -380,8 +380,7 @@ def _with_tune(
     kept = bench.runner.kept(recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
     if kept.exists() and beside(kept).exists():
-        shutil.copyfile(beside(kept), beside(out))
-        shutil.copyfile(kept, out)
+        copy_pair(kept, out)
     elif not _is_there(out, recipe, bench.runner.task.fingerprint):
         progress.search_planned(f"{chosen.method} once more: its trial was stored without its tune")
         made = train(model, task, spec, progress=progress, training=replace(training, lr=chosen.lr), data=data)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d90.errors import D90Error, InputError, RunFailed
-from d90.files import check_output
 from d90.methods import Spec, parse
 from d90.methods.spec import short_text
 from d90.options import TaskOptions, TrainingOptions
@@ -18,7 +16,7 @@ from d90.studies.advice_words import train_line
 from d90.tasks.metrics import to_display
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
-from d90.training.record import beside, read_record
+from d90.training.record import beside, copy_pair, read_record
 
 if TYPE_CHECKING:
     from d90.studies.measurement_setting import Setting
@@ -64,24 +62,24 @@ def _take(kept: Path, recipe: Recipe, out: Path) -> str:
             return str(out) if Recipe.from_dict(read_record(out)[0]["recipe"]) == recipe else ""
         except (InputError, OSError):
             return ""
-    check_output(out)
-    shutil.copyfile(beside(kept), beside(out))
-    shutil.copyfile(kept, out)
+    copy_pair(kept, out)
     return str(out)
 
 
 def _other(result: Measurement, setting: Setting) -> str:
     """The smallest other space in the store whose trial passes the same threshold, in words; nothing where none does."""
     runner, own = setting.runner, str(setting.spec.at(1, seed=None))
+    task, bases = runner.task.fingerprint, runner.bases(setting.recipe)
+    baseline = None if setting.base is None else setting.base.method  # it passes its own threshold
     found: list[tuple[int, str, float]] = []
     for row in runner.store.trials():
-        here = row.context.get("task") == runner.task.fingerprint and row.context.get("base") in runner.bases(
-            setting.recipe
-        )
-        baseline = (
-            setting.base is not None and row.recipe["method"] == setting.base.method
-        )  # it passes its own threshold
-        if not here or baseline or row.status not in ("finished", "passed") or row.score < result.threshold:
+        here = row.context.get("task") == task and row.context.get("base") in bases
+        if (
+            not here
+            or row.recipe["method"] == baseline
+            or row.status not in ("finished", "passed")
+            or row.score < result.threshold
+        ):
             continue
         try:
             spec = parse(str(row.recipe["method"]))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError, RunFailed
-from d90.files import check_output, write_text
+from d90.files import check_output, write_bytes, write_text
 from d90.methods import Spec, parse
 from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import NOT_COVERED, Base, digest_of
@@ -34,6 +34,7 @@ __all__ = [
     "TuneRecord",
     "beside",
     "check_record",
+    "copy_pair",
     "note_not_covered",
     "read_record",
     "save_pair",
@@ -118,6 +119,23 @@ def save_pair(path: str | os.PathLike[str], record: dict[str, Any], write_tune: 
     if before:
         with contextlib.suppress(RunFailed):  # the pair is whole without this step
             write_text(where, _json(record))
+
+
+def copy_pair(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy a tune and its record over what lies at `path`, as `save_pair` writes them.
+
+    Raises:
+        InputError, RunFailed: there is no such pair; as `save_pair`.
+    """
+    source = Path(source)
+    record = _current(source)
+    if record is None:
+        raise InputError(f"'{source}' and its record are no tune; expected a pair as Run.save writes it")
+
+    def write_tune(target: Path, _: str) -> None:
+        write_bytes(target, source.read_bytes())
+
+    save_pair(path, record, write_tune)
 
 
 def _current(target: Path) -> dict[str, Any] | None:
