@@ -21,7 +21,7 @@ from d90.errors import D90Error, InputError, RunFailed
 from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import base_of
 from d90.training.recipe import Evaluation, Outcome, Recipe, recipe_key
-from d90.training.record import read_record, save_pair, sealed
+from d90.training.record import copy_pair, read_record, save_pair, sealed
 from tests.reference.attack import MUTATIONS, attacks
 from tests.reference.models import zoo
 
@@ -267,3 +267,26 @@ def test_a_tune_called_json_is_refused_and_a_failed_save_leaves_no_record(tmp_pa
     with pytest.raises(InputError):
         save_pair(tmp_path / "t.d90", sealed(body(1)), lambda target, named: broken.save(target, named, "int8"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", STEPS[:2])
+def test_a_copied_pair_is_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """measure and advise copied a tune's two files one after the other: a full disk between them left a pair that opens nowhere."""
+    kept, out = tmp_path / "kept.d90", tmp_path / "out.d90"
+    save(kept, 2)
+    save(out, 1)
+
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, full)
+        with pytest.raises(RunFailed, match="No space left"):
+            copy_pair(kept, out)
+    assert opened(out) == 1
+    copy_pair(kept, out)
+    assert opened(out) == opened(kept) == 2
+    with pytest.raises(InputError, match="and its record are no tune"):
+        copy_pair(tmp_path / "none.d90", out)
