@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["beside", "processor", "save"]
+__all__ = ["beside", "named_values", "processor", "save"]
 
 
 def processor() -> str:
@@ -47,3 +47,14 @@ def save(path: Path, results: list[dict[str, Any]]) -> None:
         rows = ",\n".join("    " + json.dumps(line) for line in one["lines"])
         texts.append(f'  {head}, "lines": [\n{rows}\n  ]}}')
     path.write_text("[\n" + ",\n".join(texts) + "\n]\n")
+
+
+def named_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """{name: value} from "name=value", as JSON reads the value, or as text where it is none."""
+    found: dict[str, Any] = {}
+    for name, value in (pair.split("=", 1) for pair in pairs):
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from machine import processor
+from machine import named_values, processor
 
 import d90
 from d90.errors import RunFailed
@@ -120,12 +120,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="name=value, the value in JSON where it is no text")
     parser.add_argument("--methods", default="full lora:r=8 full@d=4096")
     arguments = parser.parse_args()
-    options: dict[str, Any] = {}
-    for name, value in (pair.split("=", 1) for pair in arguments.options):
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
+    options = named_values(arguments.options)
     if arguments.model:
         for method in arguments.methods.split():
             ladder(arguments.model, arguments.task, method, options)

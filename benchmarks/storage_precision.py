@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from machine import processor
+from machine import named_values, processor
 
 import d90
 from d90.training.console import progress_for
@@ -52,12 +52,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="name=value, the value in JSON where it is no text")
     parser.add_argument("--auto-class", default="AutoModelForCausalLM", help="of transformers, to copy the model")
     arguments = parser.parse_args()
-    options: dict[str, Any] = {}
-    for name, value in (pair.split("=", 1) for pair in arguments.options):
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
+    options = named_values(arguments.options)
     path = HERE / "storage_precision.json"
     written = json.loads(path.read_text()) if path.exists() else {}
     name = f"{Path(arguments.model).name} on {Path(arguments.task).name}"
