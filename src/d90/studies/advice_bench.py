@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from d90.methods import Spec, parse
 from d90.search.advice_problem import Request, Run
 from d90.tasks.metrics import LOSS
+from d90.training.estimate import duration
 from d90.training.failures import failed
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
@@ -110,7 +111,8 @@ class TrialBench:
     def tell(self, message: str) -> None:
         """What is known so far, and how long it may take yet."""
         left = max(0.0, self.budget - self.spent) * self.seconds_of_a_run
-        self.progress.search_planned(f"{message}, at most {_time(left)} left")
+        time = duration(left) if math.isfinite(left) else "an unknown time"
+        self.progress.search_planned(f"{message}, about {time} left")
 
     # --- comparisons -----------------------------------------------------------------------------------------------
 
@@ -173,9 +175,3 @@ class TrialBench:
 def _mean(values: Any) -> float:
     given = list(values)
     return math.fsum(given) / len(given)
-
-
-def _time(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "unknown time"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

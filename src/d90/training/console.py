@@ -72,7 +72,7 @@ class Lines(Progress):
 
     def search_planned(self, message: str) -> None:
         left = self._plan.left if self._plan is not None else None
-        self._say(f"search: {message}" + (f"; at most {left} left" if left else ""))
+        self._say(f"search: {message}" + (f"; about {left} left" if left else ""))
 
     def search_ended(self, message: str) -> None:
         self._say("done")  # the command prints the answer
@@ -134,7 +134,7 @@ class Terminal(Progress):
     def search_planned(self, message: str) -> None:
         if self._search is not None:
             left = self._plan.left if self._plan is not None else None
-            self._bars.update(self._search, state=printable(message) + (f"; at most {left} left" if left else ""))
+            self._bars.update(self._search, state=printable(message) + (f"; about {left} left" if left else ""))
 
     def search_ended(self, message: str) -> None:
         if not self._trials:

@@ -28,16 +28,21 @@ class Estimate:
     def __post_init__(self) -> None:
         self._began = self._run_began = time.monotonic()
         self._step: float | None = None
+        self._seen = (0, 0.0)  # steps of this run, and the seconds until the last of them
 
     def run_started(self) -> None:
-        """A run's first step comes next."""
-        self._run_began = time.monotonic()
+        """A run's first step comes next; what the last run took, its evaluations included, is the time of a step from now on."""
+        steps, seconds = self._seen
+        if self._step is not None and steps >= STEPS:
+            self._step = seconds / steps
+        self._run_began, self._seen = time.monotonic(), (0, 0.0)
 
     def stepped(self, step: int) -> str | None:
         """The plan in a line, once: when a run has made enough steps to know the time of one."""
+        self._seen = (step, time.monotonic() - self._run_began)
         if self._step is not None or step < STEPS:
             return None
-        self._step = (time.monotonic() - self._run_began) / step
+        self._step = self._seen[1] / step
         one, other = (duration(steps * self._step) for steps in (self.baseline, self.trial))
         low, high = (duration(self._total(end)) for end in (0, 1))
         rates = f"finding the rates {self.rates[0]} to {self.rates[1]} runs, " if self.rates[1] else ""
@@ -45,7 +50,7 @@ class Estimate:
 
     @property
     def left(self) -> str | None:
-        """At most how long it still takes, in words; None before the time of a step is known."""
+        """How long it still takes if all likely trials run to their ends, in words; None before the time of a step is known."""
         if self._step is None:
             return None
         return duration(max(self._total(1) - (time.monotonic() - self._began), self.trial * self._step))
