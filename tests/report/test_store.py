@@ -67,6 +67,13 @@ def test_an_empty_store_says_what_to_run(tmp_path: Path) -> None:
         write_store(Store(tmp_path / "s.sqlite"), tmp_path / "r.html")
 
 
+def test_a_store_of_certificates_alone_is_not_called_empty(tmp_path: Path) -> None:
+    store = Store(RESULTS / "certify.sqlite", write=False)
+    with pytest.raises(InputError, match="holds certificates alone, which have no page"):
+        write_store(store, tmp_path / "r.html")
+    store.close()
+
+
 @pytest.fixture
 def address(path: Path) -> Iterator[str]:
     with serving(path) as server:

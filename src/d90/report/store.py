@@ -144,6 +144,10 @@ def store_pages(store: Store, index: str, refresh: int | None = None) -> dict[st
         if not recommended:
             recommended, line = _recommendation(studies[-1], listed[-1]["answer"])
     trials = store.trials()
+    if not sections and not trials and store.all_studies():
+        raise InputError(
+            f"'{store.path}' holds certificates alone, which have no page; 'd90 verify' and 'd90 certify' read them from their JSON files"
+        )
     if not sections and not trials:
         raise InputError(f"nothing is in '{store.path}' yet; run 'd90 measure' or 'd90 advise' first")
     text = render(
