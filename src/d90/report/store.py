@@ -146,7 +146,7 @@ def store_pages(store: Store, index: str, refresh: int | None = None) -> dict[st
     trials = store.trials()
     if not sections and not trials and store.all_studies():
         raise InputError(
-            f"'{store.path}' holds certificates alone, which have no page; 'd90 verify' and 'd90 certify' read them from their JSON files"
+            f"'{store.path}' holds certificates alone, which have no page; 'd90 verify' reads one from its JSON file"
         )
     if not sections and not trials:
         raise InputError(f"nothing is in '{store.path}' yet; run 'd90 measure' or 'd90 advise' first")
