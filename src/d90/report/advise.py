@@ -31,8 +31,12 @@ def write_advice(store: Store, path: str | os.PathLike[str]) -> Path:
     return write_page(text, path)
 
 
-def advice_page(studies: Sequence[Recommendation]) -> str:
-    """The page as text; equal studies give equal bytes."""
+def advice_page(studies: Sequence[Recommendation], *, index: str = "") -> str:
+    """The page as text; equal studies give equal bytes.
+
+    Args:
+        index: the file that lists the whole store, to link back to; "" where there is none.
+    """
     from markupsafe import Markup
 
     shown = [
@@ -49,7 +53,7 @@ def advice_page(studies: Sequence[Recommendation]) -> str:
         }
         for i, study in enumerate(studies, 1)
     ]
-    return render("advised.html", studies=shown)
+    return render("advised.html", index=index, studies=shown)
 
 
 def _rows(study: Recommendation) -> list[Tried]:

@@ -33,8 +33,12 @@ def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
     return write_page(text, path)
 
 
-def comparison_page(studies: Sequence[Comparison]) -> str:
-    """The page as text."""
+def comparison_page(studies: Sequence[Comparison], *, index: str = "") -> str:
+    """The page as text; equal studies give equal bytes.
+
+    Args:
+        index: the file that lists the whole store, to link back to; "" where there is none.
+    """
     from markupsafe import Markup
 
     shown = [
@@ -49,7 +53,7 @@ def comparison_page(studies: Sequence[Comparison]) -> str:
         }
         for i, study in enumerate(studies, 1)
     ]
-    return render("compared.html", studies=shown)
+    return render("compared.html", index=index, studies=shown)
 
 
 def _by_size(study: Comparison) -> list[Entry]:

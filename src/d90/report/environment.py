@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["render", "write_page"]
 
 
-def render(template: str, **given: Any) -> str:
-    """A page's text from its template in this folder; equal values give equal bytes."""
-    return environment().get_template(template).render(**given)
+def render(template: str, *, index: str = "", **given: Any) -> str:
+    """A page's text from its template in this folder; equal values give equal bytes.
+
+    Args:
+        index: the file that lists everything in the store, which the page links back to; "" where there is none.
+        given: what the template reads.
+    """
+    return environment().get_template(template).render(index=index, **given)
 
 
 def write_page(text: str, path: str | os.PathLike[str]) -> Path:

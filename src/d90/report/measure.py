@@ -47,12 +47,13 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
     return write_page(text, path)
 
 
-def page(studies: Sequence[Measurement], others: Sequence[Stored] = ()) -> str:
+def page(studies: Sequence[Measurement], others: Sequence[Stored] = (), *, index: str = "") -> str:
     """The page as text; equal studies and trials give equal bytes.
 
     Args:
         studies: measurements.
         others: trials that none of them used, listed at the end.
+        index: the file that lists the whole store, to link back to; "" where there is none.
     """
     from markupsafe import Markup
 
@@ -87,7 +88,8 @@ def page(studies: Sequence[Measurement], others: Sequence[Stored] = ()) -> str:
         for i, study in enumerate(studies, 1)
     ]
     left_out = max(0, len(others) - MAX_OTHERS)
-    return render("page.html", studies=shown, overlays=overlays, others=others[-MAX_OTHERS:], left_out=left_out)
+    last = others[-MAX_OTHERS:]
+    return render("page.html", index=index, studies=shown, overlays=overlays, others=last, left_out=left_out)
 
 
 def other_trials(store: Store) -> list[Stored]:

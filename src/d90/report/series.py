@@ -44,8 +44,12 @@ class Line:
     above: Sequence[float] = ()
 
 
-def series_page(study: Series) -> str:
-    """The page of a trajectory or a family."""
+def series_page(study: Series, *, index: str = "") -> str:
+    """The page of a trajectory or a family.
+
+    Args:
+        index: the file that lists the whole store, to link back to; "" where there is none.
+    """
     from markupsafe import Markup
 
     tasks = list(dict.fromkeys(cell.task for cell in study.cells))
@@ -67,6 +71,7 @@ def series_page(study: Series) -> str:
     folder = f"{folder}/" if folder else ""
     return render(
         "series.html",
+        index=index,
         study=study,
         tables=[(task, [_shown(cell, folder) for cell in study.cells if cell.task == task]) for task in tasks],
         folder=folder,
@@ -145,8 +150,12 @@ def _scale(xs: Sequence[int]) -> str:
     return "symlog" if xs and sorted(xs)[len(xs) // 2] < max(xs) / 4 else "linear"
 
 
-def lowdata_page(study: LowData) -> str:
-    """The page of a low-data study."""
+def lowdata_page(study: LowData, *, index: str = "") -> str:
+    """The page of a low-data study.
+
+    Args:
+        index: the file that lists the whole store, to link back to; "" where there is none.
+    """
     from markupsafe import Markup
 
     first = study.comparisons[0]
@@ -164,7 +173,8 @@ def lowdata_page(study: LowData) -> str:
         lines.append(Line(asked, points, i, shown=shown))
     title, values = f"{study.model} on {study.task}", f"{first.split} {label}"
     figure = _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
-    return render("lowdata.html", study=study, first=first, rows=rows, claims=lowdata_claims(study), svg=Markup(figure))
+    claims = lowdata_claims(study)
+    return render("lowdata.html", index=index, study=study, first=first, rows=rows, claims=claims, svg=Markup(figure))
 
 
 def _figure(

@@ -27,6 +27,7 @@ from d90.trials.store import Store, Stored
 __all__ = ["Page", "store_pages", "write_store"]
 
 Page = Callable[[], str]  # makes a page's text when it is asked for: a figure takes seconds
+Linked = Callable[[str], str]  # the same, given the index that the page links back to
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,29 @@ class _Kind:
 
     title: str
     result: type[Result]
-    pages: Callable[[Store, Sequence[Result]], Mapping[str, Page]]
+    pages: Callable[[Store, Sequence[Result]], Mapping[str, Linked]]
     answer: Callable[[Result], str]
 
 
-def _pages_of_measurements(store: Store, studies: Sequence[Result]) -> dict[str, Page]:
-    return {"": lambda: page([one for one in studies if isinstance(one, Measurement)], other_trials(store))}
+def _pages_of_measurements(store: Store, studies: Sequence[Result]) -> dict[str, Linked]:
+    found = [one for one in studies if isinstance(one, Measurement)]
+    return {"": lambda index: page(found, other_trials(store), index=index)}
 
 
-def _each(kind: str, made: Callable[[Result], str]) -> Callable[[Store, Sequence[Result]], Mapping[str, Page]]:
+def _pages_of_advice(store: Store, studies: Sequence[Result]) -> dict[str, Linked]:
+    found = [one for one in studies if isinstance(one, Recommendation)]
+    return {".advise": lambda index: advice_page(found, index=index)}
+
+
+def _pages_of_comparisons(store: Store, studies: Sequence[Result]) -> dict[str, Linked]:
+    found = [one for one in studies if isinstance(one, Comparison)]
+    return {".compare": lambda index: comparison_page(found, index=index)}
+
+
+def _each(kind: str, made: Callable[[Result, str], str]) -> Callable[[Store, Sequence[Result]], Mapping[str, Linked]]:
     """Pages of studies that have one each: the newest has the plain name, as its command writes it."""
 
-    def pages(store: Store, studies: Sequence[Result]) -> dict[str, Page]:
+    def pages(store: Store, studies: Sequence[Result]) -> dict[str, Linked]:
         last = len(studies)
         return {f".{kind}" if i == last else f".{kind}{i}": partial(made, study) for i, study in enumerate(studies, 1)}
 
@@ -81,34 +93,20 @@ def _of_low_data(study: Result) -> str:
     )
 
 
-def _series_page(study: Result) -> str:
+def _series_page(study: Result, index: str) -> str:
     assert isinstance(study, Series)
-    return series_page(study)
+    return series_page(study, index=index)
 
 
-def _low_data_page(study: Result) -> str:
+def _low_data_page(study: Result, index: str) -> str:
     assert isinstance(study, LowData)
-    return lowdata_page(study)
+    return lowdata_page(study, index=index)
 
 
 _KINDS: dict[str, _Kind] = {
-    "advise": _Kind(
-        "Advice",
-        Recommendation,
-        lambda _, studies: {
-            ".advise": lambda: advice_page([one for one in studies if isinstance(one, Recommendation)])
-        },
-        str,
-    ),
+    "advise": _Kind("Advice", Recommendation, _pages_of_advice, str),
     "measure": _Kind("Measurements of d90", Measurement, _pages_of_measurements, _of_measurement),
-    "compare": _Kind(
-        "Comparisons",
-        Comparison,
-        lambda _, studies: {
-            ".compare": lambda: comparison_page([one for one in studies if isinstance(one, Comparison)])
-        },
-        _of_comparison,
-    ),
+    "compare": _Kind("Comparisons", Comparison, _pages_of_comparisons, _of_comparison),
     "trajectory": _Kind("Pretraining runs", Series, _each("trajectory", _series_page), _of_series),
     "family": _Kind("Families of models", Series, _each("family", _series_page), _of_series),
     "lowdata": _Kind("Few examples", LowData, _each("lowdata", _low_data_page), _of_low_data),
@@ -139,7 +137,7 @@ def store_pages(store: Store, index: str, refresh: int | None = None) -> dict[st
         names = list(made) if len(made) == len(studies) else list(made) * len(studies)
         with store.reading():
             listed = [{"answer": kind.answer(study), "page": at} for study, at in zip(studies, names, strict=True)]
-        pages |= {at: partial(_with_way_back, store, one, index) for at, one in made.items()}
+        pages |= {at: partial(_made, store, one, index) for at, one in made.items()}
         sections.append({"title": kind.title, "studies": listed[::-1]})
         if not recommended:
             recommended, line = _recommendation(studies[-1], listed[-1]["answer"])
@@ -203,8 +201,6 @@ def _brief(method: str) -> str:
         return method
 
 
-def _with_way_back(store: Store, made: Page, index: str) -> str:
-    """A page with a link to the index at its top."""
+def _made(store: Store, made: Linked, index: str) -> str:
     with store.reading():
-        text = made()
-    return text.replace("<body>\n", f'<body>\n<p class="soft"><a href="{index}">everything in this store</a></p>\n', 1)
+        return made(index)
