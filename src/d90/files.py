@@ -11,11 +11,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from d90.errors import InputError, RunFailed
 
 __all__ = [
+    "Json",
     "cache_folder",
     "check_new_folder",
     "check_output",
@@ -25,6 +26,9 @@ __all__ = [
     "write_bytes",
     "write_text",
 ]
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object as it is read or written: met at the boundary alone, in `from_dict`, `to_dict` and what calls them."""
 
 _SQLITE = b"SQLite format 3\x00"
 
