@@ -123,21 +123,16 @@ def e2e(data: Path, out: Path) -> None:
 
 
 def qqp(data: Path, out: Path) -> None:
-    for part, count in (("train", 4000), ("validation", 2000)):
-        source = (
-            rows(data / "qqp", part)
-            if part == "train"
-            else rows(data / "qqp", "validation") + rows(data / "qqp", "test")
-        )
-        equal = [row for row in source if row["label"] == 1]
-        seen: set[str] = set()
-        found = []
-        for row in equal:  # a question stands once: else its pair would be found at another place
-            if row["q1"] not in seen and row["q2"] not in seen:
-                seen |= {row["q1"], row["q2"]}
-                found.append({"anchor": row["text_a"], "positive": row["text_b"]})
-        write(out / "pairs", part, found[:count])
-        print(f"{part}: {len(found[:count]):,} pairs", flush=True)
+    seen: set[str] = set()
+    pairs = []
+    for row in (row for part in ("train", "validation", "test") for row in rows(data / "qqp", part)):
+        # a question stands once in all splits: else its pair would be found at another place, or had been trained on
+        if row["label"] == 1 and row["q1"] not in seen and row["q2"] not in seen:
+            seen |= {row["q1"], row["q2"]}
+            pairs.append({"anchor": row["text_a"], "positive": row["text_b"]})
+    for part, found in (("train", pairs[:4000]), ("validation", pairs[-2000:])):
+        write(out / "pairs", part, found)
+        print(f"{part}: {len(found):,} pairs", flush=True)
 
 
 if __name__ == "__main__":

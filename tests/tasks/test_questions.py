@@ -75,6 +75,41 @@ def test_squads_columns_are_recognised_in_both_shapes(tmp_path: Path) -> None:
     assert "5 questions have no answer" in " ".join(open_.told)
 
 
+def nested(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same rows as SQuAD's own files have them: two articles of paragraphs, a question or two each."""
+    paragraphs = []
+    for row in found:
+        answers = [{"text": t, "answer_start": s} for t, s in zip(*row["answers"].values(), strict=True)]
+        asked = {"id": row["id"], "question": row["question"], "answers": answers, "is_impossible": not answers}
+        paragraphs.append({"context": row["context"], "qas": [asked]})
+    half = len(paragraphs) // 2
+    return {
+        "version": "v2.0",
+        "data": [
+            {"title": f"t{i}", "paragraphs": part} for i, part in enumerate((paragraphs[:half], paragraphs[half:]))
+        ],
+    }
+
+
+def test_squads_nested_file_is_the_same_task(tmp_path: Path) -> None:
+    flat = load_task(written(tmp_path / "a.jsonl", rows(20, none=True)))
+    for name, indent in (("b.json", None), ("c.json", 1)):
+        (tmp_path / name).write_text(json.dumps(nested(rows(20, none=True)), indent=indent))
+        task = load_task(str(tmp_path / name))
+        assert (task.fingerprint, task.kind) == (flat.fingerprint, flat.kind)
+    wrong = nested(rows(4))
+    wrong["data"][1]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] = 99
+    (tmp_path / "d.json").write_text(json.dumps(wrong))
+    with pytest.raises(
+        InputError, match=r"d\.json', item 2, paragraph 1, question 1: the answer 'b' is not at its offset 99"
+    ):
+        load_task(str(tmp_path / "d.json"))
+    wrong["data"][1]["paragraphs"][1]["qas"] = None
+    (tmp_path / "e.json").write_text(json.dumps(wrong))
+    with pytest.raises(InputError, match=r"item 2, paragraph 2, qas: no list of objects, expected SQuAD's form"):
+        load_task(str(tmp_path / "e.json"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -184,6 +184,22 @@ def test_bleu_and_chrf_are_sacrebleus_and_those_of_any_examples_add_up(metric: s
     assert kind.constant(metric, split, split) == pytest.approx(kind.measure(metric, guess, split.labels))
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_rouge_is_the_packages_against_the_reference_that_fits_best() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rougeL"])
+    kind = Seq2Seq()
+    split = Split([("a", "the cat sat on the mat"), ("b", "no"), ("a", "one cat")], torch.zeros(3).long())
+    asked = kind.questions(None, split, True, "m")
+    found = kind.grade("rouge1", asked, ["the cat sat", "no", "cat"])
+    assert found == pytest.approx([2 / 3, 1.0, 2 / 3]), "cat: half of one cat, a sixth of the other"
+    own = scorer.score("the cat sat on the mat", "mat the sat")["rougeL"].fmeasure
+    assert kind.grade("rougeL", asked, ["mat the sat", "", ""])[0] == pytest.approx(own) == pytest.approx(4 / 9)
+    assert kind.grade("rouge2", asked, ["the cat", "", ""]) == pytest.approx([1 / 3, 0.0, 0.0])
+    assert kind.measure("rouge1", torch.tensor(found), split.labels) == pytest.approx(7 / 9)
+    guess = kind.grade("rouge1", asked, ["the cat sat on the mat"] * 3)
+    assert kind.constant("rouge1", split, split) == pytest.approx(sum(guess) / 3)
+
+
 def test_training_goes_by_a_metric_of_answers_and_evaluate_takes_another(folder: Path) -> None:
     tuned = open_tune(folder / "task.d90")
     assert tuned.evaluate(metric="exact").score == 1.0

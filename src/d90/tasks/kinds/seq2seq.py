@@ -14,7 +14,7 @@ from d90.errors import InputError, quoted, unknown_name
 from d90.search.rules import Scale, set_scale
 from d90.tasks.answers import Questions, exact
 from d90.tasks.columns import Columns, Table, check_text
-from d90.tasks.corpus_scores import CORPUS_METRICS, corpus_counts, corpus_score
+from d90.tasks.corpus_scores import CORPUS_METRICS, ROUGES, corpus_counts, corpus_score, rouge
 from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.language import ABSENT, Language, documents
@@ -28,7 +28,7 @@ GIVEN = (("prompt", "completion"), ("instruction", "output"))  # of these only w
 TRANSLATION = "translation"
 NOT_COUNTED = -100  # in targets behind their end
 
-for _metric in CORPUS_METRICS:
+for _metric in (*CORPUS_METRICS, *ROUGES):
     set_scale(_metric, Scale(share=True, answers=True))
 
 
@@ -36,7 +36,7 @@ for _metric in CORPUS_METRICS:
 class Seq2Seq(Language):
     """Each example is a source and its target; the loss is the mean over examples of each one's mean nats a target token.
 
-    Of examples with equal sources an answer is held against all targets by BLEU and chrF, against its own by exact match.
+    Of examples with equal sources an answer is held against all targets by BLEU, chrF and ROUGE, against its own by exact match.
     """
 
     name: ClassVar[str] = "seq2seq"
@@ -46,7 +46,7 @@ class Seq2Seq(Language):
     )
     auto_class: ClassVar[str | None] = "AutoModelForSeq2SeqLM"
     encoder_decoder: ClassVar[bool | None] = True
-    metrics: ClassVar[tuple[str, ...]] = ("exact", *CORPUS_METRICS)
+    metrics: ClassVar[tuple[str, ...]] = ("exact", *CORPUS_METRICS, *ROUGES)
     beside: ClassVar[tuple[str, ...]] = ("target",)
     padding: ClassVar[Mapping[str, int]] = {"target": NOT_COUNTED}
     sized: ClassVar[tuple[str, ...]] = ("input_ids", "target")
@@ -104,12 +104,13 @@ class Seq2Seq(Language):
 
     def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[Any]:
         """Each answer's score, or of a metric of a whole corpus the counts that it is made from."""
-        if metric not in CORPUS_METRICS:
+        if metric not in (*CORPUS_METRICS, *ROUGES):
             return [int(exact(answer, reference)) for answer, reference in zip(answers, asked.references, strict=True)]
         known: dict[str, list[str]] = {}
         for source, reference in zip(asked.texts, asked.references, strict=True):
             known.setdefault(source, []).append(reference)
-        return corpus_counts(metric, answers, [known[source] for source in asked.texts])
+        right = [known[source] for source in asked.texts]
+        return rouge(metric, answers, right) if metric in ROUGES else corpus_counts(metric, answers, right)
 
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
         """Of what `grade` gave: the score of these examples together."""

@@ -11,6 +11,8 @@ from d90.tasks.readers.lines import FileRows, numbered_lines, read_all
 
 __all__ = ["read_json", "read_json_lines"]
 
+PARAGRAPHS = "paragraphs"
+
 
 def read_json_lines(path: Path) -> FileRows:
     """Rows of a file with an object a line; blank lines are passed over.
@@ -35,7 +37,8 @@ def read_json_lines(path: Path) -> FileRows:
 
 
 def read_json(path: Path) -> FileRows:
-    """Rows of a .json file: an array of objects, an object with one such array in it, or an object a line.
+    """Rows of a .json file: an array of objects, an object with one such array in it, or an object a line; of SQuAD's own form
+    (data, paragraphs, qas) a row for each question.
 
     Raises:
         InputError: none of these, or what is wrong in it.
@@ -54,8 +57,32 @@ def read_json(path: Path) -> FileRows:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise InputError(f"'{path}', item {number}: got a {type(row).__name__}, expected an object")
-        found.add(path, f"item {number}", row)
+        if PARAGRAPHS in row:
+            _add_questions(found, path, f"item {number}", row)
+        else:
+            found.add(path, f"item {number}", row)
     return found
+
+
+def _add_questions(found: FileRows, path: Path, place: str, article: dict[str, Any]) -> None:
+    """A row for each question of an article in SQuAD's own form: paragraphs, each a context and its qas.
+
+    Raises:
+        InputError: which paragraph or question has another form.
+    """
+    for number, paragraph in enumerate(_objects(article[PARAGRAPHS], path, f"{place}, {PARAGRAPHS}"), start=1):
+        where = f"{place}, paragraph {number}"
+        for i, question in enumerate(_objects(paragraph.get("qas"), path, f"{where}, qas"), start=1):
+            row = {"context": paragraph.get("context"), **question}
+            found.add(path, f"{where}, question {i}", row)
+
+
+def _objects(value: Any, path: Path, place: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise InputError(
+            f"'{path}', {place}: no list of objects, expected SQuAD's form: paragraphs, each with context and qas"
+        )
+    return value
 
 
 def _is_lines(path: Path) -> bool:
