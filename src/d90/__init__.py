@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CompareOptions,
         LatencyOptions,
         LowDataOptions,
+        PretrainOptions,
         SearchOptions,
         SeriesOptions,
         StudyOptions,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from d90.studies.latency import latency
     from d90.studies.low_data import low_data
     from d90.studies.measure import measure
-    from d90.studies.pretrain import Pretraining, pretrain
+    from d90.studies.pretrain import pretrain
     from d90.studies.series import family, trajectory
     from d90.studies.study import Study
     from d90.studies.weight_change import analyze
@@ -72,7 +73,7 @@ __all__ = [
     "LowDataOptions",
     "Measurement",
     "Model",
-    "Pretraining",
+    "PretrainOptions",
     "Recipe",
     "Recommendation",
     "Run",
@@ -132,7 +133,7 @@ _MODULES = {
     "LowDataOptions": "options",
     "Measurement": "results.measure",
     "Model": "models.model",
-    "Pretraining": "studies.pretrain",
+    "PretrainOptions": "options",
     "Recipe": "training.recipe",
     "Recommendation": "results.advise",
     "Run": "training.run",

@@ -202,8 +202,10 @@ def test_a_recipe_pretrains_the_models_that_later_studies_measure(
     assert ("along it", "d90, o/a-run/step-08, ./task, own") in rows
     assert ("two widths", "d90, o/wide/step-16, ./task, own") in rows
     monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
-    monkeypatch.setattr(sys.modules["d90.studies.pretrain"], "_run", lambda *a, **k: pytest.fail("pretrained again"))
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "o").rglob("model.safetensors")}
     assert run(*call, cwd=tmp_path).returncode == 0
+    assert written
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items()), "pretrained again"
     assert json.loads((tmp_path / "o" / "summary.json").read_text())["rows"] == summary["rows"]
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-import d90.studies.pretrain
 from d90.errors import InputError
 from d90.models.loading import load
-from d90.studies.pretrain import Pretraining, pretrain, schedule
+from d90.options import PretrainOptions
+from d90.options.pretrain import schedule
+from d90.studies.pretrain import pretrain
 from d90.training.progress import Progress
 
 WORDS = list(range(100, 140))
@@ -30,9 +30,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def small(text: str) -> Pretraining:
-    return Pretraining(
-        text, layers=1, width=64, vocabulary=300, length=16, batch_size=8, steps=32, lr=3e-3, checkpoints=4
+def small() -> PretrainOptions:
+    return PretrainOptions(
+        layers=1, width=64, vocabulary=300, length=16, batch_size=8, steps=32, lr=3e-3, checkpoints=4
     )
 
 
@@ -43,8 +43,8 @@ def test_the_schedule_halves() -> None:
         schedule(16, 7)
 
 
-def test_checkpoints_are_models_that_learn(small: Pretraining, text: str, tmp_path: Path) -> None:
-    paths = pretrain(small, tmp_path / "run", validation=text)
+def test_checkpoints_are_models_that_learn(small: PretrainOptions, text: str, tmp_path: Path) -> None:
+    paths = pretrain(text, tmp_path / "run", validation=text, options=small)
     assert [path.name for path in paths] == ["step-00", "step-08", "step-16", "step-32"]
     losses = [json.loads((path / "pretraining.json").read_text())["validation_loss"] for path in paths]
     assert losses[-1] < 0.9 * losses[0]
@@ -55,10 +55,8 @@ def test_checkpoints_are_models_that_learn(small: Pretraining, text: str, tmp_pa
     assert not (tmp_path / "run" / "resume").exists()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(
-    small: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = pretrain(small, tmp_path / "whole")[-1]
+def test_an_interrupted_run_goes_on_to_the_same_weights(small: PretrainOptions, text: str, tmp_path: Path) -> None:
+    whole = pretrain(text, tmp_path / "whole", options=small)[-1]
 
     class Interrupted(Progress):
         def note(self, message: str) -> None:
@@ -66,29 +64,32 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(small, tmp_path / "cut", progress=Interrupted())
-    again = pretrain(small, tmp_path / "cut")[-1]
+        pretrain(text, tmp_path / "cut", options=small, progress=Interrupted())
+    again = pretrain(text, tmp_path / "cut", options=small)[-1]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    monkeypatch.setattr(d90.studies.pretrain, "_run", lambda *args: pytest.fail("trained a finished run again"))
-    assert pretrain(small, tmp_path / "cut")[-1] == again
+    written = (again / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(text, tmp_path / "cut", options=small)[-1] == again
+    assert (again / "model.safetensors").stat().st_mtime_ns == written, "a finished run was trained again"
 
 
 def test_random_numbers_of_the_training_are_left_alone_by_the_validation(
-    small: Pretraining, text: str, tmp_path: Path
+    small: PretrainOptions, text: str, tmp_path: Path
 ) -> None:
-    with_loss = pretrain(small, tmp_path / "with", validation=text)[-1]
-    without = pretrain(small, tmp_path / "without")[-1]
+    with_loss = pretrain(text, tmp_path / "with", validation=text, options=small)[-1]
+    without = pretrain(text, tmp_path / "without", options=small)[-1]
     assert (with_loss / "model.safetensors").read_bytes() == (without / "model.safetensors").read_bytes()
 
 
-def test_what_is_wrong_is_said(small: Pretraining, text: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(small: PretrainOptions, text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="multiple of 32"):
-        pretrain(replace(small, width=100), tmp_path)
+        pretrain(text, tmp_path, options=small, width=100)
+    with pytest.raises(InputError, match="seed"):
+        pretrain(text, tmp_path, options=small, seed=1 << 32)
     with pytest.raises(InputError, match="not a file"):
-        pretrain(replace(small, text=str(tmp_path / "none.txt")), tmp_path / "none")
+        pretrain(tmp_path / "none.txt", tmp_path / "none", options=small)
     with pytest.raises(InputError, match="at least 8, a batch"):
-        pretrain(replace(small, limit=1), tmp_path / "little")
-    pretrain(replace(small, steps=1, checkpoints=2), tmp_path / "one")
+        pretrain(text, tmp_path / "little", options=small, limit=1)
+    pretrain(text, tmp_path / "one", options=small, steps=1, checkpoints=2)
     with pytest.raises(InputError, match="another run"):
-        pretrain(replace(small, steps=1, checkpoints=2, lr=1e-4), tmp_path / "one")
+        pretrain(text, tmp_path / "one", options=small, steps=1, checkpoints=2, lr=1e-4)
     assert torch.is_grad_enabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from d90.options.base import Limit, OptionField, Options, Precision, fields_of, option
 from d90.options.certificate import CertificateOptions
+from d90.options.pretrain import PretrainOptions
 from d90.options.rates import AUTO, DEFAULT, USUAL, parse_rate
 from d90.options.search import RULES, RuleName, SearchOptions
 from d90.options.studies import (
@@ -37,6 +38,7 @@ __all__ = [
     "OptionField",
     "Options",
     "Precision",
+    "PretrainOptions",
     "RuleName",
     "SearchOptions",
     "SeriesOptions",

@@ -28,7 +28,7 @@ from d90.studies.compare import compare
 from d90.studies.latency import latency, latency_question, usual_methods
 from d90.studies.low_data import low_data
 from d90.studies.measure import measure
-from d90.studies.pretrain import Pretraining, losses, pretrain
+from d90.studies.pretrain import losses, pretrain
 from d90.studies.series import family, trajectory
 from d90.studies.weight_change import analyze
 from d90.training.loop import open_model, open_task, train_to_file
@@ -196,8 +196,7 @@ def _analyze(given: Given, place: Place) -> Any:
 
 
 def _pretrain(given: Given, place: Place) -> list[tuple[int, float | None]]:
-    wanted = Pretraining(**{name: given[name] for name in Pretraining.__dataclass_fields__})
-    pretrain(wanted, given["out"], given["validation"], place.progress)
+    pretrain(given["text"], given["out"], given["validation"], options=given["options"], progress=place.progress)
     return losses(given["out"])
 
 

@@ -15,7 +15,6 @@ from d90.reproduce.figures import KINDS, canonical
 from d90.reproduce.plan import Plan, Published, Study, slug
 from d90.reproduce.resolve import makes
 from d90.reproduce.schema import Command
-from d90.studies.pretrain import Pretraining
 from d90.training.recipe import make_recipe
 
 __all__ = ["folder_of", "read"]
@@ -309,9 +308,6 @@ def _check(command: Command, arguments: Mapping[str, Any]) -> None:
     spec = parse(arguments.get("method") or "full")  # certify leaves it open
     if "training" in whole:
         make_recipe("model", "task", spec, whole["training"])
-    if command.name == "pretrain":
-        fields = {key: value for key, value in arguments.items() if key in Pretraining.__dataclass_fields__}
-        Pretraining(**fields).check()
     if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:
         raise InputError(f"got {len(arguments['models'])} models, expected at least two")
     for name in ("tried", "d"):
