@@ -22,6 +22,7 @@ from refit import Refit  # noqa: E402
 from refit import refits as _refits  # noqa: E402
 
 from d90.report.figure import figure_svg  # noqa: E402
+from d90.report.svg import standalone  # noqa: E402
 from d90.report.words import answer, spread  # noqa: E402
 from d90.results.measure import Measurement  # noqa: E402
 
@@ -94,11 +95,7 @@ def block() -> str:
 
 def figure() -> str:
     """Accuracy against d of the fully connected network, as a file of its own."""
-    svg = figure_svg([mnist("fc", False)], "mnist")
-    style = "<style>text{font-family:sans-serif}</style>"
-    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
-    head, body = svg.split(">", 1)
-    return f'{head}>{style}<rect width="100%" height="100%" fill="#fff"/>{body.replace("currentColor", "#333")}\n'
+    return standalone(figure_svg([mnist("fc", False)], "mnist")) + "\n"
 
 
 def main() -> None:

@@ -7,8 +7,11 @@ import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from d90.display import Display, drawn, told
 from d90.errors import InputError
 from d90.files import write_text
+from d90.report.intervals import Interval, intervals_figure
+from d90.report.svg import standalone
 
 __all__ = ["BaseCertificate", "Choice", "CodedTune"]
 
@@ -77,7 +80,7 @@ _Tune = TypeVar("_Tune", bound=CodedTune)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseCertificate(Generic[_Tune]):
+class BaseCertificate(Display, Generic[_Tune]):
     """What every certificate holds.
 
     Attributes:
@@ -98,6 +101,7 @@ class BaseCertificate(Generic[_Tune]):
     """
 
     tune_type: ClassVar[type[CodedTune]]
+    percent: ClassVar[bool] = True  # whether what is bounded is a share
 
     model: str
     task: str
@@ -120,6 +124,11 @@ class BaseCertificate(Generic[_Tune]):
     definitions: dict[str, Any]
     command: str = ""
     choices: tuple[Choice, ...] = ()
+
+    @property
+    def seen(self) -> list[tuple[str, float]]:
+        """What the bound is read against, by name."""
+        raise NotImplementedError
 
     @property
     def certified(self) -> str:
@@ -154,3 +163,19 @@ class BaseCertificate(Generic[_Tune]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all; `check` and `d90.certificates.verify` read it back."""
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+@drawn.register
+def _(result: BaseCertificate) -> list[str]:  # type: ignore[type-arg]
+    factor = 100.0 if result.percent else 1.0
+    bound = (f"bound, at {1 - result.delta:.0%}", result.bound)
+    holdout = ("what a hold-out of a tenth would have said", result.holdout)
+    rows = [Interval(name, *[factor * value] * 3) for name, value in (bound, holdout, *result.seen)]
+    unit = "errors, %" if result.percent else "bits per token"
+    return [standalone(intervals_figure(f"{result.model} on {result.task}: {result.certified}", unit, rows, []))]
+
+
+@told.register
+def _(result: BaseCertificate) -> tuple[list[str], list[tuple[str, str]]]:  # type: ignore[type-arg]
+    rows = [(one.name, str(one)) for one in result.choices]
+    return [str(result), *result.assumptions], [("choice", "what it costs"), *rows] if rows else []

@@ -97,6 +97,15 @@ class Certificate(BaseCertificate[Candidate]):
         """Training error of the decoded model on the examples that count."""
         return self.errors / self.n
 
+    @property
+    def seen(self) -> list[tuple[str, float]]:
+        """Errors of the decoded model, and of the guess that sees no example."""
+        return [
+            ("training examples", self.error),
+            (f"{self.split} examples", self.test_error),
+            ("the most frequent class, always", self.majority),
+        ]
+
     def __str__(self) -> str:
         worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
         return (

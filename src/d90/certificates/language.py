@@ -87,6 +87,7 @@ class LanguageCertificate(BaseCertificate[TextCandidate]):
     """
 
     tune_type: ClassVar[type[CodedTune]] = TextCandidate
+    percent: ClassVar[bool] = False
 
     unit: str
     evaluated: int
@@ -97,6 +98,16 @@ class LanguageCertificate(BaseCertificate[TextCandidate]):
     uniform: float
     untrained: float
     test: float
+
+    @property
+    def seen(self) -> list[tuple[str, float]]:
+        """Losses of the decoded model, of the untrained one, and of the uniform guess."""
+        return [
+            ("training documents", self.mean),
+            (f"{self.split} documents", self.test),
+            ("untrained", self.untrained),
+            ("uniform", self.uniform),
+        ]
 
     def __str__(self) -> str:
         worth = "" if self.bound < self.uniform else ", which says nothing: the uniform guess costs no more"

@@ -14,7 +14,7 @@ from d90.results.advise import Recommendation, Tried
 from d90.results.result import stored_results
 from d90.trials.store import Store
 
-__all__ = ["advice_page", "write_advice"]
+__all__ = ["advice_figure", "advice_page", "write_advice"]
 
 
 def write_advice(store: Store, path: str | os.PathLike[str]) -> Path:
@@ -44,7 +44,7 @@ def advice_page(studies: Sequence[Recommendation], *, index: str = "") -> str:
             **vars(study),
             "told": study.lines(),
             "rows": _rows(study),
-            "svg": Markup(_figure(study, f"a{i}")),
+            "svg": Markup(advice_figure(study, f"a{i}")),
             "falls": [
                 f"{name}: the best rate falls as size^-{fall:.2f} (give or take {deviation:.2f}), from {read} sizes"
                 for name, fall, deviation, read in study.rates
@@ -62,7 +62,7 @@ def _rows(study: Recommendation) -> list[Tried]:
     return sorted([*study.tried, *reference], key=lambda one: (one.stored, one.method))
 
 
-def _figure(study: Recommendation, prefix: str) -> str:
+def advice_figure(study: Recommendation, prefix: str) -> str:
     """Scores with their standard errors against stored numbers, and the line that is good enough."""
     from matplotlib.ticker import FuncFormatter
 

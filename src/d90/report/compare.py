@@ -16,7 +16,7 @@ from d90.results.result import stored_results
 from d90.tasks.metrics import LOSS, to_display
 from d90.trials.store import Store
 
-__all__ = ["comparison_page", "interval", "verdicts", "write_comparisons"]
+__all__ = ["comparison_figure", "comparison_page", "interval", "verdicts", "write_comparisons"]
 
 
 def write_comparisons(store: Store, path: str | os.PathLike[str]) -> Path:
@@ -44,12 +44,12 @@ def comparison_page(studies: Sequence[Comparison], *, index: str = "") -> str:
     shown = [
         {
             **vars(study),
-            "svg": Markup(_figure(study, f"c{i}")),
+            "svg": Markup(comparison_figure(study, f"c{i}")),
             "rows": _by_size(study),
             "intervals": {entry.asked: interval(entry, study.metric) for entry in study.entries},
             "verdicts": verdicts(study),
             "forgotten": forgotten_on(study),
-            "kept_svg": Markup(_figure(study, f"k{i}", forgetting=True)) if forgotten_on(study) else "",
+            "kept_svg": Markup(comparison_figure(study, f"k{i}", forgetting=True)) if forgotten_on(study) else "",
         }
         for i, study in enumerate(studies, 1)
     ]
@@ -109,7 +109,7 @@ def verdicts(study: Comparison) -> list[str]:
     return lines
 
 
-def _figure(study: Comparison, prefix: str, forgetting: bool = False) -> str:
+def comparison_figure(study: Comparison, prefix: str, forgetting: bool = False) -> str:
     """Score against stored numbers, log scale, a line through the Pareto front; or against what was forgotten of the base's own text.
 
     A dot a method, with its spread.

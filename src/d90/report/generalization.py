@@ -10,7 +10,7 @@ from d90.report.svg import COLOURS, for_page, new_axes, own_style, put_labels, r
 from d90.report.words import base_name, count
 from d90.results.generalization import GeneralizationRow
 
-__all__ = ["gaps_page", "rank_correlation"]
+__all__ = ["gaps_figures", "gaps_page", "rank_correlation"]
 
 MARKS = "osD^vP*X"
 
@@ -28,7 +28,14 @@ def gaps_page(rows: Sequence[GeneralizationRow], levels: int, command: str = "")
     """The page of the rows; equal rows give equal bytes."""
     from markupsafe import Markup
 
-    figures: list[dict[str, str]] = []
+    figures = [{"svg": Markup(svg), "words": words} for svg, words in gaps_figures(rows)]
+    shown = [{**vars(row), "name": _name(row)} for row in rows]
+    return render("gaps.html", rows=shown, figures=figures, levels=levels, command=command)
+
+
+def gaps_figures(rows: Sequence[GeneralizationRow]) -> list[tuple[str, str]]:
+    """d90 against accuracy, and against the gap, each with what it says; only those that have a dot."""
+    figures: list[tuple[str, str]] = []
     for values, label, title in (
         ([row.baseline for row in rows], "full fine-tuning, validation score", "d90 against evaluation accuracy"),
         ([row.gap for row in rows], "relative gap of the tune at d90", "d90 against the relative generalization gap"),
@@ -39,9 +46,8 @@ def gaps_page(rows: Sequence[GeneralizationRow], levels: int, command: str = "")
             if value is not None
         ]
         if dots:
-            figures.append({"svg": Markup(_figure(title, dots, label, f"g{len(figures)}")), "words": _words(dots)})
-    shown = [{**vars(row), "name": _name(row)} for row in rows]
-    return render("gaps.html", rows=shown, figures=figures, levels=levels, command=command)
+            figures.append((_figure(title, dots, label, f"g{len(figures)}"), _words(dots)))
+    return figures
 
 
 def rank_correlation(xs: Sequence[float], ys: Sequence[float]) -> float | None:

@@ -17,12 +17,13 @@ from d90.results.series import Cell, Series
 from d90.search.summary import ends_in_words
 from d90.tasks.metrics import to_display
 
-__all__ = ["answered", "interval", "lowdata_page", "series_page"]
+__all__ = ["answered", "interval", "lowdata_figure", "lowdata_page", "series_figures", "series_page"]
 
 NARROW = 38  # letters of a label, of which two fit beside one another
 DECADES = 200  # a range below it gets three ticks a decade
 OPEN = 1.6  # an open interval's arrow reaches so many times as far as its point
 DASHES = {"last": "-", "own": "--"}
+TITLES = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}
 TARGETS = {"last": "the last model's target", "own": "its own target"}
 
 
@@ -52,19 +53,7 @@ def series_page(study: Series, *, index: str = "") -> str:
     """
     from markupsafe import Markup
 
-    tasks = list(dict.fromkeys(cell.task for cell in study.cells))
-    asked = list(dict.fromkeys(cell.target for cell in study.cells))
-    title = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}[study.kind]
-    xs = sorted({cell.x for cell in study.cells if cell.status != "failed"})
-    scale = "log" if study.kind == "family" else _scale(xs)
-    lines = [line for i, task in enumerate(tasks) for line in _answers(study, i, task, asked)]
-    scores = [line for i, task in enumerate(tasks) for line in _full_scores(study, i, task)]
-    figures = []
-    if lines:
-        figures.append(_figure(title, lines, study.xlabel, "d90, with its 90 % interval", scale, "log", "d", xs))
-    if scores:
-        named, values = "Full fine-tuning of each", f"validation {_metric(study)}"
-        figures.append(_figure(named, scores, study.xlabel, values, scale, "linear", "f", xs))
+    tasks = _tasks(study)
     lasts = {task: [cell.model for cell in study.cells if cell.task == task][-1] for task in tasks}
     shared = os.path.commonprefix([cell.model for cell in study.cells])  # noqa: RUF071  (cut to whole parts next)
     folder = shared.rpartition("/")[0]
@@ -75,13 +64,37 @@ def series_page(study: Series, *, index: str = "") -> str:
         study=study,
         tables=[(task, [_shown(cell, folder) for cell in study.cells if cell.task == task]) for task in tasks],
         folder=folder,
-        title=title,
-        figures=[Markup(figure) for figure in figures],
+        title=TITLES[study.kind],
+        figures=[Markup(figure) for figure in series_figures(study)],
         targets=TARGETS,
         others={base_name(task): (giver, lasts[task]) for task, giver in study.givers.items() if giver != lasts[task]},
-        both=len(asked) > 1,
+        both=len(_targets(study)) > 1,
         claims=series_claims(study),
     )
+
+
+def series_figures(study: Series) -> list[str]:
+    """d90 against the models, then full fine-tuning's scores; where nothing was measured there is nothing to draw."""
+    xs = sorted({cell.x for cell in study.cells if cell.status != "failed"})
+    scale = "log" if study.kind == "family" else _scale(xs)
+    lines = [line for i, task in enumerate(_tasks(study)) for line in _answers(study, i, task, _targets(study))]
+    scores = [line for i, task in enumerate(_tasks(study)) for line in _full_scores(study, i, task)]
+    figures = []
+    if lines:
+        title, label = TITLES[study.kind], "d90, with its 90 % interval"
+        figures.append(_figure(title, lines, study.xlabel, label, scale, "log", "d", xs))
+    if scores:
+        title, label = "Full fine-tuning of each", f"validation {_metric(study)}"
+        figures.append(_figure(title, scores, study.xlabel, label, scale, "linear", "f", xs))
+    return figures
+
+
+def _tasks(study: Series) -> list[str]:
+    return list(dict.fromkeys(cell.task for cell in study.cells))
+
+
+def _targets(study: Series) -> list[str]:
+    return list(dict.fromkeys(cell.target for cell in study.cells))
 
 
 def _answers(study: Series, colour: int, task: str, asked: Sequence[str]) -> Iterator[Line]:
@@ -158,6 +171,19 @@ def lowdata_page(study: LowData, *, index: str = "") -> str:
     """
     from markupsafe import Markup
 
+    return render(
+        "lowdata.html",
+        index=index,
+        study=study,
+        first=study.comparisons[0],
+        rows=study.rows(),
+        claims=lowdata_claims(study),
+        svg=Markup(lowdata_figure(study)),
+    )
+
+
+def lowdata_figure(study: LowData) -> str:
+    """Scores against the number of training examples, a line for each method."""
     first = study.comparisons[0]
     factor, label = axis(first.metric)
     rows = study.rows()
@@ -172,9 +198,7 @@ def lowdata_page(study: LowData, *, index: str = "") -> str:
         shown = [f"{asked}, n = {n:,}: {score(entry.mean, first.metric)}" for n, entry in known]
         lines.append(Line(asked, points, i, shown=shown))
     title, values = f"{study.model} on {study.task}", f"{first.split} {label}"
-    figure = _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
-    claims = lowdata_claims(study)
-    return render("lowdata.html", index=index, study=study, first=first, rows=rows, claims=claims, svg=Markup(figure))
+    return _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
 
 
 def _figure(

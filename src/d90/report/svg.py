@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "INK", "for_page", "new_axes", "own_style", "put_labels", "rendered", "stand_in"]
+__all__ = ["COLOURS", "INK", "for_page", "new_axes", "own_style", "put_labels", "rendered", "stand_in", "standalone"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
 INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
@@ -90,6 +90,14 @@ def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix
         body = body.replace(f">TITLE{i}<", f">{html.escape(line)}<")
     label = html.escape("; ".join(title))
     return f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>{body}'
+
+
+def standalone(svg: str) -> str:
+    """A page's figure as a file of its own: on white, in ink and in any reader's letters, whatever stands around it."""
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head, body = svg.replace("<svg ", f"<svg {names} ", 1).split(">", 1)
+    style = "<style>text{font-family:sans-serif}</style>"
+    return f'{head}>{style}<rect width="100%" height="100%" fill="#fff"/>{body.replace("currentColor", "#333")}'
 
 
 def _tag(tag: str, prefix: str) -> str:

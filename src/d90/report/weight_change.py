@@ -13,7 +13,7 @@ from d90.report.environment import render
 from d90.report.svg import COLOURS, for_page, new_axes, own_style, rendered
 from d90.results.weight_change import Analysis, Likeness, WeightChangeRow
 
-__all__ = ["TABLE7", "RoleMeans", "analysis_page", "means_by_role"]
+__all__ = ["TABLE7", "RoleMeans", "analysis_page", "maps_figure", "means_by_role", "spectra_figure"]
 
 TABLE7 = ("weight", "delta", "own", "top", "random", "factor")  # its norms, and the amplification
 NAMES = {"q": "W_q", "k": "W_k", "v": "W_v", "o": "W_o", "qkv": "W_qkv", "mlp_in": "MLP in", "mlp_out": "MLP out"}
@@ -47,8 +47,8 @@ def analysis_page(analysis: Analysis) -> str:
     return render(
         "analysed.html",
         analysis=analysis,
-        spectra=Markup(_spectra([_by_role(rows) for _, _, rows in tunes])),
-        maps=Markup(_maps(analysis.likeness)) if analysis.likeness else "",
+        spectra=Markup(spectra_figure([rows for _, _, rows in tunes])),
+        maps=Markup(maps_figure(analysis.likeness)) if analysis.likeness else "",
         tables=[(name, how, means_by_role(rows)) for name, how, rows in tunes],
         distances=_distances(analysis.likeness),
         claims=analysis_claims(analysis),
@@ -109,10 +109,11 @@ def _distances(likeness: Sequence[Likeness]) -> list[dict[str, object]]:
     return found
 
 
-def _spectra(tunes: Sequence[dict[str, list[WeightChangeRow]]]) -> str:
-    """A line a role, the second tune's broken."""
+def spectra_figure(given: Sequence[Sequence[WeightChangeRow]]) -> str:
+    """Singular values of the matrices of one tune or two: a line a role, the second tune's broken."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
+    tunes = [_by_role(rows) for rows in given]
     colours = {role: COLOURS[i % len(COLOURS)] for i, role in enumerate({role: 0 for roles in tunes for role in roles})}
     with own_style():
         figure, axes = new_axes(3.7)
@@ -140,7 +141,7 @@ def _spectra(tunes: Sequence[dict[str, list[WeightChangeRow]]]) -> str:
         return for_page(rendered(figure), ["Spectrum of Delta W, mean over the matrices of a role"], {}, "s")
 
 
-def _maps(likeness: Sequence[Likeness]) -> str:
+def maps_figure(likeness: Sequence[Likeness]) -> str:
     """A row a role and side: phi, mean over the layers, and the random null on the same scale."""
     from matplotlib.figure import Figure
 

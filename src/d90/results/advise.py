@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from d90.display import Display
 from d90.results.result import Result
 from d90.tasks.metrics import to_display
 from d90.training.recipe import Forgotten
@@ -48,7 +49,7 @@ class Tried(Result):
 
 
 @dataclass(frozen=True)
-class Recommendation(Result):
+class Recommendation(Result, Display):
     """The answer of `d90 advise`.
 
     Example:

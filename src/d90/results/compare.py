@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from d90.display import Display
 from d90.results.cost import Cost
 from d90.results.result import Result
 from d90.training.recipe import Forgotten
@@ -66,7 +67,7 @@ class Entry(Result):
 
 
 @dataclass(frozen=True)
-class Comparison(Result):
+class Comparison(Result, Display):
     """The entries in the order they were asked for, and what decides them.
 
     Example:

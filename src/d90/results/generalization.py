@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from d90.display import Display
 from d90.results.result import Result
 
-__all__ = ["GeneralizationRow"]
+__all__ = ["Generalization", "GeneralizationRow"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,7 @@ class GeneralizationRow(Result):
     gap: float | None = None
     capacity: float | None = None
     note: str = ""
+
+
+class Generalization(list[GeneralizationRow], Display):
+    """The rows, a measurement each, the oldest first."""

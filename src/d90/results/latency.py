@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from d90.display import Display
 from d90.files import write_text
 from d90.results.result import Result
 
@@ -41,7 +42,7 @@ class LatencyRow(Result):
 
 
 @dataclass(frozen=True)
-class Latency(Result):
+class Latency(Result, Display):
     """The rows, size after size, and what they were measured on.
 
     Example:

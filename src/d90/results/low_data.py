@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from d90.display import Display
 from d90.results.compare import Comparison, Entry
 from d90.results.result import Result
 
@@ -11,7 +12,7 @@ __all__ = ["LowData"]
 
 
 @dataclass(frozen=True)
-class LowData(Result):
+class LowData(Result, Display):
     """A comparison for each number of training examples, in their order.
 
     Example:

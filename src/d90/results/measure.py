@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from d90.display import Display
 from d90.results.result import Result
 from d90.search.problem import FAILED
 from d90.search.summary import ends_in_words, seeds_in_words
@@ -43,7 +44,7 @@ class Point(Result):
 
 
 @dataclass(frozen=True)
-class Measurement(Result):
+class Measurement(Result, Display):
     """The answer.
 
     Example:

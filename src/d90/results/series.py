@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from d90.display import Display
 from d90.results.result import Result
 
 __all__ = ["Cell", "Series"]
@@ -39,7 +40,7 @@ class Cell(Result):
 
 
 @dataclass(frozen=True)
-class Series(Result):
+class Series(Result, Display):
     """A study of several models; `givers` names, for each task, the model whose target counts for all.
 
     Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from d90.analysis.amplification import Amplification, Spectrum
+from d90.display import Display
 from d90.results.result import Result
 
 __all__ = ["Analysis", "Likeness", "WeightChangeRow"]
@@ -42,7 +43,7 @@ class Likeness(Result):
 
 
 @dataclass(frozen=True)
-class Analysis(Result):
+class Analysis(Result, Display):
     """Of one tune, or of two.
 
     Example:

@@ -16,7 +16,7 @@ from typing import Any
 from d90.analysis import bounds
 from d90.errors import D90Error, InputError
 from d90.methods import Spec, parse
-from d90.results.generalization import GeneralizationRow
+from d90.results.generalization import Generalization, GeneralizationRow
 from d90.results.measure import Measurement
 from d90.results.result import stored_results
 from d90.training.device import best_device
@@ -35,7 +35,7 @@ LEVELS = 3  # r: what the certificates' tunes take
 
 def generalization(
     stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Progress | None = None
-) -> list[GeneralizationRow]:
+) -> Generalization:
     """A row for each measurement in the stores that found d90, the oldest first.
 
     Example:
@@ -56,7 +56,7 @@ def generalization(
         StoreError, RunFailed: a store cannot be used.
     """
     progress = progress or Progress()
-    rows = []
+    rows = Generalization()
     for path in stores:
         store = Store(path, write=train)
         try:

@@ -21,11 +21,10 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from d90.display import Display, Drawing
 from d90.errors import InputError
-from d90.files import write_text
 from d90.options import StudyOptions, with_options
 from d90.options.studies import StudyFields
-from d90.report.figure import figure_svg
 from d90.report.measure import write_report
 from d90.results.measure import Measurement, Point
 from d90.search import NextTrial, Observation, SearchProblem, SearchResult, Session
@@ -57,7 +56,7 @@ class Trial:
     why: str
 
 
-class Study:
+class Study(Display):
     """d90 of an objective, by asking and telling.
 
     Example:
@@ -256,7 +255,7 @@ class Study:
 
     def plot(self) -> Drawing:
         """Score against d, as on the page; shown by itself in a notebook, `save(path)` writes it."""
-        return Drawing(figure_svg([self.measurement], "study"))
+        return self.measurement.plot()
 
     def page(self, path: str | os.PathLike[str]) -> Path:
         """Write the page of the store that this study is in.
@@ -331,14 +330,3 @@ class Study:
             "seed": asked.training_seed,
             "projection_seed": asked.projection_seed,
         }
-
-
-class Drawing(str):
-    """An SVG: shown by itself in a notebook."""
-
-    def _repr_svg_(self) -> str:
-        return str(self)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a file."""
-        return write_text(path, self)

@@ -7,9 +7,11 @@ import os
 from torch import nn
 
 from d90._version import __version__
+from d90.display import Display
 from d90.methods import AppliedMethod, Counts, Trainable, counts
 from d90.models.model import Model
 from d90.tasks import Task
+from d90.tasks.metrics import to_display
 from d90.training.base import describe_base
 from d90.training.batches import Batches
 from d90.training.evaluation import predict
@@ -19,7 +21,7 @@ from d90.training.record import save_pair, sealed
 __all__ = ["Run"]
 
 
-class Run:
+class Run(Display):
     """A finished training run whose model carries the tune until `release()`.
 
     Example:
@@ -60,6 +62,14 @@ class Run:
     def score(self) -> float:
         """That of the kept weights on the validation split: the best evaluation's, the untrained model's among them."""
         return self.outcome.score
+
+    def __str__(self) -> str:
+        score = f"{to_display(self.score, self.task.metric):.4f}"
+        stored = f"{self.counts.stored:,} numbers"
+        return f"{self.model.name} on {self.task.name}, {self.applied_method.spec.brief}: {self.task.metric} {score}, {stored}"
+
+    def __repr__(self) -> str:
+        return f"<Run: {self}>"
 
     def save(self, path: str | os.PathLike[str], dtype: str = "fp32") -> None:
         """Write the tune to `path`, and beside it, as JSON, what made it and what loading the model and task needs.

@@ -1,0 +1,193 @@
+"""What a result shows of itself in a notebook, and what `plot()` draws: the sentences and figures of its page, a table of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from d90.display import drawn, told
+from d90.report.advise import advice_figure
+from d90.report.claims import analysis_claims, lowdata_claims, series_claims
+from d90.report.compare import comparison_figure, interval, verdicts
+from d90.report.figure import figure_svg
+from d90.report.generalization import gaps_figures
+from d90.report.intervals import Interval, intervals_figure
+from d90.report.measure import headline
+from d90.report.series import answered, lowdata_figure, series_figures
+from d90.report.series import interval as interval_of_cell
+from d90.report.svg import standalone
+from d90.report.weight_change import maps_figure, spectra_figure
+from d90.report.words import base_name, score
+from d90.results.advise import Recommendation
+from d90.results.compare import Comparison
+from d90.results.generalization import Generalization
+from d90.results.latency import Latency, LatencyRow
+from d90.results.low_data import LowData
+from d90.results.measure import Measurement
+from d90.results.series import Series
+from d90.results.weight_change import Analysis
+from d90.tasks.metrics import to_display
+from d90.training.run import Run
+
+__all__: list[str] = []  # importing it registers what follows
+
+Told = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+@drawn.register
+def _(result: Measurement) -> list[str]:
+    return [standalone(figure_svg([result], "m"))]
+
+
+@told.register
+def _(result: Measurement) -> Told:
+    lines = [headline(result), result.more, f"to train it: {result.line}" if result.line else ""]
+    return [line for line in (*lines, f"its tune: {result.tune}" if result.tune else "") if line], []
+
+
+@drawn.register
+def _(result: Comparison) -> list[str]:
+    return [standalone(comparison_figure(result, "c"))] if result.entries else []
+
+
+@told.register
+def _(result: Comparison) -> Told:
+    head = ("method", f"{result.split} {result.metric}", "95 % interval", "stored", "trained", "learning rate")
+    rows = [
+        (
+            entry.asked,
+            score(entry.mean, result.metric),
+            interval(entry, result.metric) or "–",
+            f"{entry.stored:,}",
+            f"{entry.trained:,}",
+            f"{entry.lr:g}",
+        )
+        for entry in sorted(result.entries, key=lambda entry: entry.stored)
+    ]
+    title = f"{len(rows)} methods of {base_name(result.model)} on {base_name(result.task)}"
+    return [title, *verdicts(result)], [head, *rows]
+
+
+@drawn.register
+def _(result: Recommendation) -> list[str]:
+    return [standalone(advice_figure(result, "a"))] if result.tried or result.reference else []
+
+
+@told.register
+def _(result: Recommendation) -> Told:
+    return [*result.lines(), *([f"to train it: {result.line}"] if result.line else [])], []
+
+
+@drawn.register
+def _(result: Series) -> list[str]:
+    return [standalone(figure) for figure in series_figures(result)]
+
+
+@told.register
+def _(result: Series) -> Told:
+    rows = [
+        (base_name(cell.model), base_name(cell.task), f"{cell.x:,}", answered(cell), interval_of_cell(cell)[2:] or "–")
+        for cell in result.cells
+    ]
+    title = f"d90 of {len({cell.model for cell in result.cells})} models against {result.xlabel}"
+    claims = [f"{words}: {verdict}" for words, verdict in series_claims(result)]
+    return [title, *claims], [("model", "task", result.xlabel, "d90", "interval"), *rows]
+
+
+@drawn.register
+def _(result: LowData) -> list[str]:
+    return [standalone(lowdata_figure(result))]
+
+
+@told.register
+def _(result: LowData) -> Told:
+    metric = result.comparisons[0].metric
+    rows = [
+        (asked, *("–" if entry is None else score(entry.mean, metric) for entry in entries))
+        for asked, entries in result.rows().items()
+    ]
+    title = f"{base_name(result.model)} on {base_name(result.task)}: {result.comparisons[0].split} {metric}"
+    claims = [f"{words}: {verdict}" for words, verdict in lowdata_claims(result)]
+    return [title, *claims], [("method", *(f"n = {n:,}" for n in result.counts)), *rows]
+
+
+@drawn.register
+def _(result: Analysis) -> list[str]:
+    tables = [rows for rows in (result.rows, result.other_rows) if rows]
+    maps = [maps_figure(result.likeness)] if result.likeness else []
+    return [standalone(figure) for figure in (*([spectra_figure(tables)] if tables else []), *maps)]
+
+
+@told.register
+def _(result: Analysis) -> Told:
+    tunes = " and ".join(f"{tune} ({method})" for tune, method in _tunes(result))
+    return [f"what changed: {tunes}", *(f"{words}: {verdict}" for words, verdict in analysis_claims(result))], []
+
+
+def _tunes(result: Analysis) -> list[tuple[str, str]]:
+    other = [(result.other, result.other_method)] if result.other else []
+    return [(result.tune, result.method), *other]
+
+
+@drawn.register
+def _(result: Latency) -> list[str]:
+    rows = [
+        Interval(f"{_method(row)}, {row.batch} x {row.length}", 100 * row.added, 100 * row.low, 100 * row.high)
+        for row in result.rows
+        if row.method != "base"
+    ]
+    title = f"{result.model}: what is added to a forward pass"
+    return (
+        [standalone(intervals_figure(title, "%, with its 95 % interval", rows, [(0.0, "the bare model")]))]
+        if rows
+        else []
+    )
+
+
+@told.register
+def _(result: Latency) -> Told:
+    rows = [
+        (
+            _method(row),
+            f"{row.batch} x {row.length}",
+            f"{row.milliseconds:,.1f} ms",
+            "–" if row.method == "base" else f"{100 * row.added:+.1f} %",
+            "–" if row.method == "base" else f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
+        )
+        for row in result.rows
+    ]
+    head = ("method", "batch x tokens", "a forward pass", "added", "95 % interval")
+    return [f"{result.model}, {result.weights:,} weights: what is added to a forward pass"], [head, *rows]
+
+
+def _method(row: LatencyRow) -> str:
+    return f"{row.asked}{', merged' if row.merged else ''}"
+
+
+@drawn.register
+def _(result: Generalization) -> list[str]:
+    return [standalone(svg) for svg, _ in gaps_figures(result)]
+
+
+@told.register
+def _(result: Generalization) -> Told:
+    rows = [
+        (
+            f"{base_name(row.model)} on {base_name(row.task)}",
+            f"{row.d90:,}",
+            "–" if row.train is None else f"{row.train:.4f}",
+            "–" if row.evaluation is None else f"{row.evaluation:.4f}",
+            row.note or "–" if row.gap is None else f"{row.gap:.3f}",
+        )
+        for row in result
+    ]
+    words = [words for _, words in gaps_figures(result)]
+    return ["d90 and generalization", *words], [("measurement", "d90", "training", "evaluation", "gap"), *rows]
+
+
+@drawn.register
+def _(result: Run) -> list[str]:
+    rows = [
+        Interval(f"step {look.step:,}", *[to_display(look.score, result.task.metric)] * 3)
+        for look in result.outcome.curve
+    ]
+    return [standalone(intervals_figure(str(result), f"validation {result.task.metric}", rows, []))] if rows else []
