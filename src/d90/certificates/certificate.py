@@ -166,7 +166,7 @@ class BaseCertificate(Display, Generic[_Tune]):
 
 
 @drawn.register
-def _(result: BaseCertificate) -> list[str]:  # type: ignore[type-arg]
+def _(result: BaseCertificate) -> list[str]:
     factor = 100.0 if result.percent else 1.0
     bound = (f"bound, at {1 - result.delta:.0%}", result.bound)
     holdout = ("what a hold-out of a tenth would have said", result.holdout)
@@ -176,6 +176,6 @@ def _(result: BaseCertificate) -> list[str]:  # type: ignore[type-arg]
 
 
 @told.register
-def _(result: BaseCertificate) -> tuple[list[str], list[tuple[str, str]]]:  # type: ignore[type-arg]
+def _(result: BaseCertificate) -> tuple[list[str], list[tuple[str, str]]]:
     rows = [(one.name, str(one)) for one in result.choices]
     return [str(result), *result.assumptions], [("choice", "what it costs"), *rows] if rows else []

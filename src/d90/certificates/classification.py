@@ -51,6 +51,7 @@ from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.run import Run
+from d90.training.showing import Told, listener, shows_progress
 from d90.trials.store import Store
 
 __all__ = ["Candidate", "Certificate", "certify", "check"]
@@ -123,6 +124,7 @@ class AllCertifyFields(CertificateFields, TrainingFields, TaskFields, total=Fals
 
 
 @with_options
+@shows_progress
 def certify(
     model: str | Model | Run,
     task: str | Task | None = None,
@@ -132,7 +134,7 @@ def certify(
     training: TrainingOptions = ONE_LOOK,
     data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Progress | None = None,
+    progress: Told = None,
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> Certificate:
@@ -150,14 +152,14 @@ def certify(
         options: what is tried, the prior, the confidence, and what is paid for.
         training, data: how the tune is trained, evaluated once by default, and how the task's data is read.
         store: coded tunes are kept there; none is trained twice.
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
         command: the command line that asked, kept with the result.
         fields: those of the three as keywords, as prior=0.5, epochs=2.
 
     Raises:
         InputError: a regression, too few examples, numbers out of range, or a certificate that would be false.
     """
-    progress = progress or Progress()
+    progress = listener(progress)
     tune: _Finished | None = None
     spec = parse(method) if isinstance(method, str) else method
     if isinstance(model, Run) or str(model).endswith(".d90"):

@@ -49,6 +49,7 @@ from d90.training.loop import open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import make_recipe, suited
+from d90.training.showing import Told, listener, shows_progress
 from d90.trials.store import Store
 
 __all__ = ["ALPHAS", "LanguageCertificate", "TextCandidate", "certify_language", "check_language", "smoothed_bits"]
@@ -122,6 +123,7 @@ class LanguageCertificate(BaseCertificate[TextCandidate]):
 
 
 @with_options
+@shows_progress
 def certify_language(
     model: str | Model,
     task: str | Task,
@@ -131,7 +133,7 @@ def certify_language(
     training: TrainingOptions = ONE_LOOK,
     data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Progress | None = None,
+    progress: Told = None,
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
@@ -150,7 +152,7 @@ def certify_language(
     Raises:
         InputError: a task without documents, too few of them, numbers out of range, or a certificate that would be false.
     """
-    progress = progress or Progress()
+    progress = listener(progress)
     spec = parse(method) if isinstance(method, str) else method
     asked = settled(options, spec, DIMS, LEVELS, quantise_epochs=1)
     check_sound(spec, asked)

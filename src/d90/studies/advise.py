@@ -41,6 +41,7 @@ from d90.training.progress import Progress
 from d90.training.rates import Ladder
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import beside, copy_pair, read_record
+from d90.training.showing import shows_progress
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import TrialRunner, check_sendable, versions
 from d90.trials.store import digest
@@ -58,6 +59,7 @@ class AllAdviseFields(AdviseFields, TrainingFields, TaskFields, RunFields, total
 
 
 @with_options
+@shows_progress
 def advise(
     model: str | Model,
     task: str | Task,

@@ -40,6 +40,7 @@ from d90.training.failures import all_failed, failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Forgotten, Recipe, default_lr, make_recipe
+from d90.training.showing import shows_progress
 from d90.training.weights import settle
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
@@ -56,6 +57,7 @@ class AllCompareFields(CompareFields, TrainingFields, TaskFields, RunFields, tot
 
 
 @with_options
+@shows_progress
 def compare(
     model: str | Model,
     task: str | Task,

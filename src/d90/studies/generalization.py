@@ -24,6 +24,7 @@ from d90.training.loop import Data, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
+from d90.training.showing import Told, listener, shows_progress
 from d90.training.steps import RunControl
 from d90.trials.runner import versions
 from d90.trials.store import Store, digest
@@ -33,8 +34,9 @@ __all__ = ["LEVELS", "generalization"]
 LEVELS = 3  # r: what the certificates' tunes take
 
 
+@shows_progress
 def generalization(
-    stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Progress | None = None
+    stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Told = None
 ) -> Generalization:
     """A row for each measurement in the stores that found d90, the oldest first.
 
@@ -49,13 +51,13 @@ def generalization(
         method: only measurements of methods whose stored name begins so, as `full@structure=did`: d90 of different methods are
             counted in different spaces.
         train: train the tunes at d90 whose training accuracy is in no store; their result is written there.
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
 
     Raises:
         InputError: no measurement (of that method) found d90.
         StoreError, RunFailed: a store cannot be used.
     """
-    progress = progress or Progress()
+    progress = listener(progress)
     rows = Generalization()
     for path in stores:
         store = Store(path, write=train)

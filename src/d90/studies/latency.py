@@ -30,7 +30,7 @@ from d90.models.model import positions
 from d90.options import LatencyOptions, with_options
 from d90.options.studies import LatencyFields
 from d90.results.latency import Latency, LatencyRow
-from d90.training.progress import Progress
+from d90.training.showing import Told, listener, shows_progress
 from d90.trials.runner import versions
 from d90.trials.store import digest
 
@@ -63,12 +63,13 @@ def usual_methods(ranks: Sequence[int] = (64,), prefix: int = 16) -> list[str]:
 
 
 @with_options
+@shows_progress
 def latency(
     model: str = "minilm",
     methods: Sequence[str | Spec] | None = None,
     *,
     options: LatencyOptions = LatencyOptions(),
-    progress: Progress | None = None,
+    progress: Told = None,
     command: str = "",
     **fields: Unpack[LatencyFields],
 ) -> Latency:
@@ -84,14 +85,14 @@ def latency(
         methods: in the grammar of `d90.methods`, without subspaces; `usual_methods()` where none are given. An untrained
             method takes the time of a trained one.
         options: the sizes that are timed, how often, and on what; `shape` is one of `SHAPES`.
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
         command: recorded.
         fields: those of `LatencyOptions` as keywords, as pairs=[(1, 128)].
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
     """
-    progress = progress or Progress()
+    progress = listener(progress)
     shape, pairs, seed = options.shape, options.pairs, options.seed
     if not pairs or min(min(pair) for pair in pairs) < 1:
         raise InputError(f"got pairs={list(pairs)}, expected (batch, tokens) of at least 1 each, as 1x128,16x256")

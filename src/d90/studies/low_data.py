@@ -23,6 +23,7 @@ from d90.results.low_data import LowData
 from d90.studies.compare import compare
 from d90.training.loop import open_task
 from d90.training.recipe import make_recipe
+from d90.training.showing import shows_progress
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.store import digest
@@ -35,6 +36,7 @@ class AllLowDataFields(LowDataFields, TrainingFields, TaskFields, RunFields, tot
 
 
 @with_options
+@shows_progress
 def low_data(
     model: str,
     task: str,

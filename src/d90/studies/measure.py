@@ -36,6 +36,7 @@ from d90.tasks import Task
 from d90.tasks.metrics import to_display
 from d90.training.estimate import Estimate
 from d90.training.progress import Progress
+from d90.training.showing import shows_progress
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import versions
 
@@ -50,6 +51,7 @@ class MeasureFields(SearchFields, TrainingFields, TaskFields, RunFields, total=F
 
 
 @with_options
+@shows_progress
 def measure(
     model: str | Model,
     task: str | Task,

@@ -28,6 +28,7 @@ from d90.options.pretrain import HEAD, SPECIAL_TOKENS, PretrainFields, schedule
 from d90.training.device import best_device
 from d90.training.progress import Progress
 from d90.training.recipe import bf16_is_fast
+from d90.training.showing import Told, listener, shows_progress
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,13 +54,14 @@ def losses(folder: str | os.PathLike[str]) -> list[tuple[int, float | None]]:
 
 
 @with_options
+@shows_progress
 def pretrain(
     text: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     validation: str | os.PathLike[str] | None = None,
     *,
     options: PretrainOptions = PretrainOptions(),
-    progress: Progress | None = None,
+    progress: Told = None,
     **fields: Unpack[PretrainFields],
 ) -> list[Path]:
     """Pretrain, or go on where an interrupted run was; a finished one is left as it is.
@@ -75,7 +77,7 @@ def pretrain(
             `pretraining.json`.
         validation: another such file, whose masked loss (nats a masked token) is written into each checkpoint's `pretraining.json`.
         options: architecture, steps and what is kept.
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
         fields: single fields of the options, as keywords.
 
     Returns:
@@ -85,7 +87,7 @@ def pretrain(
         InputError: no text in the file, too little of it for one batch, an option that cannot be, or a folder that holds
             another run.
     """
-    progress = progress or Progress()
+    progress = listener(progress)
     out, source = Path(folder), str(text)
     keep = folders(out, options.steps, options.checkpoints)
     paths = list(keep.values())

@@ -37,6 +37,7 @@ from d90.studies.measurement_setting import Asked
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
 from d90.training.recipe import Recipe, make_recipe
+from d90.training.showing import shows_progress
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.runner import versions
@@ -81,6 +82,7 @@ class Question:
 
 
 @with_options
+@shows_progress
 def trajectory(
     models: Sequence[str],
     tasks: Sequence[str],
@@ -136,6 +138,7 @@ def step_of(name: str) -> int:
 
 
 @with_options
+@shows_progress
 def family(
     models: Sequence[str],
     tasks: Sequence[str],

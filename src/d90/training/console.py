@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -53,16 +53,19 @@ def close_bars() -> None:
 
 
 class Lines(Progress):
-    """One plain line for each event, on standard error: for pipes and logs."""
+    """One plain line for each event, by default on standard error: for pipes and logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out  # standard error may be another when a line is said
         self._began = time.monotonic()
         self._labels: dict[int, str] = {}  # of trials under way
         self._at = 0
         self._plan: Estimate | None = None
 
     def _say(self, message: str) -> None:
-        print(f"[{time.monotonic() - self._began:7.1f} s] {printable(message)}", file=sys.stderr, flush=True)
+        print(
+            f"[{time.monotonic() - self._began:7.1f} s] {printable(message)}", file=self._out or sys.stderr, flush=True
+        )
 
     def search_started(self, title: str) -> None:
         self._say(title)

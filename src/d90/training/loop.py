@@ -42,6 +42,7 @@ from d90.training.rates import find_rate
 from d90.training.recipe import Outcome, Recipe, default_lr, make_recipe, suited, trial_key
 from d90.training.run import Run
 from d90.training.schedule import recomputing, undisturbed
+from d90.training.showing import Told, listener, shows_progress
 from d90.training.steps import NO_CONTROL, Loop, RunControl
 from d90.training.weights import settle
 
@@ -63,6 +64,7 @@ class TrainFields(TrainingFields, TaskFields, total=False):
 
 
 @with_options
+@shows_progress
 def train(
     model: str | Model | nn.Module,
     task: str | Task,
@@ -71,7 +73,7 @@ def train(
     *,
     training: TrainingOptions = TrainingOptions(lr=DEFAULT),
     data: TaskOptions = TaskOptions(),
-    progress: Progress | None = None,
+    progress: Told = None,
     device: str | None = None,
     checkpoint: tuple[Path, float] | None = None,
     **fields: Unpack[TrainFields],
@@ -91,7 +93,7 @@ def train(
         task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
         method: what moves, in the grammar of `d90.methods`.
         d: short for the method's "@d=...".
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
         device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
         checkpoint: a file that keeps the run's state every so many minutes; the same call goes on from there after a kill. It is
             yours to remove once the run is saved.
@@ -107,7 +109,7 @@ def train(
     """
     spec = parse(method) if isinstance(method, str) else method
     spec = spec if d is None else spec.at(d)
-    progress = progress or Progress()
+    progress = listener(progress)
     model, chosen = as_model(model), check_device(device) if device else best_device()
     recipe = make_recipe(model, task, spec, training, data)
     loaded_task = open_task(task, recipe, model)

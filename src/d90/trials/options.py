@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 from d90.errors import InputError
 from d90.options.base import Limit, Options, at_least, option
 from d90.training.progress import Progress
+from d90.training.showing import Told, listener
 from d90.trials.executor import Executor
 from d90.trials.store import CHECKPOINT_MINUTES, Store
 
@@ -32,7 +33,7 @@ class RunOptions(Options):
         store: path of the SQLite store, or an open one; a stored trial is not repeated.
         checkpoint_minutes: how often a running trial's state is kept beside the store.
         log: a file that gets one JSON line for each trial trained, as it ends.
-        progress: is told what happens.
+        progress: is told what happens; by default bars in a terminal and lines in a notebook, which False silences.
         executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
         command: the command line that asked, kept with the result.
     """
@@ -44,7 +45,7 @@ class RunOptions(Options):
         limit=Limit("0 or more", 0),
     )
     log: str | os.PathLike[str] | None = option(None, "Append one JSON line for each trial as it ends.")
-    progress: Progress | None = option(None, "Is told what happens.", shown=False)
+    progress: Told = option(None, "Is told what happens; False for nobody.", shown=False)
     executor: Executor | None = option(None, "Where trials run, if not here.", shown=False)
     command: str = option("", "The command line that asked.", shown=False)
 
@@ -60,8 +61,8 @@ class RunOptions(Options):
 
     @property
     def told(self) -> Progress:
-        """Who is told; nobody by default."""
-        return self.progress or Progress()
+        """Who is told."""
+        return listener(self.progress)
 
 
 class RunFields(TypedDict, total=False):
@@ -70,7 +71,7 @@ class RunFields(TypedDict, total=False):
     store: str | os.PathLike[str] | Store
     checkpoint_minutes: float
     log: str | os.PathLike[str] | None
-    progress: Progress | None
+    progress: Told
     executor: Executor | None
     command: str
 
