@@ -102,6 +102,55 @@ def test_a_size_that_diverges_is_passed_over() -> None:
     assert advice.shown.candidate.size not in (2, 4)
 
 
+class Forgetting(World):
+    """The higher the rate, the more is forgotten."""
+
+    def run(self, requests: Sequence[Request]) -> list[Run]:
+        return [replace(run, forgotten=10 * run.request.lr) for run in super().run(requests)]
+
+
+def test_at_equal_score_the_rate_that_forgets_less_is_taken() -> None:
+    world = draw_world(10)
+    plain = advise(world, problem_of(world, 16))
+    forgetting = Forgetting(**{name: getattr(world, name) for name in World.__dataclass_fields__})
+    gentle = advise(forgetting, problem_of(forgetting, 16))
+    assert plain.shown is not None
+    assert gentle.shown is not None
+    assert plain.gentler == ""
+    assert gentle.shown.candidate.size == plain.shown.candidate.size == 4
+    assert gentle.shown.lr == pytest.approx(plain.shown.lr / RATIO, rel=0.02)
+    assert world.loss(4, gentle.shown.lr) - world.best(16) <= gentle.margin, "no worse is true at that rate as well"
+    assert gentle.gentler.startswith(f"learning rate {gentle.shown.lr:g} instead of {plain.shown.lr:g}")
+
+
+def test_a_lower_rate_that_is_worse_is_not_taken_however_little_it_forgets() -> None:
+    world = draw_world(12)
+    forgetting = Forgetting(
+        **{name: getattr(world, name) for name in World.__dataclass_fields__} | {"curvature": 2.0, "early_shift": 0.0}
+    )
+    advice = advise(forgetting, problem_of(forgetting, 16, share=0.05))
+    assert advice.shown is not None
+    assert advice.gentler == ""
+    asked = {one.lr for one in forgetting.asked if one.until == 1 and one.candidate == advice.shown.candidate}
+    assert min(asked) < advice.shown.lr, "the lower rate was run"
+
+
+def test_a_better_neighbour_at_the_answer_corrects_the_rule() -> None:
+    """Of one size the best rate lies a factor of 2.5 below the line that the others share."""
+    plain = draw_world(10)
+    fields = {name: getattr(plain, name) for name in World.__dataclass_fields__}
+    world = World(**fields | {"bumps": plain.bumps | {4: -0.9}, "early_shift": 0.0})
+    advice = advise(world, problem_of(world, 16, share=0.05))
+    assert advice.shown is not None
+    assert advice.shown.candidate.size == 4
+    assert advice.corrected.startswith(
+        "the rule gave lora:r=4 the learning rate 0.00812; its neighbour 0.00469 is better"
+    )
+    assert advice.shown.lr == 0.00469
+    assert world.loss(4, 0.00469) < world.loss(4, 0.00812) - 0.005 * world.gain
+    assert not advise(plain, problem_of(plain, 16, share=0.05)).corrected
+
+
 def test_a_score_to_reach_takes_no_reference() -> None:
     world = draw_world(11)
     goal = -(world.best(8) + 1e-3 + 0.02 * world.gain)

@@ -13,14 +13,15 @@ import torch
 
 import d90
 from d90.errors import InputError
-from d90.methods import parse
+from d90.methods import apply, parse
 from d90.methods.spec import short_text
-from d90.options import AdviseOptions
+from d90.options import AdviseOptions, TrainingOptions
 from d90.report.advise import advice_page, write_advice
 from d90.results.advise import Recommendation
 from d90.search.advice_problem import Candidate, Request, Run
 from d90.studies.advice_bench import TrialBench
 from d90.studies.advice_candidates import family_of, find_candidates, usual_methods
+from d90.studies.advice_words import settle, snippets, unknown
 from d90.training.loop import open_task
 from d90.training.progress import Progress
 from d90.training.recipe import make_recipe
@@ -312,6 +313,25 @@ def test_a_language_model_gets_an_adapter_and_snippets_that_peft_takes(tmp_path:
     assert torch.allclose(loaded(input_ids=ids).logits, tuned(input_ids=ids).logits, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_the_snippet_of_a_method_of_peft_trains_what_d90_trains(tmp_path: Path) -> None:
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model, spec = tiny_causal(tmp_path / "m"), parse("peft:type=IA3,targets=all")
+    task = open_task(f"text:{tiny_documents(tmp_path / 't')}", make_recipe(str(model), "t", spec), str(model))
+    module = AutoModelForCausalLM.from_pretrained(model)
+    made = snippets(module, spec, 0.01, TrainingOptions(), task, make_recipe(str(model), "t", spec))
+    scope: dict[str, Any] = {}
+    exec(made["peft"], scope)
+    assert made["peft"].startswith("from peft import IA3Config\n")
+    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(model), scope["config"])
+    applied = apply(spec, module, 0)
+    ours = sum(p.numel() for p in applied.model.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in theirs.parameters() if p.requires_grad) == ours > 0
+    applied.release()
+
+
 def test_options_read_margins_and_budgets() -> None:
     assert AdviseOptions().margin == (None, 0.02)
     assert AdviseOptions(within="5%").margin == (None, 0.05)
@@ -319,3 +339,18 @@ def test_options_read_margins_and_budgets() -> None:
     assert AdviseOptions(budget="30m").spend == (30.0, "minutes")
     assert AdviseOptions(budget=12).spend == (12.0, "runs")
     assert AdviseOptions(budget=0.25).spend == (0.25, "grid")
+
+
+def test_too_few_examples_are_told_with_how_many_would_do(advised: tuple[Recommendation, Path]) -> None:
+    """A margin of 2 standard errors is shown four times of five from 2.49: (2.49 / 2)^2 = 1.55 times the examples."""
+    found, _ = advised
+    assert found.reference is not None
+    small = replace(found.tried[0], family=found.reference.family, gap=0.03, error=0.025, shown=False, worse=False)
+    doubtful = replace(
+        found, tried=(small,), chosen=found.reference, guess=small, definitions=found.definitions | {"validation": 1000}
+    )
+    assert unknown(doubtful)[-1] == (
+        f"data too few to tell {small.method} from full: 1,600 validation examples would, there are 1,000"
+    )
+    assert "data too few" not in " ".join(unknown(replace(doubtful, tried=(replace(small, worse=True),))))
+    assert settle(doubtful) == "some 9,700 validation examples, or 10 seeds (--seeds 10), would settle it"

@@ -68,7 +68,19 @@ class Peft(Inserting):
         return not any(key.startswith("init") and value is False for key, value in self.settings)
 
     def insert(self, applied: Applied, context: Context) -> None:
-        found = find_targets(applied.model, self.targets) if self.targets != "auto" else []
+        before = {name: (p, p.detach().clone()) for name, (p, _) in applied.flags.items()}
+        applied.undo.append(lambda: _put_back(before))  # some types change the base's weights at the start
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(context.seed)
+            inject(self, applied, self.config_for(applied.model))
+
+    def config_for(self, model: nn.Module) -> Any:
+        """The config of peft that names this model's matrices.
+
+        Raises:
+            InputError: the model has no such matrices.
+        """
+        found = find_targets(model, self.targets) if self.targets != "auto" else []
         own: dict[str, Any] = {}
         fields = {f.name for f in dataclasses.fields(self._config())}
         if found and "target_modules" in fields:
@@ -77,11 +89,7 @@ class Peft(Inserting):
             own["feedforward_modules"] = [m.name for m in found if m.role.startswith("mlp")]
         if "fan_in_fan_out" in fields and found:
             own["fan_in_fan_out"] = found[0].transposed
-        before = {name: (p, p.detach().clone()) for name, (p, _) in applied.flags.items()}
-        applied.undo.append(lambda: _put_back(before))  # some types change the base's weights at the start
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(context.seed)
-            inject(self, applied, self._config(**own))
+        return self._config(**own)
 
     def _config(self, **more: Any) -> Any:
         """The config of peft, with the fields that the model gives."""

@@ -77,6 +77,7 @@ class Recommendation(Result, Display):
         tune, adapter: where they lie; empty where there is none.
         unknown: what is not known, a line each.
         settle: what would settle the best guess.
+        gentler: a line where a lower rate was taken because it forgets less; empty where that was not so.
     """
 
     model: str
@@ -109,6 +110,7 @@ class Recommendation(Result, Display):
     recipe: dict[str, Any]
     definitions: dict[str, Any]
     command: str = ""
+    gentler: str = ""
 
     def shown(self, score: float) -> str:
         """A score as a reader sees it."""
@@ -206,6 +208,6 @@ class Recommendation(Result, Display):
             + (f" ({self.seconds / 60:.1f} min)" if self.seconds >= 60 else f" ({self.seconds:.0f} s)")
             + ("" if self.complete else "; the budget ended before the search did")
         )
-        found += [self.corrected] if self.corrected else []
+        found += [line for line in (self.corrected, self.gentler) if line]
         found.append(f"not known: {'; '.join(self.unknown)}")
         return found

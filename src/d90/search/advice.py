@@ -9,7 +9,7 @@
                  of the margin
     5  shown     gap + z SE <= margin, from the best guess upward; a size's looks share alpha, and every larger size that ran must pass too
     6  others    families are searched only below the answer: their largest size that is smaller, then downward
-    7  check     neighbouring rates at the answer
+    7  check     neighbouring rates at the answer; where runs tell what they forget, the lower one if it is shown as well and forgets less
 
 Asked again with the same answers it asks the same: a killed search goes on.
 """
@@ -21,21 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
-from d90.search.advice_problem import Advice, AdviceProblem, Bench, Candidate, Family, Request, Run, Verdict
-from d90.search.rate_line import RateLine, best_rung
-from d90.search.size_posterior import SeedNoise, SizePosterior
+from d90.search.advice_problem import Advice, AdviceProblem, Bench, Candidate, Family, Verdict
+from d90.search.advice_runs import AdviceRuns, Spent
+from d90.search.rate_line import best_rung
+from d90.search.size_posterior import SizePosterior
 
 __all__ = ["advise"]
 
-SEEDS = 0.006  # the deviation of a score over seeds that is expected, as a share of the gain
 NEAR = 1.5  # standard errors from the margin within which a second seed is run
 UNLIKELY = 0.1  # a size that is enough with less probability is not tried
-KNOWN = 0.8  # rungs: a line that is known so well needs no readings
-MAX_READINGS = 7
-
-
-class _Spent(Exception):
-    """The budget does not suffice for what comes next."""
 
 
 def advise(bench: Bench, problem: AdviceProblem) -> Advice:
@@ -49,27 +43,19 @@ def advise(bench: Bench, problem: AdviceProblem) -> Advice:
     try:
         plan.work()
         complete = True
-    except _Spent:
+    except Spent:
         complete = False
     return plan.answer(complete)
 
 
 @dataclass
-class _Plan:
-    bench: Bench
-    problem: AdviceProblem
-    lines: dict[str, RateLine] = field(default_factory=dict)
-    readings: dict[str, dict[int, float | None]] = field(default_factory=dict)  # of a method, by rung
-    runs: dict[tuple[str, int, int], Run] = field(default_factory=dict)  # by method, rung and seed
-    spent: float = 0.0
+class _Plan(AdviceRuns):
+    """What to run next, and what the runs show."""
+
     looks: int = 0
     shown: dict[str, bool] = field(default_factory=dict)  # what was tested last
     corrected: str = ""
-    best_reference: int | None = None
-
-    def __post_init__(self) -> None:
-        self.families = {family.name: family for family in self.problem.families}
-        self.candidates = {one.method: one for family in self.problem.families for one in family.candidates}
+    gentler: str = ""
 
     def work(self) -> None:
         """All of it, until the budget ends."""
@@ -87,6 +73,7 @@ class _Plan:
                 self.search(family, sizes, first=family is self.problem.families[0])
         if (found := self.confirmed()) is not None:
             self.check_rate(found)
+            self.forget_less(found)
 
     def run_reference(self) -> None:
         """The reference at its two best rates."""
@@ -152,7 +139,8 @@ class _Plan:
         is made only where every larger size that ran passes as well."""
         self.looks += 1
         z = NormalDist().inv_cdf
-        found = gap + z(1 - self.problem.alpha / max(1, self.problem.seeds - 1)) * error <= self.margin
+        tests = max(1, self.problem.seeds - 1) * (2 if self.forgets else 1)
+        found = gap + z(1 - self.problem.alpha / tests) * error <= self.margin
         family = self.families[candidate.family].candidates
         for other in family[family.index(candidate) + 1 :]:
             if found and self.best(other) is not None and not self.is_reference(other):
@@ -162,7 +150,7 @@ class _Plan:
         return found
 
     def check_rate(self, candidate: Candidate) -> None:
-        """Read the neighbouring rates at the answer; where the best one is another, run it too and say so."""
+        """Read the neighbouring rates at the answer; where the best one is another, run it too, and say so where it is better."""
         (rung, _), read = self.at_best(candidate), self.readings.get(candidate.method, {})
         missing = [one for one in (rung - 1, rung, rung + 1) if one not in read]
         self.read(candidate, missing)
@@ -172,7 +160,7 @@ class _Plan:
         other = rung + (1 if best > rung else -1)
         (before,) = self.whole(candidate, [rung], self.problem.seed)
         (after,) = self.whole(candidate, [other], self.problem.seed)
-        if not after.failed and after.score > before.score:
+        if not after.failed and after.score - before.score > math.sqrt(2 * self.noise.variance):  # more than seeds do
             line = self.line(candidate)
             line.learn(candidate.size, other)
             self.corrected = (
@@ -180,164 +168,28 @@ class _Plan:
                 f"by {after.score - before.score:.4f}, and the rule was corrected"
             )
 
-    def line(self, candidate: Candidate) -> RateLine:
-        """The rates of a candidate's family; a reference of none has its own."""
-        if candidate.family not in self.lines:
-            family = self.families.get(candidate.family) or self.problem.home
-            assert family is not None
-            self.lines[candidate.family] = RateLine(family.guess, family.pivot, family.exponent, family.deviation)
-        return self.lines[candidate.family]
-
-    def rungs(self, candidate: Candidate, count: int = 1) -> list[int]:
-        """The best rungs of a candidate, the best first: readings by factors of 3 until bracketed, then the half-step nearest to them and
-        to the line."""
-        line = self.line(candidate)
-        expected, deviation = line.at(candidate.size)
-        low = math.floor(expected)
-        if count == 1 and deviation < KNOWN and len(line.points) > 1:
-            return [round(expected)]  # two sizes have taught what this one needs
-        scan = [low - 1, low + 1] if deviation < 1.5 else [round(expected) - 2, round(expected), round(expected) + 2]
-        self.read(candidate, scan)
-        read = self.readings[candidate.method]
-        while len(read) < MAX_READINGS:
-            sound = [rung for rung in read if read[rung] is not None]
-            if not sound:
-                self.read(candidate, [min(read) - 2])
-                continue
-            best = min(sound, key=lambda rung: (read[rung] or 0.0, abs(rung)))
-            if min(read) < best < max(read):
-                break
-            self.read(candidate, [best - 2 if best == min(read) else best + 2])
-        if not any(loss is not None for loss in read.values()):
-            return [min(read) - 2 - i for i in range(count)]
-        seen, _ = best_rung(read)
-        line.learn(candidate.size, seen)
-        centre = (seen + line.at(candidate.size)[0]) / 2
-        first = round(centre)
-        second = first + (1 if centre > first else -1)
-        return [first, second][:count]
-
-    def read(self, candidate: Candidate, rungs: Sequence[int]) -> None:
-        """Early readings that are not there yet."""
-        read = self.readings.setdefault(candidate.method, {})
-        rungs = [rung for rung in rungs if rung not in read]
-        line, share = self.line(candidate), self.problem.reading
-        asked = [Request(candidate, line.rate(rung), self.problem.seed, share) for rung in rungs]
-        first = not self.spent
-        for rung, run in zip(rungs, self.made(asked, share), strict=True):
-            read[rung] = run.loss
-        if first:
-            self.bench.tell(
-                f"learning rates of {candidate.method} are read; {self.spent:.1f} of {self.problem.budget:.1f} runs"
+    def forget_less(self, candidate: Candidate) -> None:
+        """The next lower rate at the answer, where runs tell what they forget: taken where it is shown as well and forgets less."""
+        if not self.forgets:
+            return
+        rung, runs = self.at_best(candidate)
+        (lower,) = self.whole(candidate, [rung - 1], self.problem.seed)
+        before, after = runs[0].forgotten, lower.forgotten
+        if lower.failed or before is None or after is None or after >= before:
+            return
+        self.taken[candidate.method], self.shown[candidate.method] = rung - 1, False
+        try:
+            self.show(candidate)
+        finally:  # the budget may have ended
+            if not self.shown[candidate.method]:
+                del self.taken[candidate.method]
+                self.shown[candidate.method] = True
+        if candidate.method in self.taken:
+            line = self.line(candidate)
+            self.gentler = (
+                f"learning rate {line.rate(rung - 1):g} instead of {line.rate(rung):g}: no worse by the margin either, and it forgets "
+                f"{after:.4f} instead of {before:.4f} nats a token"
             )
-
-    def run_once(self, candidate: Candidate) -> None:
-        """The whole run of a candidate, at its rate; a lower one where that failed."""
-        if self.best(candidate) is None:
-            (rung,) = self.rungs(candidate)
-            (run,) = self.whole(candidate, [rung], self.problem.seed)
-            if run.failed:
-                self.whole(candidate, [rung - 2], self.problem.seed)
-
-    def run_seed(self, candidate: Candidate, seed: int) -> None:
-        """A further seed of a candidate, and of the reference."""
-        rung, _ = self.at_best(candidate)
-        self.whole(candidate, [rung], seed)
-        reference = self.problem.reference
-        if reference is not None:
-            self.whole(reference, [self.at_best(reference)[0]], seed)
-
-    def whole(self, candidate: Candidate, rungs: Sequence[int], seed: int) -> list[Run]:
-        """Whole runs, each made once."""
-        line = self.line(candidate)
-        lacking = [rung for rung in rungs if (candidate.method, rung, seed) not in self.runs]
-        read = self.readings.get(candidate.method, {})
-        asked = [Request(candidate, line.rate(rung), seed) for rung in lacking]
-        saved = self.problem.reading if seed == self.problem.seed and any(rung in read for rung in lacking) else 0.0
-        for rung, run in zip(lacking, self.made(asked, 1.0 - saved), strict=True):
-            self.runs[candidate.method, rung, seed] = run
-        return [self.runs[candidate.method, rung, seed] for rung in rungs]
-
-    def made(self, asked: Sequence[Request], cost: float) -> Sequence[Run]:
-        """Runs, where the budget suffices.
-
-        Raises:
-            _Spent: it does not.
-        """
-        if not asked:
-            return []
-        if self.spent + cost * len(asked) > self.problem.budget + 1e-9:
-            raise _Spent
-        found = self.bench.run(asked)
-        self.spent += math.fsum(run.cost for run in found)
-        return found
-
-    def at(self, candidate: Candidate) -> dict[int, list[Run]]:
-        """A candidate's whole runs that did not fail, by rung."""
-        found: dict[int, list[Run]] = {}
-        for (method, rung, _), run in self.runs.items():
-            if method == candidate.method and not run.failed:
-                found.setdefault(rung, []).append(run)
-        return found
-
-    def at_best(self, candidate: Candidate) -> tuple[int, list[Run]]:
-        """(the rung of the best first-seed score, its runs)."""
-        at = self.at(candidate)
-        rung = max(at, key=lambda one: (at[one][0].score, -one))
-        return rung, at[rung]
-
-    def best(self, candidate: Candidate) -> list[Run] | None:
-        """Its runs at its best rate: none where all failed; None where none was made."""
-        if not any(method == candidate.method for method, _, _ in self.runs):
-            return None
-        return self.at_best(candidate)[1] if self.at(candidate) else []
-
-    @property
-    def reference_failed(self) -> bool:
-        """Whether the reference is nothing to be held against."""
-        one = self.problem.reference
-        return one is not None and not (self.at(one) and self.gain > 0)
-
-    @property
-    def gain(self) -> float:
-        """Of the reference over the untrained model, or of the score asked for."""
-        if self.problem.min_score is not None:
-            return max(self.problem.min_score - self.problem.zero_score, 1e-12)
-        reference = self.problem.reference
-        if reference is None or not self.at(reference):
-            return 0.0
-        runs = self.at_best(reference)[1]
-        return math.fsum(run.score for run in runs) / len(runs) - self.problem.zero_score
-
-    @property
-    def margin(self) -> float:
-        """How much worse is good enough, in the unit of scores."""
-        if self.problem.min_score is not None:
-            return 0.0
-        return self.problem.margin if self.problem.margin is not None else self.problem.share * max(self.gain, 0.0)
-
-    @property
-    def noise(self) -> SeedNoise:
-        """Over seeds, of everything that was repeated."""
-        groups: dict[tuple[str, int], list[float]] = {}
-        for (method, rung, _), run in self.runs.items():
-            if not run.failed:
-                groups.setdefault((method, rung), []).append(run.score)
-        expected = self.problem.seed_deviation
-        return SeedNoise.of(
-            expected if expected is not None else SEEDS * self.gain, [g for g in groups.values() if len(g) > 1]
-        )
-
-    def gap(self, candidate: Candidate) -> tuple[float, float]:
-        """(how much worse a candidate is than the reference, the standard error of that)."""
-        runs = self.best(candidate)
-        if not runs:
-            return math.inf, 0.0
-        reference = self.problem.reference
-        against = self.at_best(reference)[1] if reference is not None else []
-        gap, error = self.bench.gap(runs, against, self.problem.min_score)
-        seeds = 1 / len(runs) + (1 / len(against) if against else 0.0)
-        return gap, math.sqrt(error**2 + self.noise.variance * seeds)
 
     def posterior(self, family: Family) -> SizePosterior:
         """Of a family's sizes."""
@@ -400,6 +252,7 @@ class _Plan:
             verdicts=tuple(verdicts),
             rates=tuple((name, *line.fall, len(line.points)) for name, line in self.lines.items()),
             corrected=self.corrected,
+            gentler=self.gentler,
             spent=self.spent,
             complete=complete,
             seed_deviation=math.sqrt(self.noise.variance),
@@ -411,10 +264,6 @@ class _Plan:
                 for rung, loss in sorted(read.items())
             ),
         )
-
-    def is_reference(self, candidate: Candidate) -> bool:
-        """Whether a candidate is what the others are held against."""
-        return self.problem.reference is not None and self.problem.reference.method == candidate.method
 
     def family_of(self, method: str) -> str:
         """The family of a method that was read."""

@@ -98,13 +98,15 @@ class Request:
 class Run:
     """What a run gave: larger scores are better; `loss` is the validation loss at its end, None where it failed.
 
-    `cost` is in whole runs: what it took beyond the reading that it went on from.
+    `cost` is in whole runs: what it took beyond the reading that it went on from. `forgotten` is in nats a token, None where that was
+    not measured.
     """
 
     request: Request
     score: float
     loss: float | None
     cost: float
+    forgotten: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -158,6 +160,7 @@ class Advice:
         verdicts: every candidate that ran to its end, by stored numbers.
         rates: (family, exponent of its best rate, its deviation, how many sizes were read).
         corrected: a line where the neighbouring rate was better at the answer.
+        gentler: a line where a lower rate was taken because it forgets less.
         spent: in whole runs; `complete`: whether the plan ended before the budget did.
         seed_deviation: of one run's score, as estimated.
         looks: how many tests of "no worse" were made.
@@ -175,6 +178,7 @@ class Advice:
     verdicts: tuple[Verdict, ...]
     rates: tuple[tuple[str, float, float, int], ...]
     corrected: str
+    gentler: str
     spent: float
     complete: bool
     seed_deviation: float

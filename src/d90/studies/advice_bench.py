@@ -66,7 +66,10 @@ class TrialBench:
             cost = request.until - (self.paused_share(request) if request.until == 1 else 0.0)
             self.outcomes[request] = outcome
             loss = None if failed(outcome) else float(outcome["curve"][-1]["loss"])
-            found.append(Run(request, float(outcome["score"]), loss, cost))
+            forgotten = outcome.get("forgetting")
+            found.append(
+                Run(request, float(outcome["score"]), loss, cost, float(forgotten[0]["mean"]) if forgotten else None)
+            )
         return found
 
     def paused_share(self, whole: Request) -> float:

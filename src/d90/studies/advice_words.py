@@ -12,6 +12,7 @@ from torch import nn
 
 from d90.errors import InputError
 from d90.methods import LoRA, Spec
+from d90.methods.peft import Peft
 from d90.methods.targets import find_targets, linear_matrices
 from d90.options import Options, TaskOptions, TrainingOptions, fields_of
 from d90.results.advise import Recommendation
@@ -57,6 +58,8 @@ def snippets(
             f'config = SubspaceConfig(d={spec.space.d}, structure="{options.structure}", projection="{options.projection}", '
             f'scale="{options.scale}")'
         }
+    if spec.space is None and isinstance(method, Peft):
+        return {"peft": _peft_code(module, method)}
     if spec.space is not None or not isinstance(method, LoRA):
         return {}
     targets = _targets(module, method.targets)
@@ -94,12 +97,29 @@ def snippets(
     return found | {"axolotl": "\n".join(lines)}
 
 
+def _peft_code(module: nn.Module, method: Peft) -> str:
+    """The config of one of peft's own methods, as Python."""
+    config = method.config_for(module)
+    name = type(config).__name__
+    given = dict(method.settings)
+    for key in ("target_modules", "feedforward_modules"):
+        if names := getattr(config, key, None):
+            given[key] = _shortened(module, sorted(names))
+    return (
+        f"from peft import {name}\n\nconfig = {name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+    )
+
+
 def _targets(module: nn.Module, targets: str) -> list[str]:
-    """The target modules as peft names them: their last names where these mean the same, else the whole names."""
+    """LoRA's target modules as peft names them."""
     try:
-        chosen = [matrix.name for matrix in find_targets(module, targets)]
+        return _shortened(module, [matrix.name for matrix in find_targets(module, targets)])
     except InputError:
         return targets.split("/")
+
+
+def _shortened(module: nn.Module, chosen: list[str]) -> list[str]:
+    """The last names of modules where these mean the same, else the whole names."""
     lasts = list(dict.fromkeys(name.rpartition(".")[2] for name in chosen))
     matched = [one.name for one in linear_matrices(module) if one.name.rpartition(".")[2] in lasts]
     every = {

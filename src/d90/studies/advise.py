@@ -318,6 +318,7 @@ def _recommendation(
         unknown=(),
         settle="",
         corrected=advice.corrected,
+        gentler=advice.gentler,
         recipe={key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed", "lr", "step_rule")},
         definitions={
             "validation": len(runner.task.validation), "seeds": options.seeds, "reading": options.reading,
