@@ -313,6 +313,26 @@ def test_a_batch_opened_in_inference_mode_serves_outside_of_it(folders: dict[str
         assert torch.equal(logits(model, INPUTS[:2]), inside)
 
 
+def test_a_further_tune_of_a_kind_walks_no_modules(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its tensors stand is found with the first of its kind: a cold tune costs its own numbers."""
+    bank = Bank(bert().eval(), folders["bert"])
+    with bank.batch(["a", "hiwi", "wide"]):
+        pass
+    seen: list[nn.Module] = []
+    named_modules = nn.Module.named_modules
+
+    def noted(self: nn.Module, *args: Any, **options: Any) -> Any:
+        for name, module in named_modules(self, *args, **options):
+            seen.append(module)
+            yield name, module
+
+    monkeypatch.setattr(nn.Module, "named_modules", noted)
+    with bank.batch(["b"]):
+        pass
+    monkeypatch.undo()
+    assert len(seen) < len(list(bank.model.modules())), "less than one walk"
+
+
 def test_rows_and_names_must_agree(folders: dict[str, Path]) -> None:
     model = bert().eval()
     bank = Bank(model, folders["bert"])

@@ -9,7 +9,7 @@ Everything else that a method may move, such as all weights of `full`, is refuse
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,10 +18,9 @@ from torch.func import functional_call
 
 from d90.errors import InputError
 from d90.methods.base import Applied
-from d90.methods.module_state import holders
 from d90.subspace import layout
 
-__all__ = ["Change", "Changes", "changes_of", "check_batchable"]
+__all__ = ["Change", "Changes", "Place", "changes_of", "find_places"]
 
 
 @dataclass
@@ -54,60 +53,87 @@ _LORA = re.compile(r"(.+)\.lora_([AB])\.default")
 _HIWI = re.compile(r"(.+)\.parametrizations\.bias\.0")
 
 
-def check_batchable(applied: Applied, path: object) -> None:
-    """Refuse a method that moves what rows of one batch cannot each have their own of.
+@dataclass(frozen=True)
+class Place:
+    """Where one trained tensor stands, found once for all tunes of a kind.
+
+    Attributes:
+        name: the tensor's.
+        layer: the layer's in the plain model.
+        part: the field of `Change` that it becomes, or "adapter" for a part of HiWi's.
+        transposed: whether the layer holds it as (outputs, inputs).
+        scaling: c of LoRA.
+        module, key: what holds it, and under which attribute.
+        parameter: what HiWi's adapter is applied to.
+    """
+
+    name: str
+    layer: str
+    part: str
+    transposed: bool
+    scaling: float
+    module: nn.Module
+    key: str
+    parameter: Tensor | None = None
+
+
+def find_places(applied: Applied, path: object) -> list[Place]:
+    """Every place of a trained tensor; refuses a method that moves what rows of one batch cannot each have their own of.
 
     Raises:
         InputError: with the first such tensor, and what to do.
     """
-    for name, holder, module, key in _moved(applied.model):
-        if _field(applied, name, holder, module, key) is None:
-            raise InputError(
-                f"'{path}' moves '{name}', and the rows of one batch cannot have their own of it; expected LoRA, biases (bitfit, "
-                "hiwi:on=bias) and heads. Switch to it with bank.use(), or train lora:r=...@d=... in its place"
-            )
-
-
-def changes_of(applied: Applied, base: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Changes:
-    """The changes that `values`, the tuned tensors by name, make; `base` are the untuned ones."""
-    found: Changes = {}
-    adapters: dict[str, dict[str, Tensor]] = {}
-    for name, holder, module, key in _moved(applied.model):
-        what, value = _field(applied, name, holder, module, key), values[name]
-        if what == "adapter":
-            adapters.setdefault(holder, {})[key] = value
-            continue
-        layer, change = _change(found, holder)
-        if what == "down":
-            change.down = value.T.contiguous()
-        elif what == "up":
-            change.up = value.T.contiguous() * _scaling(applied.model, layer)
-        else:
-            delta = value - base[name]
-            transposed = what == "weight" and isinstance(module, nn.Linear)
-            setattr(change, str(what), delta.T.contiguous() if transposed else delta)
-    for holder, tensors in adapters.items():
-        parameter = applied.model.get_submodule(holder.removesuffix(".0")).original
-        tuned = functional_call(applied.model.get_submodule(holder), tensors, (parameter,))
-        _change(found, holder)[1].bias = (tuned - parameter).detach()
+    named = {id(parameter): name for name, parameter in layout.trainable(applied.model).items()}
+    found = []
+    for holder, module in applied.model.named_modules():
+        for key, parameter in module._parameters.items():
+            name = named.get(id(parameter))
+            if name is None:
+                continue
+            part = _part(applied, name, holder, module, key)
+            if part is None:
+                raise InputError(
+                    f"'{path}' moves '{name}', and the rows of one batch cannot have their own of it; expected LoRA, biases (bitfit, "
+                    "hiwi:on=bias) and heads. Switch to it with bank.use(), or train lora:r=...@d=... in its place"
+                )
+            found.append(_place(applied.model, name, holder, module, key, part))
     return found
 
 
-def _moved(model: nn.Module) -> Iterator[tuple[str, str, nn.Module, str]]:
-    """(parameter's name, holder's name, holder, attribute) of every place that holds a trained parameter."""
-    for name, parameter in layout.trainable(model).items():
-        for holder, module, key in holders(model, parameter):
-            yield name, holder, module, key
+def changes_of(places: Sequence[Place], base: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Changes:
+    """The changes that `values`, the tuned tensors by name, make; `base` are the untuned ones."""
+    found: Changes = {}
+    adapters: dict[str, tuple[Place, dict[str, Tensor]]] = {}
+    for place in places:
+        value = values[place.name]
+        change = found.setdefault(place.layer, Change())
+        if place.part == "adapter":
+            adapters.setdefault(place.layer, (place, {}))[1][place.key] = value
+        elif place.part == "down":
+            change.down = value.T.contiguous()
+        elif place.part == "up":
+            change.up = value.T.contiguous() * place.scaling
+        else:
+            delta = value - base[place.name]
+            setattr(change, place.part, delta.T.contiguous() if place.transposed else delta)
+    for layer, (place, tensors) in adapters.items():
+        assert place.parameter is not None
+        tuned = functional_call(place.module, tensors, (place.parameter,))
+        found[layer].bias = (tuned - place.parameter).detach()
+    return found
 
 
-def _change(found: Changes, holder: str) -> tuple[str, Change]:
-    """The layer's name in the plain model, and its change."""
+def _place(model: nn.Module, name: str, holder: str, module: nn.Module, key: str, part: str) -> Place:
     inserted = _LORA.fullmatch(holder) or _HIWI.fullmatch(holder)
-    layer = (inserted[1] if inserted else holder).removesuffix(".base_layer")
-    return layer, found.setdefault(layer, Change())
+    layer = inserted[1] if inserted else holder
+    wrapped: Any = model.get_submodule(layer)
+    scaling = float(wrapped.scaling["default"]) if part == "up" else 1.0
+    original = wrapped.parametrizations.bias.original if part == "adapter" else None
+    transposed = part == "weight" and isinstance(module, nn.Linear)
+    return Place(name, layer.removesuffix(".base_layer"), part, transposed, scaling, module, key, original)
 
 
-def _field(applied: Applied, name: str, holder: str, module: nn.Module, key: str) -> str | None:
+def _part(applied: Applied, name: str, holder: str, module: nn.Module, key: str) -> str | None:
     """Which field of `Change` a trained tensor becomes; "adapter" for HiWi's, None for what cannot be one."""
     lora = _LORA.fullmatch(holder)
     if lora:
@@ -126,11 +152,6 @@ def _plain_lora(layer: Any) -> bool:
     """Whether a layer of peft adds c B A x and nothing else."""
     variants = getattr(layer, "lora_variant", {}) or getattr(layer, "use_dora", {}).get("default")
     return _is_linear(layer.get_base_layer()) and not variants
-
-
-def _scaling(model: nn.Module, layer: str) -> float:
-    wrapped: Any = model.get_submodule(layer)
-    return float(wrapped.scaling["default"])
 
 
 def _is_linear(module: nn.Module) -> bool:

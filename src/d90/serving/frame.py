@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods import Context, Spec
 from d90.methods.base import Applied
-from d90.serving.changes import Changes, changes_of, check_batchable
+from d90.serving.changes import Changes, changes_of, find_places
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.buffers import PREFIX
@@ -58,7 +58,7 @@ class Frame:
             self._applied = Applied.of(shadow, set(tensors))
         else:
             self._applied = spec.method.apply(shadow, Context(seed, stored=tensors))
-        check_batchable(self._applied, path)
+        self._places = find_places(self._applied, path)
         _check_heads(shadow, tensors, path)
         self._found: Base | str = earlier_weights(shadow.named_parameters()) if header.format < 3 else base_of(shadow)
         tune_file.check_base(header, self._found, path)
@@ -90,7 +90,7 @@ class Frame:
             raise InputError(
                 f"'{path}' does not hold the {len(self._base)} tensors that its method trains on this model"
             )
-        return changes_of(self._applied, self._base, values)
+        return changes_of(self._places, self._base, values)
 
     def _values(self, header: tune_file.Header, tensors: Mapping[str, Tensor], path: object) -> Mapping[str, Tensor]:
         device = next(iter(self._base.values())).device
