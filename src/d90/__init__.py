@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CompareOptions,
         LatencyOptions,
         LowDataOptions,
+        PreflightOptions,
         PretrainOptions,
         SearchOptions,
         SeriesOptions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from d90.results.latency import Latency
     from d90.results.low_data import LowData
     from d90.results.measure import Measurement
+    from d90.results.preflight import Preflight
     from d90.results.series import Series
     from d90.results.weight_change import Analysis
     from d90.serving.bank import Bank
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from d90.studies.latency import latency
     from d90.studies.low_data import low_data
     from d90.studies.measure import measure
+    from d90.studies.preflight import preflight
     from d90.studies.pretrain import pretrain
     from d90.studies.series import family, trajectory
     from d90.studies.study import Study
@@ -73,6 +76,8 @@ __all__ = [
     "LowDataOptions",
     "Measurement",
     "Model",
+    "Preflight",
+    "PreflightOptions",
     "PretrainOptions",
     "Recipe",
     "Recommendation",
@@ -105,6 +110,7 @@ __all__ = [
     "merge",
     "methods",
     "open_tune",
+    "preflight",
     "pretrain",
     "projections",
     "pull",
@@ -133,6 +139,8 @@ _MODULES = {
     "LowDataOptions": "options",
     "Measurement": "results.measure",
     "Model": "models.model",
+    "Preflight": "results.preflight",
+    "PreflightOptions": "options",
     "PretrainOptions": "options",
     "Recipe": "training.recipe",
     "Recommendation": "results.advise",
@@ -162,6 +170,7 @@ _MODULES = {
     "measure": "studies.measure",
     "merge": "integrations.merge",
     "open_tune": "training.loading",
+    "preflight": "studies.preflight",
     "pretrain": "studies.pretrain",
     "pull": "integrations.hub",
     "push": "integrations.hub",

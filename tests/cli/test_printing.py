@@ -27,6 +27,7 @@ ARGUMENTS = {
     "certify": (f"./{HOSTILE}.d90",),
     "analyze": (f"./{HOSTILE}.d90",),
     "latency": ("--shape", HOSTILE),
+    "preflight": (HOSTILE, "--method", HOSTILE),
     "report": ("--store", f"./{HOSTILE}.sqlite"),
     "gap": (f"./{HOSTILE}.sqlite",),
     "export": (f"./{HOSTILE}.sqlite", "--out", "x.csv"),

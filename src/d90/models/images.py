@@ -14,7 +14,7 @@ from d90.errors import InputError
 from d90.models.fresh import initialise
 from d90.models.model import Model
 
-__all__ = ["image_net"]
+__all__ = ["image_net", "is_image_net", "plain_net"]
 
 
 def _lenet() -> nn.Module:
@@ -31,20 +31,33 @@ def _mlp(widths: Sequence[int]) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
+def is_image_net(name: str) -> bool:
+    """Whether a model's name is one of these networks'."""
+    return name in ("fc", "lenet") or name.startswith("mlp:")
+
+
+def plain_net(name: str) -> tuple[nn.Module, int, int]:
+    """(the network as torch draws it, how many values it takes, its outputs).
+
+    Raises:
+        InputError: impossible widths.
+    """
+    if name == "lenet":
+        return _lenet(), 784, 10
+    text = "784-200-200-10" if name == "fc" else name.removeprefix("mlp:")
+    widths = [int(part) if part.isdecimal() else 0 for part in text.split("-")]
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"got model '{name}', expected widths such as mlp:784-200-200-10")
+    return _mlp(widths), widths[0], widths[-1]
+
+
 def image_net(name: str, outputs: int, seed: int) -> Model:
     """A network by its name.
 
     Raises:
         InputError: impossible widths, or other outputs than the task has.
     """
-    if name == "lenet":
-        module, first, last = _lenet(), 784, 10
-    else:
-        text = "784-200-200-10" if name == "fc" else name.removeprefix("mlp:")
-        widths = [int(part) if part.isdecimal() else 0 for part in text.split("-")]
-        if len(widths) < 2 or min(widths) < 1:
-            raise InputError(f"got model '{name}', expected widths such as mlp:784-200-200-10")
-        module, first, last = _mlp(widths), widths[0], widths[-1]
+    module, first, last = plain_net(name)
     if last != outputs:
         raise InputError(f"model '{name}' has {last} outputs and the task needs {outputs}; expected them to be equal")
     names = tuple(name for name, _ in module.named_parameters())

@@ -29,7 +29,7 @@ from d90.models.checks import (
 )
 from d90.models.encoding import encode, separator_of
 from d90.models.fresh import initialise
-from d90.models.images import image_net
+from d90.models.images import image_net, is_image_net
 from d90.models.model import SHORT, Model, positions
 from d90.models.pictures import load_processor
 from d90.models.sentences import pooling_of
@@ -39,7 +39,17 @@ from d90.subspace import layout
 from d90.subspace.fingerprint import earlier_weights
 from d90.tasks.kinds import TaskKind, stored_kind
 
-__all__ = ["MODELS", "Model", "checkpoint_labels", "count_weights", "encode", "load", "positions", "split_revision"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "checkpoint_labels",
+    "count_weights",
+    "encode",
+    "load",
+    "outline",
+    "positions",
+    "split_revision",
+]
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -79,7 +89,7 @@ def load(
     # The library's own draws, which ours replace, leave no trace; a device never used is not woken up for that.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(list(devices)):
-        if name in ("fc", "lenet") or name.startswith("mlp:"):
+        if is_image_net(name):
             if kind.generative:
                 raise InputError(
                     f"model '{name}' takes images, expected a causal language model: a hub name or a folder"
@@ -90,17 +100,46 @@ def load(
         return _pretrained(name, source, outputs, kind, seed, max_length, weights)
 
 
-def count_weights(name: str, kind: TaskKind) -> int | None:
-    """How many weights a language model has, by its config alone; None where it cannot be told, as loading will say why."""
+def outline(name: str, outputs: int = 0, kind: str | TaskKind | None = None) -> tuple[Any, TaskKind]:
+    """(the network of a text model without its weights, on the meta device, made from its config alone; the kind of task it is for).
+
+    Args:
+        name: minilm, smollm2, a hub name or a folder.
+        outputs: classes; not asked of a language model.
+        kind: as for `load`; None: language where the checkpoint's own head predicts tokens, else a classification.
+
+    Raises:
+        InputError: no config, or one that transformers has no such model for.
+    """
     import transformers
 
     source, revision = split_revision(_OWN[name]() if name in _OWN else name)
-    where = {"revision": revision} if revision else {}
+    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     try:
         with _quiet(), torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
-            module = getattr(transformers, str(kind.auto_class)).from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, NotImplementedError):
+            config = transformers.AutoConfig.from_pretrained(source, **where)
+            if kind is None:
+                kind = "language" if _predicts_tokens(config) else "classification"
+            kind = stored_kind(kind, False, ()) if isinstance(kind, str) else kind
+            if outputs and not kind.generative:
+                config.num_labels = outputs
+            if config.pad_token_id is None:
+                config.pad_token_id = 0  # a decoder's classifier asks for it
+            family = getattr(transformers, str(kind.auto_class))
+            return family.from_config(config, trust_remote_code=False), kind
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, NotImplementedError, TypeError) as error:
+        raise InputError(_no_model(name, error)) from None
+
+
+def _predicts_tokens(config: Any) -> bool:
+    return any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in getattr(config, "architectures", None) or ())
+
+
+def count_weights(name: str, kind: TaskKind) -> int | None:
+    """How many weights a language model has, by its config alone; None where it cannot be told, as loading will say why."""
+    try:
+        module, _ = outline(name, kind=kind)
+    except InputError:
         return None
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -113,7 +152,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 def checkpoint_labels(name: str, outputs: int) -> tuple[str, ...]:
     """The names that a checkpoint's config gives `outputs` classes, in its order; empty where it has none, or is no checkpoint."""
-    if name in ("fc", "lenet") or name.startswith("mlp:"):
+    if is_image_net(name):
         return ()
     from transformers import AutoConfig
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 from d90.errors import InputError
-from d90.options.base import Limit, Options, at_least, option
+from d90.options.base import Limit, Options, Precision, at_least, option
 
 __all__ = [
     "GRID",
@@ -25,6 +25,8 @@ __all__ = [
     "LatencyOptions",
     "LowDataFields",
     "LowDataOptions",
+    "PreflightFields",
+    "PreflightOptions",
     "SeriesFields",
     "SeriesOptions",
     "StudyFields",
@@ -249,6 +251,63 @@ class LatencyFields(TypedDict, total=False):
     dtype: Dtype
     threads: int | None
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PreflightOptions(Options):
+    """The run whose memory is asked for.
+
+    Example:
+        >>> d90.PreflightOptions(batch="8x512", gradient_checkpointing=True).size
+        (8, 512)
+
+    Attributes:
+        batch: "EXAMPLESxTOKENS", or "EXAMPLES" of 128 tokens; of images the examples count alone.
+        kind: "classification" or "language"; None: language where the checkpoint predicts tokens.
+        outputs: classes of the head; an image network has its own.
+        precision, weights, gradient_checkpointing: as in training.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
+    """
+
+    batch: str = option("32x128", "EXAMPLESxTOKENS of a batch, or EXAMPLES alone for 128 tokens.")
+    kind: Literal["classification", "language"] | None = option(
+        None, "classification or language; language where the checkpoint predicts tokens."
+    )
+    outputs: int = option(2, "Classes of the head.", limit=at_least(1))
+    precision: Precision = option("auto", "auto, fp32 or bf16.")
+    weights: Dtype = option("fp32", "What the weights are held in: fp32 or bf16.")
+    gradient_checkpointing: bool = option(False, "Blocks compute their activations again in the backward pass.")
+    device: Literal["cpu", "cuda"] = option("cpu", "Where it is trained: cpu or cuda.")
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        super().check()
+        _ = self.size
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(examples, tokens of each)."""
+        found = re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", self.batch)
+        if found is None:
+            raise InputError(
+                f"got batch='{self.batch}', expected EXAMPLESxTOKENS such as 32x128, or examples alone such as 32"
+            )
+        return int(found[1]), int(found[2] or 128)
+
+
+class PreflightFields(TypedDict, total=False):
+    """The fields of `PreflightOptions`, as keywords of a function."""
+
+    batch: str
+    kind: Literal["classification", "language"] | None
+    outputs: int
+    precision: Precision
+    weights: Dtype
+    gradient_checkpointing: bool
+    device: Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

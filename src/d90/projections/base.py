@@ -102,6 +102,11 @@ class Projection(ABC):
         """Length of a vector in z-space."""
         return self.d
 
+    @property
+    def kept_bytes(self) -> int:
+        """What it keeps of P in memory, beyond a few vectors of length d."""
+        return 0
+
     def prepare(self, theta: Tensor) -> Tensor:
         """The part done once a step: theta (d,) -> z (z_size,) in fp32. Linear."""
         return theta.float()

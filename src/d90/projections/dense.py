@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from d90.projections import kernels
 from d90.projections.base import Projection, even_blocks
 from d90.projections.kernels import DenseKernel
 from d90.projections.philox import BLOCK, gaussians, signs, words
@@ -35,9 +36,18 @@ class Dense(Projection):
         super().__init__(d, sizes, seed, entries)
         self._cache: Tensor | None = None
         gaussian = self.entries == "gaussian"
-        kept = gaussian and 4 * self.D * d <= CACHE_BYTES
+        kept = gaussian and self._fits
         segments = (self.sizes, self.starts, self._dither_blocks)
         self._kernel = DenseKernel(seed, (self.D, d), gaussian, kept, segments)
+
+    @property
+    def _fits(self) -> bool:
+        return 4 * self.D * self.d <= CACHE_BYTES
+
+    @property
+    def kept_bytes(self) -> int:
+        keeps = self._fits and (self.entries == "gaussian" or kernels.active() == "torch")
+        return 4 * self.D * self.d if keeps else 0
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         return torch.cat([part @ z for part in self._parts(segment, low, high, z.device)])
@@ -61,7 +71,7 @@ class Dense(Projection):
         """The matrix's rows low ... high of a segment, in parts small enough to draw."""
         first, last = self.starts[segment] + low, self.starts[segment] + high
         step = max(1, ENTRIES_AT_ONCE // self.d)
-        if 4 * self.D * self.d <= CACHE_BYTES:
+        if self._fits:
             if self._cache is None or self._cache.device != device:
                 self._cache = torch.empty(self.D, self.d, device=device)
                 for start in range(0, self.D, step):

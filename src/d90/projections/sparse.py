@@ -44,8 +44,13 @@ class Sparse(Projection):
         self.first_block = tuple(accumulate(blocks, initial=0))[:-1]
         self.block_count = sum(blocks)
         self.value = self.D**-0.25
-        self._cached = 20 * d * math.sqrt(self.D) <= CACHE_BYTES
+        self._entry_bytes = round(20 * d * math.sqrt(self.D))  # row and column 8 each, value 4
+        self._cached = self._entry_bytes <= CACHE_BYTES
         self._cache: dict[tuple[int, int, torch.device], _Entries] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._entry_bytes if self._cached else 0
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         out = torch.zeros(high - low, device=z.device)

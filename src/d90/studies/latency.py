@@ -25,6 +25,7 @@ from typing_extensions import Unpack
 
 from d90.errors import InputError, unknown_name
 from d90.methods import Context, Spec, parse
+from d90.models.images import is_image_net
 from d90.models.loading import load
 from d90.models.model import positions
 from d90.options import LatencyOptions, with_options
@@ -147,7 +148,7 @@ def latency_question(model: str, methods: Sequence[str | Spec] | None, options: 
 
 
 def _loaded(name: str, seed: int) -> Any:
-    if name in ("fc", "lenet") or name.startswith("mlp:"):
+    if is_image_net(name):
         raise InputError(f"model '{name}' takes images, expected a text model such as minilm, or --shape gpt2-medium")
     return load(name, 2, seed=seed).module
 

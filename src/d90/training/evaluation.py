@@ -21,8 +21,9 @@ from d90.training.precision import autocast
 if TYPE_CHECKING:
     from d90.training.data import Data
 
-__all__ = ["Assessment", "assess", "evaluate", "look", "predict"]
+__all__ = ["Assessment", "assess", "evaluate", "look", "predict", "rows_of_logits"]
 
+ROWS = 128  # in an evaluated batch
 MAX_TOKENS = 1 << 14  # in an evaluated batch of windows
 MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
@@ -72,12 +73,17 @@ def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
     return found.score, found.loss
 
 
+def rows_of_logits(vocabulary: int, longest: int, size: int = ROWS) -> int:
+    """How many examples a language model evaluates at once: a batch has logits over the vocabulary at each token."""
+    return max(1, min(size, MAX_LOGITS // (vocabulary * longest)))
+
+
 @torch.no_grad()
-def predict(model: Model, batches: Batches, precision: str, size: int = 128) -> Tensor:
+def predict(model: Model, batches: Batches, precision: str, size: int = ROWS) -> Tensor:
     """The model's outputs (n, outputs) in the order of the examples, in fp32 on the CPU."""
     module = model.module
-    if model.vocabulary is not None:  # a batch of logits over the vocabulary at each token
-        size = max(1, min(size, MAX_LOGITS // (model.vocabulary * int(batches.lengths.max()))))
+    if model.vocabulary is not None:
+        size = rows_of_logits(model.vocabulary, int(batches.lengths.max()), size)
     if batches.kind.extracts:
         size = max(1, min(size, MAX_TOKENS // int(batches.lengths.max())))
     rows: list[Tensor] = []
