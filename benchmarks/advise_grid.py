@@ -27,9 +27,11 @@ from d90.methods import parse
 from d90.options import TaskOptions, TrainingOptions, from_fields
 from d90.training.loop import open_task
 from d90.training.recipe import make_recipe
+from d90.training.result import TrialResult
 from d90.trials.options import RunOptions
 from d90.trials.predictions import pack
-from d90.trials.runner import TrialRequest, TrialRunner
+from d90.trials.request import TrialRequest
+from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
 ROWS = Path(__file__).with_name("advise_grid.jsonl")
@@ -100,20 +102,20 @@ def main() -> None:
             spec = parse(f"lora:r={r},targets=all")
             whole = replace(recipe, method=str(spec), lr=rate(rung), seed=seed)
             ask = TrialRequest(spec, replace(whole, until=READING), predictions=True, pause=True)
-            (early,) = runner.all([ask])
+            (early,) = runner.run([ask])
             row = {
                 "task": given.task,
                 "r": r,
                 "rung": rung,
                 "lr": rate(rung),
                 "seed": seed,
-                "base": -early["zero_score"],
+                "base": -early.zero_score,
             }
-            row |= {"reading": _loss(early), "trained": early["trained"]}
+            row |= {"reading": _loss(early), "trained": early.trained}
             if far(r, rung) <= WHOLE:
-                (late,) = runner.all([ask.whole])
+                (late,) = runner.run([ask.whole])
                 losses = runner.predictions(whole).astype("float32")
-                row |= {"loss": _loss(late), "score": -late["score"], "seconds": round(late["seconds"], 1)}
+                row |= {"loss": _loss(late), "score": -late.score, "seconds": round(late.seconds, 1)}
                 row["losses"] = base64.b64encode(pack(losses)).decode()
             runner.drop_paused([ask])
             with ROWS.open("a", encoding="utf-8") as file:
@@ -121,9 +123,9 @@ def main() -> None:
             print(given.task, r, rung, seed, row["reading"], row.get("loss"), flush=True)
 
 
-def _loss(outcome: dict[str, Any]) -> float | None:
+def _loss(result: TrialResult) -> float | None:
     """The loss at the end; None where the run diverged."""
-    return None if outcome["status"] == "diverged" else round(outcome["curve"][-1]["loss"], 5)
+    return None if result.last_loss is None else round(result.last_loss, 5)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ import torch
 import d90
 from d90.errors import StoreError
 from d90.tasks import Task, load
-from d90.trials.store import Store, Stored
+from d90.trials.row import TrialRow
+from d90.trials.store import Store
 
 SIZES = {"train_limit": 1500, "validation_limit": 500, "epochs": 5, "evaluations": 4, "lr": None}
 SEARCH = {"start": 100, "resolution": 1.02}
@@ -66,7 +67,7 @@ def finish(task: Task, folder: Path) -> tuple[str, float]:
     return (folder / "answer").read_text(encoding="utf-8"), first
 
 
-def rows(folder: Path) -> list[Stored]:
+def rows(folder: Path) -> list[TrialRow]:
     try:
         store = Store(folder / "s.sqlite", write=False)
     except StoreError:  # not there yet, or without its tables
@@ -105,7 +106,7 @@ def main() -> None:
         before = asked.undisturbed or Path(one)
         answer, first = finish(task, before)
         undisturbed = rows(before)
-        seconds = [trial.outcome["seconds"] for trial in undisturbed]
+        seconds = [trial.result.seconds for trial in undisturbed]
         longest = asked.longest or first - seconds[0] + BEYOND * sum(seconds) / len(seconds)
         print(f"undisturbed: {answer}; kills within {longest:.0f} s", file=sys.stderr, flush=True)
 
@@ -135,8 +136,8 @@ def main() -> None:
         by_pair = Counter((method, seed) for method, seed, _ in logged.elements())
         again = sum(many - 1 for many in by_pair.values()) - (len(stored) - len({t.key for t in stored}))
 
-        def content(trials: list[Stored]) -> list[tuple[str, float | None, float, int]]:
-            return sorted((t.key, t.stop_at, t.score, int(t.outcome["steps"])) for t in trials)
+        def content(trials: list[TrialRow]) -> list[tuple[str, float | None, float, int]]:
+            return sorted((t.key, t.stop_at, t.score, int(t.result.steps)) for t in trials)
 
         found = {
             "kills": done,

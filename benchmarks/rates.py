@@ -28,8 +28,10 @@ from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import Recipe, default_lr, make_recipe
 from d90.trials.options import RunOptions
+from d90.trials.request import TrialRequest
+from d90.trials.row import TrialRow
 from d90.trials.runner import TrialRunner
-from d90.trials.store import Store, Stored
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -92,7 +94,7 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
         ) -> float:
             # the default as the default: its trials are those of the other studies
             asked = replace(recipe, lr=None if factor == 1.0 and recipe.lr is None else rate * factor, seed=seed)
-            return float(runner.trial(parse(asked.method), asked)["score"])
+            return runner.run([TrialRequest(parse(asked.method), asked)])[0].score
 
         scores = climb(score, study.factors, 2.0, WIDEST)
         best = best_of(scores)
@@ -102,13 +104,13 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
                     score(factor, seed)
 
 
-def belongs(trial: Stored, study: Study) -> bool:
+def belongs(trial: TrialRow, study: Study) -> bool:
     """Whether a trial answers the study's question; the folder of the data is no part of it."""
     recipe = trial.recipe
-    same_model = recipe["model"] == study.model
-    same_task = recipe["task"].rsplit("/", 1)[-1] == study.task.rsplit("/", 1)[-1]
+    same_model = recipe.model == study.model
+    same_task = recipe.task.rsplit("/", 1)[-1] == study.task.rsplit("/", 1)[-1]
     wanted = {"train_limit": None, "precision": "auto"} | study.options
-    return same_model and same_task and all(recipe[name] == value for name, value in wanted.items())
+    return same_model and same_task and all(getattr(recipe, name) == value for name, value in wanted.items())
 
 
 def table(known: dict[str, Study]) -> str:
@@ -133,8 +135,8 @@ def table(known: dict[str, Study]) -> str:
             rate = default_lr(spec, study.text)
             found: dict[float, dict[int, float]] = {}
             for trial in mine:
-                if trial.recipe["method"] == str(spec):
-                    factor = round((trial.recipe["lr"] or rate) / rate, 6)
+                if trial.recipe.method == str(spec):
+                    factor = round((trial.recipe.lr or rate) / rate, 6)
                     found.setdefault(factor, {})[trial.seed] = trial.score
             if any(0 not in found.get(factor, {}) for factor in study.factors):
                 continue

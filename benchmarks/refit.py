@@ -27,7 +27,8 @@ from d90.search.noise import expected_noise
 from d90.search.rules import goal
 from d90.studies.measurement_trials import scatter_of
 from d90.trials.predictions import unpack
-from d90.trials.store import Store, Stored
+from d90.trials.row import TrialRow
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 VALIDATION = {"mrpc": 408}  # of stores from before predictions were kept
@@ -44,7 +45,7 @@ class Refit:
     after: Measurement
 
 
-def refit(study: Measurement, rows: Sequence[Stored], examples: int) -> SearchResult:
+def refit(study: Measurement, rows: Sequence[TrialRow], examples: int) -> SearchResult:
     """What today's rule says of a measurement's trials.
 
     Args:
@@ -58,7 +59,7 @@ def refit(study: Measurement, rows: Sequence[Stored], examples: int) -> SearchRe
     alike = [
         row
         for row in rows
-        if row.context.get("task") == study.definitions.get("task") and row.status == "finished"
+        if row.result.context.task == study.definitions.get("task") and row.status == "finished"
         and (row.d, row.seed, row.score) not in used and row.score not in study.baseline_scores
     ]  # fmt: skip
     problem = SearchProblem(
@@ -76,7 +77,7 @@ def refit(study: Measurement, rows: Sequence[Stored], examples: int) -> SearchRe
     return summarise(problem, [*baselines, *_observations(study, rows)], study.spent)
 
 
-def _observations(study: Measurement, rows: Sequence[Stored]) -> Iterator[Observation]:
+def _observations(study: Measurement, rows: Sequence[TrialRow]) -> Iterator[Observation]:
     stops = {(row.d, row.seed, row.score, row.status): row.stop_at for row in rows}
     for point in points(study):
         if numpy.isfinite(point.score):
@@ -86,7 +87,7 @@ def _observations(study: Measurement, rows: Sequence[Stored]) -> Iterator[Observ
             yield Observation.of(point.d, point.p_seed, point.seed, status, point.score, stop_at, 1.0)
 
 
-def refitted(study: Measurement, rows: Sequence[Stored], examples: int) -> Measurement:
+def refitted(study: Measurement, rows: Sequence[TrialRow], examples: int) -> Measurement:
     """The study as `measure` would store it today from the same trials."""
     if study.status == "trivial" or study.rule == "margin":
         return study
@@ -111,15 +112,15 @@ def refitted(study: Measurement, rows: Sequence[Stored], examples: int) -> Measu
     )
 
 
-def examples_of(store: Store, rows: Sequence[Stored]) -> dict[str, int]:
+def examples_of(store: Store, rows: Sequence[TrialRow]) -> dict[str, int]:
     """The number of validation examples of each task (by fingerprint), as its stored predictions count them."""
     found: dict[str, int] = {}
     for row in rows:
-        task = str(row.context.get("task"))
+        task = row.result.context.task
         if task not in found:
             kept = store.find(row.key, None)
-            if kept is not None and kept.predictions:
-                found[task] = len(unpack(kept.predictions))
+            if kept is not None and kept.result.predictions:
+                found[task] = len(unpack(kept.result.predictions))
     return found
 
 

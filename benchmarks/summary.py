@@ -92,11 +92,11 @@ def main() -> None:
         parts.append("| method | d | score | steps | seconds |\n|-|-|-|-|-|")
         for t in sorted(
             store.trials(),
-            key=lambda t: (t.recipe["method"].split("d=")[-1].split(",", 1)[-1], t.d or 0, t.stop_at or 9),
+            key=lambda t: (t.recipe.method.split("d=")[-1].split(",", 1)[-1], t.d or 0, t.stop_at or 9),
         ):
             sign = ">= " if t.status == "passed" else ""
-            method = (f"{t.recipe['model']} " if several else "") + _short(t.recipe["method"])
-            row = (method, t.d or "", f"{sign}{t.score:.4f}", t.outcome["steps"], f"{t.outcome['seconds']:.0f}")
+            method = (f"{t.recipe.model} " if several else "") + _short(t.recipe.method)
+            row = (method, t.d or "", f"{sign}{t.score:.4f}", t.result.steps, f"{t.result.seconds:.0f}")
             parts.append("| `" + row[0] + "` | " + " | ".join(map(str, row[1:])) + " |")
         store.close()
     parts += certificates() + compared() + study_tables(RESULTS)

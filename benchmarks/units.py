@@ -20,6 +20,7 @@ from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe
 from d90.trials.options import RunOptions
+from d90.trials.request import TrialRequest
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -77,7 +78,7 @@ def main() -> None:
                 )
                 task = task or open_task(asked.task, recipe)
                 run = RunOptions(store=store, progress=progress_for(False))
-                found = TrialRunner(asked.model, task, recipe, run).trial(spec, recipe)["score"]
+                found = TrialRunner(asked.model, task, recipe, run).run([TrialRequest(spec, recipe)])[0].score
                 shown.append(f"{rate / usual:.3g}: {found:.3f}")
             print(f"| {asked.model} | {asked.task} | {asked.d:,} | {scale} | {rule} | {', '.join(shown)} |")
     store.close()

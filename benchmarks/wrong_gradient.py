@@ -34,6 +34,7 @@ from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import make_recipe
 from d90.trials.options import RunOptions
+from d90.trials.request import TrialRequest
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -91,7 +92,7 @@ def with_sgd(data: str, kind: str, scale: str, store: Store) -> dict[str, Any]:
         )
         with gradient(kind), mock.patch.object(torch.optim, "Adam", sgd):
             run = RunOptions(store=store, progress=progress_for(False))
-            return float(TrialRunner("fc", task, recipe, run).trial(spec, recipe)["score"])
+            return TrialRunner("fc", task, recipe, run).run([TrialRequest(spec, recipe)])[0].score
 
     first = FIRST_RATES[kind]
     scores = climb(score, (first / STEP, first, first * STEP), STEP, math.inf)

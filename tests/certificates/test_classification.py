@@ -209,13 +209,14 @@ def test_a_measurements_trials_are_alternatives(tmp_path: Path) -> None:
     from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
     from d90.trials.options import RunOptions
+    from d90.trials.request import TrialRequest
     from d90.trials.runner import TrialRunner
     from d90.trials.store import Store
 
     store = Store(tmp_path / "s.sqlite")
     for method in ("full@d=10,structure=said,layer=module", "full@d=30"):
         recipe = make_recipe("mlp:16-32-3", blobs(), parse(method), TrainingOptions(epochs=1, precision="fp32"))
-        TrialRunner("mlp:16-32-3", blobs(), recipe, RunOptions(store=store)).trial(parse(method), recipe)
+        TrialRunner("mlp:16-32-3", blobs(), recipe, RunOptions(store=store)).run([TrialRequest(parse(method), recipe)])
     with pytest.raises(InputError, match="shows 2 alternatives"):  # did at any d is this one
         made(tmp_path / "s.sqlite", dims=(10,), levels=(3,))
     other = blobs(seed=1)

@@ -184,13 +184,14 @@ def test_a_base_that_was_trained_in_full_is_an_alternative(tmp_path: Path) -> No
     from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
     from d90.trials.options import RunOptions
+    from d90.trials.request import TrialRequest
     from d90.trials.runner import TrialRunner
     from d90.trials.store import Store
 
     store = Store(tmp_path / "s.sqlite")
     for base in ("mlp:16-16-2", "mlp:16-64-2"):
         recipe = make_recipe(base, random_task(), parse("full"), TrainingOptions(epochs=1, precision="fp32"))
-        TrialRunner(base, random_task(), recipe, RunOptions(store=store)).trial(parse("full"), recipe)
+        TrialRunner(base, random_task(), recipe, RunOptions(store=store)).run([TrialRequest(parse("full"), recipe)])
     with pytest.raises(InputError, match="shows 2 alternatives"):
         certify("mlp:16-64-2", random_task(), store=store, **FAST)
 

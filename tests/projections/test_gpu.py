@@ -155,7 +155,8 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     from d90.options import TrainingOptions
     from d90.training.recipe import make_recipe
     from d90.trials.options import RunOptions
-    from d90.trials.runner import TrialRequest, TrialRunner
+    from d90.trials.request import TrialRequest
+    from d90.trials.runner import TrialRunner
     from d90.trials.store import Store
     from tests.reference.blobs import FAST, blobs
 
@@ -167,8 +168,8 @@ def test_a_run_trains_on_the_gpu_and_says_so(tmp_path: object) -> None:
     recipe = make_recipe("mlp:16-32-3", blobs(), spec, TrainingOptions(**FAST))
     store = Store(f"{tmp_path}/d90.sqlite")
     runner = TrialRunner("mlp:16-32-3", blobs(), recipe, RunOptions(store=store))
-    assert abs(runner.all([TrialRequest(spec, recipe)])[0]["score"] - run.score) < 0.05
-    assert store.trials()[0].context["device"] == torch.cuda.get_device_name()
+    assert abs(runner.run([TrialRequest(spec, recipe)])[0].score - run.score) < 0.05
+    assert store.trials()[0].result.context.device == torch.cuda.get_device_name()
     store.close()
 
 

@@ -13,6 +13,8 @@ from d90.errors import InputError
 from d90.report.measure import headline, other_trials, page, write_report
 from d90.report.words import names
 from d90.results.measure import Measurement
+from d90.training.result import TrialResult
+from d90.trials.row import TrialRow
 from d90.trials.store import Store
 
 DID = "full@structure=did,projection=fastfood,scale=tensor,layer=block,head=inside"
@@ -66,7 +68,7 @@ def add(
     store: Store, key: str, method: str, d: int | None, score: float, study: str | None = None, seed: int = 0
 ) -> None:
     recipe = {"model": "m", "task": "t", "lr": 0.01, "method": method, "seed": seed}
-    store.add(key, None, d, seed, recipe, {"score": score, "status": "finished"}, {}, study=study)
+    store.add(TrialRow(key, recipe, TrialResult(score), d=d, seed=seed), study)
 
 
 TRIVIAL = {"status": "trivial", "d90": None, "interval": [None, None], "threshold": 0.4, "curve": []}

@@ -141,7 +141,7 @@ def test_a_recipe_runs_and_goes_on_from_its_store(
     assert asked.split()[:2] == ["d90", "compare"]
     assert "d90 compare mlp:16-32-3" in (folder / "d90.compare.html").read_text()
 
-    for module in ("d90.trials.runner", "d90.training.loop", "d90.certificates.coding"):
+    for module in ("d90.trials.job", "d90.training.loop", "d90.certificates.coding"):
         monkeypatch.setattr(sys.modules[module], "fit", lambda *a, **k: pytest.fail("trained again"))
     again = small(tmp_path, digits, "--jobs", "2")
     assert again.returncode == 0, again.stderr
@@ -201,8 +201,8 @@ def test_a_recipe_pretrains_the_models_that_later_studies_measure(
     assert rows["wider", "masked loss, step = 0"]["word"] == "no validation text"
     assert ("along it", "d90, o/a-run/step-08, ./task, own") in rows
     assert ("two widths", "d90, o/wide/step-16, ./task, own") in rows
-    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "o").rglob("model.safetensors")}
+    monkeypatch.setattr(sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert run(*call, cwd=tmp_path).returncode == 0
     assert written
     assert all(path.stat().st_mtime_ns == at for path, at in written.items()), "pretrained again"

@@ -70,7 +70,7 @@ def test_advice_asked_again_trains_nothing_and_says_the_same(
 ) -> None:
     found, folder = advised
     rows = len(Store(folder / "s.sqlite").trials())
-    for module in ("d90.trials.runner", "d90.training.loop"):
+    for module in ("d90.trials.job", "d90.training.loop"):
         monkeypatch.setattr(sys.modules[module], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again"))
     again = d90.advise(MODEL, blobs(noise=1.0), store=folder / "s.sqlite", out=folder / "advised.d90", **QUICK)
     assert again == found
@@ -168,9 +168,7 @@ def test_a_reference_that_learns_nothing_is_said_with_its_curve(tmp_path: Path) 
         d90.advise(MODEL, wrong, store=tmp_path / "s.sqlite", out=tmp_path / "a.d90", seeds=1, **QUICK)
     assert "accuracy 0.2" in str(caught.value)
     assert "at step 30 at learning rate" in str(caught.value)
-    assert {row.recipe["method"] for row in Store(tmp_path / "s.sqlite").trials()} == {"full"}, (
-        "nothing else was trained"
-    )
+    assert {row.recipe.method for row in Store(tmp_path / "s.sqlite").trials()} == {"full"}, "nothing else was trained"
 
 
 def test_families_are_ordered_by_stored_numbers_and_the_references_own_is_first(tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def test_every_method_at_its_best_rate_and_nothing_twice(tmp_path: Path, monkeyp
         assert entry.validation[0] == scores[entry.lr]
         assert len(entry.validation) == 2
         assert entry.lr not in (min(scores), max(scores)) or len(scores) == 5, "a best rate at the edge widens the grid"
-        trained = [t for t in store.trials() if t.recipe["method"] == entry.method]
-        assert {t.recipe["lr"] for t in trained} == set(scores)
-        assert sorted(t.seed for t in trained if t.recipe["lr"] == entry.lr) == [0, 1]
+        trained = [t for t in store.trials() if t.recipe.method == entry.method]
+        assert {t.recipe.lr for t in trained} == set(scores)
+        assert sorted(t.seed for t in trained if t.recipe.lr == entry.lr) == [0, 1]
     sizes = [(entry.trained, entry.stored) for entry in found.entries]
     assert sizes == [(643, 643), (32 + 99, 32 + 99), (40, 40)]
     rows = len(store.trials())
     monkeypatch.setattr(
-        sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
+        sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
     )
     again = compare("mlp:16-32-3", blobs(), METHODS, seeds=2, store=store, costs=False, **OPTIONS)
     assert again == found
@@ -67,7 +67,7 @@ def test_the_test_split_is_reported_and_not_chosen_on(tmp_path: Path) -> None:
     )
     assert entry.rates == ((1e-2, entry.validation[0]),)
     stored = Store(tmp_path / "s.sqlite").trials()
-    assert [t.outcome["test"] for t in stored] == list(entry.test)
+    assert [t.result.test for t in stored] == list(entry.test)
 
 
 def entry(stored: int, *scores: float) -> Entry:

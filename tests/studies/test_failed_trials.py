@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from d90.studies.low_data import low_data
 from d90.studies.series import trajectory
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
-from d90.trials import runner
+from d90.trials import job
+from d90.trials.job import TrialJob, result_in
+from d90.trials.request import TrialRequest
 from d90.trials.store import Store
 from tests.reference.blobs import FAST, SMALL, Notes, blobs
 from tests.reference.trials import MODEL, idx_folder
@@ -30,12 +33,12 @@ OPTIONS = {**SMALL, "budget": 6}
 
 def changed_fit(monkeypatch: pytest.MonkeyPatch, change: Callable[[Recipe, Callable[[], Any]], Any]) -> None:
     """Have `change` called in place of training: with the recipe, and what trains."""
-    fit = runner.fit
+    fit = job.fit
 
     def patched(data: Any, spec: Any, recipe: Recipe, **given: Any) -> Any:
         return change(recipe, lambda: fit(data, spec, recipe, **given))
 
-    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", patched)
+    monkeypatch.setattr(sys.modules["d90.trials.job"], "fit", patched)
 
 
 def test_every_trial_diverging_is_a_failed_run_that_names_the_rate(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_memory_exhausted_by_a_trial_is_its_own_failure(
     method, seed = asked[2]
     d = parse(method).space.d
     assert len(asked) > 3, "the search goes on"
-    assert (method, seed) not in [(row.recipe["method"], row.seed) for row in store.trials()], (
+    assert (method, seed) not in [(row.recipe.method, row.seed) for row in store.trials()], (
         "with more memory it would run"
     )
     assert seed not in [row.seed for row in store.trials() if row.d is not None], "with another seed"
@@ -152,10 +155,10 @@ def test_memory_exhausted_by_every_trial_is_a_failed_run(tmp_path: Path, monkeyp
 def test_memory_exhausted_in_a_worker_is_told_as_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed_fit(monkeypatch, lambda recipe, train: torch.empty(1 << 58))
     recipe = Recipe(MODEL, idx_folder(tmp_path / "data"), "full@d=16", **FAST)
-    body = {"recipe": recipe.to_dict(), "stop_at": None, "hopeless": None, "test": False}
-    told = runner.run_job(body, Progress())
-    assert told["outcome"]["status"] == "failed"
-    assert "memory" in told["outcome"]["error"]
+    sent = json.loads(json.dumps(TrialJob(TrialRequest(parse(recipe.method), recipe), None).to_dict()))
+    told = result_in(json.loads(json.dumps(job.run_job(sent, Progress()))))
+    assert (told.status, told.failed, told.lasting) == ("failed", True, False)
+    assert "memory" in told.error
 
 
 def test_a_method_whose_trials_all_diverge_is_left_out_of_a_comparison(tmp_path: Path) -> None:

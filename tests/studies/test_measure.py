@@ -49,7 +49,7 @@ def test_asked_again_it_repeats_no_trial(tmp_path: Path, monkeypatch: pytest.Mon
     first = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     rows = len(store.trials())
     monkeypatch.setattr(
-        sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
+        sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("a stored trial was trained again")
     )
     second = d90.measure("mlp:16-32-3", blobs(), store=store, **SMALL)
     assert (second.d90, second.curve) == (first.d90, first.curve)
@@ -123,7 +123,7 @@ def test_seeds_and_said(tmp_path: Path) -> None:
     assert found.lambdas == 4
     assert min(point.d for point in found.curve) > 4
     assert found.definitions["layer"] == "tensor"
-    named = [t.recipe["method"] for t in Store(tmp_path / "s.sqlite").trials() if "seed=" in t.recipe["method"]]
+    named = [t.recipe.method for t in Store(tmp_path / "s.sqlite").trials() if "seed=" in t.recipe.method]
     assert len(named) == sum(point.p_seed != point.seed for point in found.curve)
 
 
@@ -173,7 +173,7 @@ def test_what_is_reported_as_test_accuracy_selected_nothing(tmp_path: Path) -> N
     assert found.test is not None
     assert found.baseline_test > 0.9
     assert found.recipe["columns"] == {}, "the task has a test split of its own"
-    tested = [t for t in Store(tmp_path / "s.sqlite").trials() if t.outcome["test"] is not None]
+    tested = [t for t in Store(tmp_path / "s.sqlite").trials() if t.result.test is not None]
     assert {t.d for t in tested} == {found.d90, None}
     without = replace(blobs(), test=None)
     made = d90.measure("mlp:16-32-3", without, store=tmp_path / "m.sqlite", test=True, **options)
@@ -192,7 +192,7 @@ def test_a_hopeless_trial_is_given_up_and_stored_as_such(tmp_path: Path, monkeyp
     assert below
     assert all(point.status == "hopeless" and point.score < 0.6 for point in below)
     row = next(t for t in store.trials() if t.status == "hopeless")
-    assert row.outcome["steps"] < 30
+    assert row.result.steps < 30
     assert row.stop_at is not None
     kept = d90.measure("mlp:16-32-3", blobs(), store=tmp_path / "k.sqlite", prune=False, **options)
     assert not any(point.below for point in kept.curve)

@@ -13,6 +13,7 @@ import d90
 from d90.results.measure import Point
 from d90.search import SearchProblem, SearchResult
 from d90.studies.measurement_rates import baseline_doubts, better_than_baseline
+from d90.training.result import Evaluation
 from d90.trials.store import Store
 from tests.reference.blobs import Notes, blobs
 
@@ -27,14 +28,14 @@ def test_measure_finds_its_rates_and_keeps_them(tmp_path: Path, monkeypatch: pyt
     assert (baseline["method"], trials["method"].startswith("full@d=32,")) == ("full", True)
     assert found.recipe["lr"] == trials["lr"]
     rows = store.trials()
-    assert {row.recipe["lr"] for row in rows if row.d is not None and row.status != "read" and row.d != 32} <= {
+    assert {row.recipe.lr for row in rows if row.d is not None and row.status != "read" and row.d != 32} <= {
         trials["lr"]
     }
     assert found.baseline_scores[0] == max(t["score"] for t in baseline["trials"] if t["until"] == 1)
     readings = [row for row in rows if row.status == "read"]
     assert readings
-    assert all(row.outcome["steps"] == 16 and row.recipe["until"] == 0.2 for row in readings)
-    assert found.spent == pytest.approx(sum(row.outcome["steps"] for row in rows) / 80), "what the rates cost counts"
+    assert all(row.result.steps == 16 and row.recipe.until == 0.2 for row in readings)
+    assert found.spent == pytest.approx(sum(row.result.steps for row in rows) / 80), "what the rates cost counts"
     assert found.spent <= SHORT["budget"] + 1.5
     assert sum(note.startswith("learning rate") and "whole runs spent" in note for note in told.notes) == 2
     assert all(row.key in store.used(store.all_studies()[0][0]) for row in rows), "no trial of its own is another's"
@@ -42,7 +43,7 @@ def test_measure_finds_its_rates_and_keeps_them(tmp_path: Path, monkeypatch: pyt
     (small,) = (note for note in told.notes if note.startswith("a budget of 7"))
     assert "of which finding the rates takes" in small, "7 are enough without a search for rates, and not with one"
 
-    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("trained again"))
     again = d90.measure("mlp:16-32-3", blobs(noise=2.0), store=store, **SHORT)
     assert (again.d90, again.curve, again.spent) == (found.d90, found.curve, found.spent)
 
@@ -51,7 +52,7 @@ def test_a_given_rate_searches_none(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     found = d90.measure("mlp:16-32-3", blobs(), store=store, lr=0.01, **{**SHORT, "epochs": 2, "budget": 2})
     assert found.definitions["rates"] == []
-    assert {row.recipe["lr"] for row in store.trials()} == {0.01, None}, "the baseline's rate is its default"
+    assert {row.recipe.lr for row in store.trials()} == {0.01, None}, "the baseline's rate is its default"
     assert not [row for row in store.trials() if row.status == "read"]
 
 
@@ -73,8 +74,8 @@ def test_rates_are_beside_the_default_budget(tmp_path: Path, monkeypatch: pytest
     assert not [note for note in told.notes if note.startswith("a budget of")]
 
 
-def looks(*scores: float) -> list[dict[str, Any]]:
-    return [{"step": 10 * i, "score": score} for i, score in enumerate(scores)]
+def looks(*scores: float) -> list[Evaluation]:
+    return [Evaluation(10 * i, score, 1.0) for i, score in enumerate(scores)]
 
 
 def test_a_baseline_near_chance_or_still_improving_is_told() -> None:

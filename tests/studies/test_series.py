@@ -75,7 +75,7 @@ def test_a_trajectory_has_one_target_and_a_failed_row(home: Path, monkeypatch: p
     assert cells[10, "last"].score == own.score
     curve = found.curve(task, "last")
     assert [x for x, _ in curve] == sorted(x for x, _ in curve)
-    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert trajectory(models, [task], "full", target="both", **options).cells == found.cells
     page = series_page(type(found).from_dict(json.loads(json.dumps(found.to_dict()))))
     assert page.count("<svg") == 2
@@ -101,7 +101,7 @@ def test_the_last_checkpoint_may_fail_and_the_one_before_it_gives_the_target(
     assert any("step-50" in line and "the model before it" in line for line in said)
     page = series_page(type(found).from_dict(json.loads(json.dumps(found.to_dict()))))
     assert "could not be trained" in page
-    monkeypatch.setattr(sys.modules["d90.trials.runner"], "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(sys.modules["d90.trials.job"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert trajectory(models, [task], "full", target="last", **options).cells == found.cells
     with pytest.raises(InputError, match=r"none of the 2 models could be measured: .*step-50"):
         trajectory([models[2], models[2]], [task], **options)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from d90.errors import RunFailed, TrainingFailed
-from d90.training.failures import all_failed, failed, failed_outcome, out_of_memory
+from d90.training.failures import all_failed, failed_result, out_of_memory
+from d90.training.result import TrialResult
 
 
 @pytest.mark.parametrize(
@@ -40,17 +41,17 @@ def test_other_errors_are_not(error: Exception) -> None:
 
 
 def test_a_failed_run_names_the_rate_and_a_lower_one() -> None:
-    outcomes = [{"status": "diverged", "steps": steps, "lr": 10.0} for steps in (7, 3)]
-    error = all_failed("every trial of bitfit", outcomes)
+    results = [TrialResult(0.5, "diverged", steps=steps, lr=10.0) for steps in (7, 3)]
+    error = all_failed("every trial of bitfit", results)
     assert isinstance(error, RunFailed)
     assert "not finite, from step 3 on, at learning rate 10." in str(error)
     assert "--lr 1, or --lr auto" in str(error)
 
 
 def test_memory_is_named_where_nothing_diverged() -> None:
-    outcome = failed_outcome("CUDA out of memory", 2.0)
-    assert failed(outcome)
-    error = all_failed("the baseline, full,", [outcome])
+    result = failed_result("CUDA out of memory", 2.0)
+    assert result.failed
+    error = all_failed("the baseline, full,", [result])
     assert isinstance(error, TrainingFailed)
     assert "memory was exhausted (CUDA out of memory)" in str(error)
     assert "--batch-size" in str(error)

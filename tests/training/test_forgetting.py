@@ -14,7 +14,7 @@ from d90.errors import InputError
 from d90.models.loading import load
 from d90.training.forgetting import OWN_TEXT, forgetting, losses, own_text, retained
 from d90.training.loading import open_tune
-from d90.training.recipe import Outcome
+from d90.training.result import TrialResult
 from d90.trials.store import Store
 from tests.reference.blobs import blobs
 from tests.reference.command import run as command
@@ -97,7 +97,7 @@ def test_a_run_says_what_its_kept_weights_forget(tmp_path: Path) -> None:
     assert (own.on, own.count, kept.on, kept.count) == (OWN_TEXT, 64, f"text:{other}", 2)
     assert own.mean > 0.05
     assert own.error > 0
-    assert Outcome.from_dict(json.loads(json.dumps(run.outcome.to_dict()))) == run.outcome
+    assert TrialResult.from_dict(json.loads(json.dumps(run.outcome.to_dict()))) == run.outcome
     base = load(str(tmp_path / "model"), 0, "language")
     (again,) = retained(base)
     assert again.digest == own.digest
@@ -130,15 +130,15 @@ def test_a_store_keeps_what_was_forgotten_and_the_text_beside_it(tmp_path: Path)
         str(tmp_path / "model"), f"text:{data}", ["full", "bitfit"][:1], lr=1e-2, forgetting=True, **options
     )
     (row,) = store.trials()
-    (kept,) = row.outcome["forgetting"]
-    assert kept["on"] == OWN_TEXT
+    (kept,) = row.result.forgetting
+    assert kept.on == OWN_TEXT
     assert len(list((tmp_path / "t.sqlite.texts").iterdir())) == 1
     (entry,) = found.entries
-    assert entry.forgetting[0].mean == kept["mean"]
-    assert entry.forgetting[0].error == kept["error"]
+    assert entry.forgetting[0].mean == kept.mean
+    assert entry.forgetting[0].error == kept.error
     plain = d90.compare(str(tmp_path / "model"), f"text:{data}", ["full"], lr=1e-2, **options)
     assert plain.entries[0].forgetting == ()
-    assert [row.outcome.get("forgetting") for row in store.trials()] == [[kept], None]
+    assert [row.result.forgetting for row in store.trials()] == [(kept,), ()]
     assert plain.entries[0].mean == entry.mean
 
 

@@ -93,7 +93,7 @@ def test_the_choice_is_stored_and_holds_for_the_study(tmp_path: Path, monkeypatc
     first = len(Store(tmp_path / "d90.sqlite").trials())
     asked = timed(monkeypatch, 1.0, 9.0)  # another day this machine is slow in bf16
     d90.measure(base, task, **{**options, "budget": 5.0}, dims=[7])
-    outcomes = [row.outcome for row in Store(tmp_path / "d90.sqlite").trials()]
-    assert len(outcomes) > first > 0
-    assert {outcome["precision"] for outcome in outcomes} == {"bf16"}
+    results = [row.result for row in Store(tmp_path / "d90.sqlite").trials()]
+    assert len(results) > first > 0
+    assert {result.precision for result in results} == {"bf16"}
     assert asked == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from d90.errors import InputError
 from d90.options import parse_rate
 from d90.training.rates import Ladder, find_rate
 from d90.training.recipe import Recipe
+from d90.training.result import Evaluation, TrialResult
 from tests.reference.blobs import FAST, Notes, blobs
 
 
@@ -25,22 +26,16 @@ class World:
         self.best, self.bias, self.steps, self.breaks = best, bias, steps, breaks
         self.made: list[Recipe] = []
 
-    def __call__(self, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    def __call__(self, recipes: Sequence[Recipe]) -> list[TrialResult]:
         self.made += recipes
-        return [self.outcome(recipe) for recipe in recipes]
+        return [self.result(recipe) for recipe in recipes]
 
-    def outcome(self, recipe: Recipe) -> dict[str, Any]:
+    def result(self, recipe: Recipe) -> TrialResult:
         off = math.log(recipe.lr / self.best) / math.log(3) - (self.bias if recipe.until < 1 else 0)
         score = 0.9 - 0.015 * off**2
         status = "diverged" if recipe.lr > self.breaks else "read" if recipe.until < 1 else "finished"
-        curve = [{"step": 1, "score": score, "loss": 1 - score}]
-        return {
-            "status": status,
-            "score": score,
-            "zero_score": 0.5,
-            "curve": curve,
-            "steps": round(self.steps * recipe.until),
-        }
+        curve = (Evaluation(1, score, 1 - score),)
+        return TrialResult(score, status, 0.5, curve, round(self.steps * recipe.until))
 
 
 @pytest.mark.parametrize("best", [1e-6, 1e-4, 3e-4, 9e-3, 8e-2])
@@ -79,8 +74,9 @@ def test_short_runs_are_run_whole() -> None:
 
 def test_a_loss_and_an_accuracy_are_searched_alike() -> None:
     class Losses(World):
-        def outcome(self, recipe: Recipe) -> dict[str, Any]:
-            return super().outcome(recipe) | {"score": super().outcome(recipe)["score"] - 3.0, "zero_score": -4.0}
+        def result(self, recipe: Recipe) -> TrialResult:
+            found = super().result(recipe)
+            return replace(found, score=found.score - 3.0, zero_score=-4.0)
 
     assert (
         find_rate(Losses(9e-3), Recipe("m", "t"), 1e-4, 400).lr

@@ -20,8 +20,9 @@ from d90 import Subspace
 from d90.errors import D90Error, InputError, RunFailed
 from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import base_of
-from d90.training.recipe import Evaluation, Outcome, Recipe, recipe_key
+from d90.training.recipe import Recipe, recipe_key
 from d90.training.record import copy_pair, read_record, save_pair, sealed
+from d90.training.result import Evaluation, TrialResult
 from tests.reference.attack import MUTATIONS, attacks
 from tests.reference.models import zoo
 
@@ -42,7 +43,7 @@ def base() -> dict[str, str]:
 
 def body(seed: int) -> dict[str, Any]:
     recipe = Recipe("folder", "data.jsonl", "full@d=12", seed=seed, max_length=64)
-    outcome = Outcome(
+    outcome = TrialResult(
         0.9, "finished", 0.5, (Evaluation(0, 0.5, 0.7), Evaluation(9, 0.9, 0.1)), 9, 1.0, 0.2, 12, 99, 0, "none", 0, 1e-3, "fp32"
     )  # fmt: skip
     return {

@@ -16,8 +16,10 @@ import pytest
 import d90
 from d90.errors import InputError, StoreError
 from d90.methods import parse
+from d90.training.result import TrialResult
 from d90.trials.export import export, spreadsheet_cell
 from d90.trials.predictions import pack, unpack
+from d90.trials.row import TrialRow
 from d90.trials.store import SCHEMA, Store
 from tests.reference.blobs import FAST, blobs
 from tests.reference.command import run
@@ -74,25 +76,16 @@ def test_an_old_store_is_read_as_it_is_and_upgraded_for_writing(tmp_path: Path) 
     before = path.read_bytes()
     old = Store(path, write=False)
     assert old.trials()[0].score == 0.7
-    assert old.find("k", None).predictions is None
+    assert old.find("k", None).result.predictions == b""
     assert old.used("anything") == {}
     rows = as_rows(old)
     old.close()
     assert path.read_bytes() == before, "reading changes nothing"
     new = Store(path)
     assert as_rows(new) == rows
-    new.add(
-        "n",
-        None,
-        1,
-        0,
-        {"model": "m", "task": "t", "method": "full"},
-        {"score": 1.0, "status": "finished"},
-        {},
-        pack(numpy.arange(3)),
-        "study",
-    )
-    assert unpack(new.find("n", None).predictions).tolist() == [0, 1, 2]
+    result = TrialResult(1.0, predictions=pack(numpy.arange(3)))
+    new.add(TrialRow("n", {"model": "m", "task": "t", "method": "full"}, result, d=1), "study")
+    assert unpack(new.find("n", None).result.predictions).tolist() == [0, 1, 2]
     assert new.used("study") == {"n": True}
     new.close()
     with sqlite3.connect(path) as db:
@@ -146,7 +139,8 @@ def test_the_stores_of_the_results_are_read(name: str) -> None:
 
 def test_a_hopeless_trial_serves_higher_thresholds(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
-    store.add("k", 0.8, 1, 0, {"model": "m", "task": "t", "method": "full"}, {"score": 0.6, "status": "hopeless"}, {})
+    recipe = {"model": "m", "task": "t", "method": "full"}
+    store.add(TrialRow("k", recipe, TrialResult(0.6, "hopeless"), 0.8, 1))
     assert store.find("k", 0.8).status == store.find("k", 0.9).status == "hopeless"
     assert store.find("k", 0.7) is None, "it may have reached that"
     assert store.find("k", 0.6).score == 0.6, "that it did reach"

@@ -11,21 +11,17 @@ from pathlib import Path
 import pytest
 
 from d90.errors import RunFailed, StoreError
+from d90.training.recipe import Recipe
+from d90.training.result import TrialContext, TrialResult
+from d90.trials.row import TrialRow
 from d90.trials.store import SCHEMA, Store
 
 
 def add(
     store: Store, key: str = "k", stop_at: float | None = None, score: float = 0.8, status: str = "finished"
 ) -> None:
-    store.add(
-        key,
-        stop_at,
-        100,
-        0,
-        {"model": "m", "task": "t", "method": "full", "lr": 1},
-        {"score": score, "status": status},
-        {"torch": "x"},
-    )
+    result = TrialResult(score, status, context=TrialContext(torch="x"))
+    store.add(TrialRow(key, {"model": "m", "task": "t", "method": "full", "lr": 1}, result, stop_at, 100))
 
 
 def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -33,8 +29,9 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
     add(store, stop_at=0.7, score=0.75, status="passed")
     row = Store(store.path).trials()[0]
     assert (row.key, row.stop_at, row.d, row.seed, row.score, row.status) == ("k", 0.7, 100, 0, 0.75, "passed")
-    assert row.recipe == {"model": "m", "task": "t", "method": "full", "lr": 1}
-    assert row.context == {"torch": "x"}
+    assert row.stored_recipe == {"model": "m", "task": "t", "method": "full", "lr": 1}
+    assert row.recipe == Recipe("m", "t", lr=1)
+    assert row.result == TrialResult(0.75, "passed", context=TrialContext(torch="x"))
 
 
 def test_a_stopped_trial_answers_only_for_thresholds_up_to_its_score(tmp_path: Path) -> None:
@@ -98,13 +95,16 @@ def test_an_unwritable_place_is_a_failed_run(tmp_path: Path) -> None:
 FILL = """
 import sys
 from d90.errors import RunFailed
+from d90.training.result import TrialResult
+from d90.trials.row import TrialRow
 from d90.trials.store import Store
 store = Store(sys.argv[1])
 recipe = {"model": "m", "task": "t", "method": "full"}
-store.add("first", None, 1, 0, recipe, {"score": 1.0, "status": "finished"}, {})
+result = TrialResult(1.0)
+store.add(TrialRow("first", recipe, result))
 try:
     for i in range(10_000):
-        store.add(f"k{i}", None, 1, 0, {**recipe, "pad": "x" * 20_000}, {"score": 1.0, "status": "finished"}, {})
+        store.add(TrialRow(f"k{i}", {**recipe, "pad": "x" * 20_000}, result))
 except RunFailed as error:
     print("failed:", error)
     sys.exit(1)

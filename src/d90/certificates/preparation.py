@@ -32,7 +32,7 @@ from d90.training.loop import Data, fit, open_model, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
 from d90.training.steps import RunControl
-from d90.trials.runner import versions
+from d90.trials.context import versions
 from d90.trials.store import Store, digest
 
 __all__ = [

@@ -29,7 +29,7 @@ from d90.trials.options import RunOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from d90.training.recipe import Forgotten
+    from d90.training.result import Forgotten
 
 CheckpointOpt = Annotated[float, typer.Option(help=fields_of(RunOptions)["checkpoint_minutes"].help)]
 

@@ -26,7 +26,8 @@ from d90.report.words import (
 from d90.results.measure import Measurement
 from d90.results.result import stored_results
 from d90.tasks.metrics import rises
-from d90.trials.store import Store, Stored
+from d90.trials.row import TrialRow
+from d90.trials.store import Store
 
 __all__ = ["headline", "other_trials", "page", "write_report"]
 
@@ -47,7 +48,7 @@ def write_report(store: Store, path: str | os.PathLike[str]) -> Path:
     return write_page(text, path)
 
 
-def page(studies: Sequence[Measurement], others: Sequence[Stored] = (), *, index: str = "") -> str:
+def page(studies: Sequence[Measurement], others: Sequence[TrialRow] = (), *, index: str = "") -> str:
     """The page as text; equal studies and trials give equal bytes.
 
     Args:
@@ -92,7 +93,7 @@ def page(studies: Sequence[Measurement], others: Sequence[Stored] = (), *, index
     return render("page.html", index=index, studies=shown, overlays=overlays, others=last, left_out=left_out)
 
 
-def other_trials(store: Store) -> list[Stored]:
+def other_trials(store: Store) -> list[TrialRow]:
     """The trials of a store that no measurement used: of an interrupted one, of a comparison."""
     own, lent = set[str](), set[str]()
     shown, earlier = set[tuple[Any, ...]](), set[tuple[Any, ...]]()
@@ -109,7 +110,7 @@ def other_trials(store: Store) -> list[Stored]:
             earlier |= values | {(study.model, study.task, None, None, score) for score in study.baseline_scores}
     left = []
     for row in store.trials():
-        about = (row.recipe.get("model"), row.recipe.get("task"), row.d, None if row.d is None else row.seed, row.score)
+        about = (row.recipe.model, row.recipe.task, row.d, None if row.d is None else row.seed, row.score)
         if row.key not in own and about not in earlier and not (row.key in lent and about in shown):
             left.append(row)
     return left

@@ -22,7 +22,8 @@ from d90.results.low_data import LowData
 from d90.results.measure import Measurement
 from d90.results.result import Result, stored_results
 from d90.results.series import Series
-from d90.trials.store import Store, Stored
+from d90.trials.row import TrialRow
+from d90.trials.store import Store
 
 __all__ = ["Page", "store_pages", "write_store"]
 
@@ -184,13 +185,11 @@ def _name(store: Store, ending: str, index: str) -> str:
     return name if name != index else f"{store.path.stem}{ending}.pages.html"
 
 
-def _last(trials: Sequence[Stored]) -> str:
+def _last(trials: Sequence[TrialRow]) -> str:
     if not trials:
         return ""
     row = max(trials, key=lambda one: (one.ended, one.id))
-    return (
-        f"{_brief(row.recipe['method'])} seed {row.seed} on {base_name(row.recipe['task'])}, {row.status}, {row.ended}"
-    )
+    return f"{_brief(row.recipe.method)} seed {row.seed} on {base_name(row.recipe.task)}, {row.status}, {row.ended}"
 
 
 def _brief(method: str) -> str:

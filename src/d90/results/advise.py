@@ -8,7 +8,7 @@ from typing import Any
 from d90.display import Display
 from d90.results.result import Result
 from d90.tasks.metrics import to_display
-from d90.training.recipe import Forgotten
+from d90.training.result import Forgotten
 
 __all__ = ["Recommendation", "Tried"]
 

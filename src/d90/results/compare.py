@@ -9,7 +9,7 @@ from typing import Any
 from d90.display import Display
 from d90.results.cost import Cost
 from d90.results.result import Result
-from d90.training.recipe import Forgotten
+from d90.training.result import Forgotten
 
 __all__ = ["Comparison", "Entry"]
 

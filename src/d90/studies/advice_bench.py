@@ -16,11 +16,12 @@ from d90.methods import Spec, parse
 from d90.search.advice_problem import Request, Run
 from d90.tasks.metrics import LOSS
 from d90.training.estimate import duration
-from d90.training.failures import failed
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
 from d90.training.record import beside
-from d90.trials.runner import TrialRequest, TrialRunner
+from d90.training.result import TrialResult
+from d90.trials.request import TrialRequest
+from d90.trials.runner import TrialRunner
 
 __all__ = ["TrialBench"]
 
@@ -38,7 +39,7 @@ class TrialBench:
         progress: is told what is known so far.
         budget: in whole runs; known once a run has been timed.
         asked: every trial that was asked for.
-        outcomes: what they gave, as they are stored; `gaps`, of the groups of runs that were compared.
+        results: what they gave; `gaps`, of the groups of runs that were compared.
     """
 
     runner: TrialRunner
@@ -46,7 +47,7 @@ class TrialBench:
     progress: Progress
     budget: float = math.inf
     asked: list[TrialRequest] = field(default_factory=list)
-    outcomes: dict[Request, dict[str, Any]] = field(default_factory=dict)
+    results: dict[Request, TrialResult] = field(default_factory=dict)
     gaps: dict[Any, tuple[float, float]] = field(default_factory=dict)
 
     def trial_of(self, request: Request) -> TrialRequest:
@@ -58,39 +59,36 @@ class TrialBench:
         return TrialRequest(spec, recipe, predictions=whole, pause=not whole, keep=keep)
 
     def run(self, requests: Sequence[Request]) -> list[Run]:
-        """The outcomes of runs; those that are stored are not repeated."""
+        """What runs gave; those that are stored are not repeated."""
         asks = [self.trial_of(request) for request in requests]
         self.asked += asks
         found = []
-        for request, outcome in zip(requests, self.runner.all(asks), strict=True):
+        for request, result in zip(requests, self.runner.run(asks), strict=True):
             cost = request.until - (self.paused_share(request) if request.until == 1 else 0.0)
-            self.outcomes[request] = outcome
-            loss = None if failed(outcome) else float(outcome["curve"][-1]["loss"])
-            forgotten = outcome.get("forgetting")
-            found.append(
-                Run(request, float(outcome["score"]), loss, cost, float(forgotten[0]["mean"]) if forgotten else None)
-            )
+            self.results[request] = result
+            forgotten = result.forgetting[0].mean if result.forgetting else None
+            found.append(Run(request, result.score, result.last_loss, cost, forgotten))
         return found
 
     def paused_share(self, whole: Request) -> float:
         """How much of a whole run its reading has done."""
-        for share in {one.until for one in self.outcomes if one.until < 1}:
-            if replace(whole, until=share) in self.outcomes:
+        for share in {one.until for one in self.results if one.until < 1}:
+            if replace(whole, until=share) in self.results:
                 return share
         return 0.0
 
     @property
     def seconds(self) -> float:
         """Of all trials: a whole run's clock runs on from its reading's."""
-        read = {one for one in self.outcomes if one.until < 1}
-        gone_on = {one for one in read if replace(one, until=1.0) in self.outcomes}
-        return math.fsum(outcome["seconds"] for request, outcome in self.outcomes.items() if request not in gone_on)
+        read = {one for one in self.results if one.until < 1}
+        gone_on = {one for one in read if replace(one, until=1.0) in self.results}
+        return math.fsum(result.seconds for request, result in self.results.items() if request not in gone_on)
 
     @property
     def spent(self) -> float:
         """In whole runs."""
-        whole = (one for one in self.outcomes if one.until == 1)
-        return math.fsum(one.until for one in self.outcomes) - math.fsum(map(self.paused_share, whole))
+        whole = (one for one in self.results if one.until == 1)
+        return math.fsum(one.until for one in self.results) - math.fsum(map(self.paused_share, whole))
 
     def drop(self, tune: bool = True) -> None:
         """Remove the states of readings that nothing went on from, and the tunes that were not chosen."""
@@ -105,9 +103,7 @@ class TrialBench:
     @property
     def seconds_of_a_run(self) -> float:
         """The mean over what ran, by the time that stored trials took."""
-        seconds = [
-            (outcome["seconds"], request.until) for request, outcome in self.outcomes.items() if not failed(outcome)
-        ]
+        seconds = [(result.seconds, request.until) for request, result in self.results.items() if not result.failed]
         total = math.fsum(share for _, share in seconds)
         return math.fsum(one for one, _ in seconds) / total if total else 0.0
 

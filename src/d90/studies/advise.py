@@ -42,8 +42,9 @@ from d90.training.rates import Ladder
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import beside, copy_pair, read_record
 from d90.training.showing import shows_progress
+from d90.trials.context import versions
 from d90.trials.options import RunFields, RunOptions
-from d90.trials.runner import TrialRunner, check_sendable, versions
+from d90.trials.runner import TrialRunner, check_sendable
 from d90.trials.store import digest
 
 __all__ = ["AllAdviseFields", "advise"]
@@ -237,11 +238,11 @@ def _check_reference(advice: Advice, bench: TrialBench, chance: float, metric: s
     """
     if advice.status != "failed":
         return
-    whole = {request: outcome for request, outcome in bench.outcomes.items() if request.until == 1}
+    whole = {request: result for request, result in bench.results.items() if request.until == 1}
     if not whole:
         raise InputError("the budget ended before the reference was trained; give more with --budget")
-    request, outcome = max(whole.items(), key=lambda pair: float(pair[1]["score"]))
-    curve = ", ".join(f"{to_display(look['score'], metric):.4f} at step {look['step']}" for look in outcome["curve"])
+    request, best = max(whole.items(), key=lambda pair: pair[1].score)
+    curve = ", ".join(f"{to_display(look.score, metric):.4f} at step {look.step}" for look in best.curve)
     rates = ", ".join(f"{lr:g}" for lr in sorted({one.lr for one in whole}))
     guess = f"{to_display(chance, metric):.4f}"
     raise InputError(
@@ -339,16 +340,16 @@ def _tried(verdict: Verdict | None, found: Candidates, bench: TrialBench) -> Tri
         return None
     one: Candidate = verdict.candidate
     stored, size, trained = found.sizes[one.method]
-    bodies = [
-        outcome
-        for request, outcome in bench.outcomes.items()
+    results = [
+        result
+        for request, result in bench.results.items()
         if request.until == 1 and request.candidate == one and request.lr == verdict.lr
     ]
     gap = verdict.gap if math.isfinite(verdict.gap) else None
     lr = verdict.lr if math.isfinite(verdict.lr) else 0.0
     return Tried(
         one.method, one.family, one.size, lr, verdict.scores, gap, verdict.error, verdict.shown, verdict.worse, stored, size, trained,
-        forgotten_over_seeds(bodies),
+        forgotten_over_seeds(results),
     )  # fmt: skip
 
 
@@ -357,14 +358,14 @@ def _doubts(advice: Advice, bench: TrialBench, runner: TrialRunner) -> list[str]
     if advice.reference is None:
         return []
     mine = [
-        outcome for request, outcome in bench.outcomes.items()
+        result for request, result in bench.results.items()
         if request.until == 1 and request.candidate == advice.reference.candidate and request.lr == advice.reference.lr
     ]  # fmt: skip
     words = {
         "the baseline": "the reference", "--epochs, --baseline-epochs": "--epochs", "--baseline-epochs": "--epochs", "no d": "no size",
         "another d90": "another size",
     }  # fmt: skip
-    found = baseline_doubts(mine[0]["curve"], advice.zero_score, advice.seed_deviation, True)
+    found = baseline_doubts(mine[0].curve, advice.zero_score, advice.seed_deviation, True)
     for before, after in words.items():
         found = [line.replace(before, after) for line in found]
     return found

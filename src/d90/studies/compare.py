@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -36,15 +36,18 @@ from d90.search.rules import scale_of
 from d90.studies.cost import probe
 from d90.tasks import Task
 from d90.tasks.metrics import LOSS
-from d90.training.failures import all_failed, failed
+from d90.training.failures import all_failed
 from d90.training.loop import Data, context, open_task
 from d90.training.progress import Progress
-from d90.training.recipe import Forgotten, Recipe, default_lr, make_recipe
+from d90.training.recipe import Recipe, default_lr, make_recipe
+from d90.training.result import Forgotten, TrialResult
 from d90.training.showing import shows_progress
 from d90.training.weights import settle
+from d90.trials.context import versions
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
-from d90.trials.runner import TrialRequest, TrialRunner, check_sendable, versions
+from d90.trials.request import TrialRequest
+from d90.trials.runner import TrialRunner, check_sendable
 from d90.trials.store import digest
 
 __all__ = ["AllCompareFields", "compare", "forgotten_over_seeds", "front"]
@@ -249,14 +252,14 @@ def _entry(
 ) -> tuple[Entry, list[str]]:
     """(the method's row, a line where a trial of a further seed failed)."""
     seconds = 0.0
-    tried: dict[float, dict[str, Any]] = {}
+    tried: dict[float, TrialResult] = {}
 
-    def run(lrs: Sequence[float], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    def run(lrs: Sequence[float], seeds: Sequence[int]) -> list[TrialResult]:
         nonlocal seconds
         asks = [TrialRequest(spec, replace(recipe, lr=lr, seed=seed), test=test) for lr in lrs for seed in seeds]
-        bodies = runner.all(asks)
-        seconds += sum(body["seconds"] for body in bodies)
-        return bodies
+        results = runner.run(asks)
+        seconds += sum(result.seconds for result in results)
+        return results
 
     usual = default_lr(spec, runner.task.kind)
     grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
@@ -264,7 +267,7 @@ def _entry(
 
     def best_rate() -> float:
         # whatever a trial scored before it diverged, its rate is the last choice
-        return max(tried, key=lambda lr: (not failed(tried[lr]), tried[lr]["score"], -lr))
+        return max(tried, key=lambda lr: (not tried[lr].failed, tried[lr].score, -lr))
 
     best = best_rate()
     for _ in range(WIDEST if len(grid) > 1 else 0):
@@ -274,31 +277,30 @@ def _entry(
         lr = float(f"{best * ratio if best == max(tried) else best / ratio:.2g}")
         (tried[lr],) = run([lr], [recipe.seed])
         best = best_rate()
-    if failed(tried[best]):
+    if tried[best].failed:
         raise all_failed(f"every trial of {spec}", list(tried.values()), auto=False)
     others = range(recipe.seed + 1, recipe.seed + seeds)
     made = {recipe.seed: tried[best], **dict(zip(others, run([best], others), strict=True))}
-    wrong = [seed for seed, body in made.items() if failed(body)]
-    bodies = [body for seed, body in made.items() if seed not in wrong]
+    wrong = [seed for seed, result in made.items() if result.failed]
+    results = [result for result in made.values() if not result.failed]
     row = Entry(
         method=str(spec),
         asked=asked,
         lr=best,
-        rates=tuple((lr, tried[lr]["score"]) for lr in sorted(tried) if not failed(tried[lr])),
-        validation=tuple(body["score"] for body in bodies),
-        test=tuple(body["test"] for body in bodies) if test else (),
+        rates=tuple((lr, tried[lr].score) for lr in sorted(tried) if not tried[lr].failed),
+        validation=tuple(result.score for result in results),
+        test=tuple(result.test for result in results if result.test is not None) if test else (),
         seconds=seconds,
-        forgetting=forgotten_over_seeds(bodies),
+        forgetting=forgotten_over_seeds(results),
         **sizes,
     )
-    return row, [f"{spec} at {best:g}, seed {seed}: {made[seed]['status']}, so not among its scores" for seed in wrong]
+    return row, [f"{spec} at {best:g}, seed {seed}: {made[seed].status}, so not among its scores" for seed in wrong]
 
 
-def forgotten_over_seeds(bodies: Sequence[Mapping[str, Any]]) -> tuple[Forgotten, ...]:
+def forgotten_over_seeds(results: Sequence[TrialResult]) -> tuple[Forgotten, ...]:
     """What trials of several seeds forgot: means; the error is that over the examples, which they share, and that over the seeds."""
-    seeds = [[Forgotten(**one) for one in body.get("forgetting", ())] for body in bodies]
     found = []
-    for each in zip(*seeds, strict=True):
+    for each in zip(*(result.forgetting for result in results), strict=True):
         means = [one.mean for one in each]
         spread = statistics.variance(means) / len(means) if len(means) > 1 else 0.0
         error = math.sqrt(statistics.fmean(one.error**2 for one in each) + spread)

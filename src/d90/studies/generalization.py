@@ -26,7 +26,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe
 from d90.training.showing import Told, listener, shows_progress
 from d90.training.steps import RunControl
-from d90.trials.runner import versions
+from d90.trials.context import versions
 from d90.trials.store import Store, digest
 
 __all__ = ["LEVELS", "generalization"]

@@ -32,7 +32,7 @@ from d90.options import LatencyOptions, with_options
 from d90.options.studies import LatencyFields
 from d90.results.latency import Latency, LatencyRow
 from d90.training.showing import Told, listener, shows_progress
-from d90.trials.runner import versions
+from d90.trials.context import versions
 from d90.trials.store import digest
 
 __all__ = ["SHAPES", "latency", "latency_question", "usual_methods"]

@@ -37,8 +37,8 @@ from d90.tasks.metrics import to_display
 from d90.training.estimate import Estimate
 from d90.training.progress import Progress
 from d90.training.showing import shows_progress
+from d90.trials.context import versions
 from d90.trials.options import RunFields, RunOptions
-from d90.trials.runner import versions
 
 __all__ = ["MeasureFields", "measure"]
 
@@ -220,7 +220,7 @@ def _train_baseline(setting: Setting, trials: MeasurementTrials, rates: Measurem
     trials.noise = expected_noise(metric, len(setting.task.validation), chance + gain, chance, deviation)
     doubts = list[str]()
     if setting.base:
-        doubts = baseline_doubts(trials.full[seed]["curve"], chance, trials.noise, setting.asked.baseline_lr == AUTO)
+        doubts = baseline_doubts(trials.full[seed].curve, chance, trials.noise, setting.asked.baseline_lr == AUTO)
     return Reference(gain, deviation, doubts)
 
 
@@ -299,8 +299,8 @@ def _measurement(
 ) -> Measurement:
     """The result, but for its definitions, command and test scores."""
     asked, found, told = setting.asked.search, answer.found, answer.told
-    scores = tuple(trials.full[seed]["score"] for seed in sorted(trials.full)) if setting.base else (trials.full_score,)
-    whole = [outcome["seconds"] for outcome in trials.full.values()]
+    scores = tuple(trials.full[seed].score for seed in sorted(trials.full)) if setting.base else (trials.full_score,)
+    whole = [result.seconds for result in trials.full.values()]
     return Measurement(
         model=setting.recipe.model,
         task=setting.recipe.task,

@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
+from d90.files import Json
 from d90.methods import Spec, parse
 from d90.options import AUTO
+from d90.results.measure import Point
 from d90.search import round_d
 from d90.search.problem import FAILED
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.tasks.metrics import to_display
-from d90.training.failures import failed
 from d90.training.progress import Progress
 from d90.training.rates import Ladder, RateSearch, find_rate
 from d90.training.recipe import Recipe, default_lr
-from d90.trials.runner import TrialRequest
+from d90.training.result import Evaluation, TrialResult
+from d90.trials.request import TrialRequest
 
 __all__ = ["MeasurementRates", "baseline_doubts", "better_than_baseline"]
 
@@ -38,7 +39,9 @@ class MeasurementRates:
         progress: is told the rates, their curves and costs.
     """
 
-    def __init__(self, trials: MeasurementTrials, lr: Any, baseline_lr: Any, progress: Progress) -> None:
+    def __init__(
+        self, trials: MeasurementTrials, lr: float | str | None, baseline_lr: float | str | None, progress: Progress
+    ) -> None:
         self.trials, self.progress = trials, progress
         self._auto, self._auto_baseline = lr == AUTO, baseline_lr == AUTO and trials.base is not None
         self.searches: list[RateSearch] = []
@@ -81,25 +84,25 @@ class MeasurementRates:
         factor = Ladder().ratio
         until = max(t.until for t in found.trials if t.until < 1) if len(found.trials) > len(found.whole) else 1.0
         rates = [float(f"{found.read * step:.2g}") for step in (1 / factor, 1.0, factor)]
-        outcomes = self._run([replace(recipe, lr=rate, until=until) for rate in rates])
-        self.spent += sum(outcome["steps"] for outcome in outcomes) / self.trials.steps
-        read = min(zip(rates, outcomes, strict=True), key=lambda pair: _last_loss(pair[1]))[0]
+        results = self._run([replace(recipe, lr=rate, until=until) for rate in rates])
+        self.spent += sum(result.steps for result in results) / self.trials.steps
+        read = min(zip(rates, results, strict=True), key=lambda pair: _last_loss(pair[1]))[0]
         if read == rates[1]:
             return []
         other = float(f"{self.trials.recipe.lr * read / rates[1]:.2g}") if self.trials.recipe.lr else read
-        (outcome,) = self._run([replace(recipe, lr=other)])
-        self.spent += outcome["steps"] / self.trials.steps
+        (result,) = self._run([replace(recipe, lr=other)])
+        self.spent += result.steps / self.trials.steps
         threshold = self.trials.goal.at(self.trials.full_score)
-        if failed(outcome) or outcome["score"] <= threshold + CLEAR / 2 * self.trials.noise:
+        if result.failed or result.score <= threshold + CLEAR / 2 * self.trials.noise:
             return []
         metric = self.trials.runner.task.metric
         return [
             f"at d = {d:,} the learning rate {other:g} does better than {self.trials.recipe.lr:g}, which was found at d = "
-            f"{self._first:,}: {metric} {to_display(outcome['score'], metric):.4f} where {to_display(threshold, metric):.4f} is the "
+            f"{self._first:,}: {metric} {to_display(result.score, metric):.4f} where {to_display(threshold, metric):.4f} is the "
             f"threshold; d90 is likely smaller, measure again with --lr {other:g}"
         ]
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[Json]:
         """As it is stored with the measurement."""
         return [asdict(search) for search in self.searches]
 
@@ -121,13 +124,13 @@ class MeasurementRates:
         self.progress.note(found.describe(runner.task.metric))
         return found
 
-    def _run(self, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    def _run(self, recipes: Sequence[Recipe]) -> list[TrialResult]:
         paired = bool(self.trials.references)
         asks = [TrialRequest(parse(one.method), one, predictions=paired and one.until == 1) for one in recipes]
-        return self.trials.runner.all(asks)
+        return self.trials.runner.run(asks)
 
 
-def baseline_doubts(curve: Sequence[dict[str, Any]], chance: float, noise: float, auto: bool) -> list[str]:
+def baseline_doubts(curve: Sequence[Evaluation], chance: float, noise: float, auto: bool) -> list[str]:
     """What speaks against a baseline as something to hold a d against, with what would help.
 
     Args:
@@ -136,7 +139,7 @@ def baseline_doubts(curve: Sequence[dict[str, Any]], chance: float, noise: float
         noise: the standard deviation of a score over seeds that is expected.
         auto: whether its rate was searched.
     """
-    scores = [look["score"] for look in curve]
+    scores = [look.score for look in curve]
     best = max(scores)
     rate = "" if auto else ", or another rate (--baseline-lr auto)"
     if best - chance <= CLEAR * noise:
@@ -144,7 +147,7 @@ def baseline_doubts(curve: Sequence[dict[str, Any]], chance: float, noise: float
             "the baseline is not clearly above chance, so no d means anything against it; more epochs (--baseline-epochs), more "
             f"training examples{rate} would help"
         ]
-    before = max((look["score"] for look in curve if 3 * look["step"] <= 2 * curve[-1]["step"]), default=best)
+    before = max((look.score for look in curve if 3 * look.step <= 2 * curve[-1].step), default=best)
     if scores[-1] - before > max(CLEAR * noise, GROWING * (best - scores[0])):
         return [
             f"the baseline was still improving when it ended: more epochs (--epochs, --baseline-epochs), so more steps{rate} would give "
@@ -153,7 +156,7 @@ def baseline_doubts(curve: Sequence[dict[str, Any]], chance: float, noise: float
     return []
 
 
-def better_than_baseline(points: Sequence[Any], full: float, noise: float, metric: str) -> list[str]:
+def better_than_baseline(points: Sequence[Point], full: float, noise: float, metric: str) -> list[str]:
     """A line where a trial in a subspace is clearly above the full fine-tuning that it is held against."""
     above = [point for point in points if point.status not in FAILED and point.score - full > CLEAR * noise]
     if not above:
@@ -166,5 +169,5 @@ def better_than_baseline(points: Sequence[Any], full: float, noise: float, metri
     ]
 
 
-def _last_loss(outcome: dict[str, Any]) -> float:
-    return math.inf if failed(outcome) else float(outcome["curve"][-1]["loss"])
+def _last_loss(result: TrialResult) -> float:
+    return math.inf if result.last_loss is None else result.last_loss

@@ -1,4 +1,4 @@
-"""Between the search, which knows no model, and the lab: trials asked for become recipes, stored outcomes become trials."""
+"""Between the search, which knows no model, and the runner: trials asked for become requests, results become observations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
@@ -20,14 +19,14 @@ from d90.search.plan import MAX_FAILED
 from d90.search.problem import FAILED
 from d90.search.pruning import Pruner
 from d90.search.rules import Goal
-from d90.training.failures import all_failed, failed
+from d90.training.failures import all_failed
 from d90.training.recipe import Recipe
-from d90.trials.runner import TrialRequest, TrialRunner
-from d90.trials.store import Stored
+from d90.training.result import TrialResult
+from d90.trials.request import TrialRequest
+from d90.trials.row import TrialRow, setting_of
+from d90.trials.runner import TrialRunner
 
 __all__ = ["MeasurementTrials", "scatter_of"]
-
-Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,16 @@ class MeasurementTrials:
         self.runner, self.spec, self.recipe, self.base = runner, spec, recipe, base
         self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, 0.0
         self.rules, self.references = rules, rules.references
-        self.full: dict[int, Outcome] = {}
-        self.made: dict[tuple[int, int, int], tuple[Observation, Point, Outcome]] = {}
+        self.full: dict[int, TrialResult] = {}
+        self.made: dict[tuple[int, int, int], tuple[Observation, Point, TrialResult]] = {}
         self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
-        self.lost: list[Outcome] = []  # what memory did not suffice for
-        self.lost_full: list[Outcome] = []  # baselines that failed
+        self.lost: list[TrialResult] = []  # what memory did not suffice for
+        self.lost_full: list[TrialResult] = []  # baselines that failed
 
     @property
     def full_score(self) -> float:
         """The mean full score so far."""
-        scores = [outcome["score"] for outcome in self.full.values()]
+        scores = [result.score for result in self.full.values()]
         return self.fixed if self.fixed is not None else math.fsum(scores) / len(scores)
 
     @property
@@ -103,14 +102,14 @@ class MeasurementTrials:
         assert self.base is not None
         spec = parse(self.base.method)
         asks = [TrialRequest(spec, replace(self.base, seed=seed), predictions=bool(self.references)) for seed in seeds]
-        outcomes = dict(zip(seeds, self.runner.all(asks), strict=True))
-        sound = {seed: outcome for seed, outcome in outcomes.items() if not failed(outcome)}
-        if len(sound) < len(outcomes) and (self.references or not (self.full or sound)):
-            lost = [outcome for outcome in outcomes.values() if failed(outcome)]
+        results = dict(zip(seeds, self.runner.run(asks), strict=True))
+        sound = {seed: result for seed, result in results.items() if not result.failed}
+        lost = [result for result in results.values() if result.failed]
+        if lost and (self.references or not (self.full or sound)):
             raise all_failed(f"the baseline, {self.base.method},", lost, "--baseline-lr")
         self.full.update(sound)
-        self.lost_full += [outcome for outcome in outcomes.values() if failed(outcome)]
-        return [self._full_trial(seed, outcomes[seed]) for seed in seeds]
+        self.lost_full += lost
+        return [self._full_trial(seed, results[seed]) for seed in seeds]
 
     def run(self, asked: NextTrial) -> Observation:
         """One trial that the search asks for.
@@ -121,14 +120,14 @@ class MeasurementTrials:
         if asked.d is None:
             return self.run_full([asked.training_seed])[0]
         ask, p = self._ask(asked)
-        (outcome,) = self.runner.all([ask])
+        (result,) = self.runner.run([ask])
         seeds = p, asked.training_seed
-        if outcome["status"] == "failed":  # nothing was trained
-            self.lost.append(outcome)
-            found = Observation.of(asked.d, *seeds, "failed", outcome["score"], None, 0.0)
+        if not result.lasting:  # nothing was trained
+            self.lost.append(result)
+            found = Observation.of(asked.d, *seeds, result.status, result.score, None, 0.0)
         else:
             self.own.add((asked.d, *seeds))
-            found = self._keep(asked.d, *seeds, ask.recipe, outcome, ask.stop_at)
+            found = self._keep((asked.d, *seeds), ask.recipe, result, ask.stop_at)
         if found.failed:
             self.check_some_went_right(MAX_FAILED)
         return found
@@ -139,9 +138,9 @@ class MeasurementTrials:
         Raises:
             TrainingFailed: with their rate, and what to do.
         """
-        outcomes = [outcome for _, _, outcome in self.made.values()]
-        wrong = [outcome for outcome in [*outcomes, *self.lost] if failed(outcome)]
-        if len(wrong) >= fewest and all(map(failed, outcomes)):
+        results = [result for _, _, result in self.made.values()]
+        wrong = [result for result in [*results, *self.lost] if result.failed]
+        if len(wrong) >= fewest and all(result.failed for result in results):
             raise all_failed(f"every trial of {self.spec} in a subspace, of {len(wrong)},", wrong)
 
     def prefetch(self, coming: Sequence[NextTrial]) -> None:
@@ -171,7 +170,7 @@ class MeasurementTrials:
     def seconds(self) -> float:
         """Of everything that was trained for this measurement."""
         trained = [*self.full.values(), *self.lost_full, *self.lost, *(self.made[key][2] for key in self.own)]
-        return math.fsum(outcome["seconds"] for outcome in trained)
+        return math.fsum(result.seconds for result in trained)
 
     def describe_failures(self, failures: Sequence[Observation]) -> list[str]:
         """A line for those whose training failed, and one for those that memory did not suffice for."""
@@ -197,7 +196,7 @@ class MeasurementTrials:
         asks = [TrialRequest(*self._recipe(d, p, t), test=True)]
         if self.base is not None:
             asks.append(TrialRequest(parse(self.base.method), self.base, test=True))
-        found, *full = (None if failed(outcome) else float(outcome["test"]) for outcome in self.runner.all(asks))
+        found, *full = (None if result.failed else result.test for result in self.runner.run(asks))
         return found, full[0] if full else None
 
     def begin(self) -> None:
@@ -213,32 +212,32 @@ class MeasurementTrials:
         Full fine-tunings are among them only where they were made for it.
         """
         used = self.runner.store.used(self.runner.study or "")
-        full = _without(self.base) if self.base else None
+        full = setting_of(self.base.to_dict()) if self.base else None
         for row in self.runner.store.trials():
-            mine = self.base is not None and row.recipe["method"] == self.base.method and used.get(row.key, False)
-            if mine and row.status == "finished" and _bare(row.recipe) == full:
-                self.full.setdefault(row.seed, row.outcome)
+            mine = self.base is not None and row.recipe.method == self.base.method and used.get(row.key, False)
+            if mine and row.status == "finished" and row.setting == full:
+                self.full.setdefault(row.seed, row.result)
         for row, p, recipe in self._matching():
             before = self.made.get((row.d or 0, p, row.seed))
             # stopped once, and later run to its end: one trial, its end, unless that failed
             if row.key in used and (before is None or not (before[0].exact or row.status in FAILED)):
-                self._keep(row.d or 0, p, row.seed, recipe, row.outcome, row.stop_at)
+                self._keep((row.d or 0, p, row.seed), recipe, row.result, row.stop_at)
                 if used[row.key]:
                     self.own.add((row.d or 0, p, row.seed))
         own = [self._full_trial(seed, self.full[seed]) for seed in sorted(self.full)]
         own += [self.made[key][0] for key in sorted(self.own)]
         return own, [self.made[key][0] for key in sorted(self.made.keys() - self.own)]
 
-    def _matching(self) -> Iterator[tuple[Stored, int, Recipe]]:
+    def _matching(self) -> Iterator[tuple[TrialRow, int, Recipe]]:
         """The store's trials in this space, whatever their d and seeds, each with P's seed and its recipe."""
         task, bases = self.runner.task.fingerprint, self.runner.bases(self.recipe)
-        wanted, template = _without(self.recipe), str(self.spec.at(1, seed=None))
+        wanted, template = setting_of(self.recipe.to_dict()), str(self.spec.at(1, seed=None))
         for row in self.runner.store.trials():
-            if row.context.get("task") != task or row.context.get("base") not in bases or row.d is None:
+            if not row.result.context.of(task, bases) or row.d is None:
                 continue
-            if _bare(row.recipe) != wanted or not 0 <= row.seed - self.recipe.seed < SEEDS:
+            if row.setting != wanted or not 0 <= row.seed - self.recipe.seed < SEEDS:
                 continue
-            text = str(row.recipe["method"])
+            text = row.recipe.method
             try:
                 space = parse(text).space
                 same = space is not None and str(parse(text).at(1, seed=None)) == template
@@ -250,10 +249,10 @@ class MeasurementTrials:
             if same and paired and self._p in (None, p):
                 yield row, p, recipe
 
-    def _alike(self) -> Iterator[Stored]:
+    def _alike(self) -> Iterator[TrialRow]:
         """The store's trials on this task that ran to their end, of whatever model and method: what they repeat tells of the noise."""
         for row in self.runner.store.trials():
-            if row.context.get("task") == self.runner.task.fingerprint and row.status == "finished":
+            if row.result.context.task == self.runner.task.fingerprint and row.status == "finished":
                 yield row
 
     def scatter(self) -> tuple[float, int]:
@@ -266,21 +265,22 @@ class MeasurementTrials:
         spec = self.spec.at(d, seed=self._p if self._p is not None or p == t else p)
         return spec, replace(self.recipe, method=str(spec), seed=t)
 
-    def _full_trial(self, seed: int, outcome: Outcome) -> Observation:
-        return Observation.of(
-            None, seed, seed, outcome["status"], outcome["score"], None, outcome["steps"] / self.steps
-        )
+    def _full_trial(self, seed: int, result: TrialResult) -> Observation:
+        return Observation.of(None, seed, seed, result.status, result.score, None, result.steps / self.steps)
 
-    def _keep(self, d: int, p: int, t: int, recipe: Recipe, outcome: Outcome, stop_at: float | None) -> Observation:
-        status, score = outcome["status"], outcome["score"]
-        trial = Observation.of(d, p, t, status, score, stop_at, outcome["steps"] / self.steps)
+    def _keep(
+        self, place: tuple[int, int, int], recipe: Recipe, result: TrialResult, stop_at: float | None
+    ) -> Observation:
+        """Take up the trial of (d, P's seed, training's)."""
+        (d, p, t), status, score = place, result.status, result.score
+        trial = Observation.of(d, p, t, status, score, stop_at, result.steps / self.steps)
         lower = None
         if self.references and trial.exact:
             lower = self._bound(recipe, t)
             trial = replace(trial, low=lower, high=lower)
         passed, below = status == "passed", status == "hopeless"
-        point = Point(d, t, score, passed, status, outcome["seconds"], p, below, lower, stop_at)
-        self.made[d, p, t] = trial, point, outcome
+        point = Point(d, t, score, passed, status, result.seconds, p, below, lower, stop_at)
+        self.made[place] = trial, point, result
         return trial
 
     def _bound(self, recipe: Recipe, t: int) -> float:
@@ -293,27 +293,18 @@ class MeasurementTrials:
 
     def _pruner(self, stop_at: float) -> Pruner:
         total = self.recipe.evaluations
-        earlier = [[e["score"] for e in o["curve"]][1:] for _, _, o in self.made.values() if o["status"] == "finished"]
+        ended = [result for _, _, result in self.made.values() if result.status == "finished"]
+        earlier = [[look.score for look in result.curve][1:] for result in ended]
         return Pruner([curve for curve in earlier if len(curve) == total], total, stop_at, self.noise)
 
 
-def scatter_of(rows: Iterable[Stored]) -> tuple[float, int]:
+def scatter_of(rows: Iterable[TrialRow]) -> tuple[float, int]:
     """(sum of squares, degrees of freedom) of finished trials that differ in their seeds alone."""
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        method = re.sub(r",?seed=\d+", "", str(row.recipe["method"]))
-        groups[json.dumps([method, row.context.get("base"), _bare(row.recipe)], sort_keys=True)].append(row.score)
+        method = re.sub(r",?seed=\d+", "", row.recipe.method)
+        groups[json.dumps([method, row.result.context.base, row.setting], sort_keys=True)].append(row.score)
     return pooled_scatter(sorted(scores) for _, scores in sorted(groups.items()) if len(scores) > 1)
 
 
 SEEDS = 1000  # a measurement learns from trials with its own seeds: those from its first on
-
-
-def _without(recipe: Recipe) -> dict[str, Any]:
-    return _bare(recipe.to_dict())
-
-
-def _bare(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON reads it back, but for method and seed."""
-    read: dict[str, Any] = json.loads(json.dumps(recipe))
-    return {key: value for key, value in read.items() if key not in ("method", "seed")}

@@ -73,20 +73,20 @@ def _other(result: Measurement, setting: Setting) -> str:
     baseline = None if setting.base is None else setting.base.method  # it passes its own threshold
     found: list[tuple[int, str, float]] = []
     for row in runner.store.trials():
-        here = row.context.get("task") == task and row.context.get("base") in bases
+        here = row.result.context.of(task, bases)
         if (
             not here
-            or row.recipe["method"] == baseline
+            or row.recipe.method == baseline
             or row.status not in ("finished", "passed")
             or row.score < result.threshold
         ):
             continue
         try:
-            spec = parse(str(row.recipe["method"]))
+            spec = parse(row.recipe.method)
         except InputError:  # a method that this version does not have
             continue
         if spec.space is None or str(spec.at(1, seed=None)) != own:
-            found.append((int(row.outcome.get("trained", 0)), _plain(spec), row.score))
+            found.append((row.result.trained, _plain(spec), row.score))
     if not found:
         return ""
     trained, name, score = min(found)

@@ -36,11 +36,11 @@ from d90.studies.measure import measure
 from d90.studies.measurement_setting import Asked
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
-from d90.training.recipe import Recipe, make_recipe
+from d90.training.recipe import make_recipe
 from d90.training.showing import shows_progress
+from d90.trials.context import versions
 from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
-from d90.trials.runner import versions
 from d90.trials.store import Store, digest
 
 __all__ = ["AllSeriesFields", "family", "step_of", "trajectory"]
@@ -278,13 +278,11 @@ def _full(model: str, task: str, store: Store, question: Question) -> float | No
     recipe = make_recipe(model, task, spec, training, asked.data)
     recipe = replace(recipe, epochs=question.search.baseline_epochs or recipe.epochs)
     free = ("seed", "lr") if asked.baseline_lr == AUTO else ("seed",)
-    wanted = {name: value for name, value in recipe.to_dict().items() if name not in free}
-    usual = Recipe(model, task).to_dict()  # a stored recipe may lack what came later
-    scores = defaultdict[Any, list[float]](list)
+    scores = defaultdict[float | None, list[float]](list)
     for trial in store.trials():
-        stored = {**usual, **trial.recipe}
-        if trial.status != "read" and all(stored.get(key) == value for key, value in wanted.items()):
-            scores[trial.recipe.get("lr")].append(trial.score)
+        alike = replace(trial.recipe, **{name: getattr(recipe, name) for name in free})
+        if trial.status != "read" and alike == recipe:
+            scores[trial.recipe.lr].append(trial.score)
     return max(map(statistics.fmean, scores.values()), default=None)
 
 

@@ -17,19 +17,21 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import Unpack
 
 from d90.display import Display, Drawing
 from d90.errors import InputError
+from d90.files import Json
 from d90.options import StudyOptions, with_options
 from d90.options.studies import StudyFields
 from d90.report.measure import write_report
 from d90.results.measure import Measurement, Point
 from d90.search import NextTrial, Observation, SearchProblem, SearchResult, Session
 from d90.search.rules import goal
-from d90.trials.runner import versions
+from d90.training.result import TrialResult
+from d90.trials.context import context_here, versions
+from d90.trials.row import TrialRow
 from d90.trials.store import Store, digest
 
 __all__ = ["Study", "Trial"]
@@ -156,22 +158,15 @@ class Study(Display):
             raise InputError("got at_least for a trial that must run to its end (its stop_at is None)")
         asked = self._open.pop(trial)
         status = "diverged" if failed else "passed" if at_least else "finished"
-        outcome = {
-            "score": math.nan if failed else self._sign * float(score or 0.0),
-            "status": status,
-            "steps": cost,
-            "seconds": 0.0,
-        }
+        given = min(self._chance, 0.0) if failed else self._sign * float(score or 0.0)
+        result = TrialResult(given, status, steps=cost, context=context_here(self.key, self.key))
         stop_at = None if trial.stop_at is None else self._sign * trial.stop_at
-        context = {"task": self.key, "base": self.key, **versions()}
         key = digest([self.key, asked.d, asked.projection_seed, asked.training_seed])
-        if failed:
-            outcome["score"] = min(self._chance, 0.0)
         self.store.add(
-            key, stop_at, asked.d, asked.training_seed, self._recipe(asked), outcome, context, study=self.key
+            TrialRow(key, self._recipe(asked), result, stop_at, asked.d, asked.training_seed), study=self.key
         )
-        self._session.tell(asked, self._observation(asked, outcome, stop_at))
-        self._told[asked] = self._point(asked, outcome, stop_at)
+        self._session.tell(asked, _observation(asked, result, stop_at))
+        self._told[asked] = _point(asked, result, stop_at)
         if any(one.d is not None for one in self._told):
             self.store.put_study(self.key, "measure", self.measurement.to_dict())
 
@@ -280,7 +275,7 @@ class Study(Display):
 
     def _resumed(self) -> Session:
         """The session with every stored trial of this question told."""
-        rows = [row for row in self.store.trials() if row.context.get("task") == self.key]
+        rows = [row for row in self.store.trials() if row.result.context.task == self.key]
         baselines = [row.score for row in rows if row.d is None]
         full = self._full if self._full is not None else math.fsum(baselines) / len(baselines) if baselines else None
         gain = abs((full if full is not None else self._chance + 1.0) - self._chance) or 1.0
@@ -298,30 +293,12 @@ class Study(Display):
         )
         own = []
         for row in rows:
-            asked = NextTrial(row.d, int(row.recipe["projection_seed"]), row.seed, False, "stored")
-            own.append(self._observation(asked, row.outcome, row.stop_at))
-            self._told[asked] = self._point(asked, row.outcome, row.stop_at)
+            asked = NextTrial(row.d, row.projection_seed, row.seed, False, "stored")
+            own.append(_observation(asked, row.result, row.stop_at))
+            self._told[asked] = _point(asked, row.result, row.stop_at)
         return Session(problem, own)
 
-    def _observation(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Observation:
-        return Observation.of(
-            asked.d,
-            asked.projection_seed,
-            asked.training_seed,
-            outcome["status"],
-            outcome["score"],
-            stop_at,
-            outcome["steps"],
-        )
-
-    def _point(self, asked: NextTrial, outcome: dict[str, Any], stop_at: float | None) -> Point:
-        passed = outcome["status"] == "passed"
-        seeds = asked.training_seed, asked.projection_seed
-        return Point(
-            asked.d or 0, seeds[0], outcome["score"], passed, outcome["status"], 0.0, seeds[1], stop_at=stop_at
-        )
-
-    def _recipe(self, asked: NextTrial) -> dict[str, Any]:
+    def _recipe(self, asked: NextTrial) -> Json:
         method = "full" if asked.d is None else f"full@d={asked.d}"
         return {
             "model": self.name,
@@ -330,3 +307,14 @@ class Study(Display):
             "seed": asked.training_seed,
             "projection_seed": asked.projection_seed,
         }
+
+
+def _observation(asked: NextTrial, result: TrialResult, stop_at: float | None) -> Observation:
+    seeds = asked.projection_seed, asked.training_seed
+    return Observation.of(asked.d, *seeds, result.status, result.score, stop_at, result.steps)
+
+
+def _point(asked: NextTrial, result: TrialResult, stop_at: float | None) -> Point:
+    passed = result.status == "passed"
+    seeds = asked.training_seed, asked.projection_seed
+    return Point(asked.d or 0, seeds[0], result.score, passed, result.status, 0.0, seeds[1], stop_at=stop_at)

@@ -22,7 +22,7 @@ from d90.errors import D90Error, InputError, RunFailed
 from d90.files import write_bytes
 from d90.methods import Trainable, restore, snapshot
 from d90.methods.direct import Snapshot
-from d90.training.recipe import Evaluation
+from d90.training.result import Evaluation
 
 __all__ = ["Checkpoint", "State", "resumed"]
 

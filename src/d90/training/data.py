@@ -22,7 +22,8 @@ from d90.training.answers import ask
 from d90.training.batches import Batches, outputs_of
 from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
-from d90.training.recipe import Forgotten, Recipe
+from d90.training.recipe import Recipe
+from d90.training.result import Forgotten
 
 __all__ = ["Data", "open_model", "open_task"]
 

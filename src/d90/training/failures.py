@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from d90.errors import RunFailed, TrainingFailed
-from d90.search.problem import FAILED
+from d90.training.result import TrialResult
 
-__all__ = ["all_failed", "failed", "failed_outcome", "free_memory", "out_of_memory"]
+__all__ = ["all_failed", "failed_result", "free_memory", "out_of_memory"]
 
 # what torch says in a plain RuntimeError: the processor's allocator, accelerators, their libraries
 _WORDS = ("not enough memory", "out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
@@ -32,35 +31,27 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def failed_outcome(why: str, seconds: float) -> dict[str, Any]:
-    """The outcome of a trial that memory did not suffice for; it is never stored: with more memory it would run."""
-    return {
-        "score": -math.inf, "status": "failed", "zero_score": -math.inf, "curve": [], "steps": 0, "seconds": seconds, "test": None,
-        "error": why,
-    }  # fmt: skip
+def failed_result(why: str, seconds: float) -> TrialResult:
+    """What a trial gave that memory did not suffice for; it is never stored: with more memory it would run."""
+    return TrialResult(-math.inf, "failed", zero_score=-math.inf, seconds=seconds, error=why)
 
 
-def failed(outcome: Mapping[str, Any]) -> bool:
-    """Whether a trial failed, by its outcome."""
-    return outcome["status"] in FAILED
-
-
-def all_failed(what: str, outcomes: Sequence[Mapping[str, Any]], option: str = "--lr", auto: bool = True) -> RunFailed:
+def all_failed(what: str, results: Sequence[TrialResult], option: str = "--lr", auto: bool = True) -> RunFailed:
     """The error for trials that all failed.
 
     Args:
         what: was trained, as in "every trial of bitfit" or "the baseline, full,".
-        outcomes: of those trials.
+        results: of those trials.
         option: sets their learning rate; `auto`: whether it can be found.
     """
-    lacking = [str(outcome["error"]) for outcome in outcomes if outcome["status"] == "failed"]
-    if len(lacking) == len(outcomes):
+    lacking = [result.error for result in results if not result.lasting]
+    if len(lacking) == len(results):
         return TrainingFailed(
             f"{what} failed: memory was exhausted ({lacking[-1]}). A smaller --batch-size or --max-length needs less; fewer trials at once "
             "(--jobs) leave more for each"
         )
-    rates = sorted({float(outcome["lr"]) for outcome in outcomes if "lr" in outcome})
-    step = min(outcome["steps"] for outcome in outcomes if outcome["status"] == "diverged")
+    rates = sorted({result.lr for result in results if math.isfinite(result.lr)})
+    step = min(result.steps for result in results if result.status == "diverged")
     shown = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
     return TrainingFailed(
         f"{what} diverged: the loss was not finite, from step {step} on, at learning rate {shown}. That says nothing of how many "

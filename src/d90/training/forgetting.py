@@ -32,7 +32,7 @@ from d90.tasks.kinds.language import Language, documents
 from d90.training.batches import Batches, device_of
 from d90.training.evaluation import predict
 from d90.training.precision import autocast, own_precision
-from d90.training.recipe import Forgotten
+from d90.training.result import Forgotten
 
 __all__ = ["OWN_TEXT", "Retained", "forgetting", "losses", "measure_forgetting", "own_text", "retained"]
 

@@ -26,8 +26,8 @@ from d90.training.device import best_device
 from d90.training.evaluation import Assessment, look, predict
 from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
-from d90.training.recipe import Forgotten
 from d90.training.record import note_not_covered, read_record
+from d90.training.result import Forgotten
 from d90.training.writing import write
 
 __all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -39,7 +38,8 @@ from d90.training.device import best_device, check_device
 from d90.training.evaluation import evaluate, predict
 from d90.training.progress import Progress
 from d90.training.rates import find_rate
-from d90.training.recipe import Outcome, Recipe, default_lr, make_recipe, suited, trial_key
+from d90.training.recipe import Recipe, default_lr, make_recipe, suited, trial_key
+from d90.training.result import TrialResult
 from d90.training.run import Run
 from d90.training.schedule import recomputing, undisturbed
 from d90.training.showing import Told, listener, shows_progress
@@ -175,12 +175,12 @@ def train_to_file(
 def _with_rate(data: Data, spec: Spec, recipe: Recipe, progress: Progress) -> Recipe:
     """The recipe at the rate that runs of it find."""
 
-    def run(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    def run(recipes: Sequence[Recipe]) -> list[TrialResult]:
         found = []
         for one in recipes:
-            outcome, applied_method = fit(data, spec, one, progress=progress)
+            result, applied_method = fit(data, spec, one, progress=progress)
             applied_method.release()
-            found.append(outcome.to_dict())
+            found.append(result)
         return found
 
     searched = find_rate(run, recipe, default_lr(spec, data.task.kind), recipe.steps(len(data.train)))
@@ -197,7 +197,7 @@ def fit(
     control: RunControl = NO_CONTROL,
     test: bool = False,
     applied_method: AppliedMethod | None = None,
-) -> tuple[Outcome, AppliedMethod]:
+) -> tuple[TrialResult, AppliedMethod]:
     """Train once.
 
     Args:
@@ -206,7 +206,7 @@ def fit(
         applied_method: trained further; without one the method is applied afresh.
 
     Returns:
-        The outcome, and the method as it lies on the model: call `release()` on it.
+        The result, and the method as it lies on the model: call `release()` on it.
     """
     module = data.model.module
     if recipe.measures_forgetting:
@@ -216,12 +216,12 @@ def fit(
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with undisturbed(module, recipe.seed), recomputing(module, recipe.gradient_checkpointing):
-            outcome = Loop(data, applied_method.trained, spec, recipe, control, progress).run()
+            result = Loop(data, applied_method.trained, spec, recipe, control, progress).run()
             if test:
-                outcome = replace(outcome, test=evaluate(data, "test", outcome.precision)[0])
-            if whole and recipe.measures_forgetting and outcome.status != "diverged":
-                outcome = replace(outcome, forgetting=data.forgotten(recipe.keep))
-            return outcome, applied_method
+                result = replace(result, test=evaluate(data, "test", result.precision)[0])
+            if whole and recipe.measures_forgetting and result.status != "diverged":
+                result = replace(result, forgetting=data.forgotten(recipe.keep))
+            return result, applied_method
     except BaseException:
         applied_method.release()
         raise

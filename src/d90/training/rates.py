@@ -14,17 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from d90.tasks.metrics import to_display
-from d90.training.failures import all_failed, failed
+from d90.training.failures import all_failed
 from d90.training.recipe import Recipe
+from d90.training.result import TrialResult
 
 __all__ = ["Ladder", "RateSearch", "RateTrial", "RunAll", "find_rate"]
 
-RunAll = Callable[
-    [Sequence[Recipe]], Sequence[Mapping[str, Any]]
-]  # recipes that do not depend on one another -> their outcomes
+RunAll = Callable[[Sequence[Recipe]], Sequence[TrialResult]]  # of recipes that do not depend on one another
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,13 @@ class RateTrial:
     score: float
     zero_score: float
     loss: float | None
-    steps: int
+    steps: float
 
     @classmethod
-    def of(cls, recipe: Recipe, outcome: Mapping[str, Any]) -> RateTrial:
-        """What a run's outcome, as it is stored, says of its rate."""
+    def of(cls, recipe: Recipe, result: TrialResult) -> RateTrial:
+        """What a run says of its rate."""
         assert recipe.lr is not None
-        loss = None if failed(outcome) else float(outcome["curve"][-1]["loss"])
-        return cls(recipe.lr, recipe.until, outcome["score"], outcome["zero_score"], loss, outcome["steps"])
+        return cls(recipe.lr, recipe.until, result.score, result.zero_score, result.last_loss, result.steps)
 
 
 @dataclass(frozen=True)
@@ -119,13 +116,13 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
     ladder = ladder or Ladder()
     until = max(ladder.until, min(1.0, ladder.min_steps / steps))
     trials: dict[tuple[float, int], RateTrial] = {}
-    outcomes: list[Mapping[str, Any]] = []
+    results: list[TrialResult] = []
 
     def tried(share: float, rungs: Sequence[int]) -> None:
         recipes = [replace(recipe, lr=_rate(guess, ladder.ratio, rung), until=share) for rung in rungs]
-        for rung, one, outcome in zip(rungs, recipes, run(recipes), strict=True):
-            trials[share, rung] = RateTrial.of(one, outcome)
-            outcomes.append({**outcome, "lr": one.lr})
+        for rung, one, result in zip(rungs, recipes, run(recipes), strict=True):
+            trials[share, rung] = RateTrial.of(one, result)
+            results.append(replace(result, lr=trials[share, rung].lr))
 
     def rungs_of(share: float) -> list[int]:
         return sorted(rung for at, rung in trials if at == share)
@@ -148,7 +145,7 @@ def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Lad
     winner = min(rungs_of(1.0), key=lambda rung: _by_score(trials[1.0, rung], rung))
     if trials[1.0, winner].loss is None:
         raise all_failed(
-            f"every run that was to find the learning rate of {recipe.method}", [o for o in outcomes if failed(o)]
+            f"every run that was to find the learning rate of {recipe.method}", [one for one in results if one.failed]
         )
     found = tuple(trials[at, rung] for at in sorted({at for at, _ in trials}) for rung in rungs_of(at))
     spent = sum(trial.steps for trial in found) / steps

@@ -1,4 +1,4 @@
-"""What decides a run and what it gave: both as they are stored."""
+"""What decides a run, as it is stored."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from d90.subspace.options import STEP_RULE, STEP_RULES
 from d90.tasks import Task, TaskKind
 
 __all__ = [
-    "Evaluation",
-    "Forgotten",
-    "Outcome",
     "Recipe",
     "bf16_is_fast",
     "check_types",
@@ -211,126 +208,6 @@ def bf16_is_fast(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at the validation split: after `step` optimizer steps, its score and loss.
-
-    `forgets` is what was lost of the text to be kept, where a limit decides (`Recipe.forget_at_most`): beyond it the score is that of
-    the untrained model.
-    """
-
-    step: int
-    score: float
-    loss: float
-    forgets: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is stored."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
-        """From what was stored.
-
-        Raises:
-            KeyError, TypeError, ValueError: something else.
-        """
-        if not isinstance(found, Mapping):
-            raise TypeError(f"a look at the validation split is {found!r:.40}, expected an object")
-        forgets = found.get("forgets")
-        return cls(
-            int(found["step"]),
-            float(found["score"]),
-            float(found["loss"]),
-            None if forgets is None else float(forgets),
-        )
-
-
-@dataclass(frozen=True)
-class Forgotten:
-    """Nats a token that a tune lost against the plain base on `count` examples, with the standard error of the mean.
-
-    Attributes:
-        on: the examples: the base's own text, or a task.
-        digest: of them.
-    """
-
-    on: str
-    mean: float
-    error: float
-    count: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run gave, as stored.
-
-    `score` is the best of the evaluations, the untrained model's among them, and that of the weights which are kept; `status` is
-    "finished", "passed" (stopped at the threshold: the score is a lower bound), "hopeless" (given up: it would have stayed below
-    the threshold), "read" (ended early as its recipe says, `Recipe.until`) or "diverged" (the loss was not finite at step
-    `steps`). `zero_score` is that of the untrained model.
-    """
-
-    score: float
-    status: str
-    zero_score: float
-    curve: tuple[Evaluation, ...]
-    steps: int
-    seconds: float
-    train_loss: float
-    trained: int  # numbers trained
-    D: int  # weights moved
-    lambdas: int
-    layers: str  # the definition of a layer that was used
-    truncated: int
-    lr: float
-    precision: str
-    test: float | None = None  # the best evaluation's score on the test split, where it was asked for
-    forgetting: tuple[Forgotten, ...] = ()  # by the kept weights, where it was asked for
-
-    @property
-    def best(self) -> Evaluation:
-        """The evaluation whose weights are kept: the first of those with the best score."""
-        return max(self.curve, key=lambda look: look.score)
-
-    @property
-    def improved(self) -> bool:
-        """Whether training ever beat the untrained model."""
-        return self.score > self.zero_score
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is stored."""
-        body = asdict(self) | {"curve": [look.to_dict() for look in self.curve]}
-        del body["forgetting"]
-        return body | ({"forgetting": [asdict(one) for one in self.forgetting]} if self.forgetting else {})
-
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Outcome:
-        """From what was stored, by this version or another: an unknown field is left out, a missing one says nothing.
-
-        Raises:
-            InputError: a field of another type, or a curve of something else.
-        """
-        known: dict[str, Any] = {key: found[key] for key in cls.__dataclass_fields__ if key in found}
-        check_types(cls, known, "an outcome")
-        try:
-            curve = tuple(Evaluation.from_dict(one) for one in known.pop("curve", ()))
-            forgetting = tuple(Forgotten(**one) for one in known.pop("forgetting", ()))
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"got a learning curve that is none ({type(error).__name__}: {error}), expected evaluations"
-            ) from None
-        return cls(**{**_NOTHING_SAID, **known}, curve=curve, forgetting=forgetting)
-
-
-# what an outcome says where an earlier version, or another program, said nothing
-_NOTHING_SAID: dict[str, Any] = {
-    "score": math.nan, "status": "finished", "zero_score": math.nan, "steps": 0, "seconds": 0.0, "train_loss": math.nan, "trained": 0,
-    "D": 0, "lambdas": 0, "layers": "", "truncated": 0, "lr": math.nan, "precision": "fp32",
-}  # fmt: skip
 
 
 def make_recipe(

@@ -27,7 +27,8 @@ from d90.methods import Spec, parse
 from d90.subspace import file as tune_file
 from d90.subspace.fingerprint import NOT_COVERED, Base, digest_of
 from d90.training.progress import Progress
-from d90.training.recipe import Outcome, Recipe, recipe_key
+from d90.training.recipe import Recipe, recipe_key
+from d90.training.result import TrialResult
 
 __all__ = [
     "TaskRecord",
@@ -63,7 +64,7 @@ class TuneRecord:
 
     version: str
     recipe: Recipe
-    outcome: Outcome
+    outcome: TrialResult
     task: TaskRecord
 
     @classmethod
@@ -77,7 +78,9 @@ class TuneRecord:
         told = TaskRecord(
             task["kind"], task["metric"], task["texts"], tuple(map(str, task["labels"])), task.get("sizes") or {}, task.get("max_length")
         )  # fmt: skip
-        return cls(str(record["d90"]), Recipe.from_dict(record["recipe"]), Outcome.from_dict(record["outcome"]), told)
+        return cls(
+            str(record["d90"]), Recipe.from_dict(record["recipe"]), TrialResult.from_dict(record["outcome"]), told
+        )
 
 
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def check_record(found: Mapping[str, Any]) -> Spec:
         if not isinstance(found.get(name), dict):
             raise InputError(f"it has no '{name}'")
     recipe, task, base = Recipe.from_dict(found["recipe"]), found["task"], found.get("base")
-    Outcome.from_dict(found["outcome"])
+    TrialResult.from_dict(found["outcome"])
     if "precision" not in found["outcome"] or "score" not in found["outcome"]:
         raise InputError("its outcome has no 'precision' or no 'score'")
     for name, kind in _TASK.items():

@@ -15,8 +15,9 @@ from d90.tasks.metrics import to_display
 from d90.training.base import describe_base
 from d90.training.batches import Batches
 from d90.training.evaluation import predict
-from d90.training.recipe import Outcome, Recipe
+from d90.training.recipe import Recipe
 from d90.training.record import save_pair, sealed
+from d90.training.result import TrialResult
 
 __all__ = ["Run"]
 
@@ -38,7 +39,7 @@ class Run(Display):
     """
 
     def __init__(
-        self, recipe: Recipe, outcome: Outcome, model: Model, task: Task, applied_method: AppliedMethod
+        self, recipe: Recipe, outcome: TrialResult, model: Model, task: Task, applied_method: AppliedMethod
     ) -> None:
         self.recipe, self.outcome, self.model, self.task, self.applied_method = (
             recipe,

@@ -23,7 +23,8 @@ from d90.training.data import Data
 from d90.training.evaluation import assess
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
-from d90.training.recipe import Evaluation, Outcome, Recipe, default_lr, trial_label
+from d90.training.recipe import Recipe, default_lr, trial_label
+from d90.training.result import Evaluation, TrialResult
 from d90.training.schedule import batches_of, rate
 
 __all__ = ["NO_CONTROL", "Loop", "RunControl"]
@@ -87,7 +88,7 @@ class Loop:
         self._predictions: Tensor | None = None  # of the best evaluation so far
         self._best_state: Any = None
 
-    def run(self) -> Outcome:
+    def run(self) -> TrialResult:
         """Train to the end, or to where it ends early."""
         self.progress.trial_started(trial_label(self.spec, self.recipe, self.data.task.kind), self.last)
         self._begin()
@@ -101,7 +102,7 @@ class Loop:
                 break
         if self._best_state is not None:
             restore(self.trained, self._best_state)
-        return Outcome(
+        return TrialResult(
             score=self._best,
             status=status,
             zero_score=self.curve[0].score,

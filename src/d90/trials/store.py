@@ -17,14 +17,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from d90.errors import D90Error, RunFailed, StoreError
+from d90.files import Json
+from d90.trials.row import TrialRow, json_object
 from d90.trials.view import RUNS
 
-__all__ = ["SCHEMA", "Store", "Stored", "digest"]
+__all__ = ["SCHEMA", "Store", "digest"]
 
 SCHEMA = 3
 CHECKPOINT_MINUTES = 10.0
@@ -64,25 +66,7 @@ DROP VIEW IF EXISTS runs;
 CREATE VIEW runs AS {RUNS};
 """
 _NOTE = "INSERT INTO study_trials VALUES (?, ?, 1) ON CONFLICT (study, trial) DO UPDATE SET made = 1"
-_COLUMNS = "id, key, stop_at, ended, d, seed, score, status, recipe, outcome, context"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One trial's row."""
-
-    id: int
-    key: str
-    stop_at: float | None
-    ended: str
-    d: int | None
-    seed: int
-    score: float
-    status: str
-    recipe: dict[str, Any]
-    outcome: dict[str, Any]
-    context: dict[str, Any]
-    predictions: bytes | None = None  # from `Store.find` alone
+_COLUMNS = "key, stop_at, ended, d, seed, score, status, recipe, outcome, context"
 
 
 class Store:
@@ -148,14 +132,12 @@ class Store:
         """The folder beside the store where trials that are under way keep their state."""
         return self.path.with_name(f"{self.path.name}.trials")
 
-    def find(self, key: str, stop_at: float | None) -> Stored | None:
+    def find(self, key: str, stop_at: float | None) -> TrialRow | None:
         """A stored trial that answers for this key and threshold.
 
         One that ran to its end, or stopped at or above the threshold, or was given up as hopeless for one no higher.
         """
-        blob = ", predictions" if self._version > 1 else ""
-        found = self._read(f"SELECT {_COLUMNS}{blob} FROM trials WHERE key = ? ORDER BY id", (key,))
-        rows = [self._row(row) for row in found]
+        rows = self._rows("WHERE key = ?", (key,), predictions=True)
         whole = [row for row in rows if row.status not in ("passed", "hopeless")]
         enough = [row for row in rows if stop_at is not None and row.score >= stop_at]
         given_up = [
@@ -165,33 +147,23 @@ class Store:
         ]
         return next(iter(whole or enough or given_up), None)
 
-    def add(
-        self,
-        key: str,
-        stop_at: float | None,
-        d: int | None,
-        seed: int,
-        recipe: dict[str, Any],
-        outcome: dict[str, Any],
-        context: dict[str, Any],
-        predictions: bytes | None = None,
-        study: str | None = None,
-    ) -> None:
+    def add(self, row: TrialRow, study: str | None = None) -> None:
         """Write one ended trial, over an earlier one of its key and threshold; durable when this returns.
 
         `study` is the key of the study it was made for.
         """
-        body = [json.dumps(part, sort_keys=True) for part in (recipe, outcome, context)]
-        row = (key, stop_at, _now(), d, seed, outcome["score"], outcome["status"], *body, predictions)
-        columns = f"{_COLUMNS.removeprefix('id, ')}, predictions"
+        ended = replace(row, ended=_now())
+        values = (*ended.columns, ended.result.predictions or None)
         with self._errors(), self._transaction():
-            self._db.execute(f"INSERT OR REPLACE INTO trials ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute(
+                f"INSERT OR REPLACE INTO trials ({_COLUMNS}, predictions) VALUES (?,?,?,?,?,?,?,?,?,?,?)", values
+            )
             if study is not None:
-                self._db.execute(_NOTE, (study, key))
+                self._db.execute(_NOTE, (study, ended.key))
 
-    def trials(self) -> list[Stored]:
-        """Every trial, in the order they ended."""
-        return [self._row(row) for row in self._read(f"SELECT {_COLUMNS} FROM trials ORDER BY id")]
+    def trials(self) -> list[TrialRow]:
+        """Every trial without its predictions, in the order they ended."""
+        return self._rows()
 
     def runs(self) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The view's columns and rows, whether the file has the view or not."""
@@ -217,7 +189,7 @@ class Store:
         with self._errors(), self._transaction():
             self._db.execute(_NOTE, (study, trial))
 
-    def put_study(self, key: str, kind: str, body: dict[str, Any]) -> None:
+    def put_study(self, key: str, kind: str, body: Json) -> None:
         """Write a study's result, over an earlier one of the same key."""
         with self._errors(), self._transaction():
             self._db.execute(
@@ -225,12 +197,12 @@ class Store:
                 (key, _now(), kind, json.dumps(body, sort_keys=True)),
             )
 
-    def all_studies(self) -> list[tuple[str, str, dict[str, Any]]]:
+    def all_studies(self) -> list[tuple[str, str, Json]]:
         """(key, kind, result) of every study, oldest first."""
         found = self._read("SELECT key, kind, body FROM studies ORDER BY updated, rowid")
         return [(key, kind, self._json(body)) for key, kind, body in found]
 
-    def studies(self, kind: str = "measure") -> list[dict[str, Any]]:
+    def studies(self, kind: str = "measure") -> list[Json]:
         """Every study's result of one kind, oldest first."""
         found = self._read("SELECT body FROM studies WHERE kind = ? ORDER BY updated, rowid", (kind,))
         return [self._json(row[0]) for row in found]
@@ -253,18 +225,15 @@ class Store:
         """Close the file."""
         self._db.close()
 
-    def _row(self, row: tuple[Any, ...]) -> Stored:
-        found = Stored(*row[:8], *(self._json(part) for part in row[8:11]), *row[11:])
+    def _rows(self, where: str = "", values: tuple[Any, ...] = (), predictions: bool = False) -> list[TrialRow]:
+        blob = "predictions" if predictions and self._version > 1 else "NULL"
+        found = self._read(f"SELECT id, {_COLUMNS}, {blob} FROM trials {where} ORDER BY id", values)
         with self._errors():
-            _check_types(found)
-        return found
+            return [TrialRow.from_columns(number, tuple(columns), blob) for number, *columns, blob in found]
 
-    def _json(self, text: Any) -> dict[str, Any]:
+    def _json(self, text: Any) -> Json:
         with self._errors():
-            found = json.loads(text)
-            if not isinstance(found, dict):
-                raise TypeError(f"a row holds {type(found).__name__}, not an object")
-            return found
+            return json_object(text)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -310,24 +279,6 @@ class Store:
             f"'{self.path}' is damaged ({type(error).__name__}: {said[:120]}). Keep a copy, save what can be read with "
             f"'sqlite3 {self.path.name} .recover | sqlite3 saved.sqlite', and go on with --store saved.sqlite"
         )
-
-
-def _check_types(row: Stored) -> None:
-    """Refuse a row that holds other than d90 writes.
-
-    Raises:
-        TypeError: which column.
-    """
-    number, word = (int, float), (str,)
-    expected: dict[str, tuple[object, tuple[type, ...]]] = {
-        "key": (row.key, word), "ended": (row.ended, word), "status": (row.status, word), "score": (row.score, number),
-        "seed": (row.seed, (int,)), "stop_at": (row.stop_at, (*number, type(None))), "d": (row.d, (int, type(None))),
-        **{f"the recipe's {name}": (row.recipe.get(name), word) for name in ("model", "task", "method")},
-        "the outcome's score": (row.outcome.get("score", 0), number), "the learning curve": (row.outcome.get("curve", []), (list,)),
-    }  # fmt: skip
-    for name, (value, kinds) in expected.items():
-        if not isinstance(value, kinds):
-            raise TypeError(f"{name} of trial {row.id!s:.20} is {value!r:.40}")
 
 
 def digest(asked: Any) -> str:
