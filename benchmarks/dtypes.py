@@ -23,16 +23,15 @@ import d90
 from d90 import tasks
 from d90.subspace import file as tune_file
 from d90.training.batches import Batches
-from d90.training.loading import open_tune, read_record
+from d90.training.loading import open_tune
 from d90.training.loop import predict
+from d90.training.record import read_record
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    record, _ = read_record(path)
-    recipe, precision = record["recipe"], record["outcome"]["precision"]
-    task = tasks.load(
-        recipe["task"], limit=recipe["train_limit"], validation_limit=recipe["validation_limit"], **recipe["columns"]
-    )
+    record = read_record(path)
+    recipe, precision = record.recipe, record.outcome.precision
+    task = tasks.load(recipe.task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **recipe.columns)
     header, tensors = tune_file.read(path)
     theta, rows = tensors["theta"], []
     exact: torch.Tensor | None = None

@@ -23,7 +23,7 @@ from fastapi import Body, FastAPI, HTTPException
 
 import d90
 from d90.errors import InputError
-from d90.training.base import kind_of, open_base
+from d90.training.base import open_base
 from d90.training.batches import Batches, outputs_of
 from d90.training.record import read_record
 
@@ -31,8 +31,8 @@ MOST = 32  # rows of one batch
 
 
 def make_app(folder: Path) -> FastAPI:
-    record, _ = read_record(min(folder.glob("*.d90")))  # the first tells the base, the labels and the kind of task
-    model, kind = open_base(record), kind_of(record)
+    record = read_record(min(folder.glob("*.d90")))  # the first tells the base, the labels and the kind of task
+    model, kind = open_base(record), record.kind
     model.module.eval()
     bank, waiting = d90.Bank(model.module, folder), queue.Queue[tuple[str | None, str, Future[Any]]]()
     app = FastAPI()

@@ -24,7 +24,8 @@ from d90.integrations import hub
 from d90.integrations.model_card import base_on_hub, card, hub_dataset, local_name
 from d90.subspace import file as tune_file
 from d90.subspace.file import about
-from d90.training.loading import open_tune, read_record
+from d90.training.loading import open_tune
+from d90.training.record import TuneRecord, read_record
 from tests.reference.command import run as cli
 from tests.reference.tiny import tiny_run
 
@@ -209,45 +210,40 @@ def test_push_carries_no_path_of_this_machine(dtype: str, tmp_path: Path) -> Non
     before, after = (tune_file.read(path) for path in (home / "t.d90", tmp_path / "shelf" / "task.d90"))
     assert before[1].keys() == after[1].keys()
     assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])
-    record, _ = read_record(tmp_path / "shelf" / "task.d90")
-    mine, _ = read_record(home / "t.d90")
-    assert (record["recipe"]["model"], record["recipe"]["task"]) == (
-        Path(mine["recipe"]["model"]).name,
-        Path(mine["recipe"]["task"]).name,
-    )
-    assert after[0].recipe == record["recipe_hash"] != mine["recipe_hash"]
+    record, mine = read_record(tmp_path / "shelf" / "task.d90"), read_record(home / "t.d90")
+    assert (record.recipe.model, record.recipe.task) == (Path(mine.recipe.model).name, Path(mine.recipe.task).name)
+    assert after[0].recipe == record.digest != mine.digest
     assert replace(after[0], recipe="-") == replace(before[0], recipe="-")
 
 
 def test_the_card_says_what_it_is(trained: Path) -> None:
     from huggingface_hub import ModelCard
 
-    record, _ = read_record(trained)
+    record = read_record(trained)
     read = ModelCard(card(record, about(trained), "owner/name"))
     data = read.data.to_dict()
     assert data["library_name"] == "d90"
     assert "base_model" not in data, "a local folder is no model of the hub's"
     assert data["d90"] == {
-        "version": record["d90"],
-        "method": record["recipe"]["method"],
+        "version": record.version,
+        "method": record.recipe.method,
         "d": 20,
         "task": "data",
         "metric": "accuracy",
-        "score": round(record["outcome"]["score"], 6),
-        "sizes": record["task"]["sizes"],
-        "max_length": record["task"]["max_length"],
+        "score": round(record.outcome.score, 6),
+        "sizes": record.task.sizes,
+        "max_length": record.task.max_length,
         "base_fingerprint": about(trained).header.base,
     }
-    assert set(record["task"]["sizes"]) >= {"train", "validation"}
-    assert f"{record['task']['sizes']['train']:,} train" in read.text
-    assert f"at most {record['task']['max_length']}" in read.text
+    assert set(record.task.sizes) >= {"train", "validation"}
+    assert f"{record.task.sizes['train']:,} train" in read.text
+    assert f"at most {record.task.max_length}" in read.text
     assert "model-index" not in data, "no dataset of the hub's is guessed from a folder's name"
     assert "datasets" not in data
     assert 'predict([("some text",)])' in read.text
     assert str(trained.parent) not in read.content, "no path of this machine"
-    named = card(
-        {**record, "recipe": {**record["recipe"], "model": "minilm", "task": "glue/mrpc"}}, about(trained), "o/n"
-    )
+    elsewhere = replace(record, recipe=replace(record.recipe, model="minilm", task="glue/mrpc"))
+    named = card(elsewhere, about(trained), "o/n")
     assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in named
     assert "<code>glue/mrpc</code>" in named
     result = ModelCard(named).data.to_dict()["model-index"][0]["results"][0]
@@ -286,13 +282,13 @@ HOSTILE_TEXTS = [
 def test_the_card_escapes_what_comes_from_files(text: str, trained: Path) -> None:
     from huggingface_hub import ModelCard
 
-    record, _ = read_record(trained)
-    hostile = {
-        **record,
-        "d90": text,
-        "recipe": {**record["recipe"], "model": f"./{text}", "task": f"./{text}"},
-        "task": {**record["task"], "labels": [text, "b"]},
-    }
+    record = read_record(trained)
+    body = record.stored
+    recipe, task = (
+        {**body["recipe"], "model": f"./{text}", "task": f"./{text}"},
+        {**body["task"], "labels": [text, "b"]},
+    )
+    hostile = TuneRecord.from_dict({**body, "d90": text, "recipe": recipe, "task": task})
     plain, written = card(record, about(trained), "o/n"), card(hostile, about(trained), f"./{text}")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", written)
     body = ModelCard(written).text

@@ -146,7 +146,7 @@ def test_the_card_of_a_language_model_says_how_to_serve_it(tmp_path: Path) -> No
     from d90.training.record import read_record
 
     tune = _tune(tmp_path, "lora:r=4@d=20")
-    text = card(read_record(tune)[0], tune_file.about(tune), "owner/name")
+    text = card(read_record(tune), tune_file.about(tune), "owner/name")
     for words in (
         "pipeline_tag: text-generation", "d90 generate tuned/task.d90", "vllm serve path/to/the/base --enable-lora --max-lora-rank 8",
         "AutoModelForCausalLM.from_pretrained('model')", "ollama: a Modelfile of two lines, FROM path/to/the/base and ADAPTER adapter",

@@ -66,9 +66,9 @@ def save(path: Path, seed: int) -> None:
 
 def opened(path: Path) -> int:
     """The seed of the pair that opens: of its record and of its tune."""
-    record, _ = read_record(path)
+    record = read_record(path)
     header, tensors = tune_file.read(path)
-    assert header.seed == record["recipe"]["seed"]
+    assert header.seed == record.recipe.seed
     assert tensors["theta"].shape == (12,)
     return header.seed
 
@@ -230,13 +230,13 @@ def mutants(text: str, count: int) -> list[bytes]:
 def test_mutated_records_are_refused_or_mean_the_same(tmp_path: Path, count: int) -> None:
     path = tmp_path / "task.d90"
     save(path, 1)
-    good = read_record(path)[0]
+    good = read_record(path)
     text, taken = (tmp_path / "task.json").read_text(), 0
     lines = 0
     for mutant in mutants(text, count):
         (tmp_path / "task.json").write_bytes(mutant)
         try:
-            found = read_record(path)[0]
+            found = read_record(path)
         except D90Error as error:
             lines += str(error).count("\n")
         else:
@@ -253,7 +253,7 @@ def test_a_record_of_the_second_format_is_read_and_its_recipe_recomputed(tmp_pat
     named = recipe_key(record["recipe"], TASK["fingerprint"], record["base"])[:16]  # type: ignore[arg-type]
     Subspace(zoo(), 12, seed=1).save(path, named)
     (tmp_path / "task.json").write_text(json.dumps({**record, "recipe_hash": named}))
-    assert read_record(path)[0]["base"] == record["base"]
+    assert read_record(path).base == record["base"]
     record["recipe"]["max_length"] = 32
     (tmp_path / "task.json").write_text(json.dumps({**record, "recipe_hash": named}))
     with pytest.raises(InputError, match="it was edited"):

@@ -45,11 +45,11 @@ from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
 from d90.subspace import file as tune_file
 from d90.tasks import Task
-from d90.training.loading import read_record
 from d90.training.loop import Data, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, make_recipe
+from d90.training.record import read_record
 from d90.training.run import Run
 from d90.training.showing import Told, listener, shows_progress
 from d90.trials.store import Store
@@ -291,13 +291,13 @@ def _finished(tuned: Run | str, task: str | Task | None, options: dict[str, Any]
         recipe, where, theta = tuned.recipe, "this run", getattr(tuned.trained, "theta", None)
         given: str | Task = tuned.task
     else:
-        record, where = read_record(tuned)[0], f"'{tuned}'"
-        recipe, theta = Recipe.from_dict(record["recipe"]), tune_file.read(tuned)[1].get("theta")
+        record, where = read_record(tuned), f"'{tuned}'"
+        recipe, theta = record.recipe, tune_file.read(tuned)[1].get("theta")
         given = task if task is not None else recipe.task
         found = open_task(given, recipe).fingerprint
-        if found != record["task"]["fingerprint"]:
+        if found != record.task.fingerprint:
             raise InputError(
-                f"{where} was trained on other examples: fingerprint {record['task']['fingerprint'][:16]}, these have {found[:16]}. "
+                f"{where} was trained on other examples: fingerprint {record.task.fingerprint[:16]}, these have {found[:16]}. "
                 "A bound counts the examples a tune was trained on; give the same data"
             )
     if theta is None:

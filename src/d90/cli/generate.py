@@ -37,7 +37,8 @@ def generate(
     from d90.tasks.columns import Columns
     from d90.tasks.examples import read_examples
     from d90.training.generation import answer
-    from d90.training.loading import open_tune, read_record
+    from d90.training.loading import open_tune
+    from d90.training.record import read_record
 
     if chat and (prompts or file):
         raise InputError("got prompts with --chat, which reads turns from standard input; leave one out")
@@ -53,7 +54,7 @@ def generate(
         return
     asked = list(prompts or [])
     if file is not None:
-        column = text or read_record(tune)[0]["recipe"]["columns"].get("prompt") or "prompt"
+        column = text or read_record(tune).recipe.columns.get("prompt") or "prompt"
         asked = [one for (one,) in read_examples(file, Columns(column), 1).texts]
     answers = answer(open_tune(tune), asked, max_new_tokens)
     if out is None:

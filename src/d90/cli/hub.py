@@ -23,11 +23,11 @@ def push(
     from d90.integrations.hub import CARD, RECIPE, TUNE
     from d90.integrations.hub import push as send
     from d90.integrations.model_card import base_on_hub
-    from d90.training.loading import read_record
+    from d90.training.record import read_record
 
     open_executor = send(tune, repo, private)
     echo(f"{open_executor}: {TUNE} ({tune.stat().st_size:,} bytes), {RECIPE}, {CARD}")
-    model = read_record(tune)[0]["recipe"]["model"]
+    model = read_record(tune).recipe.model
     if base_on_hub(model) is None:
         echo(f"note: the recipe names the base model '{model}'; whoever pulls the tune needs it by that name")
 
@@ -40,26 +40,25 @@ def pull(
     """Fetch a tune and its recipe from the hub."""
     from d90.integrations.hub import pull as fetch
     from d90.tasks.metrics import to_display
-    from d90.training.loading import read_record
+    from d90.training.record import read_record
 
     path = fetch(repo, out, revision)
-    record, _ = read_record(path)
-    recipe, outcome = record["recipe"], record["outcome"]
+    record = read_record(path)
+    recipe, metric = record.recipe, record.task.metric
     echo(f"wrote {path} ({path.stat().st_size:,} bytes) and {path.with_suffix('.json').name}")
-    metric = record["task"]["metric"]
-    score = to_display(outcome["score"], metric)
-    echo(f"{recipe['method']} on {recipe['model']}, {recipe['task']}: {metric} {score:.4f}")
+    score = to_display(record.outcome.score, metric)
+    echo(f"{recipe.method} on {recipe.model}, {recipe.task}: {metric} {score:.4f}")
 
 
 def merge(tune: TuneArg, out: OutOpt) -> None:
     """Write the tuned model as an ordinary folder: config, tokenizer, safetensors."""
     from d90.integrations.merge import merge as write
     from d90.integrations.serving import serving_lines
-    from d90.training.loading import kind_of, read_record
+    from d90.training.record import read_record
 
     folder = write(tune, out, make_notices())
     size = sum(file.stat().st_size for file in folder.iterdir())
-    kind = kind_of(read_record(tune)[0])
+    kind = read_record(tune).kind
     opened = "SentenceTransformer(" if kind.pools else f"{kind.auto_class}.from_pretrained("
     echo(f"wrote {folder} ({size:,} bytes): {opened}'{folder}')")
     for line in serving_lines("", folder) if kind.generative and not kind.writes else ():

@@ -125,17 +125,17 @@ def predict(
     from d90.files import check_output, write_text
     from d90.tasks.columns import Columns
     from d90.tasks.examples import Examples, read_examples
-    from d90.training.loading import kind_of, open_tune, read_record
+    from d90.training.loading import open_tune
+    from d90.training.record import read_record
 
     if bool(texts) == bool(file):
         raise InputError("expected either texts or --file, and one of them")
     form = format_of(form, out)
     check_output(out, tune, file)
-    record, _ = read_record(tune)
-    width = max(1, record["task"]["texts"])
-    shown = kind_of(record).shown
+    record = read_record(tune)
+    width, shown = max(1, record.task.texts), record.kind.shown
     if file is not None:
-        given_columns = record["recipe"]["columns"]
+        given_columns = record.recipe.columns
         named = text or given_columns.get("text") or given_columns.get("prompt") or (shown if shown != "text" else None)
         found = read_examples(file, Columns(named), width)
     else:

@@ -20,13 +20,13 @@ from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.tasks.kinds import TaskKind
 from d90.tasks.metrics import LOSS
-from d90.training.base import kind_of, open_base
+from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
-from d90.training.loading import read_record, task_of
+from d90.training.loading import task_of
 from d90.training.loop import predict
 from d90.training.progress import Progress
-from d90.training.record import note_not_covered
+from d90.training.record import TuneRecord, note_not_covered, read_record
 
 __all__ = ["FORMS", "Converted", "convert", "named", "write_tokenizer"]
 
@@ -90,7 +90,8 @@ def convert(
     if to not in FORMS:
         raise unknown_name("form to convert to", to, FORMS)
     check_new_folder(folder)
-    record, spec = read_record(path)
+    record = read_record(path)
+    spec = record.spec
     if to == "peft":
         if rank is not None:
             raise InputError(f"got rank={rank} for to='peft', expected none: it holds theta as it is. Leave it out")
@@ -98,13 +99,13 @@ def convert(
             raise InputError(
                 f"'{path}' was trained with '{spec}', without a subspace, expected a tune of d numbers. Use to='lora'"
             )
-    recipe = record["recipe"]
+    recipe = record.recipe
     note_not_covered(path, record, progress)
-    model, unit = open_base(record), kind_of(record).unit_of_outputs
+    model, unit = open_base(record), record.kind.unit_of_outputs
     if to == "peft":
         from d90.integrations.peft import from_tune
 
-        adapter = from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe["seed"]))
+        adapter = from_tune(path, model.module, parameters=_moved(path, spec, model.module, recipe.seed))
         with new_folder(folder) as whole:
             adapter.save_pretrained(whole)
         note = "" if unit == (0.0, 1.0) else f"the model puts out z, and a value is {unit[0]:.6g} + {unit[1]:.6g} z"
@@ -113,15 +114,15 @@ def convert(
 
     probe, score, metric = _probe(model, record) if check else (None, None, "")
     model.module.to(best_device() if check else "cpu")
-    kind = kind_of(record)
+    kind = record.kind
     found = to_lora(
-        path, model.module, folder, rank=rank, method=spec, seed=recipe["seed"], probe=probe, unit=unit,
+        path, model.module, folder, rank=rank, method=spec, seed=recipe.seed, probe=probe, unit=unit,
         task_type=TASK_TYPES.get(str(kind.auto_class)), beside=partial(write_tokenizer, model, kind),
     )  # fmt: skip
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(
         Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1],
-        serve=tuple(serving_lines(named(model, recipe["model"]), folder, found.rank)) if kind.generative and not kind.writes else (),
+        serve=tuple(serving_lines(named(model, recipe.model), folder, found.rank)) if kind.generative and not kind.writes else (),
     )  # fmt: skip
 
 
@@ -166,13 +167,13 @@ def _moved(path: str | os.PathLike[str], spec: Spec, module: nn.Module, seed: in
     return None if set(moved) == plain else moved
 
 
-def _probe(model: Model, record: dict[str, Any]) -> tuple[Callable[[nn.Module], Tensor], Any, str]:
+def _probe(model: Model, record: TuneRecord) -> tuple[Callable[[nn.Module], Tensor], Any, str]:
     """(outputs of a module on the validation split, their score, the metric's name)."""
     task = task_of(record)
     if task.kind.asks(task.metric):
         task = task.with_metric(LOSS)  # which outputs tell
     batches = Batches(model, task.splits["validation"], task.kind)
-    precision = record["outcome"]["precision"]
+    precision = record.outcome.precision
     return (
         lambda module: predict(replace(model, module=module), batches, precision),
         lambda outputs: task.score(outputs, "validation"),

@@ -18,7 +18,8 @@ from d90.errors import InputError
 from d90.models.model import Model
 from d90.training.base import open_base
 from d90.training.device import best_device
-from d90.training.loading import kind_of, open_tune, read_record
+from d90.training.loading import open_tune
+from d90.training.record import read_record
 
 __all__ = ["HarnessScore", "run_harness"]
 
@@ -54,8 +55,8 @@ def run_harness(
     """
     if find_spec("lm_eval") is None:
         raise InputError("--harness needs the package lm-eval: pip install 'd90[harness]'")
-    record, _ = read_record(path)
-    kind = kind_of(record)
+    record = read_record(path)
+    kind = record.kind
     if kind.auto_class != "AutoModelForCausalLM":
         raise InputError(f"got --harness for a tune of a {kind.name}, expected one of a causal language model")
     names, folders = [_name(task) for task in tasks], _folders(tasks)

@@ -22,10 +22,10 @@ from d90.files import write_bytes
 from d90.integrations.download import CAUSES, download, file_sizes, hub_client
 from d90.integrations.model_card import card, local_name
 from d90.subspace import file as tune_file
+from d90.subspace.fingerprint import Base
 from d90.subspace.relabel import with_recipe
-from d90.training.loading import read_record
 from d90.training.recipe import recipe_key
-from d90.training.record import sealed
+from d90.training.record import TuneRecord, read_record, sealed
 
 __all__ = ["CARD", "LIMITS", "RECIPE", "TUNE", "pull", "push"]
 
@@ -54,11 +54,11 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         InputError: an unsound tune or recipe, a name that is none, no token, no network, or what the hub refused.
     """
     source = Path(path)
-    record = _without_paths(read_record(source)[0])
+    record = _without_paths(read_record(source))
     about = tune_file.about(source)
     files = {
-        TUNE: with_recipe(source.read_bytes(), record["recipe_hash"]),
-        RECIPE: (json.dumps(record, indent=1) + "\n").encode(),
+        TUNE: with_recipe(source.read_bytes(), record.digest),
+        RECIPE: (json.dumps(record.stored, indent=1) + "\n").encode(),
         CARD: card(record, about, repo).encode(),
     }
     if _is_folder(repo):
@@ -80,26 +80,24 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         api = hub_client()
         url = api.create_repo(repo, private=private or None, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        api.create_commit(repo, operations, commit_message=f"d90 tune: {record['recipe']['method']}")
+        api.create_commit(repo, operations, commit_message=f"d90 tune: {record.recipe.method}")
     return str(url)
 
 
-def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(record: TuneRecord) -> TuneRecord:
     """The record with the machine's paths cut to their last part, under the hash of what it says now."""
-    recipe, task = record["recipe"], record["task"]
-    shown = {recipe[key]: local_name(recipe[key]) for key in ("model", "task")}
-    cut = {path: name for path, name in shown.items() if path != name}
-    notes = task["notes"]
-    for path, name in cut.items():
-        notes = [note.replace(path, name) for note in notes]
-    plain = {key: value for key, value in record.items() if key not in ("recipe_hash", "before")}
-    plain |= {
-        "recipe": {**recipe, "model": shown[recipe["model"]], "task": shown[recipe["task"]]},
-        "task": {**task, "notes": notes},
-    }
-    if isinstance(record["base"], dict):
-        return sealed(plain)
-    return {**plain, "recipe_hash": recipe_key(plain["recipe"], task["fingerprint"], record["base"])[:16]}
+    recipe, notes = record.recipe, list(record.task.notes)
+    shown = {"model": local_name(recipe.model), "task": local_name(recipe.task)}
+    for path, name in ((recipe.model, shown["model"]), (recipe.task, shown["task"])):
+        if path != name:
+            notes = [note.replace(path, name) for note in notes]
+    body = {key: value for key, value in record.stored.items() if key not in ("recipe_hash", "before")}
+    body |= {"recipe": {**body["recipe"], **shown}, "task": {**body["task"], "notes": notes}}
+    if isinstance(record.base, Base):
+        return TuneRecord.from_dict(sealed(body))
+    return TuneRecord.from_dict(
+        {**body, "recipe_hash": recipe_key(body["recipe"], record.task.fingerprint, record.base)[:16]}
+    )
 
 
 def pull(repo: str, out: str | os.PathLike[str], revision: str | None = None) -> Path:

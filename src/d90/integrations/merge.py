@@ -14,7 +14,7 @@ from d90.integrations.convert import write_tokenizer
 from d90.integrations.unit import fold_unit
 from d90.methods import load
 from d90.models.sentences import write_sentence_folder
-from d90.training.base import kind_of, open_base
+from d90.training.base import open_base
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
 from d90.training.writing import settle_generation
@@ -44,21 +44,21 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
         InputError: an unsound tune, another base model, a method that adds modules, an image network, or a folder that
             holds something; a regression whose last layer cannot hold the unit of the values.
     """
-    record, spec = read_record(path)
+    record = read_record(path)
+    spec = record.spec
     folder = check_new_folder(out)
     if not spec.method.merges:
         raise spec.method.no_merge()
-    recipe, about = record["recipe"], record["task"]
-    labels = list(about["labels"])
-    if not about["texts"]:
+    recipe, labels = record.recipe, list(record.task.labels)
+    if not record.task.texts:
         raise InputError(
-            f"'{path}' is the tune of '{recipe['model']}', expected one of a Hugging Face model: an image network has no "
+            f"'{path}' is the tune of '{recipe.model}', expected one of a Hugging Face model: an image network has no "
             "config to write. Use the tune with 'd90 evaluate'"
         )
     note_not_covered(path, record, progress)
     model = open_base(record)
-    module: Any = load(spec, path, model.module, recipe["seed"]).merge()
-    kind = kind_of(record)
+    module: Any = load(spec, path, model.module, recipe.seed).merge()
+    kind = record.kind
     if kind.unit_of_outputs != (0.0, 1.0):
         fold_unit(module, *kind.unit_of_outputs, path)
     _describe(module, labels)

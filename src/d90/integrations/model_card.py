@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
@@ -47,12 +46,11 @@ def hub_dataset(task: str) -> tuple[str, str | None] | None:
     return None
 
 
-def card(record: Mapping[str, Any], about: About, repo: str) -> str:
-    """README.md of the tune that `record` made, as it lies in `repo` ("owner/name", or a folder).
+def card(tune: TuneRecord, about: About, repo: str) -> str:
+    """README.md of the tune with this record, as it lies in `repo` ("owner/name", or a folder).
 
     Paths of the machine it was trained on are cut down to their last part; what comes from files (labels, names) is escaped.
     """
-    tune = TuneRecord.from_dict(record)
     recipe, task, outcome = tune.recipe, tune.task, tune.outcome
     base = base_on_hub(recipe.model)
     space = about.header.structure != "direct"

@@ -157,7 +157,7 @@ def _train(given: Given, place: Place) -> TuneRecord:
                 out, given["model"], given["task"], given["method"], given["d"], progress=progress, **options
             )
         run.release()
-    return TuneRecord.from_dict(read_record(out)[0])
+    return read_record(out)
 
 
 def _trained(given: Given) -> bool:
@@ -175,16 +175,13 @@ def _trained(given: Given) -> bool:
     recipe = replace(recipe, method=str(spec), weights=weights)
     model = open_model(given["model"], task, recipe)
     try:
-        record = read_record(out)[0]
+        record = read_record(out)
     except InputError:
         return False  # damaged: trained again
     if given["training"].lr == AUTO:
-        recipe = replace(recipe, lr=record["recipe"].get("lr"))
-    asked = json.loads(json.dumps([recipe.to_dict(), task.fingerprint]))
-    return [record["recipe"], record["task"]["fingerprint"]] == asked and record["base"] in (
-        model.base.to_dict(),
-        model.earlier,
-    )
+        recipe = replace(recipe, lr=record.recipe.lr)
+    same = record.recipe == recipe and record.task.fingerprint == task.fingerprint
+    return same and record.base in (model.base, model.earlier)
 
 
 def _analyze(given: Given, place: Place) -> Any:

@@ -224,12 +224,12 @@ class Bank:
                 )
             return self._spec, self._seed, False
         try:
-            record, spec = read_record(entry.path, header)
+            record = read_record(entry.path, header)
         except InputError:
             if not entry.is_current():
                 raise entry.replaced() from None
             raise
-        return spec, int(record["recipe"]["seed"]), "fresh" not in record
+        return record.spec, record.recipe.seed, record.fresh is None
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from d90.errors import InputError
 from d90.methods import AppliedMethod, LoRA, Spec, TopLayers, apply, counts, parse
@@ -162,7 +161,7 @@ def _sizes(data: Data, spec: Spec, recipe: Recipe) -> tuple[int, int, int]:
 
 def _bytes(applied: AppliedMethod, stored: int) -> int:
     """Of a file of fp32 numbers: their bytes, and a line of JSON for each tensor, in units of eight."""
-    shapes: dict[str, Any] = {}
+    shapes: dict[str, list[int]] = {}
     if isinstance(applied.trained, Subspace):
         shapes["theta"] = [stored]
     else:

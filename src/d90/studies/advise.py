@@ -396,10 +396,10 @@ def _with_tune(
 def _is_there(out: Path, recipe: Recipe, task: str) -> bool:
     """Whether the tune lies there already, as where advice is asked for again."""
     try:
-        record, _ = read_record(out)
+        record = read_record(out)
     except (InputError, OSError):
         return False
-    return Recipe.from_dict(record["recipe"]) == recipe and record["task"]["fingerprint"] == task
+    return record.recipe == recipe and record.task.fingerprint == task
 
 
 def _adapter(spec: Spec, out: Path, chosen: Tried, progress: Progress) -> str:

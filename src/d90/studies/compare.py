@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import torch
 from typing_extensions import Unpack
@@ -25,7 +24,7 @@ from d90.analysis.score_interval import (
     wilson_interval,
 )
 from d90.errors import InputError, TrainingFailed
-from d90.methods import Spec, counts, parse
+from d90.methods import Counts, Spec, counts, parse
 from d90.models.loading import Model
 from d90.options import DEFAULT, CompareOptions, TaskOptions, TrainingOptions, with_options
 from d90.options.studies import CompareFields
@@ -244,7 +243,7 @@ def _entry(
     runner: TrialRunner,
     spec: Spec,
     asked: str,
-    sizes: dict[str, Any],
+    sizes: Counts,
     recipe: Recipe,
     seeds: int,
     rates: Sequence[float],
@@ -292,7 +291,7 @@ def _entry(
         test=tuple(result.test for result in results if result.test is not None) if test else (),
         seconds=seconds,
         forgetting=forgotten_over_seeds(results),
-        **sizes,
+        **asdict(sizes),
     )
     return row, [f"{spec} at {best:g}, seed {seed}: {made[seed].status}, so not among its scores" for seed in wrong]
 
@@ -308,10 +307,10 @@ def forgotten_over_seeds(results: Sequence[TrialResult]) -> tuple[Forgotten, ...
     return tuple(found)
 
 
-def _counts(data: Data, spec: Spec, recipe: Recipe) -> dict[str, Any]:
+def _counts(data: Data, spec: Spec, recipe: Recipe) -> Counts:
     """Put a method on the model and take it off again: what it costs in numbers, and whether it fits at all."""
     applied = spec.method.apply(data.model.module, context(data, recipe))
     try:
-        return asdict(counts(spec, applied))
+        return counts(spec, applied)
     finally:
         applied.remove()

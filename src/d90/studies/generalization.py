@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from d90.analysis import bounds
 from d90.errors import D90Error, InputError
+from d90.files import Json
 from d90.methods import Spec, parse
 from d90.results.generalization import Generalization, GeneralizationRow
 from d90.results.measure import Measurement
@@ -32,6 +33,20 @@ from d90.trials.store import Store, digest
 __all__ = ["LEVELS", "generalization"]
 
 LEVELS = 3  # r: what the certificates' tunes take
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Of one tune: on its n training examples, and on the validation split."""
+
+    train: float
+    evaluation: float
+    n: int
+
+    @classmethod
+    def from_dict(cls, body: Json) -> Accuracies:
+        """From a stored study of the kind "gap"."""
+        return cls(body["train"], body["evaluation"], body["n"])
 
 
 @shows_progress
@@ -62,7 +77,7 @@ def generalization(
     for path in stores:
         store = Store(path, write=train)
         try:
-            known = {body["asked"]: body for body in store.studies("gap")}
+            known = {body["asked"]: Accuracies.from_dict(body) for body in store.studies("gap")}
             for study in stored_results(store, Measurement, "measure"):
                 measured = study.d90 is not None and study.status in ("found", "floor")
                 if measured and study.method.startswith(method):
@@ -76,14 +91,17 @@ def generalization(
     return rows
 
 
-def _row(study: Measurement, known: dict[str, Any], store: Store, train: bool, progress: Progress) -> GeneralizationRow:
+def _row(
+    study: Measurement, known: dict[str, Accuracies], store: Store, train: bool, progress: Progress
+) -> GeneralizationRow:
     method, recipe = _trial(study)
     asked = digest([recipe.to_dict(), study.definitions.get("task"), study.definitions.get("base")])
-    body, note = known.get(asked), "" if train else "not trained for its training accuracy"
-    if body is None and train:
+    found, note = known.get(asked), "" if train else "not trained for its training accuracy"
+    if found is None and train:
         try:
-            body = {"asked": asked, **_accuracies(study, method, recipe, progress)}
-            store.put_study(asked, "gap", body)
+            found = _accuracies(study, method, recipe, progress)
+            body = {**asdict(found), "recipe": recipe.to_dict(), "context": versions()}
+            store.put_study(asked, "gap", {"asked": asked, **body})
         except D90Error as error:
             note = str(error)
             progress.note(f"{study.model} on {study.task}: {note}")
@@ -91,9 +109,9 @@ def _row(study: Measurement, known: dict[str, Any], store: Store, train: bool, p
     common = (study.model, study.task, study.method, study.rule, study.metric, study.d90)
     full = None if study.baseline_method == "a given number" else study.baseline
     row = GeneralizationRow(*common, study.interval, full, note=note)
-    if body is None:
+    if found is None:
         return row
-    seen, evaluation, n = body["train"], body["evaluation"], body["n"]
+    seen, evaluation, n = found.train, found.evaluation, found.n
     gap = bounds.relative_gap(seen, evaluation) if evaluation < 1 else None
     note = "" if gap is not None else "no error on the validation split: the gap is 0 / 0"
     capacity = bounds.capacity_form(0.0, study.d90, LEVELS, n)
@@ -114,7 +132,7 @@ def _trial(study: Measurement) -> tuple[Spec, Recipe]:
     return spec, Recipe(**{**study.recipe, "method": str(spec), "seed": training_seed})
 
 
-def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progress) -> Accuracies:
     """Train the tune and count, at its best evaluation's weights."""
     task = open_task(recipe.task, recipe)
     wanted = study.definitions.get("task")
@@ -130,13 +148,14 @@ def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progre
     data = Data(model, task)
     applied_method = fit(data, spec, recipe, progress=progress, control=RunControl(keep_best=True))[1]
     try:
-        found = {}
-        for name, split in (("train", data.train), ("evaluation", data.validation)):
-            right = predict(model, split, precision_of(recipe, data)).argmax(dim=-1) == split.labels
-            found[name] = right.double().mean().item()
+        precision = precision_of(recipe, data)
+        right = [
+            predict(model, split, precision).argmax(dim=-1) == split.labels for split in (data.train, data.validation)
+        ]
     finally:
         applied_method.release()
+    train, evaluation = (one.double().mean().item() for one in right)
     progress.trial_ended(
-        f"{recipe.method} on {recipe.task}", f"accuracy {found['train']:.4f} in training, {found['evaluation']:.4f}"
+        f"{recipe.method} on {recipe.task}", f"accuracy {train:.4f} in training, {evaluation:.4f} in validation"
     )
-    return {**found, "n": len(task.train), "recipe": recipe.to_dict(), "context": versions()}
+    return Accuracies(train, evaluation, len(task.train))

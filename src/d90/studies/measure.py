@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy
 from typing_extensions import Unpack
 
 from d90 import search
 from d90.analysis.paired import compare_paired, examples_needed
+from d90.files import Json
 from d90.methods import Spec
 from d90.models.loading import Model
 from d90.options import AUTO, SearchOptions, TaskOptions, TrainingOptions, with_options
@@ -344,9 +344,7 @@ def _band(setting: Setting, found: search.SearchResult | None) -> tuple[tuple[fl
     return tuple(found.posterior.band(ds.tolist(), found.coverage))
 
 
-def _definitions(
-    setting: Setting, rates: MeasurementRates, answer: Answer, deviation: float, notes: list[str]
-) -> dict[str, Any]:
+def _definitions(setting: Setting, rates: MeasurementRates, answer: Answer, deviation: float, notes: list[str]) -> Json:
     """What was counted, and of which data, model and versions."""
     return {
         "layer": setting.space.layer,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from d90.errors import InputError
+from d90.files import Json
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.options import AUTO, SearchOptions, TaskOptions, TrainingOptions, parse_rate
@@ -109,12 +110,12 @@ class Setting:
         return digest([*parts, baseline] if (baseline := self._own_baseline) else parts)
 
     @property
-    def _own_baseline(self) -> dict[str, Any]:
+    def _own_baseline(self) -> dict[str, float | str | None]:
         """What the baseline has of its own, which keys did not always tell: they do where it is not what the trials have."""
         if self.base is None:
             return {}
         usual = AUTO if self.asked.lr == AUTO else None
-        found: dict[str, Any] = {}
+        found: dict[str, float | str | None] = {}
         if self.asked.baseline_lr != usual:
             found["baseline_lr"] = self.asked.baseline_lr
         if self.epochs != self.recipe.epochs:
@@ -168,7 +169,7 @@ def prepare(
     return Setting(asked, runner, spec, recipe, base, rule, space, low, high)
 
 
-def kept_of(recipe: Recipe) -> dict[str, Any]:
+def kept_of(recipe: Recipe) -> Json:
     """The recipe of every trial, but for method and seed."""
     return {key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed")}
 

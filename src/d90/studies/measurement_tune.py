@@ -59,7 +59,7 @@ def _take(kept: Path, recipe: Recipe, out: Path) -> str:
     """Copy a trial's tune to where it is to stay; nothing where the trial came from the store without one, and another lies there."""
     if not (kept.exists() and beside(kept).exists()):
         try:
-            return str(out) if Recipe.from_dict(read_record(out)[0]["recipe"]) == recipe else ""
+            return str(out) if read_record(out).recipe == recipe else ""
         except (InputError, OSError):
             return ""
     copy_pair(kept, out)

@@ -25,12 +25,13 @@ from d90.analysis import geodesic_distance, projection_distance, random_similari
 from d90.analysis.amplification import amplifications, spectrum
 from d90.analysis.similarity import directions, similarity
 from d90.errors import InputError
+from d90.files import Json
 from d90.methods import load
 from d90.methods.targets import Matrix, find_targets
 from d90.models.loading import load as load_model
 from d90.results.weight_change import Analysis, Likeness, WeightChangeRow
 from d90.training.base import open_base
-from d90.training.loading import read_record
+from d90.training.record import read_record
 
 __all__ = ["Change", "analyze", "changes"]
 
@@ -138,7 +139,7 @@ def _likeness(first: Change, second: Change, most: int) -> Iterator[Likeness]:
 
 def _method(tuned: str | os.PathLike[str]) -> str:
     if not Path(tuned).is_dir():
-        return str(read_record(tuned)[1])
+        return str(read_record(tuned).spec)
     return f"peft {_config(Path(tuned)).get('peft_type')}"
 
 
@@ -151,12 +152,12 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
     path = Path(tuned)
     if path.is_dir():
         return _of_peft(path, model, targets)
-    record, spec = read_record(path)
-    recipe = record["recipe"]
+    record = read_record(path)
+    spec = record.spec
     loaded = open_base(record)
     chosen = find_targets(loaded.module, targets)
     before = {matrix.name: _weight(matrix).clone() for matrix in chosen}
-    applied_method = load(spec, path, loaded.module, recipe["seed"])
+    applied_method = load(spec, path, loaded.module, record.recipe.seed)
     factors = {
         matrix.name: _factors(loaded.module.get_submodule(matrix.name)) for matrix in chosen
     }  # in a subspace over LoRA too: they are in the model
@@ -174,7 +175,7 @@ def changes(tuned: str | os.PathLike[str], model: str | None = None, targets: st
     return _some(found, path, targets)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> Json:
     try:
         return dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from d90.models.loading import load
 from d90.models.model import Model
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.fingerprint import Base
-from d90.tasks.kinds import TaskKind, stored_kind
+from d90.training.record import Encoding, TuneRecord
 
-__all__ = ["describe_base", "kind_of", "open_base"]
-
-
-def kind_of(record: dict[str, Any]) -> TaskKind:
-    """The kind of task that a tune's record tells of."""
-    about = record["task"]
-    return stored_kind(about["kind"], not about["texts"], tuple(about["labels"])).restored(about)
+__all__ = ["check_same_base", "encoding_of", "open_base"]
 
 
-def describe_base(model: Model) -> dict[str, Any]:
-    """What a tune's record holds of its base beside the recipe: its fresh layers, and how texts are encoded."""
+def encoding_of(model: Model) -> Encoding:
+    """How a model's texts are encoded."""
     tokenizer = model.tokenizer
-    separator = (
-        None if model.separator is None or tokenizer is None else tokenizer.convert_ids_to_tokens(model.separator)
-    )
-    return {
-        "fresh": list(model.fresh),
-        "encoding": {"separator": model.separator, "separator_token": separator, "split_special": model.split_special},
-    }
+    none = model.separator is None or tokenizer is None
+    token = None if none else tokenizer.convert_ids_to_tokens(model.separator)  # type: ignore[union-attr]
+    return Encoding(model.separator, token, model.split_special)
 
 
-def open_base(record: dict[str, Any]) -> Model:
+def open_base(record: TuneRecord) -> Model:
     """The base of a tune with this record, as it was trained on: a record without `fresh` or `encoding` is of the first tunes, whose
     head was what is called like one, whose pairs were not separated, and whose texts could name special tokens.
 
     Raises:
         InputError: as `d90.models.loading.load`; another base than the tune's: which of its parts differ.
     """
-    recipe, kind = record["recipe"], kind_of(record)
-    weights = recipe.get("weights", "fp32")
-    model = load(recipe["model"], kind.outputs, kind, recipe["seed"], recipe["max_length"], weights)
+    recipe, kind = record.recipe, record.kind
+    model = load(recipe.model, kind.outputs, kind, recipe.seed, recipe.max_length, recipe.weights)
     check_same_base(record, model)
-    if "fresh" not in record:
+    if record.fresh is None:
         layout.mark_called_head(model.module)
-    encoding = record.get("encoding") or {}
-    model.separator, model.split_special = encoding.get("separator"), bool(encoding.get("split_special", False))
+    model.separator, model.split_special = record.encoding.separator, record.encoding.split_special
     return model
 
 
-def check_same_base(record: dict[str, Any], model: Model) -> None:
+def check_same_base(record: TuneRecord, model: Model) -> None:
     """Refuse a model that is not the base of the tune with this record.
 
     Raises:
         InputError: another base: which of its parts differ.
     """
-    if isinstance(record["base"], dict):
-        base = Base.from_dict(record["base"])
+    base = record.base
+    if isinstance(base, Base):
         parts, wanted, found = base.differs(model.base), base.digest, model.fingerprint
     else:
-        same = record["base"] in (model.earlier, model.fingerprint)
-        parts, wanted, found = [] if same else ["weights"], record["base"], model.earlier
+        parts = [] if base in (model.earlier, model.fingerprint) else ["weights"]
+        wanted, found = base, model.earlier
     if parts:
-        raise tune_file.other_base(record["recipe"]["model"], parts, wanted, found)
+        raise tune_file.other_base(record.recipe.model, parts, wanted, found)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from d90.errors import D90Error, InputError, RunFailed
-from d90.files import write_bytes
+from d90.files import Json, write_bytes
 from d90.methods import Trainable, restore, snapshot
 from d90.methods.direct import Snapshot
 from d90.training.result import Evaluation
@@ -102,7 +102,7 @@ class Checkpoint:
 
         try:
             with safe_open(str(self.path), framework="pt") as file:
-                about: dict[str, Any] = json.loads(file.metadata()["d90"])
+                about: Json = json.loads(file.metadata()["d90"])
                 if about["key"] != self.key:
                     return None
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
 from d90.analysis.score_interval import bootstrap_interval, wilson_interval
 from d90.errors import InputError
+from d90.files import Json
 from d90.methods import load
 from d90.models.model import Model
 from d90.search.rules import scale_of
@@ -20,17 +20,17 @@ from d90.tasks import load as load_task
 from d90.tasks.answers import SCRIPT
 from d90.tasks.metrics import LOSS
 from d90.training.answers import ask
-from d90.training.base import kind_of, open_base
+from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.evaluation import Assessment, look, predict
 from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
-from d90.training.record import note_not_covered, read_record
+from d90.training.record import TuneRecord, note_not_covered, read_record
 from d90.training.result import Forgotten
 from d90.training.writing import write
 
-__all__ = ["Scored", "Tuned", "kind_of", "open_tune", "read_record", "task_of"]
+__all__ = ["Scored", "Tuned", "open_tune", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,27 @@ class Tuned:
 
     Attributes:
         model: with the tune on it.
-        record: what stands beside the tune, as JSON.
+        record: what lies beside the tune.
     """
 
-    def __init__(self, model: Model, record: dict[str, Any], kept: Sequence[Retained] = ()) -> None:
+    def __init__(self, model: Model, record: TuneRecord, kept: Sequence[Retained] = ()) -> None:
         self.model, self.record, self._kept = model, record, kept
-        self._precision = record["outcome"]["precision"]
+        self._precision = record.outcome.precision
 
     @property
     def labels(self) -> list[str]:
         """The names of the classes; empty for regression."""
-        return list(self.record["task"]["labels"])
+        return list(self.record.task.labels)
 
     @property
     def kind(self) -> TaskKind:
         """The kind of task it was trained for, with what it kept of the training labels."""
-        return kind_of(self.record)
+        return self.record.kind
 
     @property
     def texts(self) -> int:
         """How many texts an example has: one or two; 0 for images."""
-        return int(self.record["task"]["texts"])
+        return self.record.task.texts
 
     def outputs(self, texts: Sequence[tuple[str, ...]]) -> Tensor:
         """The model's outputs (n, outputs) for texts, one or two strings an example."""
@@ -99,7 +99,7 @@ class Tuned:
         if wrong is not None:
             raise InputError(f"example {wrong} has {len(texts[wrong - 1])} texts, expected {wanted} as in training")
 
-    def describe(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+    def describe(self, texts: Sequence[tuple[str, ...]]) -> list[Json]:
         """Each example's prediction as JSON values: the label, its probability and every class's; or the value."""
         if self.kind.writes:
             self._check_texts(texts)
@@ -161,19 +161,18 @@ def _interval(task: Task, found: Assessment, labels: Tensor) -> tuple[float, flo
     return bootstrap_interval(lambda rows: kind.measure(metric, found.predictions[rows], labels[rows]), len(labels))
 
 
-def task_of(record: dict[str, Any], task: str | Task | None = None) -> Task:
+def task_of(record: TuneRecord, task: str | Task | None = None) -> Task:
     """The task that a tune was trained on, or another, with the tune's classes and units.
 
     Raises:
         InputError: a task of other labels or of another kind.
     """
-    recipe, kind = record["recipe"], kind_of(record)
-    columns = dict(recipe["columns"])
+    recipe, kind = record.recipe, record.kind
+    columns = dict(recipe.columns)
     if columns.get("metric", "").startswith(SCRIPT):  # only a user names a file that is run
         del columns["metric"]
     if task is None:
-        limits = {"limit": recipe["train_limit"], "validation_limit": recipe["validation_limit"]}
-        task = load_task(recipe["task"], **limits, **columns)
+        task = load_task(recipe.task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **columns)
     elif isinstance(task, str):
         task = load_task(task, **columns)
     task = task.in_order(kind.labels)
@@ -203,10 +202,10 @@ def open_tune(
     Raises:
         InputError: no file or no recipe beside it, a recipe of another tune, another base model, an unsound file.
     """
-    record, spec = read_record(path)
+    record = read_record(path)
     note_not_covered(path, record, progress)
     model = open_base(record)
     model.module.to(best_device())
     kept = retained(model, keep) if forgetting or keep is not None else ()
-    load(spec, path, model.module, record["recipe"]["seed"])
+    load(record.spec, path, model.module, record.recipe.seed)
     return Tuned(model, record, kept)

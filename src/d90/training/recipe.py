@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from d90.errors import InputError, unknown_name
+from d90.files import Json
 from d90.methods import Spec, parse
 from d90.models.model import Model, name_of
 from d90.options import TaskOptions, TrainingOptions, fields_of, parse_rate
@@ -87,7 +87,7 @@ class Recipe(TrainingOptions):
         """Optimizer steps of a whole run on n training examples."""
         return max(1, round(-(-n // self.batch_size) * self.epochs))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As it is stored: a field that came later stands there only where it differs from what was done before."""
         usual = type(self).__dataclass_fields__
         later = {one.name: usual[one.name].default for one in fields_of(TrainingOptions).values() if one.later}
@@ -98,7 +98,7 @@ class Recipe(TrainingOptions):
         return recipe_key(self.to_dict(), *fingerprints)
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, found: Json) -> Recipe:
         """From what was stored, by this version or another: a field that is missing has what was done before, one that this
         version does not know is left out.
 
@@ -112,7 +112,7 @@ class Recipe(TrainingOptions):
         return cls(**known)
 
 
-_JSON: dict[str, Any] = {
+_JSON: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
     "float": (int, float),
@@ -130,7 +130,7 @@ def _types(kind: type) -> dict[str, tuple[str, ...]]:
     return {name: tuple(part.split("[")[0] for part in text.split(" | ")) for name, text in names.items()}
 
 
-def check_types(kind: type, found: Mapping[str, Any], what: str) -> None:
+def check_types(kind: type, found: Json, what: str) -> None:
     """Refuse values from JSON that a dataclass's fields cannot hold.
 
     Raises:
@@ -147,7 +147,7 @@ def _fits(value: object, names: Sequence[str]) -> bool:
     return any(isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object)) for kind in kinds)
 
 
-def recipe_key(recipe: Mapping[str, Any], *fingerprints: str) -> str:
+def recipe_key(recipe: Json, *fingerprints: str) -> str:
     """The key of a trial: a hash of its recipe as stored, and of the fingerprints of data and base."""
     canonical = json.dumps([recipe, *fingerprints], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]

@@ -6,17 +6,16 @@ import os
 
 from torch import nn
 
-from d90._version import __version__
 from d90.display import Display
 from d90.methods import AppliedMethod, Counts, Trainable, counts
 from d90.models.model import Model
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
-from d90.training.base import describe_base
+from d90.training.base import encoding_of
 from d90.training.batches import Batches
 from d90.training.evaluation import predict
 from d90.training.recipe import Recipe
-from d90.training.record import save_pair, sealed
+from d90.training.record import TaskRecord, TuneRecord, save_pair
 from d90.training.result import TrialResult
 
 __all__ = ["Run"]
@@ -81,25 +80,20 @@ class Run(Display):
         if kind.calibrates:
             validation = Batches(self.model, self.task.validation, kind)
             kind = kind.calibrated(predict(self.model, validation, self.outcome.precision), validation.labels)
-        record = {
-            "d90": __version__,
-            "recipe": self.recipe.to_dict(),
-            "outcome": self.outcome.to_dict(),
-            "task": {
-                "kind": kind.stored,
-                "labels": list(self.task.labels),
-                "metric": self.task.metric,
-                **kind.record,
-                "texts": self.task.texts,
-                "fingerprint": self.task.fingerprint,
-                "sizes": {name: len(split) for name, split in self.task.splits.items()},
-                "max_length": self.model.max_length,
-                "notes": [*self.task.notes, *self.model.notes],
-            },
-            "base": self.model.base.to_dict(),
-            **describe_base(self.model),
-        }
-        save_pair(path, sealed(record), lambda target, named: self.applied_method.save(target, named, dtype))
+        task, model = self.task, self.model
+        about = TaskRecord(
+            kind.stored,
+            task.metric,
+            task.texts,
+            task.labels,
+            task.fingerprint,
+            {name: len(split) for name, split in task.splits.items()},
+            model.max_length,
+            (*task.notes, *model.notes),
+            kind.record,
+        )
+        record = TuneRecord.made(self.recipe, self.outcome, about, model.base, model.fresh, encoding_of(model))
+        save_pair(path, record.stored, lambda target, named: self.applied_method.save(target, named, dtype))
 
     def merge(self) -> nn.Module:
         """Leave a plain model of the base's shape that carries the tune; the run is then spent.

@@ -102,6 +102,7 @@ class Loop:
                 break
         if self._best_state is not None:
             restore(self.trained, self._best_state)
+        space = self.trained if isinstance(self.trained, Subspace) else None
         return TrialResult(
             score=self._best,
             status=status,
@@ -113,7 +114,10 @@ class Loop:
             truncated=self.data.truncated,
             lr=self.lr,
             precision=self.precision,
-            **_sizes(self.trained),
+            trained=sum(p.numel() for p in self.parameters),
+            D=space.D if space else sum(p.numel() for p in self.parameters),
+            lambdas=space.m if space else 0,
+            layers=space.layer_definition if space else "none (direct)",
         )
 
     @property
@@ -231,11 +235,3 @@ class Loop:
         why = to.save(state)
         if why is not None:
             self.progress.note(why)
-
-
-def _sizes(trained: Trainable) -> dict[str, Any]:
-    """How many numbers are trained and moved, over which layers."""
-    count = sum(p.numel() for p in trained.parameters())
-    if isinstance(trained, Subspace):
-        return {"trained": count, "D": trained.D, "lambdas": trained.m, "layers": trained.layer_definition}
-    return {"trained": count, "D": count, "lambdas": 0, "layers": "none (direct)"}

@@ -19,10 +19,10 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from d90.errors import InputError, RunFailed
+from d90.files import Json
 
 __all__ = ["Died", "Executor", "Job", "Stopped", "together"]
 
-Result = dict[str, Any]
 Tell = Callable[[str, Any], None]
 _One = TypeVar("_One")
 
@@ -32,7 +32,7 @@ class Job:
     """What is sent: `work`, a function as "module:name", is called with `body` (JSON) and a Progress, and returns JSON."""
 
     work: str
-    body: dict[str, Any]
+    body: Json
     label: str
     steps: int
 
@@ -71,7 +71,7 @@ class Executor:
         self,
         jobs: Sequence[Job],
         progress: Callable[[int, int, str, list[Any]], None],
-        ended: Callable[[int, int, Result], None],
+        ended: Callable[[int, int, Json], None],
     ) -> None:
         """Run jobs; both functions are called by this thread, with a job's place in `jobs` and its number among all.
 
@@ -134,7 +134,7 @@ class Executor:
         self._stop(kill=True)
         self._pool.shutdown()
 
-    def _attempt(self, job: Job, tell: Tell) -> Result:
+    def _attempt(self, job: Job, tell: Tell) -> Json:
         """Run one job once.
 
         Raises:

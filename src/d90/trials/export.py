@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
-from d90.files import replaced
+from d90.files import Json, replaced
 from d90.trials.store import Store
 
 __all__ = ["ENDINGS", "export", "spreadsheet_cell"]
@@ -75,7 +75,7 @@ def _spreadsheet(store: Store, frame: Any, target: Path) -> None:
             _write(book, name, _of_study(store, frame, key, body))
 
 
-def _of_study(store: Store, frame: Any, key: str, body: dict[str, Any]) -> Any:
+def _of_study(store: Store, frame: Any, key: str, body: Json) -> Any:
     """A study's trials; of one that notes none (an earlier version's, or a study of studies), the rows of its result."""
     import pandas
 
@@ -83,7 +83,7 @@ def _of_study(store: Store, frame: Any, key: str, body: dict[str, Any]) -> Any:
     chosen = frame[frame["key"].isin(list(used))]
     if len(chosen):
         return chosen.assign(made_for_it=[used[trial] for trial in chosen["key"]])
-    rows: list[dict[str, Any]] = next((body[name] for name in ("curve", "entries", "cells") if body.get(name)), [])
+    rows: list[Json] = next((body[name] for name in ("curve", "entries", "cells") if body.get(name)), [])
     return pandas.DataFrame([{name: _cell(value) for name, value in row.items()} for row in rows])
 
 
@@ -119,7 +119,7 @@ def _cell(value: Any) -> Any:
     return str(value) if isinstance(value, list | dict | tuple) else value
 
 
-def _sheets(studies: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
+def _sheets(studies: Iterable[tuple[str, Json]]) -> list[str]:
     """Names of sheets: short, different, without the letters that are not allowed in one."""
     names: list[str] = []
     for number, (kind, body) in enumerate(studies, 1):

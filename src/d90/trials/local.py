@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import torch
 
-from d90.trials.executor import Died, Executor, Job, Result, Tell
+from d90.files import Json
+from d90.trials.executor import Died, Executor, Job, Tell
 from d90.trials.worker import result_of
 
 __all__ = ["Local"]
@@ -29,7 +30,7 @@ class Local(Executor):
         super().__init__(slots)
         self.threads = max(1, torch.get_num_threads() // slots)
 
-    def _attempt(self, job: Job, tell: Tell) -> Result:
+    def _attempt(self, job: Job, tell: Tell) -> Json:
         with tempfile.TemporaryFile() as errors, self._running(lambda: self._start(errors)) as process, process:
             assert process.stdin
             assert process.stdout

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from d90.errors import InputError, RunFailed
+from d90.files import Json
 from d90.training.progress import Progress
-from d90.trials.executor import Died, Executor, Job, Result, Tell
+from d90.trials.executor import Died, Executor, Job, Tell
 from d90.trials.worker import outcome_of, result_of
 
 __all__ = ["Cluster"]
@@ -53,7 +54,7 @@ class Cluster(Executor):
         # tried again by us, who tell it; by Ray itself only what never began
         self._task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_work)
 
-    def _attempt(self, job: Job, tell: Tell) -> Result:
+    def _attempt(self, job: Job, tell: Tell) -> Json:
         ray = self._ray
         body = {**job.body, "device": "cuda" if self._gpu else "cpu"}
         with self._running(lambda: self._task.remote(job.work, body)) as task:
@@ -81,7 +82,7 @@ class Cluster(Executor):
             self._ray.shutdown()
 
 
-def _work(work: str, body: dict[str, Any]) -> list[Any]:
+def _work(work: str, body: Json) -> list[Any]:
     return outcome_of(work, body, Progress())
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from d90 import errors
 from d90.errors import D90Error, RunFailed
+from d90.files import Json
 from d90.training.progress import Progress
 
 __all__ = ["main", "outcome_of", "result_of"]
 
 
-def outcome_of(work: str, body: dict[str, Any], progress: Progress) -> list[Any]:
+def outcome_of(work: str, body: Json, progress: Progress) -> list[Any]:
     """["result", what the function returned], or ["error", the name of the class, the message]."""
     module, _, name = work.partition(":")
     try:
@@ -39,14 +40,14 @@ def outcome_of(work: str, body: dict[str, Any], progress: Progress) -> list[Any]
         ]
 
 
-def result_of(outcome: list[Any]) -> dict[str, Any]:
+def result_of(outcome: list[Any]) -> Json:
     """The result in what `outcome_of` returned.
 
     Raises:
         D90Error, RunFailed: the error in it, of its own class.
     """
     if outcome[0] == "result":
-        found: dict[str, Any] = outcome[1]
+        found: Json = outcome[1]
         return found
     raise getattr(errors, outcome[1], RunFailed)(outcome[2])
 
