@@ -117,7 +117,7 @@ def decoded(certificate: BaseCertificate[Any], start: Model) -> Model:
     """The certified model: the message on a copy of the starting point."""
     model, best = own_copy(start), certificate.best
     if best.payload:
-        laid = apply(parse(certificate.method), model.module, 0, Context(step_rule=certificate.recipe["step_rule"]))
+        laid = apply(parse(certificate.method), model.module, 0, Context(step_rule=certificate.recipe.step_rule))
         with torch.no_grad():
             laid.trained.theta.copy_(coding.decode(bytes.fromhex(best.payload)).vector())  # type: ignore[union-attr]
             laid.trained.flush()

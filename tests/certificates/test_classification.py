@@ -189,9 +189,9 @@ def test_few_values_learn_with_their_numbers() -> None:
 def test_alternatives_in_the_store_must_be_paid_for(tmp_path: Path) -> None:
     few: dict[str, Any] = {"dims": (10,), "levels": (3,)}
     store = tmp_path / "s.sqlite"
-    assert made(store, **few).definitions["tried"] == 1
-    assert made(store, **few).definitions["tried"] == 1, "the same again is no alternative"
-    assert made(store, lr=0.03, **few).definitions["tried"] == 1, "the message is paid in full whatever the rate"
+    assert made(store, **few).definitions.tried == 1
+    assert made(store, **few).definitions.tried == 1, "the same again is no alternative"
+    assert made(store, lr=0.03, **few).definitions.tried == 1, "the message is paid in full whatever the rate"
     assert any(one.name == "rates in the store" and one.value == "2" for one in made(store, **few).choices)
     with pytest.raises(InputError, match=r"shows 2 alternatives.*Give tried=2 \(--tried\)"):
         made(store, seed=1, **few)

@@ -243,7 +243,7 @@ def test_a_part_of_the_documents_is_evaluated(folder: Path, tmp_path: Path) -> N
     store = tmp_path / "s.sqlite"
     found = certified(folder, evaluated=50, store=store)
     assert (found.n, found.evaluated, found.form) == (200, 50, "kl")
-    among = found.definitions["among"]
+    among = found.definitions.among
     assert among == 2 * len(ALPHAS)
     mean, _ = found.best.losses[str(found.alpha)]
     expected = bounds.bits_per_token(mean, found.alpha, 7, 200, 0.05, found.bits, 50, "kl", among=among)
@@ -296,13 +296,13 @@ def test_every_model_evaluated_on_the_part_is_paid_for(folder: Path, tmp_path: P
     store, part = tmp_path / "s.sqlite", {"evaluated": 50}
     first = certified(folder, store=store, **part)
     slower = certified(folder, store=store, lr=0.02, **part)
-    assert slower.definitions["among"] == 3 * len(ALPHAS), "no change, and a tune of either rate"
-    assert first.definitions["among"] == 2 * len(ALPHAS)
+    assert slower.definitions.among == 3 * len(ALPHAS), "no change, and a tune of either rate"
+    assert first.definitions.among == 2 * len(ALPHAS)
     with pytest.raises(InputError, match="shows 2 alternatives"):
         certified(folder, store=store, evaluated=60)
     other = certified(folder, store=store, evaluated=60, tried=2)
     assert other.parts["tried"] == 1
-    assert other.definitions["among"] == 2 * 4 * len(ALPHAS)
+    assert other.definitions.among == 2 * 4 * len(ALPHAS)
     other.save(tmp_path / "c.json")
     body = json.loads((tmp_path / "c.json").read_text())
     body["definitions"]["among"] = 8

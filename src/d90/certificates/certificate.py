@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
+from d90.certificates.definitions import Definitions
 from d90.display import Display, drawn, told
 from d90.errors import InputError
-from d90.files import write_text
+from d90.files import Json, write_text
 from d90.report.intervals import Interval, intervals_figure
 from d90.report.svg import standalone
+from d90.training.recipe import Recipe
 
 __all__ = ["BaseCertificate", "Choice", "CodedTune"]
 
@@ -42,7 +44,7 @@ class CodedTune:
         return f"d = {self.d:,} numbers in {self.bits:,.0f} bits" if self.payload else NO_CHANGE
 
     @classmethod
-    def from_dict(cls, body: dict[str, Any]) -> Self:
+    def from_dict(cls, body: Json) -> Self:
         """What `dataclasses.asdict` gave.
 
         Raises:
@@ -85,7 +87,7 @@ class BaseCertificate(Display, Generic[_Tune]):
 
     Attributes:
         model, task, method: names as given, and the canonical text of the method.
-        recipe, definitions: how the tune was trained, and what a check needs to find the same ground again.
+        recipe, definitions: how the tune was trained, with the message's method, and what a check needs to find the same ground again.
         command: the command line that asked.
         n: the examples that count.
         delta: 1 - confidence.
@@ -120,8 +122,8 @@ class BaseCertificate(Display, Generic[_Tune]):
     candidates: tuple[_Tune, ...]
     tighter: dict[str, float]
     assumptions: tuple[str, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
+    recipe: Recipe
+    definitions: Definitions
     command: str = ""
     choices: tuple[Choice, ...] = ()
 
@@ -135,12 +137,18 @@ class BaseCertificate(Display, Generic[_Tune]):
         """What is certified, in words: "no change: ..." or "d = 100 numbers in 287 bits"."""
         return self.best.certified
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON holds it: the fields, and `certified` in words."""
-        return {"certified": self.certified, **asdict(self)}
+        recipe = {name: value for name, value in self.recipe.to_dict().items() if name != "method"}
+        return {
+            "certified": self.certified,
+            **asdict(self),
+            "recipe": recipe,
+            "definitions": self.definitions.to_dict(),
+        }
 
     @classmethod
-    def from_dict(cls, body: dict[str, Any]) -> Self:
+    def from_dict(cls, body: Json) -> Self:
         """What `to_dict` gave.
 
         Raises:
@@ -150,6 +158,8 @@ class BaseCertificate(Display, Generic[_Tune]):
             given = {name: value for name, value in body.items() if name != "certified"}
             given["best"] = cls.tune_type.from_dict(body["best"])
             given["candidates"] = tuple(cls.tune_type.from_dict(one) for one in body["candidates"])
+            given["recipe"] = Recipe.from_dict({**body["recipe"], "method": body["method"]})
+            given["definitions"] = Definitions.from_dict(body["definitions"])
             given["assumptions"] = tuple(body["assumptions"])
             given["choices"] = tuple(Choice(**one) for one in body.get("choices", ()))
             found = cls(**given)

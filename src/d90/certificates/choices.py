@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from d90.analysis import bounds
 from d90.certificates.certificate import Choice
+from d90.certificates.definitions import Definitions
 from d90.errors import InputError
+from d90.files import Json
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.options import CertificateOptions
@@ -68,11 +69,12 @@ def what_was_tried(
         InputError: the store shows more alternatives than are paid for.
     """
     n = len(task.train)
-    mine = _decoder(model.fingerprint, str(spec), recipe.to_dict(), asdict(options), n)
+    needed = Needed.of(options)
+    mine = _decoder(model.fingerprint, str(spec), recipe, needed, n)
     shown, bases, rates = {mine}, {model.fingerprint}, {recipe.lr}
     looked = set()
     for row in store.trials():
-        if not _same_examples(row.stored_recipe, row.result.context.task, None, task, recipe):
+        if not _same_examples(row.recipe, row.result.context.task, None, task, recipe):
             continue
         base = _base(row.result.context.base, model)
         if row.d is None:
@@ -81,20 +83,18 @@ def what_was_tried(
         bases.add(base)
         limit = row.recipe.train_limit
         examples = n if limit == recipe.train_limit else limit or "all"
-        options_of_mine = asdict(options) | {"prior": 0.0}
-        shown.add(_decoder(base, row.recipe.method, row.stored_recipe, options_of_mine, examples))
+        shown.add(_decoder(base, row.recipe.method, row.recipe, replace(needed, prior=0.0), examples))
         if base == model.fingerprint:
             rates.add(row.result.lr)
     for kind in ("certify", "certify language"):
         for body in store.studies(kind):
-            known = body["definitions"]
-            if _same_examples(body["recipe"], known["task"], known.get("first_example"), task, recipe):
-                base = _base(known["base"], model)
+            known, theirs = Definitions.from_dict(body["definitions"]), Recipe.from_dict(body["recipe"])
+            if _same_examples(theirs, known.task, known.first_example, task, recipe):
+                base = _base(known.base, model)
                 bases.add(base)
-                examples = known.get("examples", body["n"] + body["prior"])
-                options_of_theirs = _options_of(body)
-                shown.add(_decoder(base, body["method"], body["recipe"], options_of_theirs, examples))
-                rates.add(body["recipe"]["lr"])
+                examples = body["n"] + body["prior"] if known.examples is None else known.examples
+                shown.add(_decoder(base, body["method"], theirs, Needed.of_certificate(body, known), examples))
+                rates.add(theirs.lr)
     alternatives = len(shown) + len(looked - bases)
     if (options.tried or 1) < alternatives:
         raise InputError(
@@ -180,30 +180,54 @@ def _base(stored: object, model: Model) -> str:
     return model.fingerprint if stored == model.earlier else str(stored)
 
 
-def _options_of(body: dict[str, Any]) -> dict[str, Any]:
-    """The options that a decoder needs, of a stored certificate."""
-    known = body["definitions"]
-    evaluated = body.get("evaluated")
-    evaluated = None if evaluated == body["n"] else evaluated
-    return {
-        "prior": known["prior"], "prior_epochs": known["prior_epochs"], "copies": known.get("copies", "refuse"), "delta": body["delta"],
-        "evaluated": evaluated, "form": body["form"] if body.get("form") == "betting" else "bernstein",
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Needed:
+    """What a decoder must know of the options."""
+
+    prior: float
+    prior_epochs: float
+    copies: str
+    delta: float
+    evaluated: int | None
+    form: str
+
+    @classmethod
+    def of(cls, options: CertificateOptions) -> Needed:
+        """Of a search that begins."""
+        return cls(
+            float(options.prior),
+            float(options.prior_epochs),
+            options.copies,
+            options.delta,
+            options.evaluated,
+            options.form,
+        )
+
+    @classmethod
+    def of_certificate(cls, body: Json, known: Definitions) -> Needed:
+        """Of a stored certificate."""
+        evaluated, form = body.get("evaluated"), body.get("form")
+        part = None if evaluated == body["n"] else evaluated
+        return cls(
+            known.prior,
+            known.prior_epochs,
+            known.copies,
+            body["delta"],
+            part,
+            "betting" if form == "betting" else "bernstein",
+        )
 
 
-def _same_examples(
-    recipe: dict[str, Any], fingerprint: str | None, first: str | None, task: Task, mine: Recipe
-) -> bool:
+def _same_examples(theirs: Recipe, fingerprint: str, first: str | None, task: Task, mine: Recipe) -> bool:
     """Whether a row looked at these examples: all of them, or more or fewer of the same under another limit."""
     if fingerprint == task.fingerprint or first == first_example(task.train):
         return True
-    if _source(str(recipe["task"])) != _source(mine.task):
+    if _source(theirs.task) != _source(mine.task):
         return False
-    theirs, ours = (
-        {**each.get("columns", {}), **{name: each.get(name) for name in ("train_limit", "validation_limit")}}
-        for each in (recipe, asdict(mine))
+    limits = [(each.columns, each.train_limit, each.validation_limit) for each in (theirs, mine)]
+    return limits[0] != limits[1] and all(
+        theirs.columns.get(name) == mine.columns.get(name) for name in ("text", "label")
     )
-    return theirs != ours and all(theirs.get(name) == ours.get(name) for name in ("text", "label"))
 
 
 def _source(name: str) -> str:
@@ -213,13 +237,11 @@ def _source(name: str) -> str:
     return f"{kind}{colon}{where.resolve()}" if where.exists() else name
 
 
-def _decoder(base: str, method: str, recipe: dict[str, Any], options: dict[str, Any], examples: int | str) -> str:
+def _decoder(base: str, method: str, recipe: Recipe, options: Needed, examples: int | str) -> str:
     """What a decoder must know: two messages with the same need no bit to be told apart."""
-    needed = [recipe.get(key, 1 if key == "step_rule" else None) for key in _NEEDED]
-    if options["prior"]:
-        needed += [options["prior"], options["prior_epochs"], *(recipe.get(key) for key in _NEEDED_BY_A_PRIOR)]
+    needed = [getattr(recipe, name) for name in _NEEDED]
+    if options.prior:
+        needed += [options.prior, options.prior_epochs, *(getattr(recipe, name) for name in _NEEDED_BY_A_PRIOR)]
     with contextlib.suppress(InputError):  # a method that this version does not have is an alternative all the same
         method = str(parse(method).at(1))
-    return str(
-        [base, method, examples, *needed, options["copies"], options["delta"], options["evaluated"], options["form"]]
-    )
+    return str([base, method, examples, *needed, options.copies, options.delta, options.evaluated, options.form])

@@ -20,21 +20,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
+from d90.certificates.checking import Recount, checked
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
     check_sound,
-    opened_again,
     prepare,
-    recipe_of,
     save_study,
     settled,
-    write_array,
 )
 from d90.errors import InputError
 from d90.methods import Spec, parse
@@ -202,20 +201,33 @@ def check(
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
     """
-    said, data, start = opened_again(path, Certificate, model, task)
-    recipe = recipe_of(said)
-    with decoded(data, start, parse(said.method), recipe, said.best.d, said.best.payload) as fresh:
-        answers = _answers(fresh, "train", recipe)
-    if out is not None:
-        write_array(out, torch.stack([answers, data.train.labels], 1).numpy())
-    errors = int((answers != data.train.labels).sum())
-    found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
-    if errors != said.errors or abs(found.bound - said.bound) > 1e-9:
-        raise InputError(
-            f"'{path}' says {said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}. "
-            "Likely cause: another processor or precision; certify again here"
-        )
-    return said
+    return checked(_Errors(), path, model, task, out)
+
+
+class _Errors(Recount[Certificate]):
+    """Counts the wrong answers again."""
+
+    kind = Certificate
+
+    def refuse_unsound(self, said: Certificate, data: Data) -> None:
+        """Nothing beside what is counted."""
+
+    def measured(self, said: Certificate, fresh: Data) -> Tensor:
+        """Each example's answer (n,)."""
+        return _answers(fresh, "train", said.recipe)
+
+    def rows(self, said: Certificate, data: Data, measured: Tensor) -> NDArray[Any]:
+        """(n, 2): answers and labels."""
+        found: NDArray[Any] = torch.stack([measured, data.train.labels], 1).numpy()
+        return found
+
+    def differs(self, said: Certificate, data: Data, measured: Tensor) -> str:
+        """The errors and the bound."""
+        errors = int((measured != data.train.labels).sum())
+        found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
+        if errors == said.errors and abs(found.bound - said.bound) <= 1e-9:
+            return ""
+        return f"{said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}"
 
 
 # --- steps -------------------------------------------------------------------------------------------------------------
@@ -251,8 +263,17 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
     with decoded(data, ground.start, ground.spec, recipe, best.d, best.payload) as fresh:
         wrong, seen = _errors(fresh, ground.split, recipe)
     return Certificate(
-        **ground.common(command),
-        method=str(ground.spec.at(best.d)) if best.d else str(ground.spec),
+        model=recipe.model,
+        task=recipe.task,
+        method=ground.recipe_at(best).method,
+        recipe=ground.recipe_at(best),
+        n=n,
+        delta=delta,
+        split=ground.split,
+        prior=ground.prior,
+        assumptions=ground.assumptions,
+        choices=ground.choices,
+        command=command,
         errors=best.errors,
         bits=best.bits,
         parts=best.parts,

@@ -19,24 +19,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.analysis.betting import betting_upper
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
+from d90.certificates.checking import Recount, checked
 from d90.certificates.choices import messages_evaluated
 from d90.certificates.classification import ONE_LOOK, AllCertifyFields
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
     check_sound,
-    opened_again,
     prepare,
-    recipe_of,
     save_study,
     settled,
     take,
-    write_array,
 )
 from d90.errors import InputError
 from d90.methods import Spec, parse
@@ -45,7 +45,7 @@ from d90.options import CertificateOptions, TaskOptions, TrainingOptions, with_o
 from d90.projections.philox import permutation
 from d90.tasks import ABSENT, Split, Task
 from d90.training.batches import Batches
-from d90.training.loop import open_task, predict
+from d90.training.loop import Data, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import make_recipe, suited
@@ -185,29 +185,43 @@ def check_language(
     Raises:
         InputError: a file that is no such certificate, other documents or another base, or figures that do not come out.
     """
-    said, data, start = opened_again(path, LanguageCertificate, model, task)
-    recipe, documents, best, among = recipe_of(said), data.task.train, said.best, said.definitions.get("among")
-    if not isinstance(among, int) or among < _own_messages(said.definitions):
-        raise InputError(
-            f"'{path}' is not a certificate: it says that {among} models were evaluated, expected at least the "
-            f"{_own_messages(said.definitions)} of its own search; write it again"
-        )
-    known = _Known.of(len(documents), said.evaluated, _vocabulary(data.model), said.delta, among)
-    with decoded(data, start, parse(said.method), recipe, best.d, best.payload) as fresh:
-        seen = Batches(fresh.model, subsample(documents, said.evaluated), data.task.kind)
-        nats = predict(fresh.model, seen, precision_of(recipe, data))
-    losses = _by_alpha(nats, known.vocabulary)
-    if out is not None:
-        write_array(out, smoothed_bits(nats, said.alpha, known.vocabulary).numpy())
-    found = known.bounded(replace(best, losses=losses))
-    if said.form == "betting":
-        found = replace(found, bound=_betting(nats, found.alpha, known, found.bits))
-    if abs(found.mean - said.mean) > SAME or abs(found.bound - said.bound) > SAME or found.alpha != said.alpha:
-        raise InputError(
-            f"'{path}' says {said.mean:.5f} bits per token and a bound of {said.bound:.5f}; evaluated again: {found.mean:.5f} and "
-            f"{found.bound:.5f}. Likely cause: another processor or precision; certify again here"
-        )
-    return said
+    return checked(_BitsPerToken(), path, model, task, out)
+
+
+class _BitsPerToken(Recount[LanguageCertificate]):
+    """Measures the documents' bits per token again."""
+
+    kind = LanguageCertificate
+
+    def refuse_unsound(self, said: LanguageCertificate, data: Data) -> None:
+        """Fewer models evaluated than the search itself has."""
+        among, own = said.definitions.among, said.definitions.messages(len(ALPHAS))
+        if among is None or among < own:
+            raise InputError(
+                f"it says that {among} models were evaluated, expected at least the {own} of its own search"
+            )
+
+    def measured(self, said: LanguageCertificate, fresh: Data) -> Tensor:
+        """-ln p of each token of the documents that are evaluated (documents, tokens)."""
+        seen = Batches(fresh.model, subsample(fresh.task.train, said.evaluated), fresh.task.kind)
+        return predict(fresh.model, seen, precision_of(said.recipe, fresh))
+
+    def rows(self, said: LanguageCertificate, data: Data, measured: Tensor) -> NDArray[Any]:
+        """Each document's bits per token, smoothed (documents,)."""
+        found: NDArray[Any] = smoothed_bits(measured, said.alpha, _vocabulary(data.model)).numpy()
+        return found
+
+    def differs(self, said: LanguageCertificate, data: Data, measured: Tensor) -> str:
+        """The mean, the bound and alpha."""
+        documents, among = len(data.task.train), said.definitions.among or 0
+        known = _Known.of(documents, said.evaluated, _vocabulary(data.model), said.delta, among)
+        found = known.bounded(replace(said.best, losses=_by_alpha(measured, known.vocabulary)))
+        if said.form == "betting":
+            found = replace(found, bound=_betting(measured, found.alpha, known, found.bits))
+        same = abs(found.mean - said.mean) <= SAME and abs(found.bound - said.bound) <= SAME
+        if same and found.alpha == said.alpha:
+            return ""
+        return f"{said.mean:.5f} bits per token and a bound of {said.bound:.5f}; evaluated again: {found.mean:.5f} and {found.bound:.5f}"
 
 
 def subsample(documents: Split, m: int) -> Split:
@@ -218,7 +232,7 @@ def subsample(documents: Split, m: int) -> Split:
     return take(documents, permutation(0, "split", 2, n)[:m])
 
 
-def smoothed_bits(nats: torch.Tensor, alpha: float, vocabulary: int) -> torch.Tensor:
+def smoothed_bits(nats: Tensor, alpha: float, vocabulary: int) -> Tensor:
     """Each document's mean of -log2((1 - alpha) p + alpha / V), (n,) fp64, from its tokens' -ln p (n, tokens).
 
     A token whose probability is not finite costs the most, log2(V / alpha).
@@ -267,7 +281,7 @@ class _Known:
 def _searched(ground: Preparation, progress: Progress, command: str) -> LanguageCertificate:
     data, recipe, n = ground.data, ground.recipe, ground.n
     m = n if ground.options.evaluated is None else ground.options.evaluated
-    own = _own_messages(ground.definitions())
+    own = ground.definitions().messages(len(ALPHAS))
     known = _Known.of(n, m, _vocabulary(data.model), ground.options.delta, own)
     precision = precision_of(recipe, data)
     seen = Batches(data.model, subsample(data.task.train, m), data.task.kind)
@@ -310,15 +324,23 @@ def _certificate(
             as_many = shown_nats[torch.arange(held) % len(shown_nats)]
             holdout = min(_betting(as_many, alpha, known, 0.0) for alpha in ALPHAS)
     length = f"its first {data.model.max_length} tokens" if data.model.max_length else "all its tokens"
-    fields = ground.common(command)
-    fields["assumptions"] = (f"a document, cut to {length}, is one example", *fields["assumptions"])
+    choices = ground.choices
     if known.m < known.n:
         cost = bounds.choice_bits([known.among])
         why = f"paid in the first step: {known.among:,} pairs of a model and an alpha were, or are counted as, evaluated on them"
-        fields["choices"] += (Choice("documents evaluated", f"{known.m:,} of {known.n:,}", cost, why),)
+        choices = (*choices, Choice("documents evaluated", f"{known.m:,} of {known.n:,}", cost, why))
     return LanguageCertificate(
-        **fields,
-        method=str(spec.at(best.d)) if best.d else str(spec),
+        model=recipe.model,
+        task=recipe.task,
+        method=ground.recipe_at(best).method,
+        recipe=ground.recipe_at(best),
+        n=known.n,
+        delta=delta,
+        split=ground.split,
+        prior=ground.prior,
+        assumptions=(f"a document, cut to {length}, is one example", *ground.assumptions),
+        choices=choices,
+        command=command,
         unit=next(iter(ground.whole.notes), "documents"),
         evaluated=known.m,
         vocabulary=known.vocabulary,
@@ -337,27 +359,21 @@ def _certificate(
         best=best,
         candidates=candidates,
         tighter=_tighter(best, known),
-        definitions=ground.definitions(alphas=list(ALPHAS), among=known.among),
+        definitions=replace(ground.definitions(), alphas=ALPHAS, among=known.among),
     )
 
 
-def _betting(nats: torch.Tensor, alpha: float, known: _Known, bits: float) -> float:
+def _betting(nats: Tensor, alpha: float, known: _Known, bits: float) -> float:
     """The betting bound of these documents, in their order in the data; the message was chosen by the other form, at no cost."""
     low, high = bounds.smoothed_range(alpha, known.vocabulary)
     return betting_upper(smoothed_bits(nats, alpha, known.vocabulary), low, high, known.delta, bits)
-
-
-def _own_messages(definitions: dict[str, Any]) -> int:
-    """How many pairs of a model and an alpha a search evaluates, with the alternatives that it pays for."""
-    messages = 1 + len(definitions["dims"]) * len(definitions["levels"])
-    return messages * len(ALPHAS) * int(definitions["tried"])
 
 
 def _losses(model: Model, batches: Batches, precision: str, vocabulary: int) -> dict[str, list[float]]:
     return _by_alpha(predict(model, batches, precision), vocabulary)
 
 
-def _by_alpha(nats: torch.Tensor, vocabulary: int) -> dict[str, list[float]]:
+def _by_alpha(nats: Tensor, vocabulary: int) -> dict[str, list[float]]:
     """[mean, sample variance] of the documents' bits per token, by alpha."""
     found = {}
     for alpha in ALPHAS:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from d90.analysis import bounds
 from d90.certificates.assumptions import WARNING, assumptions, drop_copies, refuse_copies
-from d90.certificates.certificate import BaseCertificate, Choice
+from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
 from d90.certificates.choices import Tried, choices_of, first_example, what_was_tried
+from d90.certificates.definitions import Definitions
 from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
 from d90.errors import InputError
 from d90.files import write_bytes
@@ -25,14 +26,13 @@ from d90.methods import Full, Spec
 from d90.models.loading import Model
 from d90.options import CertificateOptions
 from d90.projections.philox import permutation
-from d90.subspace.fingerprint import Base
 from d90.tasks import Split, Task
 from d90.tasks.overlap import common
 from d90.training.loop import Data, fit, open_model, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
 from d90.training.steps import RunControl
-from d90.trials.context import versions
+from d90.trials.context import context_here
 from d90.trials.store import Store, digest
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "opened_again",
     "parts",
     "prepare",
-    "recipe_of",
     "save_study",
     "take",
     "write_array",
@@ -88,25 +87,39 @@ class Preparation:
         """The split that chose nothing: "test", or "validation" where there is none."""
         return "test" if self.data.task.test is not None else "validation"
 
-    def common(self, command: str) -> dict[str, Any]:
-        """The fields of a certificate that do not hang on what was measured."""
-        options = self.options
-        return {
-            "model": self.recipe.model, "task": self.recipe.task, "n": self.n, "delta": options.delta, "split": self.split,
-            "prior": len(self.first.train) if self.first is not None else 0, "assumptions": self.assumptions, "choices": self.choices,
-            "recipe": {key: value for key, value in self.recipe.to_dict().items() if key != "method"}, "command": command,
-        }  # fmt: skip
+    @property
+    def prior(self) -> int:
+        """How many examples trained the starting point."""
+        return len(self.first.train) if self.first is not None else 0
 
-    def definitions(self, **more: Any) -> dict[str, Any]:
+    def recipe_at(self, best: CodedTune) -> Recipe:
+        """The recipe with the method of the best message."""
+        return replace(self.recipe, method=str(self.spec.at(best.d) if best.d else self.spec))
+
+    def definitions(self) -> Definitions:
         """What a check needs to find the same ground again."""
-        options = self.options
-        return {
-            "dims": list(options.dims or ()), "levels": list(options.levels or ()), "prior": options.prior, "tried": self.tried.count,
-            "prior_epochs": options.prior_epochs, "quantise_epochs": options.quantise_epochs, "copies": options.copies,
-            "task": self.whole.fingerprint, "examples": len(self.whole.train),
-            "first_example": first_example(self.whole.train), "base": self.data.model.fingerprint,
-            "start": self.start.weights, "start_parts": self.start.base.to_dict(), **more, **versions(),
-        }  # fmt: skip
+        options, here = self.options, context_here(self.whole.fingerprint, self.data.model.fingerprint)
+        return Definitions(
+            dims=options.dims or (),
+            levels=options.levels or (),
+            prior=options.prior,
+            tried=self.tried.count,
+            prior_epochs=options.prior_epochs,
+            quantise_epochs=options.quantise_epochs,
+            copies=options.copies,
+            task=here.task,
+            examples=len(self.whole.train),
+            first_example=first_example(self.whole.train),
+            base=here.base,
+            start=self.start.weights,
+            start_parts=self.start.base,
+            d90=here.d90,
+            torch=here.torch,
+            numpy=here.numpy,
+            python=here.python,
+            machine=here.machine,
+            threads=here.threads,
+        )
 
 
 def settled(
@@ -215,20 +228,15 @@ def opened_again(
         raise InputError(
             f"'{path}': the starting point is another one here ({', '.join(apart)}); expected the base and the prior it was made from. A "
             f"prior is trained again for the check, and other threads or another processor round differently: it was made with "
-            f"{known.get('threads')} threads on {known.get('machine')}, here are {torch.get_num_threads()}"
+            f"{known.threads} threads on {known.machine}, here are {torch.get_num_threads()}"
         )
     return said, data, found
 
 
-def _apart(found: StartingPoint, known: dict[str, Any]) -> list[str]:
+def _apart(found: StartingPoint, known: Definitions) -> list[str]:
     """The parts in which a starting point is not the one that a certificate names."""
-    parts_apart = found.base.differs(Base.from_dict(known["start_parts"])) if "start_parts" in known else []
-    return parts_apart or (["weights"] if found.weights != known["start"] else [])
-
-
-def recipe_of(said: BaseCertificate[Any]) -> Recipe:
-    """The recipe of a certificate's training."""
-    return Recipe.from_dict({**said.recipe, "method": said.method})
+    parts_apart = found.base.differs(known.start_parts) if known.start_parts is not None else []
+    return parts_apart or (["weights"] if found.weights != known.start else [])
 
 
 def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str | Task | None) -> Data:
@@ -238,16 +246,15 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
         InputError: other examples.
         KeyError, TypeError, ValueError: what a check needs is not in it.
     """
-    known, recipe = said.definitions, recipe_of(said)
-    start, fingerprint, copies = str(known["start"]), str(known["task"]), known.get("copies", "refuse")
+    known, recipe = said.definitions, said.recipe
     options = CertificateOptions(
-        prior=float(known["prior"]), delta=said.delta, prior_epochs=float(known["prior_epochs"]), copies=copies
+        prior=known.prior, delta=said.delta, prior_epochs=known.prior_epochs, copies=known.copies
     )
     whole = open_task(task if task is not None else recipe.task, recipe, model)
     unit = "documents" if whole.kind.generative else "examples"
-    if not start or whole.fingerprint != fingerprint:
+    if not known.start or whole.fingerprint != known.task:
         raise InputError(
-            f"it certifies another set of {unit}: fingerprint {fingerprint[:16]}, task '{whole.name}' has {whole.fingerprint[:16]}. "
+            f"it certifies another set of {unit}: fingerprint {known.task[:16]}, task '{whole.name}' has {whole.fingerprint[:16]}. "
             f"The bound holds for those {unit} alone; give the same data"
         )
     loaded = _opened(model if model is not None else recipe.model, whole, recipe)
@@ -259,8 +266,8 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
 
 def save_study(ground: Preparation, certificate: BaseCertificate[Any], kind: str) -> None:
     """Keep a certificate in the store, where later ones find it as an alternative."""
-    asked = [str(ground.spec), certificate.recipe, asdict(ground.options)]
-    ground.store.put_study(digest(asked), kind, certificate.to_dict())
+    body = certificate.to_dict()
+    ground.store.put_study(digest([str(ground.spec), body["recipe"], asdict(ground.options)]), kind, body)
 
 
 def write_array(path: str | os.PathLike[str], array: NDArray[Any]) -> None:

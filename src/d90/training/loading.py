@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -168,9 +169,11 @@ def task_of(record: TuneRecord, task: str | Task | None = None) -> Task:
         InputError: a task of other labels or of another kind.
     """
     recipe, kind = record.recipe, record.kind
-    columns = dict(recipe.columns)
-    if columns.get("metric", "").startswith(SCRIPT):  # only a user names a file that is run
-        del columns["metric"]
+    # only a user names a file that is run
+    script = recipe.columns.get("metric", "").startswith(SCRIPT)
+    columns: Mapping[str, Any] = {
+        name: value for name, value in recipe.columns.items() if not (script and name == "metric")
+    }
     if task is None:
         task = load_task(recipe.task, limit=recipe.train_limit, validation_limit=recipe.validation_limit, **columns)
     elif isinstance(task, str):
