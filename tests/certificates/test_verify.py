@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from d90 import certify
 from d90.analysis import bounds, coding
 from d90.certificates import verify as checker
-from d90.certificates.classification import check
-from d90.certificates.language import certify_language, check_language
+from d90.certificates.classification import Certificate, check
+from d90.certificates.language import LanguageCertificate, certify_language, check_language
 from d90.errors import InputError
 from tests.certificates.planted import planted_model, random_task
 from tests.reference.tiny_causal import tiny_causal, tiny_documents
@@ -261,3 +261,15 @@ def test_a_stored_certificate_with_a_lower_bound_is_refused(path: Path, tmp_path
     (tmp_path / "c.json").write_text(json.dumps({**body, "bound": best["bound"], "best": best, "candidates": among}))
     with pytest.raises(checker.Refused, match=r"'candidates\[\d+\]\.bound' says"):
         checker.verify(str(tmp_path / "c.json"))
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("certify*.json")), ids=lambda path: path.stem)
+def test_certificates_of_earlier_versions_are_read_and_say_the_same(path: Path) -> None:
+    body = json.loads(path.read_text())
+    kind = LanguageCertificate if "vocabulary" in body else Certificate
+    found = json.loads(json.dumps(kind.from_dict(body).to_dict()))
+    for name, value in body.items():
+        assert found[name] == (value | {"copies": "refuse"} if name == "definitions" else value), name

@@ -102,8 +102,12 @@ def test_a_trial_may_stop_at_the_threshold(tmp_path: Path) -> None:
         else:
             found.tell(trial, score)
     assert found.interval[1] is None or found.interval[1] >= TRUE
-    rows = [row.status for row in found.store.trials()]
-    assert rows.count("passed") == stopped
+    rows = found.store.trials()
+    assert [row.status for row in rows].count("passed") == stopped
+    assert {row.result.steps for row in rows if row.status == "passed"} <= {0.5}, (
+        "a part of a baseline is no whole step"
+    )
+    assert study(tmp_path).result.spent == found.result.spent, "as it is read again"
 
 
 def test_its_page_and_figure_show_it(tmp_path: Path) -> None:

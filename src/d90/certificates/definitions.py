@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from d90.files import Json
+from d90.options.certificate import Copies
 from d90.subspace.fingerprint import Base
 
 __all__ = ["Definitions"]
@@ -31,7 +32,7 @@ class Definitions:
     tried: int
     prior_epochs: float
     quantise_epochs: float | None = None
-    copies: str = "refuse"
+    copies: Copies = "refuse"
     task: str
     examples: int | None = None
     first_example: str | None = None
@@ -65,6 +66,8 @@ class Definitions:
             KeyError, TypeError, ValueError: a field that is missing or of another type.
         """
         known = {one.name: body[one.name] for one in fields(cls) if one.name in body}
+        if known.get("copies", "refuse") not in ("refuse", "drop"):
+            raise ValueError(f"its copies are {known['copies']!r:.40}, expected refuse or drop")
         parts, alphas, among = known.get("start_parts"), known.get("alphas"), known.get("among")
         if among is not None and (not isinstance(among, int) or isinstance(among, bool)):
             raise TypeError(f"its among is {among!r:.40}, expected a whole number")

@@ -100,8 +100,8 @@ class Preparation:
         """What a check needs to find the same ground again."""
         options, here = self.options, context_here(self.whole.fingerprint, self.data.model.fingerprint)
         return Definitions(
-            dims=options.dims or (),
-            levels=options.levels or (),
+            dims=tuple(options.dims or ()),
+            levels=tuple(options.levels or ()),
             prior=options.prior,
             tried=self.tried.count,
             prior_epochs=options.prior_epochs,
