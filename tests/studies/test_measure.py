@@ -142,9 +142,9 @@ def test_the_margin_rule_compares_example_by_example(tmp_path: Path) -> None:
     assert len(found.baseline_scores) == 2
     assert all(point.lower is not None and point.lower <= point.score for point in found.curve)
     rows = [t for t in store.trials() if t.d is not None]
-    assert all(store.find(t.key, None).predictions for t in rows)
+    assert all(store.find(t.key, None).result.predictions for t in rows)
     for trial in rows[:3]:
-        predicted = unpack(store.find(trial.key, None).predictions)
+        predicted = unpack(store.find(trial.key, None).result.predictions)
         assert (predicted == blobs(noise=1.0).validation.labels.numpy()).mean() == pytest.approx(trial.score)
     if found.status == "found":
         assert any(point.lower >= -0.06 for point in found.curve)

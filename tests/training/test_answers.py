@@ -89,7 +89,7 @@ def test_a_search_stops_at_exact_match_and_stores_what_each_answer_was_worth(tun
     assert (found.rule, found.metric) == ("margin", "exact")
     assert found.majority == pytest.approx(load_task(_data(tmp_path, plain=True), metric="exact").chance())
     kept = [store.find(row.key, row.stop_at) for row in store.trials()]
-    worth = [unpack(row.predictions) for row in kept if row is not None and row.predictions]
+    worth = [unpack(row.result.predictions) for row in kept if row is not None and row.result.predictions]
     assert len(worth) == len(kept) > 1
     assert [row.score for row in store.trials()] == pytest.approx([values.mean() for values in worth])
 
