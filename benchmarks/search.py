@@ -23,7 +23,7 @@ from typing import Any
 
 from search_worlds import HIGH, LOW, SHAPES, TUNED, World
 
-from d90.search import NextTrial, Observation, SearchProblem, search
+from d90.search import NextTrial, Observation, SearchProblem, SearchResult, search
 from d90.search.noise import expected_noise
 
 NOISES, STARTS, BUDGETS = (0.005, 0.01, 0.02), (256, 4096, 65_536), (5, 7, 12)
@@ -31,8 +31,8 @@ CELLS = tuple(itertools.product(NOISES, STARTS, BUDGETS))
 Row = dict[str, Any]
 
 
-def searched(world: World, start: int, budget: float) -> Row:
-    """One search."""
+def run_search(world: World, start: int, budget: float) -> tuple[SearchResult, list[float]]:
+    """One search, and the scores of its baselines."""
     metric = "loss" if world.shape == "loss" else "accuracy"
     noise = expected_noise(metric, world.examples, world.full, world.chance)
     problem = SearchProblem(world.goal, LOW, HIGH, world.chance, noise, start=start, budget=budget)
@@ -46,8 +46,13 @@ def searched(world: World, start: int, budget: float) -> Row:
             scores.append(score)
         return Observation.of(d, p, t, status, score, level, cost)
 
+    return search(evaluate, problem), scores
+
+
+def searched(world: World, start: int, budget: float) -> Row:
+    """One search, as it is stored."""
     began = time.process_time()
-    found = search(evaluate, problem)
+    found, _ = run_search(world, start, budget)
     seconds = time.process_time() - began
     low, high = found.interval
     return {
