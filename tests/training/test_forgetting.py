@@ -16,7 +16,7 @@ from d90.training.forgetting import OWN_TEXT, forgetting, losses, own_text, reta
 from d90.training.loading import open_tune
 from d90.training.result import TrialResult
 from d90.trials.store import Store
-from tests.reference.blobs import blobs
+from tests.reference.blobs import Notes, blobs
 from tests.reference.command import run as command
 from tests.reference.tiny_causal import tiny_causal, tiny_documents
 
@@ -87,6 +87,15 @@ def _train(tmp_path: Path, **options: Any) -> Any:
     return d90.train(
         str(tmp_path / "model"), f"text:{data}", "full", lr=1e-2, epochs=2, batch_size=8, evaluations=2, **options
     )
+
+
+def test_the_wait_for_the_bases_own_text_is_told(tmp_path: Path, cache: Path) -> None:
+    notes = Notes()
+    _train(tmp_path, forgetting=True, progress=notes)
+    said = [note for note in notes.notes if "text it writes itself" in note]
+    assert len(said) == 1
+    _train(tmp_path, progress=notes)
+    assert [note for note in notes.notes if "text it writes itself" in note] == said
 
 
 def test_a_run_says_what_its_kept_weights_forget(tmp_path: Path) -> None:

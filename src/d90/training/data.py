@@ -63,9 +63,12 @@ class Data:
             self._questions[name] = ask(self.model, self.task.splits[name], self.task.kind)
         return self._questions[name]
 
-    def remember(self, keep: str | None) -> None:
+    def remember(self, keep: str | None, progress: Progress) -> None:
         """Evaluate the plain model on what it should not forget (`d90.training.forgetting`), before any method is put on it."""
         if keep not in self._retained:
+            progress.note(
+                "the base is scored on text it writes itself, and keeps, before anything is trained: what a tune forgets is told beside it"
+            )
             self._retained[keep] = retained(self.model, keep, self.texts)
 
     def forgotten(self, keep: str | None) -> tuple[Forgotten, ...]:

@@ -210,7 +210,7 @@ def fit(
     """
     module = data.model.module
     if recipe.measures_forgetting:
-        data.remember(recipe.keep)
+        data.remember(recipe.keep, progress)
     whole = test or (recipe.measures_forgetting and recipe.until == 1)
     control = replace(control, keep_best=control.keep_best or whole)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
