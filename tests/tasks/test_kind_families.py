@@ -20,6 +20,7 @@ from d90.training.batches import Batches
 from d90.training.evaluation import predict
 from d90.training.loading import open_tune
 from tests.reference.families import save_family
+from tests.reference.tokenizer import save_tokenizer
 
 PAPERS = ("bert", "roberta", "bart", "electra", "albert", "xlnet", "t5", "xlm-roberta", "deberta", "gpt2")
 WRITERS = ("t5", "bart", "mbart", "marian", "pegasus", "m2m_100", "umt5", "blenderbot")
@@ -30,6 +31,16 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "question-answering": (PAPERS, {}),
     "embeddings": (PAPERS, {"t5": "an encoder-decoder", "bart": "an encoder-decoder"}),
     "seq2seq": (WRITERS, {}),
+    "multiple-choice": (
+        PAPERS,
+        dict.fromkeys(("bart", "t5"), "an encoder-decoder")
+        | {"deberta": "transformers has no head for choices, nor a causal model"},
+    ),
+    "masked": (
+        PAPERS,
+        dict.fromkeys(("bart", "t5"), "an encoder-decoder")
+        | dict.fromkeys(("xlnet", "gpt2"), "no masked language model"),
+    ),
     "image-classification": (VISION, {}),
 }
 CASES = [(kind, family) for kind, (families, cannot) in KINDS.items() for family in families if family not in cannot]
@@ -49,6 +60,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
             },
             "embeddings": {"anchor": text, "positive": text[::-1]},
             "seq2seq": {"source": text, "target": words[0]},
+            "multiple-choice": {"question": text, "choices": ["a", "b", "c"], "answer": words[0]},
+            "masked": {"text": text},
         }.get(kind, {}))  # fmt: skip
     return found
 
@@ -92,6 +105,12 @@ def save_vision(family: str, folder: Path) -> Path:
     return folder
 
 
+def add_mask(folder: Path) -> None:
+    """The unknown token of the tests' tokenizer is its mask."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": "[UNK]"}))
+
+
 def test_what_is_left_out_has_a_reason() -> None:
     for families, cannot in KINDS.values():
         assert set(cannot) <= set(families)
@@ -103,10 +122,14 @@ def test_what_is_left_out_has_a_reason() -> None:
 def test_a_family_serves_a_kind(kind: str, family: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     task = task_of(kind, tmp_path / "data")
-    auto = find_kind(kind).auto_class
+    auto = "AutoModelForCausalLM" if (kind, family) == ("multiple-choice", "gpt2") else find_kind(kind).auto_class
     assert auto is not None
     vision = kind == "image-classification"
     base = save_vision(family, tmp_path / "m") if vision else save_family(family, tmp_path / "m", auto)
+    if kind == "masked":
+        add_mask(base)
+    if auto == "AutoModelForCausalLM":
+        save_tokenizer(base, marks=False)
     for method in ("full@d=50", "lora:r=2"):
         if family in ("swin", "convnext", "resnet") and method.startswith("lora"):
             continue  # convolutions, and blocks of several widths: named in the methods' own tests

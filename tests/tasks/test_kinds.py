@@ -65,6 +65,8 @@ KINDS: dict[str, tuple[TaskKind, Tensor, Tensor]] = {
     "multi-label": (kinds.MultiLabel(("a", "b", "c")), FLAGS, 40 * (2 * FLAGS - 1)),
     "question-answering": (kinds.Answering(unanswerable=True), SPANS, SPOTS),
     "embeddings": (kinds.Embeddings(), torch.zeros(12), torch.eye(12)[:, None].expand(-1, 2, -1)),
+    "multiple-choice": (kinds.Choices(), CLASSES, 40 * torch.eye(3)[CLASSES]),
+    "masked": (kinds.Masked(), DOCUMENTS, torch.zeros(12, 5)),
     "tokens": (
         Tokens(("B-x", "I-x", "O")),
         TAGS,
@@ -76,7 +78,11 @@ EACH = pytest.mark.parametrize("name", KINDS)
 
 def _task(name: str, metric: str | None = None) -> Task:
     kind, labels, _ = KINDS[name]
-    texts = {"tokens": WORDS, "seq2seq": [(text, text) for (text,) in TEXTS]}.get(name, TEXTS)
+    texts = {
+        "tokens": WORDS,
+        "seq2seq": [(text, text) for (text,) in TEXTS],
+        "multiple-choice": [(t, "a", "b", "c") for (t,) in TEXTS],
+    }.get(name, TEXTS)
     inputs: Any = torch.rand(12, 1, 2, 2) if kind.takes == "images" else texts
     split = Split(inputs, labels)
     return Task("t", kind, kind.labels, metric or kind.own_metric, split, split)
@@ -114,6 +120,8 @@ def test_the_constant_guess_scores_chance(name: str) -> None:
         "language": [None, torch.tensor([3.0]).log()],
         "seq2seq": [None, torch.tensor([3.0]).log()],
         "question-answering": [None, None],
+        "masked": [None, None],
+        "multiple-choice": [torch.tensor([0.0, 9.0, 0.0]), torch.tensor([0.25, 0.5, 0.25]).log()],
         "embeddings": [torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)],
         "multi-label": [torch.tensor([9.0, -9.0, -9.0]), torch.logit(torch.tensor([0.75, 0.25, 0.25]))],
         "tokens": [torch.tensor([0.0, 0.0, 9.0]), (torch.tensor([3.0, 1.0, 5.0]) / 9).log()],

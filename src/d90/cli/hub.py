@@ -52,6 +52,7 @@ def pull(
 
 def merge(tune: TuneArg, out: OutOpt) -> None:
     """Write the tuned model as an ordinary folder: config, tokenizer, safetensors."""
+    from d90.integrations.merge import auto_class_of
     from d90.integrations.merge import merge as write
     from d90.integrations.serving import serving_lines
     from d90.training.record import read_record
@@ -59,7 +60,7 @@ def merge(tune: TuneArg, out: OutOpt) -> None:
     folder = write(tune, out, make_notices())
     size = sum(file.stat().st_size for file in folder.iterdir())
     kind = read_record(tune).kind
-    opened = "SentenceTransformer(" if kind.pools else f"{kind.auto_class}.from_pretrained("
+    opened = "SentenceTransformer(" if kind.pools else f"{auto_class_of(folder, kind)}.from_pretrained("
     echo(f"wrote {folder} ({size:,} bytes): {opened}'{folder}')")
     for line in serving_lines("", folder) if kind.generative and not kind.writes else ():
         echo(line)

@@ -55,7 +55,7 @@ def lines_of(
             shown += [f"{value:.4f}" for value in rest if isinstance(value, float)]
             yield "\t".join([*shown, *(text.replace("\n", "\\n").replace("\r", "\\r") for text in example)])
             continue
-        names = (called,) if len(example) == 1 else ("text_a", "text_b")
+        names = _names(called, len(example))
         row = {**_place(place), **dict(zip(names, example, strict=True)), **answer}
         if form == "jsonl":
             yield json.dumps(row)
@@ -64,6 +64,13 @@ def lines_of(
             if i == 0:
                 yield _csv(flat)
             yield _csv(flat.values())
+
+
+def _names(called: str, count: int) -> tuple[str, ...]:
+    """What the texts of an example are called."""
+    if count < 3:
+        return (called,) if count == 1 else ("text_a", "text_b")
+    return (called, *(f"choice_{i}" for i in range(1, count)))
 
 
 def _place(place: str) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def _perplexity(generative: bool, loss: float) -> str:
 
 def predict(
     tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; for pairs, two at a time.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; for pairs two at a time, for choices a question and its choices.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -133,15 +135,18 @@ def predict(
     form = format_of(form, out)
     check_output(out, tune, file)
     record = read_record(tune)
-    width, shown = max(1, record.task.texts), record.kind.shown
+    kind, width = record.kind, max(1, record.task.texts)
+    shown = kind.shown
     if file is not None:
         given_columns = record.recipe.columns
         named = text or given_columns.get("text") or given_columns.get("prompt") or (shown if shown != "text" else None)
-        found = read_examples(file, Columns(named), width)
+        found = read_examples(file, Columns(named), width, type(kind))
     else:
         given = texts or []
         if len(given) % width:
-            raise InputError(f"got {len(given)} texts, expected them two at a time: this tune was trained on pairs")
+            raise InputError(
+                f"got {len(given)} texts, expected them {'two' if width == 2 else width} at a time, as in training"
+            )
         cut = [tuple(given[i : i + width]) for i in range(0, len(given), width)]
         found = Examples(cut, [""] * len(cut))
     described = open_tune(tune, make_notices()).describe(found.texts)

@@ -13,13 +13,15 @@ from d90.files import check_new_folder, new_folder
 from d90.integrations.convert import write_tokenizer
 from d90.integrations.unit import fold_unit
 from d90.methods import load
+from d90.models.loading import opened_as
 from d90.models.sentences import write_sentence_folder
+from d90.tasks.kinds import TaskKind
 from d90.training.base import open_base
 from d90.training.progress import Progress
 from d90.training.record import note_not_covered, read_record
 from d90.training.writing import settle_generation
 
-__all__ = ["merge"]
+__all__ = ["auto_class_of", "merge"]
 
 
 def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress | None = None) -> Path:
@@ -75,6 +77,13 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
             width = int(model.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
             write_sentence_folder(whole, model.pooling, width, model.max_length)
     return folder
+
+
+def auto_class_of(folder: Path, kind: TaskKind) -> str:
+    """The Auto class of transformers that opens a merged folder."""
+    from transformers import AutoConfig
+
+    return str(opened_as(kind, AutoConfig.from_pretrained(folder, trust_remote_code=False)).auto_class)
 
 
 def _describe(module: nn.Module, labels: list[str]) -> None:

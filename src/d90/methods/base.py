@@ -219,7 +219,7 @@ def task_head(model: nn.Module) -> set[str]:
     A language model's output matrix is none, nor is the last part of a transformer that has no head.
     """
     names = [name for name, _ in model.named_parameters()]
-    heads = layout.head_modules(model)
+    heads = [] if getattr(model, "_d90_language", False) else layout.head_modules(model)
     if not heads and not hasattr(model, "base_model_prefix"):
         heads = [name for name, child in model.named_children() if any(True for _ in child.parameters())][-1:]
     found = {name for name in names if name.split(".")[0] in heads}

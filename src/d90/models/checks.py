@@ -18,6 +18,7 @@ from d90.models.model import positions
 from d90.tasks.kinds import TaskKind
 
 __all__ = [
+    "check_fills",
     "check_serves",
     "check_sha256",
     "class_names",
@@ -90,6 +91,29 @@ def freeze_unsaved(module: Any) -> None:
             parameter.requires_grad_(False)
 
 
+def check_fills(name: str, module: Any, tokenizer: Any, fresh: Sequence[str]) -> None:
+    """Refuse what cannot find hidden tokens.
+
+    Raises:
+        InputError: the checkpoint lacks a part, the tokenizer a mask, or the model a row for one of its tokens.
+    """
+    if fresh:
+        raise InputError(
+            f"model '{name}': its checkpoint lacks '{fresh[0]}', expected a masked language model with its output matrix. Likely cause: "
+            "an encoder saved without it, or a classifier; choose another model, as bert-base-uncased"
+        )
+    if tokenizer.mask_token_id is None:
+        raise InputError(
+            f"the tokenizer of '{name}' has no mask token, expected one; name it in its tokenizer_config.json"
+        )
+    rows = len(module.get_input_embeddings().weight)
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"model '{name}': its tokenizer has {len(tokenizer):,} tokens and its embedding {rows:,} rows, expected a row for each; resize "
+            "the embedding"
+        )
+
+
 @torch.no_grad()
 def vocabulary_of(name: str, module: Any, fresh: Sequence[str]) -> int:
     """Among how many tokens a causal language model, or a decoder behind an encoder, chooses.
@@ -133,9 +157,10 @@ def check_serves(name: str, config: Any, kind: TaskKind, family: Any) -> None:
                 "it; expected another architecture"
             )
         return
-    if both and kind.pools:
+    if both and not kind.generative:
+        wanted = "an encoder or a decoder" if kind.pools else "an encoder"
         raise InputError(
-            f"model '{name}' ({config.model_type}) is an encoder-decoder, expected an encoder or a decoder for a task of kind {kind.name}"
+            f"model '{name}' ({config.model_type}) is an encoder-decoder, expected {wanted} for a task of kind {kind.name}"
         )
     if both:
         raise InputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d90.errors import InputError
+from d90.models.choices import choices_behind, choices_beside
 from d90.models.model import Model
 from d90.models.pictures import PictureBatches
 from d90.models.targets import encode_targets
@@ -70,6 +71,24 @@ class ModelEncoder:
         """
         _check_takes_texts(self.model)
         found = encode_windows(self.model, inputs, not self.model.inputs or "token_type_ids" in self.model.inputs)
+        _check_ids(self.model, found.ids, inputs)
+        return found
+
+    def choices(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Questions with their choices, each beside the question, or behind it for a causal model.
+
+        Raises:
+            InputError: as `encode`; a choice that is too long.
+        """
+        _check_takes_texts(self.model)
+        if self.model.vocabulary is None:
+            return choices_beside(inputs, self.texts)
+
+        def ids_of(texts: list[str]) -> list[list[int]]:
+            found: list[list[int]] = _call(self.model, texts, add_special_tokens=False, verbose=False)["input_ids"]
+            return found
+
+        found = choices_behind(self.model, inputs, ids_of, _beginning(self.model))
         _check_ids(self.model, found.ids, inputs)
         return found
 
@@ -230,19 +249,23 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def _documents(model: Model, texts: list[str]) -> Encoded:
     """A mark of the beginning, then the document: so its first token is predicted as well. No other mark is added."""
-    tokenizer: Any = model.tokenizer
-    start = start_token(tokenizer)
-    if start is None:
-        raise InputError(
-            f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
-            "name one in its tokenizer_config.json"
-        )
+    start = _beginning(model)
     found = [[start, *ids] for ids in _call(model, texts, add_special_tokens=False, verbose=False)["input_ids"]]
     empty = next((i for i, ids in enumerate(found) if len(ids) < 2), None)
     if empty is not None:
         raise InputError(f"document {empty + 1} has no token ('{texts[empty][:40]}'), expected text; drop it")
     longest = model.max_length or max(map(len, found))
     return _encoded([ids[:longest] for ids in found], None, sum(len(ids) > longest for ids in found))
+
+
+def _beginning(model: Model) -> int:
+    start = start_token(model.tokenizer)
+    if start is None:
+        raise InputError(
+            f"the tokenizer of '{model.name}' has neither a bos nor an eos token, expected one to begin documents with; "
+            "name one in its tokenizer_config.json"
+        )
+    return start
 
 
 def start_token(tokenizer: Any) -> int | None:

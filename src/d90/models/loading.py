@@ -17,6 +17,7 @@ import torch
 from d90.errors import InputError, UnsupportedModelError, did_you_mean
 from d90.models.checkpoint import check_weight_files
 from d90.models.checks import (
+    check_fills,
     check_serves,
     check_sha256,
     class_names,
@@ -46,6 +47,7 @@ __all__ = [
     "count_weights",
     "encode",
     "load",
+    "opened_as",
     "outline",
     "positions",
     "split_revision",
@@ -184,7 +186,7 @@ _OWN = {"minilm": _minilm_folder, "smollm2": smollm2_folder}  # names whose weig
 def _pretrained(
     name: str, source: str, outputs: int, kind: TaskKind, seed: int, max_length: int | None, weights: Weights
 ) -> Model:
-    tokenizer, module, report, dtype = _from_pretrained(name, source, outputs, kind, weights)
+    tokenizer, module, report, dtype, kind = _from_pretrained(name, source, outputs, kind, weights)
     stored = dtype if weights == "fp32" else "float32"  # what is held as it is stored needs no word
     if kind.takes == "pictures":
         return _with_head(_pictured(name, tokenizer, module, report, seed), kind, outputs, stored)
@@ -203,6 +205,9 @@ def _pretrained(
     fresh = fresh_parameters(name, module, unique, report)
     std = getattr(module.config, "initializer_range", 0.02)
     initialise(module, fresh, seed, std)
+    if kind.fills:
+        check_fills(name, module, tokenizer, fresh)
+        layout.mark_language(module)
     model = Model(
         name, module, tokenizer, fresh, longest, seed,
         vocabulary=vocabulary_of(name, module, fresh) if kind.generative else None,
@@ -233,7 +238,7 @@ def _pictured(name: str, processor: Any, module: Any, report: dict[str, Any], se
 def _with_head(model: Model, kind: TaskKind, outputs: int, dtype: str) -> Model:
     """With what is to be said of its head and its weights, and the names of the classes where the head is the checkpoint's own."""
     module: Any = model.module
-    if not kind.generative:
+    if not kind.generative and not kind.fills:
         _note_head(model)
     if dtype in ("float16", "bfloat16"):
         model.notes += (f"the weights are stored in {dtype} and trained in fp32",)
@@ -262,8 +267,9 @@ def _is_head(module: Any, name: str) -> bool:
 
 def _from_pretrained(
     name: str, source: str, outputs: int, kind: TaskKind, weights: Weights
-) -> tuple[Any, Any, dict[str, Any], str]:
-    """Tokenizer, network, the library's report of what the checkpoint lacked, and what its weights are stored in."""
+) -> tuple[Any, Any, dict[str, Any], str, TaskKind]:
+    """Tokenizer, network, the library's report of what the checkpoint lacked, what its weights are stored in, and as what kind's
+    model it was opened."""
     import transformers
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
@@ -275,7 +281,6 @@ def _from_pretrained(
     if kind.auto_class is None:
         raise InputError(f"model '{name}' takes texts, and the task is of {kind.takes}; choose fc, lenet or mlp:WIDTHS")
     head = {} if kind.generative or not outputs else {"num_labels": outputs, "problem_type": kind.problem}
-    family: Any = getattr(transformers, kind.auto_class)
     source, revision = split_revision(source)
     where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     with _quiet():
@@ -287,6 +292,8 @@ def _from_pretrained(
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
                     "integers; choose the checkpoint it was made from"
                 )
+            kind = opened_as(kind, config)
+            family: Any = getattr(transformers, str(kind.auto_class))
             check_serves(name, config, kind, family)
             check_weight_files(name, source, config, revision)
             pictured = kind.takes == "pictures"
@@ -312,7 +319,19 @@ def _from_pretrained(
                     "transformers itself has; choose such a model"
                 ) from None
             raise InputError(_no_model(name, error)) from None
-    return tokenizer, module, report, dtype
+    return tokenizer, module, report, dtype, kind
+
+
+def opened_as(kind: TaskKind, config: Any) -> TaskKind:
+    """The kind as which a model with this config is opened (`TaskKind.opened_as`): an encoder-decoder is none of a decoder alone."""
+    import transformers
+
+    def serves(auto: str) -> bool:
+        return type(config) in getattr(transformers, auto)._model_mapping and not getattr(
+            config, "is_encoder_decoder", False
+        )
+
+    return kind.opened_as(serves)
 
 
 def _four_bits() -> Any:

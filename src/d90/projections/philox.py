@@ -51,6 +51,7 @@ STREAMS = {
     "shuffle": 11,  # order of the training examples
     "split": 12,  # train / validation splits made by d90
     "probe": 13,  # random test vectors (checksums)
+    "mask": 14,  # tokens that a masked language model is asked for
 }
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "lone_embeddings",
     "mark_called_head",
     "mark_fresh",
+    "mark_language",
     "mark_stacks",
     "owners",
     "padding_rows",
@@ -80,6 +81,11 @@ def mark_called_head(model: nn.Module) -> None:
 def mark_stacks(model: nn.Module) -> None:
     """Take the members of every stack of blocks for layers, the encoder's and the decoder's: before, one stack's alone were."""
     model._d90_stacks = True  # type: ignore[assignment]
+
+
+def mark_language(model: nn.Module) -> None:
+    """Note that a model's output matrix came with its checkpoint, whatever it is called: it is no head of a task."""
+    model._d90_language = True  # type: ignore[assignment]
 
 
 def fresh_tensors(model: nn.Module, names: Iterable[str]) -> list[str]:

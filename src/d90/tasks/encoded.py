@@ -69,5 +69,8 @@ class Encoder(Protocol):
     def windows(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
         """Questions and contexts: each one's windows one behind another, with "low", "high" (characters) and "window" for each token."""
 
+    def choices(self, inputs: Sequence[tuple[str, ...]]) -> Encoded:
+        """Questions and their choices, one behind another, "side" for each token; of a causal model with what is "scored"."""
+
     def pictures(self, inputs: Sequence[tuple[str, ...]]) -> Lazy:
         """Pictures (`d90.tasks.pictures`) as the model's processor prepares them."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError, quoted
+from d90.tasks.choices import has_choices
 from d90.tasks.columns import Columns, Table
 
 __all__ = [
@@ -44,10 +45,12 @@ def picture_column(table: Table, columns: Columns) -> str | None:
 
 
 def labelled_texts(table: Table, columns: Columns) -> bool:
-    """Whether a table has a label, and no column of images instead of texts."""
+    """Whether a table has a label, and no column of images instead of texts, nor choices beside a question."""
     row = table.rows[0]
-    return columns.label in row and (
-        picture_column(table, columns) is None or (not columns.text and columns.find(row) is not None)
+    return (
+        columns.label in row
+        and not has_choices(row, columns)
+        and (picture_column(table, columns) is None or (not columns.text and columns.find(row) is not None))
     )
 
 

@@ -59,10 +59,13 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def inputs(self, chosen: Tensor) -> dict[str, Tensor] | Tensor:
+    def inputs(self, chosen: Tensor, visit: int = 0) -> dict[str, Tensor] | Tensor:
         """The model's inputs for the examples with these numbers: images, or ids, mask and types padded to the longest.
 
         For a language model also `scored`, which tokens count; `outputs_of` keeps it from the model.
+
+        Args:
+            visit: at which step of training; 0 to look. Hidden tokens are others at each.
         """
         if self._images is not None:
             return self._images[chosen]
@@ -70,10 +73,16 @@ class Batches:
             {name: values[places[i] : places[i + 1]] for name, (values, places) in self._features.items()}
             for i in chosen.tolist()
         ]
+        if self.kind.fills:
+            examples = [{**example, "visit": torch.tensor([visit])} for example in examples]
         batch = self.kind.collate(examples, self._tokenizer)
         if not self._masked:
             batch.pop("attention_mask", None)
         return batch
+
+    def tokens(self) -> Tensor:
+        """The token ids of all examples in one row."""
+        return self._features["input_ids"][0]
 
     def shuffled(self, size: int, seed: int, epoch: int) -> list[Tensor]:
         """One epoch's batches as example numbers: shuffled by our own bits, sorted by length inside windows, batches shuffled."""

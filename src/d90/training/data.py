@@ -75,6 +75,15 @@ class Data:
         """What the tune that lies on the model has forgotten of that."""
         return measure_forgetting(self.model, self._retained[keep])
 
+    def chance(self, split: str) -> float:
+        """The score on a split of the best guess that sees no input: `Task.chance`, or of hidden tokens their frequencies in training."""
+        kind, held = self.task.kind, self.split(split)
+        if not kind.fills:
+            return self.task.chance(split, self.model.vocabulary)
+        batch = held.inputs(torch.arange(len(held)))
+        assert isinstance(batch, dict)
+        return kind.unigram(self.train.tokens(), batch["target"], len(self.model.tokenizer))  # type: ignore[arg-type]
+
     def for_model(self, model: Model) -> Data:
         """The same encoded task for the same kind of model with other fresh weights."""
         other = copy.copy(self)

@@ -25,6 +25,7 @@ from d90.training.base import open_base
 from d90.training.batches import Batches
 from d90.training.device import best_device
 from d90.training.evaluation import Assessment, look, predict
+from d90.training.filling import fill
 from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
 from d90.training.record import TuneRecord, note_not_covered, read_record
@@ -102,6 +103,8 @@ class Tuned:
 
     def describe(self, texts: Sequence[tuple[str, ...]]) -> list[Json]:
         """Each example's prediction as JSON values: the label, its probability and every class's; or the value."""
+        if self.kind.fills:
+            return fill(self.model, [text for (text,) in texts], self._precision)
         if self.kind.writes:
             self._check_texts(texts)
             return [{"answer": answer} for answer in write(self.model, self.kind, texts)]

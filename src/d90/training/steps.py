@@ -164,7 +164,7 @@ class Loop:
         total = 0.0
         for part in chosen.tensor_split(min(parts, len(chosen))):
             with autocast(module, self.precision):
-                outputs = outputs_of(module, data.train.inputs(part), kind)
+                outputs = outputs_of(module, data.train.inputs(part, self.step), kind)
             loss = kind.training_loss(outputs, data.train.labels[part].to(outputs.device))
             share = 1.0 if len(part) == len(chosen) else len(part) / len(chosen)
             value = loss.item() * kind.unit * share

@@ -101,8 +101,8 @@ class TrialRunner:
         return losses.double().std().item() if len(losses) > 1 else 0.0
 
     def constant_score(self, split: str = "validation") -> float:
-        """The score on one split of the best that looks at no input: `Task.chance`."""
-        return self.task.chance(split, self.model(self._recipe.seed).vocabulary)
+        """The score on one split of the best that looks at no input."""
+        return self.data(self._recipe.seed).chance(split)
 
     def run(self, requests: Sequence[TrialRequest]) -> list[TrialResult]:
         """What trials give that do not depend on one another, in their order: from the store, or by training.

@@ -8,11 +8,13 @@ from d90.errors import InputError
 from d90.registry import Registry
 from d90.tasks.columns import Columns, Table
 from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.choices import Choices
 from d90.tasks.kinds.classification import Classification
 from d90.tasks.kinds.embeddings import Embeddings
 from d90.tasks.kinds.images import Images, ImageValues
 from d90.tasks.kinds.instruction import Instruction
 from d90.tasks.kinds.language import ABSENT, Language
+from d90.tasks.kinds.masked import Masked
 from d90.tasks.kinds.multilabel import MultiLabel
 from d90.tasks.kinds.pictures import Pictures
 from d90.tasks.kinds.questions import Answering
@@ -23,12 +25,14 @@ from d90.tasks.kinds.tokens import Tokens
 __all__ = [
     "ABSENT",
     "Answering",
+    "Choices",
     "Classification",
     "Embeddings",
     "ImageValues",
     "Images",
     "Instruction",
     "Language",
+    "Masked",
     "MultiLabel",
     "Pictures",
     "Reading",
@@ -71,6 +75,8 @@ KINDS: Registry[type[TaskKind]] = Registry(
             MultiLabel,
             Answering,
             Embeddings,
+            Choices,
+            Masked,
         )
     },
     check=_check,

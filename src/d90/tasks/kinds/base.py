@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -67,6 +67,7 @@ class TaskKind(ABC):
         peft_task: peft's `TaskType`, where it has one.
         writes: whether a prediction is a text that the model's own `generate` makes.
         pools: whether vectors are made from the model's last states.
+        fills: whether hidden tokens are asked of a model that keeps its output matrix (`d90.tasks.kinds.masked`).
         extracts: whether answers are found in the model's outputs (`answers_in`).
         encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
         sized: the inputs whose longest counts as an example's length.
@@ -94,6 +95,7 @@ class TaskKind(ABC):
     hub_task: ClassVar[str | None] = None
     peft_task: ClassVar[str | None] = None
     writes: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
     extracts: ClassVar[bool] = False
     pools: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool | None] = None
@@ -217,6 +219,27 @@ class TaskKind(ABC):
         """Examples without labels, of texts as a person gives them."""
         return Split(list(texts), torch.zeros(len(texts), dtype=torch.int64))
 
+    @classmethod
+    def given_texts(cls, table: Table, columns: Columns, width: int) -> list[tuple[str, ...]]:
+        """The texts of a table that is to be predicted, without labels.
+
+        Args:
+            width: texts of an example in training.
+
+        Raises:
+            InputError: another number of them.
+        """
+        names = columns.text_names(table, labelled=False)
+        if len(names) != width:
+            raise InputError(
+                f"{table.where}: {len(names)} text columns ({', '.join(names)}), expected {width} as in training; name them with --text"
+            )
+        return columns.texts(table, labelled=False)
+
+    def unigram(self, train: Tensor, hidden: Tensor, vocabulary: int) -> float:
+        """Of a kind that `fills`, the score of the tokens' frequencies."""
+        raise NotImplementedError(f"a {self.name} hides no tokens")
+
     def of_images(self) -> TaskKind:
         """The kind for images where a split holds images; itself where there is none."""
         return self
@@ -256,6 +279,14 @@ class TaskKind(ABC):
         raise InputError(
             f"model '{model}' takes {takes} and task '{task}' has {self.takes}; expected them to match{hint}"
         )
+
+    def opened_as(self, serves: Callable[[str], bool]) -> TaskKind:
+        """The kind as which a model is opened for this one: itself, or another whose Auto class has a model of its architecture.
+
+        Args:
+            serves: whether an Auto class of transformers has one.
+        """
+        return self
 
     @property
     @abstractmethod
