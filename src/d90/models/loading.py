@@ -127,7 +127,7 @@ def outline(name: str, outputs: int = 0, kind: str | TaskKind | None = None) -> 
                 config.num_labels = outputs
             if config.pad_token_id is None:
                 config.pad_token_id = 0  # a decoder's classifier asks for it
-            family = getattr(transformers, str(kind.auto_class))
+            family = getattr(transformers, str(opened_as(kind, config).auto_class))
             return family.from_config(config, trust_remote_code=False), kind
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, NotImplementedError, TypeError) as error:
         raise InputError(_no_model(name, error)) from None
