@@ -56,7 +56,7 @@ def questions_with_choices(table: Table, columns: Columns) -> list[tuple[str, ..
         shown = ", ".join(quoted(one)[1:-1] for one in list(first)[:20])
         raise InputError(f"{table.where}: {lacks}; it has {shown}, expected question, choices (a list) and answer")
     context = next((one for one in CONTEXTS if isinstance(first.get(one), str) and one != name), None)
-    found = []
+    found: list[tuple[str, ...]] = []
     for i, row in enumerate(table.rows):
         spot = table.spot(i)
         question = _text(row.get(name), name, spot)
