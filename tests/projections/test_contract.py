@@ -11,7 +11,7 @@ import torch
 from d90.errors import InputError
 from d90.projections import PROJECTIONS, Projection, base, build, dense, kernels, sparse
 from tests.reference.dense import matrix
-from tests.reference.table import CASES, IDS, SHAPES, SPECS
+from tests.reference.table import CASES, IDS, SHAPES, SPECS, Sizes, suited
 
 over_the_table = pytest.mark.parametrize(("spec", "d", "sizes"), CASES, ids=IDS)
 over_names = pytest.mark.parametrize("spec", SPECS)
@@ -24,7 +24,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "as chosen":
         yield
         return
-    if str(request.node.callspec.params.get("spec", "fastfood")).startswith("sparse"):
+    if str(request.node.callspec.params.get("spec", "fastfood")).startswith(("sparse", "kronecker")):
         pytest.skip("one path only")
     with kernels.forced("torch"):
         yield
@@ -40,7 +40,7 @@ def close(a: torch.Tensor, b: torch.Tensor, rtol: float = 2e-6) -> bool:
 
 
 @over_the_table
-def test_dot(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_dot(spec: str, d: int, sizes: Sizes, path: None) -> None:
     """<P x, y> = <x, P^T y>, also for constant and repeated inputs, and when asked twice."""
     p = build(spec, d, sizes, seed=4)
     ones, last = torch.ones(p.D), torch.zeros(p.D)
@@ -55,7 +55,7 @@ def test_dot(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
 
 
 @over_the_table
-def test_a_projection_equals_its_explicit_matrix(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_a_projection_equals_its_explicit_matrix(spec: str, d: int, sizes: Sizes, path: None) -> None:
     """Against matrices built from the equations and plain-Python Philox."""
     p = build(spec, d, sizes, seed=(2 << 32) + 5)
     twin = torch.from_numpy(matrix(spec, d, sizes, (2 << 32) + 5))
@@ -68,7 +68,7 @@ def test_a_projection_equals_its_explicit_matrix(spec: str, d: int, sizes: tuple
 
 
 @over_the_table
-def test_a_projection_is_linear(spec: str, d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_a_projection_is_linear(spec: str, d: int, sizes: Sizes, path: None) -> None:
     p = build(spec, d, sizes, seed=1)
     for apply, n in ((p.forward, d), (p.adjoint, p.D)):
         u, v = torch.randn(n), torch.randn(n)
@@ -77,10 +77,10 @@ def test_a_projection_is_linear(spec: str, d: int, sizes: tuple[int, ...], path:
 
 
 @over_the_table
-def test_same_seed_same_map(spec: str, d: int, sizes: tuple[int, ...]) -> None:
-    x, y = torch.randn(d), torch.randn(sum(sizes))
-    state = torch.get_rng_state()
+def test_same_seed_same_map(spec: str, d: int, sizes: Sizes) -> None:
     p = build(spec, d, sizes, seed=6)
+    x, y = torch.randn(d), torch.randn(p.D)
+    state = torch.get_rng_state()
     forward, adjoint, checksum = p.forward(x), p.adjoint(y), p.checksum()
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
@@ -98,7 +98,7 @@ def test_same_seed_same_map(spec: str, d: int, sizes: tuple[int, ...]) -> None:
 
 
 def test_every_variant_has_its_own_checksum() -> None:
-    seen = {build(spec, d, sizes).checksum() for spec in SPECS for d, sizes in SHAPES.values()}
+    seen = {build(spec, suited(spec, d), sizes).checksum() for spec in SPECS for d, sizes in SHAPES.values()}
     assert len(seen) == len(SPECS) * len(SHAPES)
     assert build("fastfood", 5, (30, 40)).checksum() != build("fastfood", 5, (40, 30)).checksum()
 
@@ -124,7 +124,7 @@ def test_threads_do_not_show(spec: str, path: None) -> None:
 @over_names
 @pytest.mark.parametrize("chunk", [1024, 4096])
 def test_chunks_do_not_show(spec: str, chunk: int, monkeypatch: pytest.MonkeyPatch, path: None) -> None:
-    d, sizes = (40 if spec.startswith("dense") else 1100), (5000, 3, 2048, 1500)
+    d, sizes = suited(spec, 40 if spec.startswith("dense") else 1100), (5000, 3, 2048, 1500)
     x, y = torch.randn(d), torch.randn(sum(sizes))
     whole = build(spec, d, sizes, seed=3)
     expected = whole.forward(x), whole.adjoint(y)
@@ -158,7 +158,7 @@ def test_drawing_again_equals_the_cache(spec: str, monkeypatch: pytest.MonkeyPat
 @over_names
 def test_results_are_plain_fp32(spec: str) -> None:
     """No autograd graph, no autocast, and inputs of any floating type are left as they were."""
-    p = build(spec, *SMALL)
+    p = build(spec, suited(spec, SMALL[0]), SMALL[1])
     x = torch.randn(p.d, requires_grad=True)
     expected = p.forward(x)
     assert expected.dtype == torch.float32
@@ -186,7 +186,7 @@ def test_gradients_of_few_rows_fold_like_whole_ones(
     """As embeddings give them: rows in any order, also repeated; the rest is zero."""
     monkeypatch.setattr(base, "CHUNK", chunk)
     height = 5000 // width
-    p = build(spec, 33, (700, height * width, 90), seed=3)
+    p = build(spec, suited(spec, 33), (700, height * width, 90), seed=3)
     for rows in ([0, 1, height - 1], [height - 2], [5, 3, 17, 3, 3], list(range(height)), []):
         index, values = torch.tensor(rows, dtype=torch.int64), torch.randn(len(rows), width)
         whole = torch.zeros(height, width).index_add_(0, index, values)
@@ -208,7 +208,7 @@ def test_gradients_of_few_rows_fold_like_whole_ones(
 @pytest.mark.parametrize("shape", ["d = D", "whole blocks", "ragged, small segments"])
 def test_columns_have_unit_norm_in_the_mean(spec: str, shape: str) -> None:
     """E |P e_j|^2 = 1 for the columns together and for each; E <P e_i, P e_j> = 0. Tolerances from their spread."""
-    d, sizes = SHAPES[shape]
+    d, sizes = suited(spec, SHAPES[shape][0]), SHAPES[shape][1]
     seeds = 32
     grams = []
     for seed in range(seeds):
@@ -229,7 +229,7 @@ def test_columns_have_unit_norm_in_the_mean(spec: str, shape: str) -> None:
 @pytest.mark.parametrize(
     ("d", "sizes"), [(1, (5, 3)), (16, (64, 32)), (9, (160, 16, 48)), (1024, (2048, 1024)), (1500, (2048, 4096))]
 )
-def test_fastfood_signs_are_orthogonal_on_whole_blocks(d: int, sizes: tuple[int, ...], path: None) -> None:
+def test_fastfood_signs_are_orthogonal_on_whole_blocks(d: int, sizes: Sizes, path: None) -> None:
     """P^T P = I where no block is cut and every chunk of z is met equally often."""
     p = build("fastfood:sign", d, sizes, seed=8)
     for x in (*torch.randn(5, d), torch.eye(d)[0], torch.eye(d)[-1], torch.ones(d)):
@@ -268,6 +268,23 @@ def test_onehot_neighbours_do_not_repeat() -> None:
     assert len({tuple(row.tolist()) for row in columns}) == 20
 
 
+def test_kronecker_is_two_sign_matrices_about_theta() -> None:
+    """Delta W = B Theta A^T / sqrt(D) in every tensor, of one Theta; a d that is no square is refused."""
+    p = PROJECTIONS["kronecker"](9, [(40, 30), (50,), (2, 3, 4)], 1)  # type: ignore[list-item]
+    theta = torch.randn(9)
+    parts = p.forward(theta).split(p.sizes)
+    for segment, (n, width) in enumerate(((40, 30), (50, 1), (2, 12))):
+        b, a = p.factors(segment, theta.device)  # type: ignore[attr-defined]
+        assert (b.shape, a.shape) == ((n, 3), (width, 3))
+        assert bool((b.abs() == 1).all() and (a.abs() == 1).all())
+        assert close(parts[segment], (b @ theta.view(3, 3) @ a.T / math.sqrt(p.D)).reshape(-1))
+    assert torch.linalg.matrix_rank(parts[0].view(40, 30)) == 3
+    for d, near in ((10, "9 or 16"), (2, "1 or 4"), (15, "9 or 16")):
+        with pytest.raises(InputError, match=rf"got {d} coordinates .*expected a square such as {near}"):
+            build("kronecker", d, 100)
+    assert [PROJECTIONS["kronecker"].nearest(d) for d in (1, 2, 3, 12, 13, 200, 1000)] == [1, 1, 4, 9, 16, 196, 1024]
+
+
 def test_sparse_has_its_density() -> None:
     d, size = 50, 40_000
     p = build("sparse", d, (size,), seed=0).dense()
@@ -294,9 +311,9 @@ def test_errors(spec: str) -> None:
     for seed in (-1, 1 << 64):
         with pytest.raises(InputError, match="64-bit"):
             build(spec, 2, (10,), seed=seed)
-    p = build(spec, 3, (10,))
-    with pytest.raises(InputError, match=r"theta of shape \(4,\), expected \(3,\)"):
-        p.forward(torch.zeros(4))
+    p = build(spec, 4, (10,))
+    with pytest.raises(InputError, match=r"theta of shape \(5,\), expected \(4,\)"):
+        p.forward(torch.zeros(5))
     with pytest.raises(InputError, match=r"g of shape \(10, 1\), expected \(10,\)"):
         p.adjoint(torch.zeros(10, 1))
     with pytest.raises(InputError, match=r"got entries='cosine', expected '(sign|gaussian)'"):

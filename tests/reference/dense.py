@@ -15,9 +15,12 @@ Matrix = NDArray[np.float64]
 
 
 @lru_cache(maxsize=64)
-def matrix(spec: str, d: int, sizes: tuple[int, ...], seed: int) -> Matrix:
-    """P (D, d) in fp64."""
+def matrix(spec: str, d: int, shapes: tuple[int | tuple[int, ...], ...], seed: int) -> Matrix:
+    """P (D, d) in fp64 over segments, each given by its number of rows or its shape."""
     name, _, entries = spec.partition(":")
+    if name == "kronecker":
+        return kronecker(d, shapes, seed, entries)
+    sizes = [shape if isinstance(shape, int) else math.prod(shape) for shape in shapes]
     return {"dense": dense, "sparse": sparse, "fastfood": fastfood, "onehot": onehot, "cyclic": cyclic}[name](
         d, sizes, seed, entries
     )
@@ -93,6 +96,20 @@ def onehot(d: int, sizes: Sequence[int], seed: int, entries: str) -> Matrix:
         sign = 1 if entries == "one" else signs(seed, "onehot.signs", row // 1024, 1024)[row % 1024]
         p[row, pi[(a * i + b) % d]] = sign
     return p / np.sqrt(np.abs(p).sum(axis=0))
+
+
+def kronecker(d: int, sizes: Sequence[int | Sequence[int]], seed: int, entries: str) -> Matrix:
+    """Row (i, j) of a segment is B_i (x) A_j / sqrt(D)."""
+    q, rows, first_row, first_column = math.isqrt(d), [], 0, 0
+    for shape in sizes:
+        n, *rest = (shape,) if isinstance(shape, int) else shape or (1,)
+        width = math.prod(rest)
+        b = np.array([signs(seed, "kronecker.rows", first_row + i, q) for i in range(n)]).reshape(n, q)
+        a = np.array([signs(seed, "kronecker.columns", first_column + j, q) for j in range(width)]).reshape(width, q)
+        rows.append(np.einsum("ik,jl->ijkl", b, a).reshape(n * width, d))
+        first_row, first_column = first_row + n, first_column + width
+    p: Matrix = np.concatenate(rows)
+    return p / math.sqrt(len(p))
 
 
 def cyclic(d: int, sizes: Sequence[int], seed: int, entries: str) -> Matrix:

@@ -18,6 +18,8 @@ STREAM = {
     "init": 9,
     "dither": 10,
     "probe": 13,
+    "kronecker.rows": 15,
+    "kronecker.columns": 16,
 }
 
 

@@ -37,7 +37,8 @@ class SlowSpace:
         self.m = len(order)
         self.coordinates = d - self.m
         sizes = tuple(tensor.numel() for tensor in self.base)
-        self.P = torch.from_numpy(matrix(projection, self.coordinates, sizes, seed)).float()
+        shapes = tuple(tuple(tensor.shape) for tensor in self.base)
+        self.P = torch.from_numpy(matrix(projection, self.coordinates, shapes, seed)).float()
         c, self.lambda_step = rule[0](self.coordinates), rule[1]
         sigmas = [sigma(scale, tensor, sum(sizes), self.coordinates) for tensor in self.base]
         c *= balance(sigmas, sizes, self.coordinates)

@@ -14,7 +14,7 @@ import numpy
 import pytest
 
 from d90.errors import InputError
-from d90.search import NextTrial, Observation, SearchProblem, next_trial, round_d, search, summarise
+from d90.search import NextTrial, Observation, SearchProblem, nearest_d, next_trial, round_d, search, summarise
 from d90.search.pruning import hopeless
 from d90.search.rules import Goal
 
@@ -321,6 +321,15 @@ def test_the_budget_is_kept_and_more_of_it_narrows_the_interval() -> None:
 def test_impossible_ranges_are_refused(changes: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         search(World(3), problem(**changes))
+
+
+def test_nearest_d_is_a_square_above_the_lambdas_where_only_those_can_be_trained() -> None:
+    assert nearest_d(1234.0, 1, 10**6) == round_d(1234.0) == 1200
+    assert nearest_d(1234.0, 1, 10**6, 0) == 35**2
+    assert nearest_d(1234.0, 9, 10**6, 8) == 8 + 35**2
+    assert nearest_d(2.0, 9, 10**6, 8) == 9
+    assert nearest_d(5.0, 20, 90, 8) == 8 + 4**2
+    assert nearest_d(500.0, 20, 90, 8) == 8 + 9**2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -42,6 +43,20 @@ def test_the_answer_is_consistent(tmp_path: Path) -> None:
     assert found.spent_seconds > 1
     assert all(a <= b <= c for _, b, a, c in found.band)
     assert [d for d, *_ in found.band] == sorted(d for d, *_ in found.band)
+
+
+def test_a_projection_of_squares_is_measured_at_squares(tmp_path: Path) -> None:
+    """Under kronecker d without lambdas is a square: what is trained, and the answer."""
+    found = d90.measure(
+        "mlp:16-32-3", blobs(), "full@projection=kronecker", store=tmp_path / "s.sqlite", **SMALL | {"budget": 4}
+    )
+    assert found.curve
+    assert all(math.isqrt(point.d) ** 2 == point.d for point in found.curve)
+    assert found.d90 is None or math.isqrt(found.d90) ** 2 == found.d90
+    with pytest.raises(InputError, match="got d=10, expected a square"):
+        d90.measure(
+            "mlp:16-32-3", blobs(), "full@projection=kronecker", store=tmp_path / "s.sqlite", dims=[10], **SMALL
+        )
 
 
 def test_asked_again_it_repeats_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from d90.subspace.options import LAYERS, SCALES
 from d90.subspace.subspace import LAMBDA_STEP
 from tests.reference.models import WIDTH, ZOO_LAYERS, loss_of, words, zoo
 from tests.reference.space import SlowSpace
-from tests.reference.table import SPECS
+from tests.reference.table import SPECS, suited
 
 D_ = 24
 RULE = step_factor, LAMBDA_STEP
@@ -52,12 +52,14 @@ def test_loss_and_gradient_equal_the_slow_twin(structure: str, projection: str, 
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert set(names) == set(ZOO_LAYERS)
     layers = layers_of(names, layer) if structure == "said" else []
-    twin = SlowSpace(copy.deepcopy(model), names, D_, projection, scale, layers, seed=3, rule=RULE)
-    theta = some_theta(D_).requires_grad_()
+    m = len(set(layers))
+    d = m + suited(projection, D_ - m)
+    twin = SlowSpace(copy.deepcopy(model), names, d, projection, scale, layers, seed=3, rule=RULE)
+    theta = some_theta(d).requires_grad_()
     expected = twin.loss(theta, loss_of, words())
     (slow,) = torch.autograd.grad(expected, theta)
 
-    space = Subspace(model, D_, structure, projection, scale, layer, seed=3)
+    space = Subspace(model, d, structure, projection, scale, layer, seed=3)
     assert space.m == len(set(layers))
     with torch.no_grad():
         space.theta.copy_(theta)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from d90 import Subspace
 from d90.errors import InputError, UnsupportedModelError
+from d90.subspace import layout
 from tests.reference.models import loss_of, words, zoo
-from tests.reference.table import SPECS
+from tests.reference.table import SPECS, suited
 
 
 def moved(model: nn.Module) -> dict[str, Tensor]:
@@ -44,10 +45,12 @@ def test_the_weights_stay_theta_0_plus_delta(structure: str, projection: str) ->
     model = zoo()
     fresh = copy.deepcopy(model)
     before = moved(fresh)
-    space = Subspace(model, 24, structure, projection, seed=3, keep_theta0=False)
+    m = len(set(layout.layer_of(fresh, list(before), "block")[0])) if structure == "said" else 0
+    d = m + suited(projection, 24 - m)
+    space = Subspace(model, d, structure, projection, seed=3, keep_theta0=False)
     first = train(space, 1)
     assert train(space, 100) < first
-    twin = Subspace(fresh, 24, structure, projection, seed=3)
+    twin = Subspace(fresh, d, structure, projection, seed=3)
     twin.theta.data.copy_(space.theta.data)
     twin.flush()
     assert drift(model, fresh) < 1e-6

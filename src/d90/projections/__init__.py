@@ -5,6 +5,7 @@ One joins by `register_projection`, or from an installed package by an entry poi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from inspect import isabstract
 from typing import TypeVar
@@ -13,6 +14,7 @@ from d90.errors import InputError
 from d90.projections.base import Projection
 from d90.projections.dense import Dense
 from d90.projections.fastfood import Fastfood
+from d90.projections.kronecker import Kronecker
 from d90.projections.onehot import OneHot
 from d90.projections.sparse import Sparse
 from d90.registry import Registry
@@ -21,6 +23,7 @@ __all__ = [
     "PROJECTIONS",
     "Dense",
     "Fastfood",
+    "Kronecker",
     "OneHot",
     "Projection",
     "Sparse",
@@ -45,7 +48,10 @@ def _check(kind: type[Projection]) -> None:
 
 
 PROJECTIONS: Registry[type[Projection]] = Registry(
-    "projection", "d90.projections", {kind.name: kind for kind in (Dense, Sparse, Fastfood, OneHot)}, check=_check
+    "projection",
+    "d90.projections",
+    {kind.name: kind for kind in (Dense, Sparse, Fastfood, OneHot, Kronecker)},
+    check=_check,
 )
 
 
@@ -88,11 +94,16 @@ def resolve(spec: str) -> tuple[type[Projection], str | None]:
     return kind, entries or None
 
 
-def build(spec: str, d: int, sizes: int | Sequence[int], seed: int = 0) -> Projection:
+def build(spec: str, d: int, sizes: int | Sequence[int | Sequence[int]], seed: int = 0) -> Projection:
     """Make a projection from its name, or `name:entries` as in "fastfood:gaussian".
+
+    Args:
+        sizes: of each segment the number of rows, or a tensor's shape; an int means one segment.
 
     Raises:
         InputError: an unknown name, entries the projection does not have, or d outside 1 ... D.
     """
     kind, entries = resolve(spec)
-    return kind(d, sizes, seed, entries)
+    if isinstance(sizes, int) or kind.by_shape:
+        return kind(d, sizes, seed, entries)  # type: ignore[arg-type]
+    return kind(d, [one if isinstance(one, int) else math.prod(one) for one in sizes], seed, entries)

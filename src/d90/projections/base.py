@@ -69,6 +69,8 @@ class Projection(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     entry_kinds: ClassVar[tuple[str, ...]] = ("sign",)
+    squares: ClassVar[bool] = False  # whether d must be a square
+    by_shape: ClassVar[bool] = False  # whether segments are given by their shapes, as it matters how they lie
     _kernel: Kernel | None = None  # does the same in one pass, for the tensors it takes
 
     def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
@@ -101,6 +103,11 @@ class Projection(ABC):
     def z_size(self) -> int:
         """Length of a vector in z-space."""
         return self.d
+
+    @classmethod
+    def nearest(cls, d: int) -> int:
+        """The number of coordinates next to d that it can have: the nearest square where only those will do."""
+        return max(1, round(math.sqrt(d))) ** 2 if cls.squares else d
 
     @property
     def kept_bytes(self) -> int:

@@ -52,6 +52,8 @@ STREAMS = {
     "split": 12,  # train / validation splits made by d90
     "probe": 13,  # random test vectors (checksums)
     "mask": 14,  # tokens that a masked language model is asked for
+    "kronecker.rows": 15,
+    "kronecker.columns": 16,
 }
 
 

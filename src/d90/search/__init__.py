@@ -10,7 +10,7 @@ Each is a function of the set of trials alone: killed and started again, a searc
 """
 
 from d90.search.plan import next_trial
-from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, SearchResult, round_d
+from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, SearchResult, nearest_d, round_d
 from d90.search.search import search
 from d90.search.session import Session
 from d90.search.summary import summarise
@@ -22,6 +22,7 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "Session",
+    "nearest_d",
     "next_trial",
     "round_d",
     "search",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from d90.search.posterior import ATOMS, OF_FULL, Atoms, Posterior, fit_posterior, score_cdf
-from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, round_d
+from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem
 
 __all__ = ["next_trial"]
 
@@ -64,7 +64,7 @@ def next_trial(
     if sum(trial.failed for trial in observations) >= MAX_FAILED + told:
         return None
     if not inside and not pending:
-        d = min(max(round_d(problem.start), problem.low), problem.high)
+        d = problem.rounded(problem.start)
         return NextTrial(d, seed, seed, False, f"the first, d = {d:,}")
     fit = fit_posterior(observations, problem)
     fit = _as_if_ended(fit, observations, pending, problem)
@@ -103,7 +103,7 @@ def _candidates(fit: Posterior, problem: SearchProblem, tried: Sequence[int]) ->
     high = min(fit.quantile(BETWEEN[1]) * 1.1, max(tried) * FARTHEST, problem.high)
     low, high = min(low, problem.high), max(high, problem.low)
     values = numpy.exp(numpy.linspace(math.log(low), math.log(max(high, low)), CANDIDATES))
-    return sorted({min(max(round_d(float(d)), problem.low), problem.high) for d in values})
+    return sorted({problem.rounded(float(d)) for d in values})
 
 
 def _expected_variance(atoms: Atoms, mean: Array, sigma: Array) -> float:

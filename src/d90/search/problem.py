@@ -12,7 +12,7 @@ from d90.search.rules import Goal
 if TYPE_CHECKING:
     from d90.search.posterior import Posterior
 
-__all__ = ["COVERAGE", "FAILED", "NextTrial", "Observation", "SearchProblem", "SearchResult", "round_d"]
+__all__ = ["COVERAGE", "FAILED", "NextTrial", "Observation", "SearchProblem", "SearchResult", "nearest_d", "round_d"]
 
 COVERAGE = 0.9
 FAILED = (
@@ -39,6 +39,7 @@ class SearchProblem:
         budget: enough when this many full fine-tunings were spent.
         repeat_full: whether the baseline may be trained again with another seed.
         parallel: how many trials are asked for at once.
+        squares_above: where only d = squares_above + k^2 can be trained (`kronecker`), the lambdas; None where any d can.
     """
 
     goal: Goal
@@ -55,6 +56,11 @@ class SearchProblem:
     budget: float = 9.0
     repeat_full: bool = True
     parallel: int = 1
+    squares_above: int | None = None
+
+    def rounded(self, d: float) -> int:
+        """The d in the range to train or to tell in the place of any: two digits, or the nearest that can be trained."""
+        return nearest_d(d, self.low, self.high, self.squares_above)
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,15 @@ class SearchResult:
     threshold: float
     noise: float
     posterior: Posterior | None
+
+
+def nearest_d(d: float, low: int, high: int, squares_above: int | None = None) -> int:
+    """d to two significant digits in low ... high; of those that are a square above a number, the nearest."""
+    if squares_above is None:
+        return min(max(round_d(d), low), high)
+    least = math.isqrt(max(low - squares_above, 1) - 1) + 1
+    most = max(math.isqrt(max(high - squares_above, 1)), least)
+    return int(squares_above + min(max(round(math.sqrt(max(d - squares_above, 1))), least), most) ** 2)
 
 
 def round_d(d: float) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from d90.search.posterior import Posterior, fit_posterior, full_scores, probability_failed
-from d90.search.problem import COVERAGE, Observation, SearchProblem, SearchResult, round_d
+from d90.search.problem import COVERAGE, Observation, SearchProblem, SearchResult, nearest_d
 
 __all__ = ["ends_in_words", "seeds_in_words", "summarise"]
 
@@ -36,8 +36,10 @@ def summarise(problem: SearchProblem, observations: Sequence[Observation], spent
     failed = tuple(trial for trial in inside if probability_failed(trial, fit) > LIKELY)
     sound = [trial for trial in inside if trial not in failed]
     low, high = _ends(fit, problem, sound)
-    status, d90 = _status(fit, low, high, sound, level)
+    status, d90 = _status(fit, low, high, sound, level, problem.squares_above)
     sure = math.ceil(fit.quantile(SURE))
+    if problem.squares_above is not None:
+        sure = problem.squares_above + (math.isqrt(max(sure - problem.squares_above, 1) - 1) + 1) ** 2
     bounded = high is not None and sure <= problem.high
     return SearchResult(
         status, d90, (low, high), sure if bounded else None, COVERAGE, trials, failed, spent, level, fit.noise, fit
@@ -57,7 +59,12 @@ def _ends(fit: Posterior, problem: SearchProblem, sound: Sequence[Observation]) 
 
 
 def _status(
-    fit: Posterior, low: int | None, high: int | None, sound: Sequence[Observation], level: float
+    fit: Posterior,
+    low: int | None,
+    high: int | None,
+    sound: Sequence[Observation],
+    level: float,
+    squares_above: int | None,
 ) -> tuple[str, int | None]:
     """(status, d90): a median only where trials lie on both sides of it."""
     if low is None and high is None:
@@ -69,7 +76,7 @@ def _status(
         return "floor", high
     if high is None and (not passed or middle > max(passed)):
         return "unreachable", None
-    return "found", min(max(round_d(middle), low or 1), high or 10**18)
+    return "found", nearest_d(middle, low or 1, high or 10**18, squares_above)
 
 
 def ends_in_words(low: int | None, high: int | None) -> str:

@@ -231,7 +231,7 @@ def _search(
     asked, runner = setting.asked.search, setting.runner
     threshold = trials.goal.at(trials.full_score)
     if threshold > chance:
-        rates.find(asked.start, setting.low, setting.high)
+        rates.find(search.nearest_d(asked.start, setting.low, setting.high, setting.space.squares_above))
     runner.study = setting.key
     trials.begin()
     runner.note(runner.study)
@@ -276,6 +276,7 @@ def _problem(
         resolution=asked.resolution,
         budget=BUDGET if asked.budget is None else max(1.0, asked.budget - rates.cost),
         parallel=asked.parallel,
+        squares_above=setting.space.squares_above,
     )
 
 

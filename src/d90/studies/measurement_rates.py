@@ -13,7 +13,6 @@ from d90.files import Json
 from d90.methods import Spec, parse
 from d90.options import AUTO
 from d90.results.measure import Point
-from d90.search import round_d
 from d90.search.problem import FAILED
 from d90.studies.measurement_trials import MeasurementTrials
 from d90.tasks.metrics import to_display
@@ -64,11 +63,11 @@ class MeasurementRates:
         if self._auto_baseline and base is not None:
             self.trials.base = replace(base, lr=self._search(base, parse(base.method)).lr)
 
-    def find(self, start: int, low: int, high: int) -> None:
+    def find(self, first: int) -> None:
         """The trials' rate, at the first d of the search."""
         if not self._auto:
             return
-        self._first = min(max(round_d(start), low), high)
+        self._first = first
         self.trials.recipe = replace(self.trials.recipe, lr=self._search(*self._at(self._first)).lr)
 
     def look_again(self, d: int | None) -> list[str]:

@@ -10,6 +10,8 @@ from d90.files import Json
 from d90.methods import Spec, parse
 from d90.models.loading import Model
 from d90.options import AUTO, SearchOptions, TaskOptions, TrainingOptions, parse_rate
+from d90.projections import resolve
+from d90.search import nearest_d
 from d90.search.rules import choose_rule
 from d90.subspace import layout, support
 from d90.tasks import Task
@@ -53,6 +55,7 @@ class Space:
     D: int
     lambdas: int
     layer: str
+    squares_above: int | None = None  # the projection takes squares alone: d without lambdas
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,10 @@ def prepare(
             raise InputError(
                 f"got d={d}, expected {low} <= d <= {high} for {spec} on this model ({space.lambdas} lambdas, D={space.D})"
             )
+        if space.squares_above is not None and nearest_d(d, low, high, space.squares_above) != d:
+            raise InputError(
+                f"got d={d}, expected a square beside {space.lambdas} lambdas for {spec}, as Theta is sqrt(d) x sqrt(d)"
+            )
     return Setting(asked, runner, spec, recipe, base, rule, space, low, high)
 
 
@@ -184,6 +191,8 @@ def space_of(data: Data, spec: Spec, recipe: Recipe) -> Space:
     if space is None:
         raise InputError("a measurement needs a subspace; expected a method with '@'")
     model = data.model
+    kind, _ = resolve(space.options.projection)
+    squares = kind.squares
     applied = spec.method.apply(model.module, context(data, recipe))
     try:
         support.check_supported(model.module)
@@ -193,9 +202,9 @@ def space_of(data: Data, spec: Spec, recipe: Recipe) -> Space:
             outside = set(layout.head_tensors(model.module, names))
             names = [name for name in names if name not in outside]
         if space.options.structure != "said":
-            return Space(1, sum(named[name].numel() for name in names), 0, "none (did)")
+            return Space(1, sum(named[name].numel() for name in names), 0, "none (did)", 0 if squares else None)
         layers, definition = layout.layer_of(model.module, names, space.options.layer)
         m = len(set(layers))
-        return Space(m + 1, sum(named[name].numel() for name in names), m, definition)
+        return Space(m + 1, sum(named[name].numel() for name in names), m, definition, m if squares else None)
     finally:
         applied.remove()

@@ -125,7 +125,7 @@ def _of_projection(space: Space, module: nn.Module) -> int:
         raise InputError(
             f"got d={space.d}, expected more than {lambdas}: 'said' spends one number on each of its layers"
         )
-    return build(space.options.projection, space.d - lambdas, [p.numel() for p in inside.values()]).kept_bytes
+    return build(space.options.projection, space.d - lambdas, [tuple(p.shape) for p in inside.values()]).kept_bytes
 
 
 def _precision(options: PreflightOptions, kind: TaskKind) -> str:

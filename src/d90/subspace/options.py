@@ -52,7 +52,7 @@ class SubspaceOptions:
 
     Attributes:
         structure: "did", or "said" for a learned scale per layer.
-        projection: "fastfood", "dense", "sparse", "onehot" or one that was registered, with its entries after a colon
+        projection: "fastfood", "dense", "sparse", "onehot", "kronecker" or one that was registered, with its entries after a colon
             ("fastfood:gaussian").
         scale: "tensor", "global" or "relative": how far a tensor moves (`layout.tensor_scale`).
         layer: "block", "module" or "tensor": what a layer is, for "said".

@@ -116,8 +116,8 @@ class Subspace:
                 f"(layer='{options.layer}') and needs at least one more. Raise d, or choose a coarser layer or structure='did'."
             )
         self.model, self.d, self.m = model, d, m if options.structure == "said" else 0
-        sizes = [tensor.numel() for tensor in self._tensors]
-        self.projection: Projection = build(options.projection, d - self.m, sizes, options.seed)
+        shapes = [tuple(tensor.shape) for tensor in self._tensors]
+        self.projection: Projection = build(options.projection, d - self.m, shapes, options.seed)
         self.D = self.projection.D
         self.options = replace(
             options,
