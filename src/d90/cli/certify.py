@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,18 +51,22 @@ def certify(
     check_output(out, store)
     tune = model.endswith(".d90")
     documents = not tune and task is not None and _of_documents(task, data)
-    asked: dict[str, Any] = {"options": options, "training": training, "data": data, "store": store}
-    asked |= {"progress": make_progress(), "command": command_line()}
-    asked |= {"method": method} if method else {}
-    result: Certificate | LanguageCertificate
+    study: Callable[..., Certificate | LanguageCertificate]
     if documents:
-        from d90.certificates.language import certify_language
-
-        result = certify_language(model, str(task), **asked)
+        from d90.certificates.language import certify_language as study
     else:
-        from d90.certificates.classification import certify as run
-
-        result = run(model, task if task or tune else "docstrings", **asked)
+        from d90.certificates.classification import certify as study
+    result = study(
+        model,
+        task if task or tune else "docstrings",
+        **({"method": method} if method else {}),
+        options=options,
+        training=training,
+        data=data,
+        store=store,
+        progress=make_progress(),
+        command=command_line(),
+    )
     result.save(out)
     _show(result)
     echo(f"certificate: {out}")
@@ -71,8 +76,7 @@ def _of_documents(task: str, data: TaskOptions) -> bool:
     """Whether a task is of documents or conversations, so that bits per token are bounded and not an error."""
     from d90.tasks import load
 
-    columns: dict[str, Any] = dict(data.columns)
-    return task.startswith(("text:", "lines:")) or load(task, **columns).kind.generative
+    return task.startswith(("text:", "lines:")) or load(task, data=data).kind.generative
 
 
 def _check(path: Path) -> None:

@@ -7,9 +7,12 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d90.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from d90.tasks.kinds.base import Prediction
 
 __all__ = ["FORMATS", "format_of", "lines_of"]
 
@@ -38,7 +41,7 @@ def lines_of(
     form: str,
     texts: Sequence[tuple[str, ...]],
     places: Sequence[str],
-    described: Iterable[dict[str, Any]],
+    described: Iterable[Prediction],
     called: str = "text",
 ) -> Iterator[str]:
     """One line for each example, a header first for CSV, without line ends.
@@ -73,15 +76,15 @@ def _names(called: str, count: int) -> tuple[str, ...]:
     return (called, *(f"choice_{i}" for i in range(1, count)))
 
 
-def _place(place: str) -> dict[str, Any]:
+def _place(place: str) -> dict[str, int]:
     """{"line": 3} of "line 3"; nothing for texts that were given on the command line."""
     name, _, number = place.partition(" ")
     return {name: int(number)} if number.isdecimal() else {}
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flat(row: Prediction) -> dict[str, str | int | float | None]:
     """Probabilities as a column each, lists as JSON."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, str | int | float | None] = {}
     for key, value in row.items():
         flat |= (
             {f"p({name})": share for name, share in value.items()} if isinstance(value, dict) else {key: _cell(value)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -56,10 +56,10 @@ def train(
     from d90.training.trackers import tracked
 
     with tracked(make_progress(), report_to, logs) as progress:
-        options: dict[str, Any] = {"training": training, "data": data, "progress": progress}
         result = train_to_file(
-            out, model, task, method, d, dtype=dtype, checkpoint_minutes=checkpoint_minutes, **options
-        )
+            out, model, task, method, d, training=training, data=data, dtype=dtype, checkpoint_minutes=checkpoint_minutes,
+            progress=progress,
+        )  # fmt: skip
     outcome = result.outcome
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)

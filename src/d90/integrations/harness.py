@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from d90.errors import InputError
 from d90.models.model import Model
@@ -88,7 +87,8 @@ def run_harness(
 
 def _evaluated(
     model: Model, names: Sequence[str], folders: Sequence[str], limit: int | None, batch_size: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, str | int | float]]:
+    """{task: {metric: value}} as the harness names them, with each metric's standard error."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

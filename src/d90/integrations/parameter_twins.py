@@ -15,7 +15,9 @@ from torch import nn
 
 __all__ = ["ParameterTwins"]
 
-_Place = tuple[dict[str, Any], str, nn.Parameter, nn.Parameter]  # (a module's parameters, key, frozen one, its twin)
+_Place = tuple[
+    dict[str, nn.Parameter | None], str, nn.Parameter, nn.Parameter
+]  # (a module's parameters, key, frozen one, its twin)
 
 
 class ParameterTwins:

@@ -366,8 +366,8 @@ def from_tune(
         )
     head = layout.owners(model, (name.removeprefix("head:") for name in beside))
     fields = {name: value for name, value in vars(header.options).items() if name != "head"}
-    asked: dict[str, Any] = {"parameters": parameters, "modules_to_save": head or None, "draws": header.draws, **config}
-    found = get_peft_model(model, SubspaceConfig(d=theta.numel(), **fields, **asked), adapter_name)
+    fields |= {"parameters": parameters, "modules_to_save": head or None, "draws": header.draws, **config}
+    found = get_peft_model(model, SubspaceConfig(d=theta.numel(), **fields), adapter_name)
     values = {"base_model.d90_bias": theta} | {
         f"base_model.model.{n.removeprefix('head:')}": t for n, t in beside.items()
     }

@@ -120,7 +120,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, r: int, normed: bool, nonlinearity: str, like: Any) -> None:
         super().__init__()
-        place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        place = {"device": like.device, "dtype": like.dtype}
         self.norm = nn.LayerNorm(width, **place) if normed else nn.Identity()
         # skip_init: torch's own draws would move its generator
         self.down = nn.utils.skip_init(nn.Linear, width, r, **place)

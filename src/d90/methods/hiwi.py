@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +99,8 @@ class WeightAdapter(nn.Module):
     def __init__(self, theta: nn.Parameter, r: int, nonlinearity: str, name: str, seed: int) -> None:
         super().__init__()
         n = theta.shape[-1]
-        options: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
-        self.down = nn.Parameter(torch.empty(n, r, **options))
-        self.up = nn.Parameter(torch.zeros(r, n, **options))
+        self.down = nn.Parameter(theta.new_empty(n, r))
+        self.up = nn.Parameter(theta.new_zeros(r, n))
         if not theta.is_meta:
             with torch.no_grad():
                 self.down.copy_(draw(f"hiwi.down:{name}", self.down.shape, seed) / math.sqrt(n))

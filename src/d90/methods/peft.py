@@ -8,7 +8,7 @@ prompt tuning, p-tuning) wraps the model's forward pass instead of changing laye
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from d90.methods.targets import find_targets
 __all__ = ["Peft", "inject"]
 
 ADAPTER = "default"  # peft's name of the one adapter
+
+
+Setting: TypeAlias = bool | int | float | str | list[str] | None  # of a field of peft's config
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -38,7 +41,7 @@ class Peft(Inserting):
 
     type: str
     targets: str
-    settings: tuple[tuple[str, Any], ...]
+    settings: tuple[tuple[str, Setting], ...]
 
     def __init__(self, config: Any = None, *, type: str = "LORA", targets: str = "qv", **settings: Any) -> None:
         from peft import PeftType
@@ -46,7 +49,7 @@ class Peft(Inserting):
 
         if config is not None:
             written = _written(config)
-            type, targets = written.pop("type"), written.pop("targets")
+            type, targets = str(written.pop("type")), str(written.pop("targets"))
             settings = {**written, **settings}
         kind = str(type).upper()
         if kind not in PeftType.__members__ or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -81,7 +84,7 @@ class Peft(Inserting):
             InputError: the model has no such matrices.
         """
         found = find_targets(model, self.targets) if self.targets != "auto" else []
-        own: dict[str, Any] = {}
+        own: dict[str, list[str] | bool] = {}
         fields = {f.name for f in dataclasses.fields(self._config())}
         if found and "target_modules" in fields:
             own["target_modules"] = [matrix.name for matrix in found]
@@ -139,7 +142,7 @@ def _put_back(before: dict[str, tuple[nn.Parameter, torch.Tensor]]) -> None:
         parameter.copy_(value)
 
 
-def _read(text: str) -> Any:
+def _read(text: str) -> Setting:
     """A value of the grammar: a number, true, false, none, or words joined by "/"."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
@@ -152,7 +155,7 @@ def _read(text: str) -> Any:
     return text.split("/") if "/" in text else text
 
 
-def _written(config: Any) -> dict[str, Any]:
+def _written(config: Any) -> dict[str, bool | int | float | str]:
     """A config's type and the fields that differ from its defaults.
 
     Raises:
@@ -163,7 +166,7 @@ def _written(config: Any) -> dict[str, Any]:
     changed = {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
     for name in ("base_model_name_or_path", "task_type", "inference_mode", "peft_type", "auto_mapping", "revision"):
         changed.pop(name, None)
-    given: dict[str, Any] = {"type": str(config.peft_type.value), "targets": "auto"}
+    given: dict[str, bool | int | float | str] = {"type": str(config.peft_type.value), "targets": "auto"}
     targets = changed.pop("target_modules", None)
     if targets is not None:
         given["targets"] = targets if isinstance(targets, str) else "/".join(sorted(targets))

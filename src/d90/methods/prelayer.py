@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.methods.base import Applied, Context
-from d90.methods.prompt import InsertedPositions, Prompt, Vectors, insert_positions, std_of, transformer_under
+from d90.methods.prompt import Call, InsertedPositions, Prompt, Vectors, insert_positions, std_of, transformer_under
 from d90.methods.targets import hidden_size, transformer_blocks
 
 __all__ = ["PreLayer"]
@@ -52,9 +52,7 @@ class Replacement:
     def __init__(self, trained: Vectors, inserted: InsertedPositions) -> None:
         self.trained, self.inserted = trained, inserted
 
-    def before(
-        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Replace what goes in at the trained positions."""
         if self.inserted.place is None:  # a pass over what follows a cached one
             return args, kwargs

@@ -15,8 +15,9 @@ token it stands behind: there the next token is predicted, and there a classifie
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,29 @@ class Vectors(nn.Module):
         self.vectors = nn.Parameter(start)
 
 
+class Inputs:
+    """What a transformer is called with, by name; None where it is not given. `vars` has all that is given, others too."""
+
+    input_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    cache_position: Tensor | None = None
+    past_key_values: Any = None
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        vars(self).update(given)
+
+    def drop(self, name: str) -> None:
+        """From here it is not given."""
+        vars(self).pop(name, None)
+
+
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with: (arguments, keyword arguments), as torch's hooks take and give them."""
+
+
 class InsertedPositions:
     """The hooks: `before` and `after` on the transformer, `note` on the model around it.
 
@@ -137,13 +161,11 @@ class InsertedPositions:
         """Labels never reach the transformer, and say where the prompt ends."""
         self.labels = {**dict(zip(self.outer, args, strict=False)), **kwargs}.get("labels")
 
-    def before(
-        self, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def before(self, base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Lengthen what goes in."""
-        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        given = Inputs({**dict(zip(self.names, args, strict=False)), **kwargs})
         labels, self.labels, self.place = self.labels, None, None
-        mask, past = given.get("attention_mask"), given.get("past_key_values")
+        mask, past = given.attention_mask, given.past_key_values
         if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
             raise InputError(
                 f"'{self.method}': got an attention mask that is not (examples, positions), expected 0 and 1 for each "
@@ -151,10 +173,10 @@ class InsertedPositions:
             )
         seen = 0 if past is None else int(past.get_seq_length())
         if seen:
-            self._further(given, mask, seen)
-        elif given.get("input_ids") is not None or given.get("inputs_embeds") is not None:
-            self._first(base, given, mask, labels)
-        return (), given
+            self._further(given, seen)
+        elif given.input_ids is not None or given.inputs_embeds is not None:
+            self._first(base, given, labels)
+        return (), vars(given)
 
     def after(self, base: nn.Module, args: object, output: Any) -> Any:
         """Cut what comes out back to the caller's positions."""
@@ -167,9 +189,11 @@ class InsertedPositions:
             output.hidden_states = tuple(map(self._cut, output.hidden_states))
         return output
 
-    def _first(self, base: Any, given: dict[str, Any], mask: Tensor | None, labels: Tensor | None) -> None:
-        ids = given.pop("input_ids", None)
-        embeds = given["inputs_embeds"] if ids is None else base.get_input_embeddings()(ids)
+    def _first(self, base: Any, given: Inputs, labels: Tensor | None) -> None:
+        ids, mask = given.input_ids, given.attention_mask
+        given.drop("input_ids")
+        embeds = given.inputs_embeds if ids is None else base.get_input_embeddings()(ids)
+        assert embeds is not None
         rows, n, width = embeds.shape
         self._check(n + self.prefix + self.infix, n)
         first, last = self._ends(ids, mask, labels, torch.ones(rows, n, dtype=torch.bool, device=embeds.device))
@@ -178,37 +202,39 @@ class InsertedPositions:
         if self.embedded is not None:
             new = self.embedded.vectors.to(embeds.dtype)
         together = torch.cat((embeds, new.expand(rows, -1, -1)), dim=1)
-        given["inputs_embeds"] = together[torch.arange(rows, device=embeds.device)[:, None], applied_method.source]
+        given.inputs_embeds = together[torch.arange(rows, device=embeds.device)[:, None], applied_method.source]
         if mask is not None:
-            given["attention_mask"] = applied_method.of(mask).scatter(1, applied_method.slots, 1)
-        if given.get("token_type_ids") is not None:
-            given["token_type_ids"] = applied_method.of(given["token_type_ids"])
-        numbers = given.get("position_ids")
+            given.attention_mask = applied_method.of(mask).scatter(1, applied_method.slots, 1)
+        if given.token_type_ids is not None:
+            given.token_type_ids = applied_method.of(given.token_type_ids)
+        numbers = given.position_ids
         if numbers is not None:
             if numbers.dim() != 2:
                 raise InputError(
                     f"'{self.method}': got position_ids of shape {tuple(numbers.shape)}, expected two axes"
                 )
             steps = torch.arange(applied_method.near.shape[1], device=embeds.device) - applied_method.near
-            given["position_ids"] = applied_method.of(numbers) + steps
-        elif self.offset and ids is not None:
+            given.position_ids = applied_method.of(numbers) + steps
+        elif self.offset and ids is not None and self.pad is not None:
             # RoBERTa's kind numbers the tokens that are not padding, which it cannot tell once it is given embeddings
-            real = applied_method.of((ids != self.pad).long())
-            given["position_ids"] = real.cumsum(1) * real + self.offset - 1
-        given.pop("cache_position", None)
+            real = applied_method.of(ids.ne(self.pad).long())
+            given.position_ids = real.cumsum(1) * real + self.offset - 1
+        given.drop("cache_position")
 
-    def _further(self, given: dict[str, Any], mask: Tensor | None, seen: int) -> None:
+    def _further(self, given: Inputs, seen: int) -> None:
         """A pass over what follows a cached one: the cache holds the positions, masks and numbers count them."""
-        new = self.prefix + self.infix
-        tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+        new, mask = self.prefix + self.infix, given.attention_mask
+        tokens = given.input_ids if given.input_ids is not None else given.inputs_embeds
+        assert tokens is not None
         self._check(seen + tokens.shape[1], seen + tokens.shape[1] - new)
         if mask is not None:
             first = _first_real(mask.bool())
             last = first + new - 1  # where they stand among the real ones makes no difference to a mask
-            given["attention_mask"] = place(first, last, mask.shape[1], new, 0, causal=True).of(mask)
-        for name in ("position_ids", "cache_position"):
-            if given.get(name) is not None:
-                given[name] = given[name] + new
+            given.attention_mask = place(first, last, mask.shape[1], new, 0, causal=True).of(mask)
+        if given.position_ids is not None:
+            given.position_ids = given.position_ids + new
+        if given.cache_position is not None:
+            given.cache_position = given.cache_position + new
 
     def _ends(
         self, ids: Tensor | None, mask: Tensor | None, labels: Tensor | None, every: Tensor

@@ -159,7 +159,7 @@ def parse(text: str, usual: Mapping[str, Mapping[str, str]] | None = None) -> Sp
     method = parts[0] if len(parts) == 1 else Combined(*parts)
     if not at:
         return Spec(method)
-    fields: dict[str, Any] = {}
+    fields: dict[str, str | int] = {}
     for key, value in _pairs(tail, text):
         if key not in ("d", *OPTIONS, "seed"):
             raise unknown_name("subspace option", key, ("d", *OPTIONS, "seed"))
@@ -193,7 +193,7 @@ def _method(text: str, whole: str, usual: Mapping[str, Mapping[str, str]]) -> Me
     name, _, options = text.strip().partition(":")
     kind = METHODS.find(name)
     fields = fields_of(kind)
-    given: dict[str, Any] = {}
+    given = {}
     flags = {key for key, field_ in fields.items() if field_.kind is bool}
     for key, value in (dict(usual.get(name, {})) | dict(_pairs(options, whole, flags))).items():
         if key in fields:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from d90.errors import InputError
+from d90.files import Json
 from d90.models.model import positions
 from d90.tasks.kinds import TaskKind
 
@@ -53,18 +55,29 @@ def check_sha256(
         )
 
 
-def fresh_parameters(
-    name: str, module: Any, unique: dict[str, nn.Parameter], report: dict[str, Any]
-) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class LoadReport:
+    """The library's report of a checkpoint: parameters that it lacks, and those that it holds in another shape."""
+
+    missing: frozenset[str]
+    mismatched: frozenset[str]
+
+    @classmethod
+    def from_dict(cls, found: Json) -> LoadReport:
+        """From what `from_pretrained` gives with `output_loading_info`."""
+        mismatched = (key[0] if isinstance(key, tuple) else key for key in found.get("mismatched_keys", ()))
+        return cls(frozenset(found["missing_keys"]), frozenset(mismatched))
+
+
+def fresh_parameters(name: str, module: Any, unique: dict[str, nn.Parameter], report: LoadReport) -> tuple[str, ...]:
     """The parameters the checkpoint lacks.
 
     Raises:
         InputError: a checkpoint that does not fit the architecture.
     """
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in report.get("mismatched_keys", ())}
-    fresh = tuple(key for key in unique if key in report["missing_keys"] or key in mismatched)
+    fresh = tuple(key for key in unique if key in report.missing | report.mismatched)
     base = [key for key in unique if key.startswith(f"{module.base_model_prefix}.")]
-    odd = next((key for key in base if key in mismatched), None)
+    odd = next((key for key in base if key in report.mismatched), None)
     if odd is not None:
         raise InputError(
             f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, the checkpoint holds "
@@ -243,7 +256,7 @@ def what_folder(folder: Path) -> str | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
+from d90.files import Json
 from d90.subspace.fingerprint import NO_PART, digest_of
 
 __all__ = ["tokenizer_digest"]
@@ -22,7 +22,7 @@ def tokenizer_digest(tokenizer: Any | None) -> str:
     """
     if tokenizer is None:
         return NO_PART
-    found: dict[str, Any] = {key: getattr(tokenizer, key, None) for key in _SETTINGS}
+    found: Json = {key: getattr(tokenizer, key, None) for key in _SETTINGS}
     longest = getattr(tokenizer, "model_max_length", None)
     found["model_max_length"] = longest if isinstance(longest, int) and longest < MAX_LENGTH else None
     found["special"] = {key: str(value) for key, value in getattr(tokenizer, "special_tokens_map", {}).items()}
@@ -31,7 +31,7 @@ def tokenizer_digest(tokenizer: Any | None) -> str:
     return digest_of(found, DIGITS)
 
 
-def _backend(parsed: Mapping[str, Any]) -> dict[str, Any]:
+def _backend(parsed: Json) -> Json:
     """A fast tokenizer's own JSON, without its state; merges as pairs, whichever way this version writes them."""
     kept = {key: value for key, value in parsed.items() if key not in ("version", "truncation", "padding")}
     model = dict(kept.get("model") or {})

@@ -17,6 +17,7 @@ import torch
 from d90.errors import InputError, UnsupportedModelError, did_you_mean
 from d90.models.checkpoint import check_weight_files
 from d90.models.checks import (
+    LoadReport,
     check_fills,
     check_serves,
     check_sha256,
@@ -116,10 +117,10 @@ def outline(name: str, outputs: int = 0, kind: str | TaskKind | None = None) -> 
     import transformers
 
     source, revision = split_revision(_OWN[name]() if name in _OWN else name)
-    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    at = revision or "main"
     try:
         with _quiet(), torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(source, **where)
+            config = transformers.AutoConfig.from_pretrained(source, revision=at, trust_remote_code=False)
             if kind is None:
                 kind = "language" if _predicts_tokens(config) else "classification"
             kind = stored_kind(kind, False, ()) if isinstance(kind, str) else kind
@@ -226,7 +227,7 @@ def _pretrained(
     return _with_head(model, kind, outputs, stored)
 
 
-def _pictured(name: str, processor: Any, module: Any, report: dict[str, Any], seed: int) -> Model:
+def _pictured(name: str, processor: Any, module: Any, report: LoadReport, seed: int) -> Model:
     """A model of pictures, whose processor stands where others have a tokenizer."""
     unique = dict(module.named_parameters())
     fresh = fresh_parameters(name, module, unique, report)
@@ -267,7 +268,7 @@ def _is_head(module: Any, name: str) -> bool:
 
 def _from_pretrained(
     name: str, source: str, outputs: int, kind: TaskKind, weights: Weights
-) -> tuple[Any, Any, dict[str, Any], str, TaskKind]:
+) -> tuple[Any, Any, LoadReport, str, TaskKind]:
     """Tokenizer, network, the library's report of what the checkpoint lacked, what its weights are stored in, and as what kind's
     model it was opened."""
     import transformers
@@ -282,11 +283,11 @@ def _from_pretrained(
         raise InputError(f"model '{name}' takes texts, and the task is of {kind.takes}; choose fc, lenet or mlp:WIDTHS")
     head = {} if kind.generative or not outputs else {"num_labels": outputs, "problem_type": kind.problem}
     source, revision = split_revision(source)
-    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    at = revision or "main"
     with _quiet():
         try:
             # Said each time: left open, the library asks on the terminal whether to run the model's own code.
-            config = AutoConfig.from_pretrained(source, **where, **head)
+            config = AutoConfig.from_pretrained(source, revision=at, trust_remote_code=False, **head)
             if getattr(config, "quantization_config", None) is not None:
                 raise UnsupportedModelError(
                     f"model '{name}' is quantised, expected floating-point weights: a subspace cannot write packed "
@@ -297,14 +298,16 @@ def _from_pretrained(
             check_serves(name, config, kind, family)
             check_weight_files(name, source, config, revision)
             pictured = kind.takes == "pictures"
-            tokenizer = (
-                load_processor(name, source, where) if pictured else AutoTokenizer.from_pretrained(source, **where)
-            )
+            if pictured:
+                tokenizer = load_processor(name, source, at)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(source, revision=at, trust_remote_code=False)
             dtype = stored_dtype(config, source)
             module, report = family.from_pretrained(
                 source,
                 config=config,
-                **where,
+                revision=at,
+                trust_remote_code=False,
                 use_safetensors=True,
                 # where the user asks for nothing else fp32: in half precision Adam's steps are lost in the rounding of the weights
                 dtype=torch.float32 if weights == "fp32" else torch.bfloat16,
@@ -319,7 +322,7 @@ def _from_pretrained(
                     "transformers itself has; choose such a model"
                 ) from None
             raise InputError(_no_model(name, error)) from None
-    return tokenizer, module, report, dtype, kind
+    return tokenizer, module, LoadReport.from_dict(report), dtype, kind
 
 
 def opened_as(kind: TaskKind, config: Any) -> TaskKind:

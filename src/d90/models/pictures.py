@@ -18,7 +18,7 @@ CACHE = 1 << 30  # bytes of prepared pictures that are kept
 DIGITS = 8
 
 
-def load_processor(name: str, source: str, where: dict[str, Any]) -> Any:
+def load_processor(name: str, source: str, revision: str) -> Any:
     """The checkpoint's processor of images.
 
     Raises:
@@ -27,7 +27,7 @@ def load_processor(name: str, source: str, where: dict[str, Any]) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(source, **where)
+        return AutoImageProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from d90.errors import InputError
@@ -59,25 +60,21 @@ def encode_windows(model: Model, inputs: Sequence[tuple[str, ...]], typed: bool)
 def _windows(model: Model, question: str, context: str) -> tuple[Any, bool]:
     """One example's windows, and whether its question had to be cut to half of what the model takes."""
     tokenizer: Any = model.tokenizer
-    options: dict[str, Any] = {
-        "split_special_tokens": model.split_special,
-        "return_offsets_mapping": True,
-        "verbose": False,
-    }
+    encode = partial(tokenizer, split_special_tokens=model.split_special, return_offsets_mapping=True, verbose=False)
     if model.max_length is None:
-        return tokenizer([question], [context], **options), False
+        return encode([question], [context]), False
     room = model.max_length - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 4:
         raise InputError(
             f"model '{model.name}' takes {model.max_length} tokens, expected room for a question and a part of its context"
         )
-    tokens = tokenizer(question, add_special_tokens=False, **options)["offset_mapping"]
+    tokens = encode(question, add_special_tokens=False)["offset_mapping"]
     shorter = len(tokens) > room // 2
     if shorter:
         question = question[: tokens[room // 2 - 1][1]]
     left = room - min(len(tokens), room // 2)
-    found = tokenizer(
+    found = encode(
         [question], [context], truncation="only_second", max_length=model.max_length, stride=min(OVERLAP, left // 3),
-        return_overflowing_tokens=True, **options,
+        return_overflowing_tokens=True,
     )  # fmt: skip
     return found, shorter

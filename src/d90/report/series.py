@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import render
@@ -220,7 +219,7 @@ def _figure(
                 xs, ys, line.dash, color=colour, linewidth=1.3, label=stand_in(i, line.label), marker="o", markersize=5
             )
             if lows != highs:
-                look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
+                look = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
                 bars = [
                     [y - low if low > 0 else 0.0 for y, low in zip(ys, lows, strict=True)],
                     [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from d90.display import Display
+from d90.files import Json
 from d90.results.result import Result
 from d90.tasks.metrics import to_display
 from d90.training.result import Forgotten
@@ -107,8 +107,8 @@ class Recommendation(Result, Display):
     unknown: tuple[str, ...]
     settle: str
     corrected: str
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
+    recipe: Json
+    definitions: Json
     command: str = ""
     gentler: str = ""
 

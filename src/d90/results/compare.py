@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from d90.display import Display
+from d90.files import Json
 from d90.results.cost import Cost
 from d90.results.result import Result
 from d90.training.result import Forgotten
@@ -93,6 +93,6 @@ class Comparison(Result, Display):
     chance: float
     seeds: int
     entries: tuple[Entry, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
+    recipe: Json
+    definitions: Json
     command: str = ""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from d90.display import Display
-from d90.files import write_text
+from d90.files import Json, write_text
 from d90.results.result import Result
 
 __all__ = ["Latency", "LatencyRow"]
@@ -63,7 +62,7 @@ class Latency(Result, Display):
     weights: int
     dtype: str
     rows: tuple[LatencyRow, ...]
-    definitions: dict[str, Any]
+    definitions: Json
     command: str = ""
     question: str = ""
 

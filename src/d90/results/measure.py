@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from d90.display import Display
+from d90.files import Json
 from d90.results.result import Result
 from d90.search.problem import FAILED
 from d90.search.summary import ends_in_words, seeds_in_words
@@ -38,7 +37,7 @@ class Point(Result):
     stop_at: float | None = None
 
     @classmethod
-    def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def upgrade(cls, body: Json) -> Json:
         """P had the seed of training before it had its own."""
         return body if "p_seed" in body else {**body, "p_seed": body["seed"]}
 
@@ -102,8 +101,8 @@ class Measurement(Result, Display):
     zero: float
     threshold: float
     curve: tuple[Point, ...]
-    recipe: dict[str, Any]
-    definitions: dict[str, Any]
+    recipe: Json
+    definitions: Json
     seconds: float
     command: str = ""
     coverage: float | None = 0.9
@@ -123,7 +122,7 @@ class Measurement(Result, Display):
     other: str = ""
 
     @classmethod
-    def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def upgrade(cls, body: Json) -> Json:
         """A bracket had no probability; then intervals had one, and ends that no trial bounded."""
         return {"coverage": None, "open_ends": "sure" in body, **body}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from d90.files import Json
 from d90.trials.store import Store
 
 __all__ = ["Read", "Result", "stored_results"]
@@ -19,12 +20,12 @@ Read = TypeVar("Read", bound="Result")
 class Result:
     """A frozen dataclass that a study gives, with `to_dict` and `from_dict`."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The fields by name, as JSON holds them."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, body: Mapping[str, Any]) -> Self:
+    def from_dict(cls, body: Json) -> Self:
         """What `to_dict` gave, after JSON or not. Unknown fields, of other versions, are left out.
 
         Raises:
@@ -35,7 +36,7 @@ class Result:
         return found
 
     @classmethod
-    def upgrade(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def upgrade(cls, body: Json) -> Json:
         """`body` with what versions before this one did not write."""
         return body
 
@@ -50,9 +51,7 @@ def stored_results(store: Store, kind: type[Read], name: str) -> list[Read]:
         return [kind.from_dict(body) for body in store.studies(name)]
 
 
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = functools.cache(get_type_hints)
 
 
 def _read(kind: Any, body: Any, place: str) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from d90.display import Display
+from d90.files import Json
 from d90.results.result import Result
 
 __all__ = ["Cell", "Series"]
@@ -63,7 +63,7 @@ class Series(Result, Display):
     rule: str
     xlabel: str
     cells: tuple[Cell, ...]
-    definitions: dict[str, Any]
+    definitions: Json
     command: str = ""
     givers: dict[str, str] = field(default_factory=dict)
 

@@ -113,7 +113,7 @@ def trained_state(model: nn.Module) -> list[str]:
 # --- state that is in no buffer ---------------------------------------------------------------------------------------
 
 
-def plain_attributes(model: nn.Module) -> dict[str, Any]:
+def plain_attributes(model: nn.Module) -> dict[str, int | float | Tensor]:
     """Numbers and tensors that modules keep as plain attributes, by "module.attribute"; tensors are copied.
 
     Left out: what begins with an underscore, and what an old-style `weight_norm`, `spectral_norm` or `prune` computes.
@@ -132,7 +132,7 @@ def plain_attributes(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def moved_attributes(model: nn.Module, start: Mapping[str, Any]) -> list[str]:
+def moved_attributes(model: nn.Module, start: Mapping[str, int | float | Tensor]) -> list[str]:
     """The plain attributes that had a value at the start and have another one now."""
     now = plain_attributes(model)
     return [name for name, was in start.items() if name in now and not _same(was, now[name])]

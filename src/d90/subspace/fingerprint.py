@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError
+from d90.files import Json
 from d90.subspace.layout import fingerprint as earlier_weights
 
 __all__ = [
@@ -183,13 +184,14 @@ def config_digest(model: nn.Module) -> str:
     return digest_of([getattr(config, "model_type", ""), _unusual(_bare(config.to_dict()), usual)])
 
 
-def _bare(config: dict[Any, Any]) -> dict[str, Any]:
+def _bare(config: Json) -> Json:
     """A config without names of the task, paths, versions, and what has no effect on the outputs."""
     kept = {str(k): v for k, v in config.items() if str(k) not in _NOT_THE_MODEL and not str(k).startswith("_")}
     return {key: _bare(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def _unusual(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+def _unusual(config: Json, usual: Json) -> Json:
+    """What of a config is not as usual."""
     found = {}
     for key, value in config.items():
         if isinstance(value, dict) and isinstance(usual.get(key), dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -145,7 +145,7 @@ class Hooks:
     def _before_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
         self._space.flush()
 
-    def _before_load(self, module: nn.Module, state: dict[str, Any], prefix: str, *others: object) -> None:
+    def _before_load(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str, *others: object) -> None:
         """Refuse a state with other weights before any is loaded: the next theta would undo it."""
         self._space.flush()
         for key, parameter in module._parameters.items():

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,11 +148,19 @@ class Task:
         if not mine or sorted(mine) != sorted(place) or mine == list(place):
             return self
         new = torch.tensor([place[name] for name in mine])
-        splits: dict[str, Any] = {
-            part: replace(split, labels=self.kind.renumbered(split.labels, new)) for part, split in self.splits.items()
-        }
+
+        def renumbered(split: Split) -> Split:
+            return replace(split, labels=self.kind.renumbered(split.labels, new))
+
         ordered = tuple(sorted(self.labels, key=lambda name: place[name.casefold()]))
-        return replace(self, kind=replace(self.kind, labels=ordered), labels=ordered, **splits)
+        return replace(
+            self,
+            kind=replace(self.kind, labels=ordered),
+            labels=ordered,
+            train=renumbered(self.train),
+            validation=renumbered(self.validation),
+            test=None if self.test is None else renumbered(self.test),
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from d90.errors import InputError, quoted
 from d90.tasks.columns import Columns, Table
+from d90.tasks.readers.lines import Row
 
 __all__ = ["Conversation", "Message", "find_format", "read_conversations"]
 
@@ -47,9 +48,9 @@ class Conversation:
 
     def to_json(self) -> str:
         """The one string that equal conversations share."""
-        value: dict[str, Any] = {"messages": [list(message) for message in self.messages]}
-        value |= {"first": self.first} if self.first else {}
-        value |= {"plain": True} if self.plain else {}
+        first = {"first": self.first} if self.first else {}
+        plain = {"plain": True} if self.plain else {}
+        value = {"messages": [list(message) for message in self.messages], **first, **plain}
         return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -65,7 +66,7 @@ class Conversation:
         return [i for i, one in enumerate(self.messages) if i >= self.first and one.role == "assistant"]
 
 
-def find_format(row: Mapping[str, Any], columns: Columns) -> tuple[str, ...] | None:
+def find_format(row: Row, columns: Columns) -> tuple[str, ...] | None:
     """The columns that hold the conversation of a table whose first row is `row`; None where it has none."""
     if columns.prompt or columns.completion:
         return (columns.prompt or "prompt", columns.completion or "completion")
@@ -100,7 +101,7 @@ def read_conversations(table: Table, columns: Columns) -> list[Conversation]:
     return found
 
 
-def _conversation(row: Mapping[str, Any], names: tuple[str, ...], chat: bool, spot: str) -> Conversation:
+def _conversation(row: Row, names: tuple[str, ...], chat: bool, spot: str) -> Conversation:
     if row.get("tools"):
         raise InputError(
             f"{spot}: it offers tools, which d90 does not render; expected plain turns. Leave such rows out"
@@ -114,7 +115,7 @@ def _conversation(row: Mapping[str, Any], names: tuple[str, ...], chat: bool, sp
     return found
 
 
-def _pair(row: Mapping[str, Any], names: tuple[str, ...], chat: bool, spot: str) -> Conversation:
+def _pair(row: Row, names: tuple[str, ...], chat: bool, spot: str) -> Conversation:
     """A prompt and its completion, each a string or messages."""
     values = [_parsed(row[name]) for name in names]
     lists = [isinstance(value, list | tuple) for value in values]
@@ -136,7 +137,7 @@ def _pair(row: Mapping[str, Any], names: tuple[str, ...], chat: bool, spot: str)
     return Conversation((*before, *sides[1]), first=len(before), plain=plain)
 
 
-def _system(row: Mapping[str, Any]) -> list[Message]:
+def _system(row: Row) -> list[Message]:
     """The system prompt that stands in a column of its own."""
     value = row.get("system")
     return [Message("system", value)] if isinstance(value, str) and value.strip() else []

@@ -115,19 +115,18 @@ def _fetch(path: str, config: str | None, local: Path | None, wanted: Iterable[s
     import datasets
     from huggingface_hub.utils import logging as hub_logging
 
-    options: dict[str, Any] = {}
+    files: dict[str, str] = {}
     if local is not None:
         # Said file by file where they are named for their splits: `datasets` takes validation_matched for validation.
         files = {part: str(file) for part in wanted if (file := find_split(local, PARTS.get(part, (part,))))}
-        options = {"data_files": files} if files else {}
-    if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:  # below datasets 4
-        options["trust_remote_code"] = False
+    below_4 = "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters
+    no_code = {"trust_remote_code": False} if below_4 else {}
     asked: tuple[Any, ...] = (str(local),) if local else (path, config)
     bars, level = datasets.is_progress_bar_enabled(), hub_logging.get_verbosity()
     datasets.disable_progress_bars()
     hub_logging.set_verbosity(hub_logging.ERROR)  # without a network: two lines for each retry, before our one
     try:
-        loaded = datasets.load_dataset(*asked, **options)
+        loaded = datasets.load_dataset(*asked, data_files=files or None, **no_code)
     except Exception as error:  # the library raises a dozen unrelated types here, network errors among them
         cause = error.__cause__ or error
         why = " ".join(str(cause).split())[:240] or type(cause).__name__

@@ -5,20 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from d90.errors import InputError, unknown_name
+from d90.files import Json
 from d90.tasks.answers import Questions
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder, Lazy
 from d90.tasks.metrics import LOSS, METRICS
 from d90.tasks.split import Split
 
-__all__ = ["Reading", "TaskKind", "TokenIds", "padded"]
+__all__ = ["Prediction", "Reading", "Scalar", "TaskKind", "TokenIds", "padded"]
+
+
+Scalar: TypeAlias = str | int | float | None
+Prediction: TypeAlias = dict[str, Scalar | Sequence[Scalar | Mapping[str, Scalar]] | Mapping[str, float]]
+"""One example's prediction as a person reads it, by name, the answer first: {"label": "good", "probability": 0.9}."""
 
 
 class TokenIds(NamedTuple):
@@ -178,11 +184,11 @@ class TaskKind(ABC):
         return ""
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """What a finished tune keeps of the kind, as JSON; `restored` takes it."""
         return {}
 
-    def restored(self, record: Mapping[str, Any]) -> TaskKind:
+    def restored(self, record: Json) -> TaskKind:
         """The kind with what a finished tune kept (`record`)."""
         return self
 
@@ -334,14 +340,14 @@ class TaskKind(ABC):
         """Predictions (n,) from the model's outputs (n, outputs), as the labels are."""
 
     @abstractmethod
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
-        """One example's output as a person reads it: JSON values by name, the answer first.
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
+        """One example's output as a person reads it.
 
         Args:
             example: its texts, as they were given.
         """
 
-    def describe_all(self, outputs: Tensor, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+    def describe_all(self, outputs: Tensor, texts: Sequence[tuple[str, ...]]) -> list[Prediction]:
         """What `describe` says of each of several examples that were asked for together."""
         return [self.describe(output, example) for output, example in zip(outputs, texts, strict=True)]
 

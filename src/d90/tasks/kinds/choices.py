@@ -13,7 +13,7 @@ from d90.errors import InputError
 from d90.tasks.choices import has_choices, questions_with_choices, right_place
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder
-from d90.tasks.kinds.base import Reading, TaskKind, padded
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind, padded
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
@@ -135,7 +135,7 @@ class Choices(TaskKind):
         """The place of the likeliest choice."""
         return outputs.argmax(dim=-1)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The choice, its probability among them, its place from 1, and every choice's probability."""
         shares = output.float().softmax(dim=-1).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
+from d90.files import Json
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind
 from d90.tasks.labels import alike, class_names, class_numbers, look_like_values, raw_labels
 from d90.tasks.metrics import LOSS
 from d90.tasks.pictures import labelled_texts
@@ -101,11 +102,11 @@ class Classification(TaskKind):
         return "" if self.positive in (None, *self.labels[1:2]) else f"|positive={self.positive}"
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """The positive class."""
         return {} if self.positive is None else {"positive": self.positive}
 
-    def restored(self, record: Mapping[str, Any]) -> TaskKind:
+    def restored(self, record: Json) -> TaskKind:
         """With the positive class of a finished tune; of those before it was kept, the second."""
         second = self.labels[1] if len(self.labels) == 2 else None
         return replace(self, positive=record.get("positive", second))
@@ -127,7 +128,7 @@ class Classification(TaskKind):
         """The number of the likeliest class."""
         return outputs.argmax(dim=-1)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The class, its probability, and every class's."""
         shares = output.float().softmax(dim=-1).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)

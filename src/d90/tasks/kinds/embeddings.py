@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
+from d90.files import Json
 from d90.search.rules import Scale, set_scale
 from d90.tasks.columns import Columns, Table, check_text
 from d90.tasks.encoded import Encoded, Encoder
-from d90.tasks.kinds.base import Reading, TaskKind, padded
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind, padded
 from d90.tasks.labels import raw_labels, values
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
@@ -125,11 +126,11 @@ class Embeddings(TaskKind):
         return "|numbers" if self.numbers else "|pairs"
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """What the numbers stand for."""
         return {"numbers": True, "low": self.low, "high": self.high} if self.numbers else {}
 
-    def restored(self, record: Mapping[str, Any]) -> Embeddings:
+    def restored(self, record: Json) -> Embeddings:
         """As a finished tune was trained."""
         low, high = float(record.get("low", 0.0)), float(record.get("high", 1.0))
         return replace(self, numbers=record.get("numbers") is True, low=low, high=high)
@@ -222,11 +223,11 @@ class Embeddings(TaskKind):
             return (predicted < RECALLS[metric]).double().mean().item()
         return super().measure(metric, predicted, labels)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """A text's vector."""
         return {"embedding": [round(one, 6) for one in output[0].tolist()]}
 
-    def describe_all(self, outputs: Tensor, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+    def describe_all(self, outputs: Tensor, texts: Sequence[tuple[str, ...]]) -> list[Prediction]:
         """With the nearest of the other texts, and its cosine."""
         found = []
         cosines = outputs[:, 0] @ outputs[:, 0].T

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from d90.errors import InputError
+from d90.files import Json
 from d90.tasks.answers import SCRIPT, Questions, contains, exact, normalised, read_script, run_script
 from d90.tasks.columns import Columns, Table
 from d90.tasks.conversations import Conversation, Message, find_format, read_conversations
@@ -157,12 +158,12 @@ class Instruction(Language):
         return template + ("|all" if self.everything else "") + script
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """What was given otherwise than by default."""
         template = {} if self.template is None else {"chat_template": self.template}
         return template | ({"loss_on": "all"} if self.everything else {}) | ({"plain": True} if self.plain else {})
 
-    def restored(self, record: Mapping[str, Any]) -> Instruction:
+    def restored(self, record: Json) -> Instruction:
         """With the template and what counts."""
         template = record.get("chat_template")
         if template is not None and not isinstance(template, str):

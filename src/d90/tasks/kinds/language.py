@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d90.errors import InputError
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind
 from d90.tasks.split import Split
 
 __all__ = ["ABSENT", "Language"]
@@ -117,7 +117,7 @@ class Language(TaskKind):
         """Nothing is chosen: each document's mean nats."""
         return self.losses(outputs, outputs)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """Mean nats a token and how many tokens."""
         return {"nats": self.losses(output[None], output).item(), "tokens": int((output != ABSENT).sum())}
 

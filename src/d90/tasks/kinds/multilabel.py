@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted
+from d90.files import Json
 from d90.search.rules import Scale, set_scale
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind
 from d90.tasks.labels import class_names, class_numbers
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
@@ -104,11 +105,11 @@ class MultiLabel(TaskKind):
         return torch.zeros_like(labels).index_copy(1, place, labels)
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """The thresholds."""
         return {"thresholds": list(self.thresholds)} if self.thresholds else {}
 
-    def restored(self, record: Mapping[str, Any]) -> MultiLabel:
+    def restored(self, record: Json) -> MultiLabel:
         """With the thresholds of a finished tune."""
         return replace(self, thresholds=tuple(map(float, record.get("thresholds", ()))))
 
@@ -140,7 +141,7 @@ class MultiLabel(TaskKind):
         """1 where a class is likelier than not, (n, classes); probabilities where they are ranked."""
         return outputs.float().sigmoid() if self.ranked else (outputs > 0).float()
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The classes above their thresholds, the likeliest first, and every class's probability."""
         shares = dict(zip(self.labels, output.float().sigmoid().tolist(), strict=True))
         least = dict(zip(self.labels, self.thresholds or [0.5] * len(self.labels), strict=True))

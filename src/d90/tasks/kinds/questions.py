@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
+from d90.files import Json
 from d90.search.rules import Scale, set_scale
 from d90.tasks.answers import Questions
 from d90.tasks.columns import Columns, Table, check_text
 from d90.tasks.encoded import Encoded, Encoder
-from d90.tasks.kinds.base import Reading, TaskKind, padded
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind, padded
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
 
@@ -118,11 +119,11 @@ class Answering(TaskKind):
         return "|unanswerable" if self.unanswerable else ""
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """Whether there may be no answer."""
         return {"unanswerable": True} if self.unanswerable else {}
 
-    def restored(self, record: Mapping[str, Any]) -> Answering:
+    def restored(self, record: Json) -> Answering:
         """As a finished tune was trained."""
         return replace(self, unanswerable=record.get("unanswerable") is True)
 
@@ -217,7 +218,7 @@ class Answering(TaskKind):
         """The places of the best answer (n, 1, 2)."""
         return self._best(outputs)[0][:, None]
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The answer, its probability, and its places in the context; no text where there is no answer."""
         places, share = self._best(output[None])
         first, behind = places[0].tolist()

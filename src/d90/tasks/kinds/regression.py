@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from d90.files import Json
 from d90.tasks.columns import Columns, Table
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Prediction, Reading, TaskKind
 from d90.tasks.labels import look_like_values, raw_labels, values
 from d90.tasks.metrics import LOSS
 from d90.tasks.pictures import labelled_texts
@@ -66,11 +67,11 @@ class Regression(TaskKind):
         return "|standardised"
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """Mean and deviation."""
         return {"mean": self.mean, "deviation": self.deviation}
 
-    def restored(self, record: Mapping[str, Any]) -> TaskKind:
+    def restored(self, record: Json) -> TaskKind:
         """With the numbers of a finished tune; 0 and 1 for those of before."""
         return replace(self, mean=float(record.get("mean", 0.0)), deviation=float(record.get("deviation", 1.0)))
 
@@ -106,7 +107,7 @@ class Regression(TaskKind):
         """Values in the unit of the labels."""
         return self.mean + self.deviation * outputs.float().squeeze(-1)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The value."""
         return {"value": self.predict(output.reshape(1, 1)).item()}
 

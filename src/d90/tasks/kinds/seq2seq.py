@@ -19,6 +19,7 @@ from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.language import ABSENT, Language, documents
 from d90.tasks.metrics import LOSS
+from d90.tasks.readers.lines import Row
 from d90.tasks.split import Split
 
 __all__ = ["Seq2Seq"]
@@ -152,7 +153,7 @@ class Seq2Seq(Language):
         return nats.new_full(target.shape, ABSENT).masked_scatter(places, nats)
 
 
-def _there(row: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+def _there(row: Row, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     """The first pair of columns that a row has, both of them texts."""
     return next((names for names in pairs if all(isinstance(row.get(name), str) for name in names)), None)
 

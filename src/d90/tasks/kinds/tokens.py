@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from d90.errors import InputError, quoted
 from d90.search.rules import Scale, set_scale
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder
-from d90.tasks.kinds.base import Reading, TaskKind
+from d90.tasks.kinds.base import Prediction, Reading, Scalar, TaskKind
 from d90.tasks.labels import class_names, class_numbers
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import Split
@@ -168,13 +168,13 @@ class Tokens(TaskKind):
         """Each word's likeliest tag (n, words); `NO_TAG` where the model sees no token of it."""
         return outputs.argmax(dim=-1).where(outputs[..., 0] != UNSEEN, NO_TAG)
 
-    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> dict[str, Any]:
+    def describe(self, output: Tensor, example: tuple[str, ...] = ()) -> Prediction:
         """The entities with their places in the text, and every word's tag; the place of the text's first character is 0."""
         found = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(example[0])] if example else []
         shares = output[: len(found)].float().softmax(dim=-1)
         tags = [self._tag(int(number)) for number in self.predict(output[None, : len(found)])[0]]
         text = example[0] if example else ""
-        marked = [
+        marked: list[Mapping[str, Scalar]] = [
             {
                 "type": kind,
                 "text": text[found[low][1] : found[high - 1][2]],
@@ -184,8 +184,10 @@ class Tokens(TaskKind):
             }
             for kind, low, high in (entities(tags) if self.entities_tagged else ())
         ]
-        words = [{"word": word, "tag": tag, "start": low} for (word, low, _), tag in zip(found, tags, strict=True)]
-        return ({"entities": marked} if self.entities_tagged else {}) | {"words": words}
+        words: list[Mapping[str, Scalar]] = [
+            {"word": word, "tag": tag, "start": low} for (word, low, _), tag in zip(found, tags, strict=True)
+        ]
+        return {"entities": marked, "words": words} if self.entities_tagged else {"words": words}
 
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
         """F1 of entities, each right where its type and both ends are; or the share of words with the right tag."""

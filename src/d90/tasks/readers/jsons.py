@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import InputError
-from d90.tasks.readers.lines import FileRows, numbered_lines, read_all
+from d90.tasks.readers.lines import FileRows, Row, numbered_lines, read_all
 
 __all__ = ["read_json", "read_json_lines"]
 
@@ -64,7 +64,7 @@ def read_json(path: Path) -> FileRows:
     return found
 
 
-def _add_questions(found: FileRows, path: Path, place: str, article: dict[str, Any]) -> None:
+def _add_questions(found: FileRows, path: Path, place: str, article: Row) -> None:
     """A row for each question of an article in SQuAD's own form: paragraphs, each a context and its qas.
 
     Raises:
@@ -77,7 +77,7 @@ def _add_questions(found: FileRows, path: Path, place: str, article: dict[str, A
             found.add(path, f"{where}, question {i}", row)
 
 
-def _objects(value: Any, path: Path, place: str) -> list[dict[str, Any]]:
+def _objects(value: Any, path: Path, place: str) -> list[Row]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise InputError(
             f"'{path}', {place}: no list of objects, expected SQuAD's form: paragraphs, each with context and qas"

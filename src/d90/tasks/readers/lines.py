@@ -8,9 +8,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from d90.errors import InputError
+from d90.files import Json
 
 __all__ = ["MAX_BYTES", "MAX_LINE", "MAX_ROWS", "FileRows", "Row", "check_regular", "numbered_lines", "read_all"]
 
@@ -21,7 +22,7 @@ MAX_RATIO = 100  # a gzip file larger than FREE_BYTES grows at most so many time
 FREE_BYTES = 1 << 28
 PIECE = 1 << 20
 
-Row = dict[str, Any]
+Row = Json  # what a line of a file, or a row of a table, holds by column
 
 
 @dataclass
