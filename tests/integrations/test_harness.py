@@ -45,6 +45,7 @@ def _tune(folder: Path) -> None:
 
 @pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval (d90[harness])")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_base_and_tune_stand_side_by_side_on_a_local_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     _tune(tmp_path)

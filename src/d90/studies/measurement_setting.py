@@ -22,7 +22,7 @@ from d90.trials.options import RunOptions
 from d90.trials.runner import TrialRunner, check_sendable
 from d90.trials.store import digest
 
-__all__ = ["Asked", "Setting", "Space", "kept_of", "prepare", "space_of"]
+__all__ = ["Asked", "Setting", "Space", "kept_of", "prepare", "settled", "space_of"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,51 @@ class Setting:
         return found
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What a question comes to, before a model is opened: the task, the methods as they are meant for it, and their recipes.
+
+    Attributes:
+        note: what is to be said of the weights, where anything is.
+    """
+
+    task: Task
+    spec: Spec
+    recipe: Recipe
+    base: Recipe | None
+    rule: str
+    note: str
+
+
+def settled(model: str | Model, task: str | Task, method: str | Spec, asked: Asked) -> Settled:
+    """Open the task and settle methods, weights and recipes by it.
+
+    Raises:
+        InputError: as `prepare`.
+    """
+    one, training = asked.search, replace(asked.training, lr=asked.lr)
+    recipe = make_recipe(model, task, parse(method) if isinstance(method, str) else method, training, asked.data)
+    opened = open_task(task, recipe, model)
+    if one.test and "test" not in opened.splits:
+        recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
+        opened = open_task(task, recipe, model)
+    rule = choose_rule(one.rule, opened.metric, one.fraction, one.within)
+    if rule == "margin" and not isinstance(one.baseline, str):
+        raise InputError(
+            f"got baseline={one.baseline} for the margin rule, expected a method: examples are compared one by one"
+        )
+    specs, weights, note = settle(
+        training, [method, *([one.baseline] if isinstance(one.baseline, str) else [])], opened, model
+    )
+    recipe = replace(recipe, method=str(specs[0]), weights=weights)
+    base = None
+    if isinstance(one.baseline, str):
+        base = replace(make_recipe(model, task, specs[1], training, asked.data), weights=weights)
+        given = asked.baseline_lr if isinstance(asked.baseline_lr, float) else None
+        base = replace(base, lr=given, epochs=one.baseline_epochs or recipe.epochs, columns=recipe.columns)
+    return Settled(opened, specs[0], recipe, base, rule, note)
+
+
 def prepare(
     model: str | Model, task: str | Task, method: str | Spec, asked: Asked, run: RunOptions
 ) -> Setting:  # fmt: skip
@@ -136,32 +181,11 @@ def prepare(
         StoreError, RunFailed: the store cannot be used.
     """
     check_sendable(run.executor, model, task)
-    spec = parse(method) if isinstance(method, str) else method
-    one = asked.search
-    training = replace(asked.training, lr=asked.lr)
-    recipe = make_recipe(model, task, spec, training, asked.data)
-    opened = open_task(task, recipe, model)
-    if one.test and "test" not in opened.splits:
-        recipe = replace(recipe, columns={**recipe.columns, "test": "made"})
-        opened = open_task(task, recipe, model)
-    rule = choose_rule(one.rule, opened.metric, one.fraction, one.within)
-    if rule == "margin" and not isinstance(one.baseline, str):
-        raise InputError(
-            f"got baseline={one.baseline} for the margin rule, expected a method: examples are compared one by one"
-        )
-    specs, weights, held = settle(
-        training, [method, *([one.baseline] if isinstance(one.baseline, str) else [])], opened, model
-    )
-    spec = specs[0]
-    recipe = replace(recipe, method=str(spec), weights=weights)
-    if held:
-        run.told.note(held)
-    base = None
-    if isinstance(one.baseline, str):
-        base = replace(make_recipe(model, task, specs[1], training, asked.data), weights=weights)
-        given = asked.baseline_lr if isinstance(asked.baseline_lr, float) else None
-        base = replace(base, lr=given, epochs=one.baseline_epochs or recipe.epochs, columns=recipe.columns)
-    runner = TrialRunner(model, opened, recipe, run)
+    found, one = settled(model, task, method, asked), asked.search
+    if found.note:
+        run.told.note(found.note)
+    spec, recipe = found.spec, found.recipe
+    runner = TrialRunner(model, found.task, recipe, run)
     space = space_of(runner.data(recipe.seed), spec, recipe)
     low, high = max(space.least, one.low or space.least), min(space.D, one.high or space.D)
     for d in one.dims:
@@ -173,7 +197,7 @@ def prepare(
             raise InputError(
                 f"got d={d}, expected a square beside {space.lambdas} lambdas for {spec}, as Theta is sqrt(d) x sqrt(d)"
             )
-    return Setting(asked, runner, spec, recipe, base, rule, space, low, high)
+    return Setting(asked, runner, spec, recipe, found.base, found.rule, space, low, high)
 
 
 def kept_of(recipe: Recipe) -> Json:

@@ -33,10 +33,10 @@ from d90.results.measure import Measurement
 from d90.results.series import Cell, Series
 from d90.search.rules import choose_rule
 from d90.studies.measure import measure
-from d90.studies.measurement_setting import Asked
+from d90.studies.measurement_setting import Asked, settled
 from d90.tasks import load as load_task
 from d90.tasks.metrics import to_display
-from d90.training.recipe import make_recipe
+from d90.training.recipe import suited
 from d90.training.showing import shows_progress
 from d90.trials.context import versions
 from d90.trials.executor import together
@@ -184,9 +184,11 @@ def _series(question: Question, run: RunOptions) -> Series:
         raise InputError(f"got {counts}, expected at least two models and one task")
     # what is wrong with a task is wrong for every model: before hours of work
     columns: Mapping[str, Any] = question.data.columns
-    metrics = [load_task(task, **columns).metric for task in question.tasks]
+    opened = [load_task(task, **columns) for task in question.tasks]
     asked = question.search
-    rules = sorted({choose_rule(asked.rule, metric, asked.fraction, asked.within) for metric in metrics})
+    rules = sorted(
+        {choose_rule(asked.rule, metric, asked.fraction, asked.within) for metric in [task.metric for task in opened]}
+    )
     measurements = _Measurements(question, replace(run, store=run.open_store(), progress=run.told))
     of_tasks = together(run.executor, [partial(measurements.of_task, task) for task in question.tasks])
     givers = {task: gives[0] for task, (gives, _) in zip(question.tasks, of_tasks, strict=True) if gives}
@@ -197,7 +199,7 @@ def _series(question: Question, run: RunOptions) -> Series:
     store = measurements.run.open_store()
     cells = _with_own_scores(cells, question, store)
     definitions = {"target": question.options.target, "options": question.given, **versions()}
-    rule, spec = " and ".join(rules), str(question.spec)
+    rule, spec = " and ".join(rules), str(suited(question.method, opened[0].kind))
     result = Series(question.kind, spec, rule, question.xlabel, tuple(cells), definitions, run.command, givers)
     store.put_study(question.key, question.kind, result.to_dict())
     return result
@@ -271,12 +273,11 @@ def _full(model: str, task: str, store: Store, question: Question) -> float | No
 
     Where its rate was searched, the runs at the best of the rates count.
     """
-    asked = Asked.of(question.search, question.training, question.data)
-    training = replace(asked.training, lr=asked.baseline_lr)
-    baseline = question.search.baseline
-    spec = parse(baseline if isinstance(baseline, str) else "full")
-    recipe = make_recipe(model, task, spec, training, asked.data)
-    recipe = replace(recipe, epochs=question.search.baseline_epochs or recipe.epochs)
+    search = question.search
+    search = search if isinstance(search.baseline, str) else replace(search, baseline="full")
+    asked = Asked.of(search, question.training, question.data)
+    recipe = settled(model, task, question.method, asked).base
+    assert recipe is not None
     free = ("seed", "lr") if asked.baseline_lr == AUTO else ("seed",)
     scores = defaultdict[float | None, list[float]](list)
     for trial in store.trials():
