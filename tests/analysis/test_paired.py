@@ -117,3 +117,20 @@ def test_what_does_not_fit_is_refused() -> None:
         compare_paired("accuracy", three[:2], three, three)
     with pytest.raises(InputError, match="'pearson'"):
         compare_paired("pearson", three, three, three)
+
+
+def test_examples_in_groups_count_as_the_groups_do() -> None:
+    drawn = numpy.random.default_rng(0)
+    labels = numpy.ones(300, int)
+    tune, reference = ((drawn.random(300) < 0.85).astype(int) for _ in range(2))
+    groups = numpy.repeat(numpy.arange(300), 5)
+    often = compare_paired("exact", *(numpy.repeat(one, 5) for one in (tune, reference, labels)), groups=groups)
+    once = compare_paired("exact", tune, reference, labels)
+    assert (often.n, once.n, once.effective) == (1500, 300, 300)
+    assert often.effective == pytest.approx(300, rel=0.01)
+    assert (often.difference, often.discordant) == (once.difference, once.discordant)
+    assert often.lower == pytest.approx(once.lower, abs=1e-3)
+    blind = compare_paired("exact", *(numpy.repeat(one, 5) for one in (tune, reference, labels)))
+    assert blind.lower > once.lower + 0.01, "taken singly they promise too much"
+    same = compare_paired("exact", *(numpy.repeat(one, 5) for one in (tune, tune, labels)), groups=groups)
+    assert same.lower == pytest.approx(compare_paired("exact", tune, tune, labels).lower)

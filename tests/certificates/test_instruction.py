@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -70,3 +71,44 @@ def test_the_command_certifies_conversations(options: tuple[str, ...], tmp_path:
     assert "bits per token of a new document" in done.stdout
     done = command("certify", "--check", "c.json", cwd=tmp_path)
     assert "holds" in done.stdout, done.stderr
+
+
+def _answers(folder: Path) -> Path:
+    """Sixty prompts, every third of them with three answers that stand apart."""
+    chat_model(folder / "model")
+    for name, start in (("train", 0), ("validation", 900)):
+        numbers = [*range(start, start + 60), *range(start, start + 60, 3), *range(start, start + 60, 3)]
+        rows = [
+            json.dumps({"prompt": f"{number}?", "completion": "xyz"[(number + i) % 3] * (1 + i % 4)})
+            for i, number in enumerate(numbers)
+        ]
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / f"{name}.jsonl").write_text("\n".join(rows))
+    return folder / "data"
+
+
+@pytest.mark.parametrize("form", [{}, {"evaluated": 30}, {"form": "betting"}, {"prior": 0.5}])
+def test_a_prompt_with_all_its_answers_is_the_example_that_counts(form: dict[str, Any], tmp_path: Path) -> None:
+    data = _answers(tmp_path)
+    found = certify_language(
+        str(tmp_path / "model"), str(data), "lora:r=2@structure=did", store=tmp_path / "s.sqlite", **FAST, **form
+    )
+    n = 30 if "prior" in form else 60
+    assert (found.n, found.evaluated, found.test_count) == (n, form.get("evaluated", n), 60)
+    assert any("100 answers to 60 prompts" in line for line in found.assumptions) or "prior" in form
+    found.save(tmp_path / "c.json")
+    losses = tmp_path / "losses.npy"
+    assert check_language(tmp_path / "c.json", out=losses) == found
+    each = torch.from_numpy(numpy.load(losses))
+    assert len(each) == found.evaluated
+    assert each.mean().item() == pytest.approx(found.mean, abs=1e-5)
+    if form:
+        return
+    plain = next(one for one in found.candidates if not one.payload)
+    model, task = load_model(str(tmp_path / "model"), 0, "instruction"), load(str(data))
+    nats = predict(model, Batches(model, task.train, task.kind), "fp32")
+    bits = smoothed_bits(nats, plain.alpha, found.vocabulary).tolist()
+    rows = {i: [i, 60 + i // 3, 80 + i // 3] if i % 3 == 0 else [i] for i in range(60)}
+    means = torch.tensor([sum(bits[row] for row in rows[i]) / len(rows[i]) for i in range(60)])
+    assert plain.mean == pytest.approx(means.mean().item(), abs=1e-5)
+    assert plain.losses[str(plain.alpha)][1] == pytest.approx(means.var().item(), rel=1e-3)

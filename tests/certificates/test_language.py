@@ -254,11 +254,11 @@ def test_a_part_of_the_documents_is_evaluated(folder: Path, tmp_path: Path) -> N
     assert certified(folder, evaluated=50, store=store) == found, "the same again evaluates nothing more"
     found.save(tmp_path / "part.json")
     assert check_language(tmp_path / "part.json") == found
-    documents = load(f"text:{folder / 'text'}").train
-    part = subsample(documents, 50)
-    assert len(part) == 50
-    assert part.inputs == subsample(documents, 50).inputs
-    assert part.inputs != documents.inputs[:50]
+    documents = load(f"text:{folder / 'text'}")
+    part, groups = subsample(documents, 50)
+    assert (len(part), groups) == (50, None)
+    assert part.inputs == subsample(documents, 50)[0].inputs
+    assert part.inputs != documents.train.inputs[:50]
 
 
 def test_the_betting_bound_is_certified_where_it_was_fixed_beforehand(folder: Path, tmp_path: Path) -> None:

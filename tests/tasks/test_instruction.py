@@ -359,7 +359,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused() -> None:
         ({"text": "prompt", "kind": "instruction"}, "got a text column for instruction data"),
         (
             {"metric": "accuracy"},
-            "got metric 'accuracy' for instruction data, expected loss, exact, contains or script:FILE",
+            "got metric 'accuracy' for instruction data, expected loss, exact, contains, bleu, chrf, rouge1, rouge2, rougeL or script:FILE",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_texts_longer_than_the_model_are_cut_and_counted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("metric", ["bleu", "chrf"])
-def test_bleu_and_chrf_are_sacrebleus_and_those_of_any_examples_add_up(metric: str) -> None:
+def test_bleu_and_chrf_are_sacrebleus_over_sources_with_all_their_targets(metric: str) -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     kind = Seq2Seq()
     rows = [
@@ -174,10 +174,12 @@ def test_bleu_and_chrf_are_sacrebleus_and_those_of_any_examples_add_up(metric: s
     answers = ["the cat sat on a mat", "it is a dog", "the cat sat on a mat", "yes"]
     counts = torch.as_tensor(kind.grade(metric, asked, answers))
     theirs = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric]
-    streams = [[rows[0][1], rows[1][1], rows[0][1], "no"], [rows[2][1], None, rows[2][1], None]]
-    assert kind.measure(metric, counts, split.labels) == pytest.approx(theirs(answers, streams).score / 100)
-    part = theirs(answers[:2], [stream[:2] for stream in streams]).score / 100
-    assert kind.measure(metric, counts[:2], split.labels[:2]) == pytest.approx(part)
+    streams = [[rows[0][1], rows[1][1], "no"], [rows[2][1], None, None]]
+    once = [answers[0], answers[1], answers[3]]
+    assert kind.measure(metric, counts, split.labels) == pytest.approx(theirs(once, streams).score / 100)
+    part = theirs(once[:2], [stream[:2] for stream in streams]).score / 100
+    assert kind.measure(metric, counts[:3], split.labels[:3]) == pytest.approx(part), "of sources, they add up"
+    assert kind.groups(split).tolist() == [0, 1, 0, 2]  # type: ignore[union-attr]
     right = torch.as_tensor(kind.grade(metric, asked, [target for _, target in rows]))
     assert kind.measure(metric, right[:3], split.labels[:3]) == pytest.approx(1.0)
     guess = torch.as_tensor(kind.grade(metric, asked, ["the cat sat on the mat"] * 4))

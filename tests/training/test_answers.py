@@ -64,7 +64,7 @@ def test_a_script_named_by_the_user_scores_a_tune(tuned: Path) -> None:
     assert "script half.py 0.5000 (95 % interval 0.5000 to 0.5000" in done.stdout, done.stderr
     done = command("evaluate", "x.d90", "--metric", "accuracy", cwd=tuned)
     assert done.returncode == 2
-    assert "expected loss, exact, contains or script:FILE" in done.stderr
+    assert "expected loss, exact, contains, bleu, chrf, rouge1, rouge2, rougeL or script:FILE" in done.stderr
 
 
 def test_a_script_that_a_record_names_is_not_run(tuned: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ c for the tune alone:
 It is the score-test counterpart of McNemar's test for a margin; it keeps its level where few examples differ (a Wald test does
 not, and is void for b = c = 0) and draws nothing. F1 and Matthews are no means over examples: there the examples are drawn
 anew (paired bootstrap, Efron and Tibshirani 1993, section 8.3), 4,000 times from the table of (label, reference, tune) by a
-generator of a fixed seed, and the alpha quantile of the difference is the lower bound.
+generator of a fixed seed, and the alpha quantile of the difference is the lower bound. Of examples in groups b, c and n are scaled to
+as many independent examples as say as much (`d90.analysis.score_interval.effective_count`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from d90.analysis.score_interval import Groups, effective_count
 from d90.errors import InputError
 
 __all__ = ["Comparison", "compare_paired", "examples_needed", "power", "score_of_table"]
@@ -42,6 +44,7 @@ class Comparison:
         discordant: the share of examples that one of the two gets right and the other wrong.
         n: examples.
         deviation: sqrt(n) times the standard deviation of the difference; None for a proportion, where `discordant` gives it.
+        effective: as many independent examples say as much; n where each example is one.
     """
 
     difference: float
@@ -49,15 +52,22 @@ class Comparison:
     discordant: float
     n: int
     deviation: float | None = None
+    effective: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "effective", self.effective or float(self.n))
 
 
-def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, alpha: float = 0.05) -> Comparison:
+def compare_paired(
+    metric: str, tune: Table, reference: Table, labels: Table, alpha: float = 0.05, groups: Groups = None
+) -> Comparison:
     """Compare the predictions of two models on the same examples.
 
     Args:
         metric: "accuracy", "exact", "contains", "f1" or "matthews".
         tune, reference, labels: class numbers, (n,) each; of answers 1 for a right one, and labels of 1.
         alpha: the level of the test.
+        groups: of a proportion, which group each example belongs to (n,), from 0 on; None where each is independent.
 
     Raises:
         InputError: arrays of different lengths, or another metric.
@@ -67,7 +77,10 @@ def compare_paired(metric: str, tune: Table, reference: Table, labels: Table, al
     right, other = tune == labels, reference == labels
     b, c, n = int((other & ~right).sum()), int((right & ~other).sum()), len(labels)
     if metric in PROPORTIONS:
-        return Comparison((c - b) / n, _tango_bound(b, c, n, alpha), (b + c) / n, n)
+        effective = effective_count(right.astype(float) - other, groups)
+        share = effective / n
+        lower = _tango_bound(b * share, c * share, effective, alpha)
+        return Comparison((c - b) / n, lower, (b + c) / n, n, effective=effective)
     classes = int(max(tune.max(), reference.max(), labels.max())) + 1
     cells = numpy.bincount((labels * classes + reference) * classes + tune, minlength=classes**3)
     drawn = numpy.random.default_rng(0).multinomial(n, cells / n, size=DRAWS)
@@ -135,7 +148,7 @@ def _nuisance(b: float, c: float, n: float, margin: float) -> float:
     return (linear + math.sqrt(max(0.0, linear**2 + 8 * n * c * margin * (1 - margin)))) / (4 * n)
 
 
-def _tango_bound(b: int, c: int, n: int, alpha: float) -> float:
+def _tango_bound(b: float, c: float, n: float, alpha: float) -> float:
     """The difference at which the score test just fails to reject."""
     most = stats.norm.isf(alpha)
 

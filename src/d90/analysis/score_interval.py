@@ -4,37 +4,77 @@ share of n examples    Wilson's interval (JASA 22, 209-212, 1927): never empty, 
 any other score        the examples drawn anew (bootstrap percentiles, Efron and Tibshirani 1993, section 13.3)
 a mean over S seeds    sd^2 = sd_examples^2 + t^2 s^2 / S in units of a normal's: the examples are the same for every seed, so their
                        part does not shrink with S; s is pooled over the methods that are compared
+
+Examples that come in groups, as several answers to one prompt, are no independent draws: the groups are. Groups are drawn anew whole,
+and n examples of which G groups are made say as much as `effective_count` independent ones (Rao and Scott, JASA 76, 221-230, 1981).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 from scipy import stats
 
 __all__ = [
     "DRAWS",
     "LEVEL",
+    "Groups",
     "bootstrap_interval",
     "clearly_above",
     "combined_half_width",
+    "effective_count",
     "indistinct",
     "pooled_deviation",
+    "standard_error",
     "wilson_interval",
 ]
 
 LEVEL = 0.95
 DRAWS = 1000
+Groups = NDArray[numpy.int64] | None
 
 
-def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def standard_error(values: NDArray[Any], groups: Groups = None) -> float:
+    """The standard error of a mean over examples; infinite where there is one independent example.
+
+    Args:
+        values: (n,).
+        groups: which group each example belongs to (n,), from 0 on: groups are the independent draws, and their sizes vary; None where
+            each example is one.
+    """
+    values = numpy.asarray(values, numpy.float64)
+    groups = numpy.arange(len(values)) if groups is None else groups
+    count = int(groups.max(initial=0)) + 1
+    sums = numpy.bincount(groups, weights=values - values.mean(), minlength=count)
+    return math.sqrt(count / (count - 1) * float(sums @ sums)) / len(values) if count > 1 else math.inf
+
+
+def effective_count(values: NDArray[Any], groups: Groups = None) -> float:
+    """How many independent examples tell a mean as well as these do: n without groups, never more.
+
+    Args:
+        values: (n,); where all are equal, which does not tell how alike a group is, a group counts as one.
+        groups: as for `standard_error`.
+    """
+    n = len(values)
+    if groups is None:
+        return float(n)
+    single, grouped = standard_error(values), standard_error(values, groups)
+    if single == 0 or math.isinf(grouped):
+        return float(groups.max(initial=0) + 1)
+    return n * min(1.0, (single / grouped) ** 2) if grouped > 0 else float(n)
+
+
+def wilson_interval(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """The interval of a share of n examples.
 
     Args:
         share: between 0 and 1.
-        n: examples.
+        n: examples; of examples in groups as many as `effective_count` says.
         level: of confidence.
     """
     z = float(stats.norm.ppf((1 + level) / 2))
@@ -44,7 +84,7 @@ def wilson_interval(share: float, n: int, level: float = LEVEL) -> tuple[float, 
 
 
 def bootstrap_interval(
-    score: Callable[[numpy.ndarray], float], n: int, draws: int = DRAWS, level: float = LEVEL
+    score: Callable[[numpy.ndarray], float], n: int, draws: int = DRAWS, level: float = LEVEL, groups: Groups = None
 ) -> tuple[float, float]:
     """Percentiles of a score over examples drawn anew, with replacement, by a generator of a fixed seed.
 
@@ -53,9 +93,16 @@ def bootstrap_interval(
         n: examples.
         draws: how often.
         level: of confidence.
+        groups: as for `standard_error`; as many groups as there are, are drawn, each with all its examples.
     """
     drawn = numpy.random.default_rng(0)
-    values = [score(drawn.integers(0, n, size=n)) for _ in range(draws)]
+    if groups is None:
+        values = [score(drawn.integers(0, n, size=n)) for _ in range(draws)]
+    else:
+        order, sizes = numpy.argsort(groups, kind="stable"), numpy.bincount(groups)
+        members = numpy.split(order, sizes.cumsum()[:-1])
+        chosen = (drawn.integers(0, len(members), size=len(members)) for _ in range(draws))
+        values = [score(numpy.concatenate([members[i] for i in some])) for some in chosen]
     low, high = numpy.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

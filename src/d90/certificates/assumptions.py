@@ -16,7 +16,7 @@ from d90.errors import InputError
 from d90.models.loading import Model, encode
 from d90.tasks import Split, Task
 from d90.tasks.hub import GLUE
-from d90.tasks.overlap import common, keys, overlap
+from d90.tasks.overlap import asked_again, common, keys, overlap, prompts
 
 __all__ = ["WARNING", "assumptions", "base_hints", "drop_copies", "refuse_copies"]
 
@@ -26,11 +26,17 @@ DATASETS = {name.removeprefix("glue/") for name in GLUE} | {"glue", "imdb", "yel
 
 def assumptions(task: Task, model: Model) -> tuple[str, ...]:
     """What the guarantee rests on: a line each; what was found against it begins with `WARNING`."""
-    found = overlap(task.train).lines
-    said = ["the examples are independent draws from the distribution the error is of"]
+    said, train = ["the examples are independent draws from the distribution the error is of"], task.train
+    grouped = task.groups("train") is not None
+    if grouped:
+        n, train = task.independent("train"), prompts(task.kind, train)
+        said += [
+            f"{len(task.train):,} answers to {n:,} prompts: a prompt with all its answers is one example, its loss their mean"
+        ]
+    found = overlap(train, phrases=not grouped).lines
     said += [f"{WARNING}: {line}" for line in found] or ["no example repeats another"]
     for name, other in (("test", task.test), ("validation", task.validation)):
-        repeated = common(other, task.train) if other is not None else 0
+        repeated = max(common(other, task.train), asked_again(task.kind, other, task.train)) if other else 0
         if repeated:
             said.append(f"{WARNING}: {repeated:,} {name} examples stand among the training examples as well")
     hints = base_hints(model, task)

@@ -4,7 +4,8 @@ SubLoRA (Lotfi et al. 2024): the tune's d numbers are a message of K bits, as in
 
     p_alpha = (1 - alpha) p + alpha / V        so that every token costs between -log2(1 - alpha + alpha/V) and log2(V / alpha)
 
-The independent example is the document: its loss is the mean of its tokens' bits under p_alpha, and n counts documents. With all of
+The independent example is the document: its loss is the mean of its tokens' bits under p_alpha, and n counts documents. Several answers
+to one prompt are one document, whose loss is their mean. With all of
 them evaluated the bound is empirical Bernstein's (Maurer & Pontil 2009), for documents differ little; with m of them, drawn
 beforehand by our own bits, the kl form in two steps (`d90.analysis.bounds.bits_per_token`), the first of which pays for every model
 and alpha that was evaluated on the m. alpha is one of `ALPHAS`, which the message names; the unchanged model is a candidate too, and
@@ -33,6 +34,7 @@ from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
     check_sound,
+    members,
     prepare,
     save_study,
     settled,
@@ -203,45 +205,63 @@ class _BitsPerToken(Recount[LanguageCertificate]):
 
     def measured(self, said: LanguageCertificate, fresh: Data) -> Tensor:
         """-ln p of each token of the documents that are evaluated (documents, tokens)."""
-        seen = Batches(fresh.model, subsample(fresh.task.train, said.evaluated), fresh.task.kind)
-        return predict(fresh.model, seen, precision_of(said.recipe, fresh))
+        documents, _ = subsample(fresh.task, said.evaluated)
+        return predict(fresh.model, Batches(fresh.model, documents, fresh.task.kind), precision_of(said.recipe, fresh))
 
     def rows(self, said: LanguageCertificate, data: Data, measured: Tensor) -> NDArray[Any]:
         """Each document's bits per token, smoothed (documents,)."""
-        found: NDArray[Any] = smoothed_bits(measured, said.alpha, _vocabulary(data.model)).numpy()
+        _, groups = subsample(data.task, said.evaluated)
+        found: NDArray[Any] = smoothed_bits(measured, said.alpha, _vocabulary(data.model), groups).numpy()
         return found
 
     def differs(self, said: LanguageCertificate, data: Data, measured: Tensor) -> str:
         """The mean, the bound and alpha."""
-        documents, among = len(data.task.train), said.definitions.among or 0
-        known = _Known.of(documents, said.evaluated, _vocabulary(data.model), said.delta, among)
-        found = known.bounded(replace(said.best, losses=_by_alpha(measured, known.vocabulary)))
+        among, (_, groups) = said.definitions.among or 0, subsample(data.task, said.evaluated)
+        known = _Known.of(data.task.independent("train"), said.evaluated, _vocabulary(data.model), said.delta, among)
+        found = known.bounded(replace(said.best, losses=_by_alpha(measured, known.vocabulary, groups)))
         if said.form == "betting":
-            found = replace(found, bound=_betting(measured, found.alpha, known, found.bits))
+            bits = smoothed_bits(measured, found.alpha, known.vocabulary, groups)
+            found = replace(found, bound=_betting(bits, found.alpha, known, found.bits))
         same = abs(found.mean - said.mean) <= SAME and abs(found.bound - said.bound) <= SAME
         if same and found.alpha == said.alpha:
             return ""
         return f"{said.mean:.5f} bits per token and a bound of {said.bound:.5f}; evaluated again: {found.mean:.5f} and {found.bound:.5f}"
 
 
-def subsample(documents: Split, m: int) -> Split:
-    """m documents, drawn by the stream "split" without a look at anything: no hypothesis depends on which they are."""
-    n = len(documents)
+def subsample(task: Task, m: int) -> tuple[Split, Tensor | None]:
+    """m training documents, drawn by the stream "split" without a look at anything: no hypothesis depends on which they are; and of
+    which of them each example is a part."""
+    n, groups = task.independent("train"), task.groups("train")
     if m == n:
-        return documents
-    return take(documents, permutation(0, "split", 2, n)[:m])
+        return task.train, groups
+    chosen = permutation(0, "split", 2, n)[:m]
+    if groups is None:
+        return take(task.train, chosen), None
+    sizes = torch.bincount(groups)[chosen]
+    return take(task.train, members(groups, chosen)), torch.arange(m).repeat_interleave(sizes)
 
 
-def smoothed_bits(nats: Tensor, alpha: float, vocabulary: int) -> Tensor:
+def smoothed_bits(nats: Tensor, alpha: float, vocabulary: int, groups: Tensor | None = None) -> Tensor:
     """Each document's mean of -log2((1 - alpha) p + alpha / V), (n,) fp64, from its tokens' -ln p (n, tokens).
 
     A token whose probability is not finite costs the most, log2(V / alpha).
+
+    Args:
+        groups: which document each row of `nats` is an answer of, from 0 on; a document's bits are the mean of its answers'.
     """
     there = nats != ABSENT
     p = torch.exp(-nats.double()).nan_to_num(nan=0.0).clamp(0.0, 1.0)
     bits = -torch.log2((1 - alpha) * p + alpha / vocabulary)
     low, high = bounds.smoothed_range(alpha, vocabulary)
-    return (bits.where(there, 0.0).sum(dim=1) / there.sum(dim=1)).clamp(low, high)
+    return _means((bits.where(there, 0.0).sum(dim=1) / there.sum(dim=1)).clamp(low, high), groups)
+
+
+def _means(values: Tensor, groups: Tensor | None) -> Tensor:
+    """The mean of each group's values; the values where there are no groups."""
+    if groups is None:
+        return values
+    sizes = torch.bincount(groups)
+    return torch.zeros(len(sizes), dtype=values.dtype).index_add(0, groups, values) / sizes
 
 
 @dataclass(frozen=True)
@@ -284,13 +304,14 @@ def _searched(ground: Preparation, progress: Progress, command: str) -> Language
     own = ground.definitions().messages(len(ALPHAS))
     known = _Known.of(n, m, _vocabulary(data.model), ground.options.delta, own)
     precision = precision_of(recipe, data)
-    seen = Batches(data.model, subsample(data.task.train, m), data.task.kind)
+    documents, groups = subsample(data.task, m)
+    seen = Batches(data.model, documents, data.task.kind)
     measure = Measure(
         TextCandidate,
-        lambda fresh: {"losses": _losses(fresh.model, seen, precision, known.vocabulary)},
+        lambda fresh: {"losses": _by_alpha(predict(fresh.model, seen, precision), known.vocabulary, groups)},
         no_change=True,
         parts={"alpha": bounds.choice_bits([len(ALPHAS)])},
-        key=("language", len(seen), str(ALPHAS)),
+        key=("language", len(seen), str(ALPHAS), *(() if groups is None else ("means of answers", m))),
     )
     found = []
     for one in coded_tunes(ground, measure, progress):
@@ -309,20 +330,23 @@ def _certificate(
     ground: Preparation, known: _Known, best: TextCandidate, candidates: tuple[TextCandidate, ...], command: str
 ) -> LanguageCertificate:
     data, recipe, spec, delta = ground.data, ground.recipe, ground.spec, known.delta
-    shown, precision = data.split(ground.split), precision_of(recipe, data)
+    shown, precision, groups = data.split(ground.split), precision_of(recipe, data), data.task.groups(ground.split)
     with decoded(data, ground.start, spec, recipe, 0, "") as fresh:
-        untrained = data.task.loss(predict(fresh.model, shown, precision), shown.labels).item() / math.log(2)
+        outputs = predict(fresh.model, shown, precision)
+        untrained = _means(data.task.kind.losses(outputs, shown.labels), groups).mean().item() / math.log(2)
     with decoded(data, ground.start, spec, recipe, best.d, best.payload) as fresh:
         shown_nats = predict(fresh.model, shown, precision)
         counted_nats = predict(fresh.model, data.train, precision) if ground.options.form == "betting" else None
-    tested, bets = _by_alpha(shown_nats, known.vocabulary), counted_nats is not None
-    held = round(len(ground.whole.train) / 10)
+    tested, bets = _by_alpha(shown_nats, known.vocabulary, groups), counted_nats is not None
+    held = round(ground.whole.independent("train") / 10)
     bound, holdout = best.bound, _holdout(tested, held, known.vocabulary, delta)
     if counted_nats is not None:
-        bound = _betting(counted_nats, best.alpha, known, best.bits)
+        counted = smoothed_bits(counted_nats, best.alpha, known.vocabulary, data.task.groups("train"))
+        bound = _betting(counted, best.alpha, known, best.bits)
         if held > 1:
-            as_many = shown_nats[torch.arange(held) % len(shown_nats)]
-            holdout = min(_betting(as_many, alpha, known, 0.0) for alpha in ALPHAS)
+            each = {alpha: smoothed_bits(shown_nats, alpha, known.vocabulary, groups) for alpha in ALPHAS}
+            as_many = {alpha: bits[torch.arange(held) % len(bits)] for alpha, bits in each.items()}
+            holdout = min(_betting(bits, alpha, known, 0.0) for alpha, bits in as_many.items())
     length = f"its first {data.model.max_length} tokens" if data.model.max_length else "all its tokens"
     choices = ground.choices
     if known.m < known.n:
@@ -354,7 +378,7 @@ def _certificate(
         uniform=math.log2(known.vocabulary),
         untrained=untrained,
         test=tested[str(best.alpha)][0],
-        test_count=len(shown),
+        test_count=data.task.independent(ground.split),
         holdout=holdout,
         best=best,
         candidates=candidates,
@@ -363,21 +387,23 @@ def _certificate(
     )
 
 
-def _betting(nats: Tensor, alpha: float, known: _Known, bits: float) -> float:
-    """The betting bound of these documents, in their order in the data; the message was chosen by the other form, at no cost."""
+def _betting(losses: Tensor, alpha: float, known: _Known, bits: float) -> float:
+    """The betting bound of documents' smoothed bits, in their order in the data; the message was chosen by the other form, at no cost."""
     low, high = bounds.smoothed_range(alpha, known.vocabulary)
-    return betting_upper(smoothed_bits(nats, alpha, known.vocabulary), low, high, known.delta, bits)
+    return betting_upper(losses, low, high, known.delta, bits)
 
 
-def _losses(model: Model, batches: Batches, precision: str, vocabulary: int) -> dict[str, list[float]]:
-    return _by_alpha(predict(model, batches, precision), vocabulary)
+def _own_messages(definitions: dict[str, Any]) -> int:
+    """How many pairs of a model and an alpha a search evaluates, with the alternatives that it pays for."""
+    messages = 1 + len(definitions["dims"]) * len(definitions["levels"])
+    return messages * len(ALPHAS) * int(definitions["tried"])
 
 
-def _by_alpha(nats: Tensor, vocabulary: int) -> dict[str, list[float]]:
+def _by_alpha(nats: Tensor, vocabulary: int, groups: Tensor | None) -> dict[str, list[float]]:
     """[mean, sample variance] of the documents' bits per token, by alpha."""
     found = {}
     for alpha in ALPHAS:
-        each = smoothed_bits(nats, alpha, vocabulary)
+        each = smoothed_bits(nats, alpha, vocabulary, groups)
         found[str(alpha)] = [each.mean().item(), each.var().item()]
     return found
 

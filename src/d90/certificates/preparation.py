@@ -39,6 +39,7 @@ __all__ = [
     "Preparation",
     "check_sound",
     "ground_of",
+    "members",
     "opened_again",
     "parts",
     "prepare",
@@ -79,8 +80,8 @@ class Preparation:
 
     @property
     def n(self) -> int:
-        """How many examples count."""
-        return len(self.data.train)
+        """How many independent examples count."""
+        return self.data.task.independent("train")
 
     @property
     def split(self) -> str:
@@ -172,7 +173,7 @@ def prepare(
     """
     loaded = _opened(model, whole, recipe)
     first, counted = _split(loaded, whole, options)
-    n, words_of = len(counted.train), "documents" if whole.kind.generative else "examples"
+    n, words_of = counted.independent("train"), "documents" if whole.kind.generative else "examples"
     if whole.kind.generative and not 2 <= (n if options.evaluated is None else options.evaluated) <= n:
         raise InputError(f"got {options.evaluated or n} documents to evaluate, expected 2 ... {n}, those that count")
     if options.evaluated == n:
@@ -259,8 +260,10 @@ def ground_of(said: BaseCertificate[Any], model: str | Model | None, task: str |
         )
     loaded = _opened(model if model is not None else recipe.model, whole, recipe)
     first, counted = _split(loaded, whole, options)
-    if len(counted.train) != said.n:
-        raise InputError(f"it says n = {said.n}, but {len(counted.train)} of its {unit} count; write it again")
+    if counted.independent("train") != said.n:
+        raise InputError(
+            f"it says n = {said.n}, but {counted.independent('train')} independent {unit} count; write it again"
+        )
     return _started(loaded, first, counted, recipe, options.prior_epochs, Progress())
 
 
@@ -278,15 +281,28 @@ def write_array(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
 
 
 def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
-    """The prior's task and the one that counts, by our own bits: chosen before anything is seen."""
+    """The prior's task and the one that counts, by our own bits: chosen before anything is seen.
+
+    Independent examples stay whole: of several that ask the same all are on one side.
+    """
     if prior == 0:
         return None, task
-    n = len(task.train)
+    n, groups = task.independent("train"), task.groups("train")
     order = permutation(0, "split", 0, n)
     cut = round(prior * n)
-    if not 0 < cut < n:
-        raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
-    return replace(task, train=take(task.train, order[:cut])), replace(task, train=take(task.train, order[cut:]))
+    if not 0 < cut < n - (groups is not None):  # of one group alone its examples would count singly
+        raise InputError(f"got prior={prior} of {n} independent examples, expected some on each side")
+    first, counted = (members(groups, some) for some in (order[:cut], order[cut:]))
+    return replace(task, train=take(task.train, first)), replace(task, train=take(task.train, counted))
+
+
+def members(groups: Tensor | None, chosen: Tensor) -> Tensor:
+    """The examples of these groups, one group behind the other; without groups the numbers are the examples' own."""
+    if groups is None:
+        return chosen
+    order, sizes = torch.argsort(groups, stable=True), torch.bincount(groups)
+    parts = order.split(sizes.tolist())
+    return torch.cat([parts[i] for i in chosen.tolist()])
 
 
 def take(split: Split, chosen: Tensor) -> Split:

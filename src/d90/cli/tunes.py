@@ -190,7 +190,8 @@ def evaluate(
     score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "
     loss = f"loss {scored.loss:.4f}{f' {interval}' if scored.metric == LOSS else ''}"
     loss += "" if scored.perplexity is None else f", perplexity {scored.perplexity:.4g}"
-    echo(f"{score}{loss} on {scored.count} {scored.split} examples of {scored.task}")
+    prompts = f" to {scored.independent} prompts" if scored.independent < scored.count else ""
+    echo(f"{score}{loss} on {scored.count} {scored.split} examples{prompts} of {scored.task}")
     _echo_forgotten(tuned.forgotten())
 
 

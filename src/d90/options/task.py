@@ -47,8 +47,8 @@ class TaskOptions(Options):
     label: str | None = option(None, "Label column.")
     metric: str | None = option(
         None,
-        "accuracy, f1, matthews, pearson, spearman or loss; of a language model's answers exact, contains or script:FILE; the task's own "
-        "by default.",
+        "accuracy, f1, matthews, pearson, spearman or loss; of a language model's answers exact, contains, bleu or script:FILE; the task's "
+        "own by default.",
     )
     kind: str | None = option(
         None, "A kind of task, as tokens or seq2seq (d90 tasks lists them); guessed from the columns by default."

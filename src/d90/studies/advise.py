@@ -156,7 +156,7 @@ def _check_examples(task: Task) -> None:
     Raises:
         InputError: with what could be said.
     """
-    count = len(task.validation)
+    count = task.independent("validation")
     if count >= FEWEST:
         return
     if scale_of(task.metric).share:
@@ -185,7 +185,7 @@ def _problem(options: AdviseOptions, found: Candidates, runner: TrialRunner, rec
     chance = max(runner.constant_score(), zero)
     noise = None
     if scale_of(task.metric).share or scale_of(task.metric).correlation:
-        noise = 0.5 * expected_noise(task.metric, len(task.validation), chance, chance)  # examples are paired
+        noise = 0.5 * expected_noise(task.metric, task.independent("validation"), chance, chance)  # examples are paired
     return AdviceProblem(
         found.families, None if goal is not None else found.reference, found.home, margin, share, goal, max(zero, runner.constant_score()),
         noise, reading=_reading(options, runner, recipe), seeds=options.seeds, seed=recipe.seed,

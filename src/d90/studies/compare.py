@@ -211,7 +211,7 @@ def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
 def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Sequence[Recipe], split: str) -> list[Entry]:
     """The entries with the intervals of their scores; `trials` are their first ones."""
     deviation, freedom = pooled_deviation([entry.scores for entry in entries])
-    count, made = len(runner.task.splits[split]), []
+    count, made = runner.task.independent(split), []
     for entry, trial in zip(entries, trials, strict=True):
         examples = _deviation_by_examples(runner, entry, trial, count)
         half = combined_half_width(examples, deviation, len(entry.scores), freedom)
@@ -220,7 +220,7 @@ def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Seque
 
 
 def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, count: int) -> float:
-    """Standard deviation of a score over samples of `count` examples; 0 where it is not known, as of a loss."""
+    """Standard deviation of a score over samples of `count` independent examples; 0 where it is not known, as of a loss."""
     task = runner.task
     if scale_of(task.metric).proportion:
         low, high = wilson_interval(entry.mean, count)
@@ -234,9 +234,10 @@ def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, cou
     labels = task.validation.labels
     predicted = predicted.reshape(len(labels), -1) if labels.dim() > 1 else predicted  # they are stored in one row
     low, high = bootstrap_interval(
-        lambda rows: task.kind.measure(task.metric, predicted[rows], labels[rows]), len(labels), draws=200
-    )
-    return (high - low) / (2 * 1.959964) * math.sqrt(len(labels) / count)
+        lambda rows: task.kind.measure(task.metric, predicted[rows], labels[rows]), len(labels), draws=200,
+        groups=task.grouping("validation"),
+    )  # fmt: skip
+    return (high - low) / (2 * 1.959964) * math.sqrt(task.independent("validation") / count)
 
 
 def _entry(

@@ -217,7 +217,7 @@ def _train_baseline(setting: Setting, trials: MeasurementTrials, rates: Measurem
         trials.run_full(range(seed, seed + (setting.references or 1)))
     gain = max(trials.full_score - chance, 1e-3)
     deviation = setting.runner.loss_deviation()
-    trials.noise = expected_noise(metric, len(setting.task.validation), chance + gain, chance, deviation)
+    trials.noise = expected_noise(metric, setting.task.independent("validation"), chance + gain, chance, deviation)
     doubts = list[str]()
     if setting.base:
         doubts = baseline_doubts(trials.full[seed].curve, chance, trials.noise, setting.asked.baseline_lr == AUTO)
@@ -371,8 +371,9 @@ def _power(measurement_trials: MeasurementTrials, task: Task, within: float) -> 
         measurement_trials.runner.predictions(replace(measurement_trials.base, seed=seed))
         for seed in sorted(measurement_trials.full)[:2]
     )
-    pair = compare_paired(task.metric, first, second, task.paired_labels.numpy())
+    pair = compare_paired(task.metric, first, second, task.paired_labels.numpy(), groups=task.grouping("validation"))
     need = examples_needed(pair.discordant, within / 100, deviation=pair.deviation)
+    need = math.ceil(need * pair.n / pair.effective)
     return [
         f"two trials of the baseline differ on {pair.discordant:.1%} of the {pair.n} validation examples; a tune as good passes "
         f"within {within:g} points four times of five where there are {need:,}"

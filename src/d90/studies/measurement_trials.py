@@ -287,9 +287,10 @@ class MeasurementTrials:
         """The lower bound of the difference from the reference that this trial is paired with."""
         assert self.base is not None
         reference = replace(self.base, seed=self.base.seed + (t - self.base.seed) % self.references)
-        labels = self.runner.task.paired_labels.numpy()
+        task = self.runner.task
+        labels, groups = task.paired_labels.numpy(), task.grouping("validation")
         pair = self.runner.predictions(recipe), self.runner.predictions(reference)
-        return compare_paired(self.runner.task.metric, *pair, labels).lower
+        return compare_paired(task.metric, *pair, labels, groups=groups).lower
 
     def _pruner(self, stop_at: float) -> Pruner:
         total = self.recipe.evaluations

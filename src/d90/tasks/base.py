@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
 from d90.tasks.answers import SCRIPT
+from d90.tasks.corpus_scores import CORPUS_METRICS
 from d90.tasks.kinds import ABSENT, Classification, TaskKind, kind_names, stored_kind
 from d90.tasks.metrics import LOSS
 from d90.tasks.split import MAX_HELD, Split
@@ -102,6 +105,24 @@ class Task:
             known[key] = any(word in text for row in rows for text in row for word in key)
         return known[key]
 
+    def groups(self, split: str) -> Tensor | None:
+        """Which independent example each of a split's examples is part of (n,): those that ask the same are one with several answers.
+        None where each is one."""
+        known: dict[str, Tensor | None] = self.__dict__.setdefault("_groups", {})
+        if split not in known:
+            known[split] = self.kind.groups(self.splits[split])
+        return known[split]
+
+    def grouping(self, split: str) -> NDArray[numpy.int64] | None:
+        """`groups`, as the analysis of scores takes them."""
+        groups = self.groups(split)
+        return None if groups is None else groups.numpy()
+
+    def independent(self, split: str) -> int:
+        """How many independent examples a split has."""
+        groups = self.groups(split)
+        return len(self.splits[split]) if groups is None else int(groups.max()) + 1
+
     def with_test(self) -> Task:
         """The task with a test split: its own, or a tenth of the training examples, made and noted here.
 
@@ -110,12 +131,12 @@ class Task:
         """
         if self.test is not None:
             return self
-        if len(self.train) < 4:
+        if self.independent("train") < 4:
             raise InputError(
-                f"task '{self.name}' has no test split and {len(self.train)} training examples, expected at least 4 to "
+                f"task '{self.name}' has no test split and {self.independent('train')} training examples, expected at least 4 to "
                 "make one from"
             )
-        rest, held = self.train.hold_out(1)
+        rest, held = self.train.hold_out(1, self.groups("train"))
         note = f"test: {len(held)} of the training examples, drawn with the stream 'split'; not trained on"
         return replace(self, train=rest, test=held, notes=(*self.notes, note), kind=self.kind.fitted(rest))
 
@@ -167,6 +188,8 @@ class Task:
         """sha256 over every input and label of every split, in order: part of every trial's key."""
         marks = self.kind.marks if self.metric == "f1" or not self.labels else ""
         metric = SCRIPT if self.metric.startswith(SCRIPT) else self.metric  # its text is among the marks
+        if metric in CORPUS_METRICS and any(self.groups(name) is not None for name in self.splits):
+            metric += "|each source once"  # as it was not always
         digest = hashlib.sha256(f"{self.kind.stored}|{metric}|{'|'.join(self.labels)}{marks}".encode())
         for name, split in self.splits.items():
             digest.update(f"\0{name}\0{len(split)}\0".encode())

@@ -61,6 +61,11 @@ class Conversation:
         return cls(messages, value.get("first", 0), value.get("plain", False))
 
     @property
+    def prompt(self) -> str:
+        """The one string that conversations share that are equal up to their last answer."""
+        return json.dumps([self.messages[: self.answers[-1]], self.plain], ensure_ascii=False, separators=(",", ":"))
+
+    @property
     def answers(self) -> list[int]:
         """The numbers of the turns that are to be learnt."""
         return [i for i, one in enumerate(self.messages) if i >= self.first and one.role == "assistant"]

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from d90.tasks.base import Split
+from d90.tasks.kinds import TaskKind
 
-__all__ = ["SHORTEST", "Overlap", "common", "keys", "normalised", "overlap"]
+__all__ = ["SHORTEST", "Overlap", "asked_again", "common", "keys", "normalised", "overlap", "prompts"]
 
 SHORTEST = 3  # words of a phrase: shorter ones lie in other texts by chance
 _NO_WORD = re.compile(r"[\W_]+")
@@ -59,8 +61,26 @@ class Overlap:
         return [f"{count:,} of {self.n:,} examples {words}" for count, words in shown if count]
 
 
-def overlap(split: Split) -> Overlap:
-    """Count what repeats and what is shared within a split; of images the exact copies alone."""
+def prompts(kind: TaskKind, split: Split) -> Split:
+    """What the examples of a split ask, each once, as examples of their own: answers to one prompt are one independent example."""
+    asked = dict.fromkeys(str(kind.source(example)) for example in split.inputs)
+    return Split([(text,) for text in asked], torch.zeros(len(asked), dtype=torch.int64))
+
+
+def asked_again(kind: TaskKind, some: Split, others: Split) -> int:
+    """How many examples of `some` ask what examples of `others` ask; 0 where nothing is asked, or the same of all."""
+    if isinstance(others.inputs, Tensor) or kind.source(others.inputs[0]) is None:
+        return 0
+    known = set(map(kind.source, others.inputs))
+    return sum(kind.source(example) in known for example in some.inputs) if len(known) > 1 else 0
+
+
+def overlap(split: Split, phrases: bool = True) -> Overlap:
+    """Count what repeats and what is shared within a split; of images the exact copies alone.
+
+    Args:
+        phrases: whether single texts that stand inside another one count.
+    """
     n = len(split)
     if isinstance(split.inputs, Tensor):
         return Overlap(n, n - len(set(keys(split))))
@@ -69,7 +89,7 @@ def overlap(split: Split) -> Overlap:
     copies = n - len(set(split.inputs))
     near = n - len(distinct) - copies
     if len(texts[0]) == 1:
-        return Overlap(n, copies, near, inside=_inside([example[0] for example in texts]))
+        return Overlap(n, copies, near, inside=_inside([example[0] for example in texts]) if phrases else 0)
     unordered = {tuple(sorted(example)) for example in distinct}
     uses = Counter(text for example in unordered for text in set(example))
     shared = {example for example in unordered if any(uses[text] > 1 for text in example)}

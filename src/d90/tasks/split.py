@@ -34,15 +34,18 @@ class Split:
             return self
         return Split(self.inputs[:count], self.labels[:count])
 
-    def hold_out(self, block: int) -> tuple[Split, Split]:
+    def hold_out(self, block: int, groups: Tensor | None = None) -> tuple[Split, Split]:
         """(rest, held): a tenth, at most `MAX_HELD` examples, drawn by the bits of the stream "split"; order is kept.
 
         Args:
             block: which of the stream's bits: 0 draws a validation split, 1 a test split.
+            groups: which group each example belongs to (n,), from 0 on: a tenth of the groups is drawn, each stays whole.
         """
-        count = min(MAX_HELD, max(1, len(self) // 10))
-        held = torch.zeros(len(self), dtype=torch.bool)
-        held[permutation(0, "split", block, len(self))[:count]] = True
+        groups = torch.arange(len(self)) if groups is None else groups
+        sizes = torch.bincount(groups)
+        drawn = permutation(0, "split", block, len(sizes))[: max(1, len(sizes) // 10)]
+        drawn = drawn[: max(1, int((sizes[drawn].cumsum(0) <= MAX_HELD).sum()))]
+        held = torch.isin(groups, drawn)
         return self._pick(~held), self._pick(held)
 
     def _pick(self, mask: Tensor) -> Split:

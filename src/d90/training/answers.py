@@ -52,5 +52,7 @@ def score_answers(model: Model, kind: TaskKind, metric: str, asked: Questions, o
         written = dict(zip(texts, write(model, kind, [(text,) for text in texts]), strict=True))
         answers = [written[text] for text in asked.texts]
     else:
-        answers = generate(model, asked.prompts, asked.limit, asked.ends, size=32)
+        prompts = list(dict.fromkeys(map(tuple, asked.prompts)))  # one with several references is answered once
+        found = dict(zip(prompts, generate(model, prompts, asked.limit, asked.ends, size=32), strict=True))
+        answers = [found[tuple(ids)] for ids in asked.prompts]
     return torch.as_tensor(kind.grade(metric, asked, answers))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d90.analysis.score_interval import standard_error
 from d90.errors import InputError
 from d90.files import cache_folder, write_text
 from d90.models.encoding import start_token
@@ -50,12 +50,14 @@ class Retained:
         digest: sha256 of them, its first 16 digits.
         texts: they, encoded.
         base: the plain base's losses (n,), nats a token.
+        groups: which independent example each is part of (n,); None where each is one.
     """
 
     on: str
     digest: str
     texts: Batches
     base: Tensor
+    groups: Tensor | None = None
 
 
 def losses(model: Model, texts: Batches) -> Tensor:
@@ -63,21 +65,21 @@ def losses(model: Model, texts: Batches) -> Tensor:
     return texts.kind.losses(predict(model, texts, own_precision(model.module)), texts.labels)
 
 
-def forgetting(model: Model, base: Tensor, texts: Batches) -> tuple[float, float]:
+def forgetting(model: Model, base: Tensor, texts: Batches, groups: Tensor | None = None) -> tuple[float, float]:
     """(nats a token that a tuned model loses against its base, their standard error), paired over the examples.
 
     Args:
         model: with the tune on it.
         base: `losses` of the plain base on the same texts.
+        groups: which independent example each text is part of (n,); None where each is one.
     """
     lost = (losses(model, texts) - base).double()
-    error = lost.std().item() / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
-    return lost.mean().item(), error
+    return lost.mean().item(), standard_error(lost.numpy(), None if groups is None else groups.numpy())
 
 
 def measure_forgetting(model: Model, kept: Sequence[Retained]) -> tuple[Forgotten, ...]:
     """What a tuned model has forgotten of each."""
-    found = ((one, forgetting(model, one.base, one.texts)) for one in kept)
+    found = ((one, forgetting(model, one.base, one.texts, one.groups)) for one in kept)
     return tuple(Forgotten(one.on, mean, error, len(one.base), one.digest) for one, (mean, error) in found)
 
 
@@ -109,7 +111,7 @@ def _of_task(model: Model, keep: str) -> Retained:
         )
     digest = hashlib.sha256(json.dumps([list(row) for row in task.validation.inputs]).encode("utf-8", "surrogatepass"))
     texts = Batches(model, task.validation, task.kind)
-    return Retained(keep, digest.hexdigest()[:16], texts, losses(model, texts))
+    return Retained(keep, digest.hexdigest()[:16], texts, losses(model, texts), task.groups("validation"))
 
 
 @dataclass(frozen=True)

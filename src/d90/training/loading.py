@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
-from d90.analysis.score_interval import bootstrap_interval, wilson_interval
+from d90.analysis.score_interval import bootstrap_interval, effective_count, wilson_interval
 from d90.errors import InputError
 from d90.files import Json
 from d90.methods import load
@@ -49,6 +50,7 @@ class Scored:
     low: float = -math.inf  # the 95 % interval of the score, by the examples
     high: float = math.inf
     perplexity: float | None = None  # of a language model: e to the loss
+    independent: int = 0  # independent examples: fewer where several are answers to one prompt
 
 
 class Tuned:
@@ -138,7 +140,7 @@ class Tuned:
         examples, kind = loaded.splits[split], loaded.kind
         asked = ask(self.model, examples, kind) if kind.asks(loaded.metric) else None
         found = look(self.model, loaded, Batches(self.model, examples, kind), self._precision, asked)
-        low, high = _interval(loaded, found, examples.labels)
+        low, high = _interval(loaded, found, split)
         perplexity = math.exp(min(found.loss, 700.0)) if kind.generative else None
         return Scored(
             loaded.name,
@@ -151,18 +153,24 @@ class Tuned:
             low,
             high,
             perplexity,
+            loaded.independent(split),
         )
 
 
-def _interval(task: Task, found: Assessment, labels: Tensor) -> tuple[float, float]:
-    """The 95 % interval of a score by the examples it was measured on."""
-    kind, metric = task.kind, task.metric
+def _interval(task: Task, found: Assessment, split: str) -> tuple[float, float]:
+    """The 95 % interval of a score by the independent examples it was measured on."""
+    kind, metric, labels, groups = task.kind, task.metric, task.splits[split].labels, task.grouping(split)
     if scale_of(metric).proportion:
-        return wilson_interval(found.score, len(labels))
+        right = None if groups is None else found.predictions.numpy()
+        return wilson_interval(found.score, len(labels) if right is None else effective_count(right, groups))
+
+    def score(rows: NDArray[Any]) -> float:
+        return kind.measure(metric, found.predictions[rows], labels[rows])
+
     if metric == LOSS:
         losses = kind.losses(found.outputs, labels)
-        return bootstrap_interval(lambda rows: -losses[rows].mean().item(), len(labels))
-    return bootstrap_interval(lambda rows: kind.measure(metric, found.predictions[rows], labels[rows]), len(labels))
+        return bootstrap_interval(lambda rows: -losses[rows].mean().item(), len(labels), groups=groups)
+    return bootstrap_interval(score, len(labels), groups=groups)
 
 
 def task_of(record: TuneRecord, task: str | Task | None = None) -> Task:

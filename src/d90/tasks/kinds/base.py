@@ -246,6 +246,21 @@ class TaskKind(ABC):
         """Of a kind that `fills`, the score of the tokens' frequencies."""
         raise NotImplementedError(f"a {self.name} hides no tokens")
 
+    def source(self, example: tuple[str, ...]) -> str | None:
+        """What an example asks, where those that ask the same make one independent example together; None: each is one."""
+        return None
+
+    def groups(self, split: Split) -> Tensor | None:
+        """Which independent example each example is part of (n,), numbered as they first come; None where each is one.
+
+        Where all ask the same, as texts written for no prompt, what is asked tells nothing, and each is one.
+        """
+        if isinstance(split.inputs, Tensor) or self.source(split.inputs[0]) is None:
+            return None
+        place: dict[str | None, int] = {}
+        numbers = [place.setdefault(self.source(example), len(place)) for example in split.inputs]
+        return torch.tensor(numbers) if 1 < len(place) < len(numbers) else None
+
     def of_images(self) -> TaskKind:
         """The kind for images where a split holds images; itself where there is none."""
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from d90.errors import InputError
@@ -18,6 +18,7 @@ from d90.files import Json
 from d90.tasks.answers import SCRIPT, Questions, contains, exact, normalised, read_script, run_script
 from d90.tasks.columns import Columns, Table
 from d90.tasks.conversations import Conversation, Message, find_format, read_conversations
+from d90.tasks.corpus_scores import CORPUS_METRICS, ROUGES, corpus_score, grade_written
 from d90.tasks.kinds.base import Reading, TokenIds
 from d90.tasks.kinds.language import Language, documents
 from d90.tasks.metrics import LOSS
@@ -33,6 +34,9 @@ MAX_TEMPLATE = 1 << 20  # bytes
 class Instruction(Language):
     """Each example is a conversation; the loss is the mean over conversations of each one's mean nats a token of its answers.
 
+    Conversations that are equal up to the last answer make one independent example together: a prompt with several right answers. By BLEU,
+    chrF and ROUGE an answer is held against all of them, by other metrics against its own.
+
     Attributes:
         template: a chat template in place of the tokenizer's own.
         everything: whether prompts count as well as answers.
@@ -44,7 +48,7 @@ class Instruction(Language):
     stored: ClassVar[str] = "instruction"
     summary: ClassVar[str] = "conversations, or prompts and completions: a causal language model learns the answers"
 
-    metrics: ClassVar[tuple[str, ...]] = ("exact", "contains")
+    metrics: ClassVar[tuple[str, ...]] = ("exact", "contains", *CORPUS_METRICS, *ROUGES)
 
     template: str | None = None
     everything: bool = False
@@ -91,6 +95,10 @@ class Instruction(Language):
         """The loss."""
         return LOSS
 
+    def source(self, example: tuple[str, ...]) -> str:
+        """All that stands before the last answer."""
+        return Conversation.from_json(example[0]).prompt
+
     def scored_by(self, metric: str) -> Instruction:
         """With the text of the script that a metric names."""
         script = read_script(metric) if metric.startswith(SCRIPT) else None
@@ -103,18 +111,15 @@ class Instruction(Language):
     def questions(self, tokenizer: Any, split: Split, split_special: bool, name: str) -> Questions:
         """What stands before each conversation's last answer, and that answer."""
         renderer = self.renderer(tokenizer, split_special, name)
-        asked = [Conversation.from_json(text) for (text,) in split.inputs]
-        last = [one.answers[-1] for one in asked]
-        return Questions(
-            [renderer.prompt(one, number) for number, one in enumerate(asked, start=1)],
-            [one.messages[max(0, i - 1)].content for one, i in zip(asked, last, strict=True)],
-            [one.messages[i].content for one, i in zip(asked, last, strict=True)],
-            renderer.ends(self.plain),
-            0,
-        )
+        numbered = enumerate(split.inputs, start=1)
+        prompts = [renderer.prompt(Conversation.from_json(text), number) for number, (text,) in numbered]
+        texts, references = zip(*self._asked(split), strict=True)
+        return Questions(prompts, list(texts), list(references), renderer.ends(self.plain), 0)
 
-    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[int] | list[float]:
-        """Each answer's score."""
+    def grade(self, metric: str, asked: Questions, answers: Sequence[str]) -> list[Any]:
+        """Each answer's score, or of a metric of a whole corpus the counts that it is made from."""
+        if metric in (*CORPUS_METRICS, *ROUGES):
+            return grade_written(metric, list(map(tuple, asked.prompts)), answers, asked.references)
         return self._grades(metric, asked.texts, answers, asked.references)
 
     def _grades(
@@ -127,22 +132,33 @@ class Instruction(Language):
         return [int(judge(answer, reference)) for answer, reference in zip(answers, references, strict=True)]
 
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
-        """The mean over examples of their answers' scores."""
-        return predicted.double().mean().item()
+        """The mean over examples of their answers' scores; of what `grade` gave for a whole corpus its score."""
+        return corpus_score(metric, predicted) if metric in CORPUS_METRICS else predicted.double().mean().item()
 
     def constant(self, metric: str, train: Split, split: Split, vocabulary: int | None = None) -> float:
         """The commonest answer of the training data, to every question; of the loss the uniform guess."""
         if metric == LOSS:
             return super().constant(metric, train, split, vocabulary)
-        held = [[Conversation.from_json(text) for (text,) in one.inputs] for one in (train, split)]
-        known = Counter(normalised(one.messages[one.answers[-1]].content) for one in held[0])
-        asked = [
-            (one.messages[max(0, one.answers[-1] - 1)].content, one.messages[one.answers[-1]].content)
-            for one in held[1]
-        ]
+        asked = self._asked(split)
+        learnt = [answer for _, answer in self._asked(train)]
+        commonest = Counter(map(normalised, learnt)).most_common(1)[0][0]
+        guesses = [next(answer for answer in learnt if normalised(answer) == commonest)] * len(asked)
         prompts, references = zip(*asked, strict=True)
-        grades = self._grades(metric, prompts, [known.most_common(1)[0][0]] * len(asked), references)
-        return math.fsum(grades) / len(grades)
+        if metric in (*CORPUS_METRICS, *ROUGES):
+            found = grade_written(metric, list(map(self.source, split.inputs)), guesses, references)
+        else:
+            found = self._grades(metric, prompts, guesses, references)
+        return self.measure(metric, torch.as_tensor(found), split.labels)
+
+    @staticmethod
+    def _asked(split: Split) -> list[tuple[str, str]]:
+        """What a person reads of each conversation's last question, and the answer to it."""
+        found = []
+        for (text,) in split.inputs:
+            one = Conversation.from_json(text)
+            last = one.answers[-1]
+            found.append((one.messages[max(0, last - 1)].content, one.messages[last].content))
+        return found
 
     def metric_name(self, metric: str) -> str:
         """A script by the name of its file."""

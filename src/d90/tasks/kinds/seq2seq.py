@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, quoted, unknown_name
-from d90.search.rules import Scale, set_scale
 from d90.tasks.answers import Questions, exact
 from d90.tasks.columns import Columns, Table, check_text
-from d90.tasks.corpus_scores import CORPUS_METRICS, ROUGES, corpus_counts, corpus_score, rouge
+from d90.tasks.corpus_scores import CORPUS_METRICS, ROUGES, corpus_score, grade_written
 from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.base import Reading, TaskKind
 from d90.tasks.kinds.language import ABSENT, Language, documents
@@ -29,15 +28,13 @@ GIVEN = (("prompt", "completion"), ("instruction", "output"))  # of these only w
 TRANSLATION = "translation"
 NOT_COUNTED = -100  # in targets behind their end
 
-for _metric in (*CORPUS_METRICS, *ROUGES):
-    set_scale(_metric, Scale(share=True, answers=True))
-
 
 @dataclass(frozen=True)
 class Seq2Seq(Language):
     """Each example is a source and its target; the loss is the mean over examples of each one's mean nats a target token.
 
-    Of examples with equal sources an answer is held against all targets by BLEU, chrF and ROUGE, against its own by exact match.
+    Of examples with equal sources, one independent example together, an answer is held against all targets by BLEU, chrF and ROUGE,
+    against its own by exact match.
     """
 
     name: ClassVar[str] = "seq2seq"
@@ -78,6 +75,10 @@ class Seq2Seq(Language):
         """One: the source."""
         return 1
 
+    def source(self, example: tuple[str, ...]) -> str:
+        """The source."""
+        return example[0]
+
     def examples(self, texts: Sequence[tuple[str, ...]]) -> Split:
         """Sources whose targets are to be written."""
         return documents([(source, "") for (source,) in texts])
@@ -107,11 +108,7 @@ class Seq2Seq(Language):
         """Each answer's score, or of a metric of a whole corpus the counts that it is made from."""
         if metric not in (*CORPUS_METRICS, *ROUGES):
             return [int(exact(answer, reference)) for answer, reference in zip(answers, asked.references, strict=True)]
-        known: dict[str, list[str]] = {}
-        for source, reference in zip(asked.texts, asked.references, strict=True):
-            known.setdefault(source, []).append(reference)
-        right = [known[source] for source in asked.texts]
-        return rouge(metric, answers, right) if metric in ROUGES else corpus_counts(metric, answers, right)
+        return grade_written(metric, asked.texts, answers, asked.references)
 
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
         """Of what `grade` gave: the score of these examples together."""
