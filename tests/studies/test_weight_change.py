@@ -19,6 +19,7 @@ from d90.methods import apply, parse
 from d90.report.weight_change import analysis_page
 from d90.results.weight_change import Analysis
 from d90.studies.weight_change import analyze, changes
+from tests.reference.chat import chat_model
 from tests.reference.tokenizer import save_tokenizer
 
 # by the loss, which every tune improves: one that never beats the untrained model keeps its weights, and changes nothing
@@ -189,3 +190,36 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
         analyze(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         analyze(tmp_path / "none.d90")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_peft_folder_of_a_language_model_is_read_as_peft_merges_it(rslora: bool, tmp_path: Path) -> None:
+    """Ranks and alphas by pattern, tied embeddings, an output matrix and a block's matrix that were trained whole."""
+    import peft
+
+    chat_model(tmp_path / "base")
+
+    def fresh() -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+
+    config = peft.LoraConfig(
+        r=2, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], use_rslora=rslora,
+        rank_pattern={"q_proj": 4, r".*\.up_proj": 1}, alpha_pattern={"layers.0.self_attn.v_proj": 12, "down_proj": 3, "q_proj": 1},
+        modules_to_save=["lm_head", "gate_proj"], task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(fresh(), config)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged, plain = wrapped.merge_and_unload(), fresh()
+    found = {one.role: one for one in changes(tmp_path / "adapter", str(tmp_path / "base"))}
+    ranks = {role: None if one.a is None else len(one.a) for role, one in found.items()}
+    assert ranks == {"q": 4, "k": 2, "v": 2, "up": 1, "down": 2, "gate": None}
+    for one in found.values():
+        name = f"{one.name}.weight"
+        expected = (merged.get_parameter(name) - plain.get_parameter(name)).detach()
+        torch.testing.assert_close(one.delta, expected, rtol=1e-4, atol=1e-5)

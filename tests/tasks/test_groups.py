@@ -71,11 +71,15 @@ def test_a_group_is_all_that_stands_before_the_last_answer() -> None:
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     variants = [turns, [*turns[:3], ("assistant", "e")], [turns[0], ("assistant", "x"), *turns[2:]], turns[2:]]
     inputs = [(Conversation(tuple(Message(*turn) for turn in one)).to_json(),) for one in variants]
-    groups = Instruction().groups(documents(inputs))
+    other = documents([(_one(letter, "1"),) for letter in "vwxyz"])
+    groups, alone = Instruction().groups(documents(inputs), other)
     assert groups is not None
-    assert groups.tolist() == [0, 0, 1, 2]
-    rows = [("b", "1"), ("a", "2"), ("b", "3")]
-    assert Seq2Seq().groups(documents(rows)).tolist() == [0, 1, 0]  # type: ignore[union-attr, arg-type]
+    assert (groups.tolist(), alone) == ([0, 0, 1, 2], None)
+    assert Instruction().groups(documents(inputs)) == [None], "three prompts are conditions"
+    rows = [(letter, str(i)) for i, letter in enumerate("bababbcdeb")]
+    (groups,) = Seq2Seq().groups(documents(rows))
+    assert groups is not None
+    assert groups.tolist() == [0, 1, 0, 1, 0, 0, 2, 3, 4, 0]
 
 
 def test_bleu_of_instruction_data_is_sacrebleus_over_prompts_with_all_their_references(tmp_path: Path) -> None:
@@ -106,11 +110,11 @@ def test_bleu_of_instruction_data_is_sacrebleus_over_prompts_with_all_their_refe
 
 
 def test_prompts_that_both_splits_ask_are_counted() -> None:
-    train = documents([(_one("a", "1"),), (_one("a", "2"),), (_one("b", "1"),)])
+    train = documents([(_one(letter, number),) for letter, number in ("a1", "a2", "b1", "d1", "e1", "f1")])
     other = documents([(_one("a", "3"),), (_one("a", "4"),), (_one("c", "1"),)])
     assert asked_again(Instruction(), other, train) == 2
-    assert len(prompts(Instruction(), train)) == 2
-    same = documents([(_one("", str(i)),) for i in range(3)])
+    assert len(prompts(Instruction(), train)) == 5
+    same = documents([(_one("", str(i)),) for i in range(9)])
     assert asked_again(Instruction(), same, same) == 0, "a prompt that all share tells nothing"
 
 

@@ -179,7 +179,6 @@ def test_bleu_and_chrf_are_sacrebleus_over_sources_with_all_their_targets(metric
     assert kind.measure(metric, counts, split.labels) == pytest.approx(theirs(once, streams).score / 100)
     part = theirs(once[:2], [stream[:2] for stream in streams]).score / 100
     assert kind.measure(metric, counts[:3], split.labels[:3]) == pytest.approx(part), "of sources, they add up"
-    assert kind.groups(split).tolist() == [0, 1, 0, 2]  # type: ignore[union-attr]
     right = torch.as_tensor(kind.grade(metric, asked, [target for _, target in rows]))
     assert kind.measure(metric, right[:3], split.labels[:3]) == pytest.approx(1.0)
     guess = torch.as_tensor(kind.grade(metric, asked, ["the cat sat on the mat"] * 4))

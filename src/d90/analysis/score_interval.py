@@ -12,7 +12,7 @@ and n examples of which G groups are made say as much as `effective_count` indep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -24,8 +24,10 @@ __all__ = [
     "LEVEL",
     "Groups",
     "bootstrap_interval",
+    "by_group",
     "clearly_above",
     "combined_half_width",
+    "drawn_anew",
     "effective_count",
     "indistinct",
     "pooled_deviation",
@@ -47,10 +49,29 @@ def standard_error(values: NDArray[Any], groups: Groups = None) -> float:
             each example is one.
     """
     values = numpy.asarray(values, numpy.float64)
-    groups = numpy.arange(len(values)) if groups is None else groups
-    count = int(groups.max(initial=0)) + 1
-    sums = numpy.bincount(groups, weights=values - values.mean(), minlength=count)
+    sums = by_group(values - values.mean(), groups)
+    count = len(sums)
     return math.sqrt(count / (count - 1) * float(sums @ sums)) / len(values) if count > 1 else math.inf
+
+
+def by_group(values: NDArray[Any], groups: Groups) -> NDArray[Any]:
+    """The sum of each group's values; the values where there are no groups."""
+    return values if groups is None else numpy.bincount(groups, weights=values)
+
+
+def drawn_anew(n: int, draws: int, groups: Groups = None) -> Iterator[NDArray[numpy.int64]]:
+    """So many samples of n examples with replacement, as their numbers, by a generator of a fixed seed; groups are drawn whole."""
+    drawn = numpy.random.default_rng(0)
+    members = (
+        None
+        if groups is None
+        else numpy.split(numpy.argsort(groups, kind="stable"), numpy.bincount(groups).cumsum()[:-1])
+    )
+    for _ in range(draws):
+        if members is None:
+            yield drawn.integers(0, n, size=n)
+        else:
+            yield numpy.concatenate([members[i] for i in drawn.integers(0, len(members), size=len(members))])
 
 
 def effective_count(values: NDArray[Any], groups: Groups = None) -> float:
@@ -95,14 +116,7 @@ def bootstrap_interval(
         level: of confidence.
         groups: as for `standard_error`; as many groups as there are, are drawn, each with all its examples.
     """
-    drawn = numpy.random.default_rng(0)
-    if groups is None:
-        values = [score(drawn.integers(0, n, size=n)) for _ in range(draws)]
-    else:
-        order, sizes = numpy.argsort(groups, kind="stable"), numpy.bincount(groups)
-        members = numpy.split(order, sizes.cumsum()[:-1])
-        chosen = (drawn.integers(0, len(members), size=len(members)) for _ in range(draws))
-        values = [score(numpy.concatenate([members[i] for i in some])) for some in chosen]
+    values = [score(rows) for rows in drawn_anew(n, draws, groups)]
     low, high = numpy.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

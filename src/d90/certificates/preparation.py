@@ -290,8 +290,8 @@ def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
     n, groups = task.independent("train"), task.groups("train")
     order = permutation(0, "split", 0, n)
     cut = round(prior * n)
-    if not 0 < cut < n - (groups is not None):  # of one group alone its examples would count singly
-        raise InputError(f"got prior={prior} of {n} independent examples, expected some on each side")
+    if not 0 < cut < n:
+        raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
     first, counted = (members(groups, some) for some in (order[:cut], order[cut:]))
     return replace(task, train=take(task.train, first)), replace(task, train=take(task.train, counted))
 

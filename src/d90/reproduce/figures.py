@@ -17,7 +17,7 @@ from d90.errors import InputError
 from d90.methods import parse
 from d90.report.words import axis
 from d90.reproduce.schema import split
-from d90.results.compare import Comparison
+from d90.results.compare import Comparison, Entry
 from d90.results.latency import Latency
 from d90.results.low_data import LowData
 from d90.results.measure import Measurement
@@ -150,9 +150,14 @@ def _compare_keys(arguments: Arguments) -> list[dict[str, str]]:
     return [{"method": method} for method in _methods(arguments)]
 
 
+def _as_asked(entry: Entry) -> str:
+    """The key of a method that was compared: of the text that was given, for what it leaves open is settled by the task."""
+    return canonical("method", entry.asked or entry.method)
+
+
 def _compare(result: Comparison, _: Arguments) -> Iterator[Figure]:
     for entry in result.entries:
-        keys = {"method": entry.method}
+        keys = {"method": _as_asked(entry)}
         yield _share("score", keys, result.metric, list(entry.scores), asked=entry.asked)
         numbers = {
             "trained": entry.trained,
@@ -176,7 +181,7 @@ def _lowdata(result: LowData, arguments: Arguments) -> Iterator[Figure]:
     for n in split("counts", arguments["counts"]):
         comparison = found[whole if n == "all" else min(int(n), whole)]
         for entry in comparison.entries:
-            keys = {"method": entry.method, "n": n}
+            keys = {"method": _as_asked(entry), "n": n}
             yield _share("score", keys, comparison.metric, list(entry.scores), asked=entry.asked)
 
 

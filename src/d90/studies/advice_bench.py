@@ -12,6 +12,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
+from d90.analysis.score_interval import by_group, drawn_anew
 from d90.methods import Spec, parse
 from d90.search.advice_problem import Request, Run
 from d90.tasks.metrics import LOSS
@@ -130,7 +131,8 @@ class TrialBench:
         known = [[one for one in group if one is not None] for group in (mine, other)]
         if sum(map(len, known)) == len(mine) + len(other):
             difference = numpy.mean(known[0], axis=0) - (numpy.mean(known[1], axis=0) if other else 0.0)
-            n, squares = len(difference), float(((difference - difference.mean()) ** 2).sum())
+            n, difference = len(difference), difference - difference.mean()
+            squares = float((by_group(difference, self.runner.task.grouping("validation")) ** 2).sum())
             if self.runner.task.metric != LOSS:
                 squares += 1.0  # two more examples that differ: few that do are no proof of none (Agresti and Min 2005)
             return gap, math.sqrt(squares) / n
@@ -153,16 +155,16 @@ class TrialBench:
     def _kept(self, run: Run) -> torch.Tensor:
         labels = self.runner.task.validation.labels
         kept = torch.from_numpy(self.runner.predictions(self.trial_of(run.request).recipe).copy())
-        return kept.reshape(len(labels), -1) if labels.dim() > 1 else kept  # they are stored in one row
+        whole = labels.dim() == 1 and len(kept) == len(labels)
+        return kept if whole else kept.reshape(len(labels), -1)  # several numbers an example are stored in one row
 
     def _bootstrap(self, runs: Sequence[Run], reference: Sequence[Run]) -> float:
         """The deviation of the difference over samples of the examples, the same for all runs."""
         task = self.runner.task
         labels = task.paired_labels
         kept = [[self._kept(run) for run in group] for group in (runs, reference)]
-        draw, found = numpy.random.default_rng(0), []
-        for _ in range(DRAWS):
-            rows = torch.from_numpy(draw.integers(0, len(labels), len(labels)))
+        found = []
+        for rows in map(torch.from_numpy, drawn_anew(len(labels), DRAWS, task.grouping("validation"))):
             means = [
                 _mean(task.kind.measure(task.metric, one[rows], labels[rows]) for one in group) if group else 0.0
                 for group in kept

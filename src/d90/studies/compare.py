@@ -232,7 +232,10 @@ def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, cou
     except LookupError:
         return 0.0
     labels = task.validation.labels
-    predicted = predicted.reshape(len(labels), -1) if labels.dim() > 1 else predicted  # they are stored in one row
+    if labels.dim() > 1 or len(predicted) != len(
+        labels
+    ):  # several numbers an example, as BLEU's counts, are stored in one row
+        predicted = predicted.reshape(len(labels), -1)
     low, high = bootstrap_interval(
         lambda rows: task.kind.measure(task.metric, predicted[rows], labels[rows]), len(labels), draws=200,
         groups=task.grouping("validation"),

@@ -207,7 +207,12 @@ def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
     for matrix in find_targets(loaded.module, targets):
         a = _ending(tensors, f"{matrix.name}.lora_A.weight")
         b = _ending(tensors, f"{matrix.name}.lora_B.weight")
+        weight = _weight(matrix)
         if a is None or b is None:
+            saved = _ending(tensors, f"{matrix.name}.weight")  # trained whole: among modules_to_save
+            delta = None if saved is None else (saved.T if matrix.transposed else saved).to(weight.dtype)
+            if delta is not None and delta.shape == weight.shape and bool((delta != weight).any()):
+                found.append(Change(matrix.name, matrix.role, weight, delta - weight))
             continue
         alpha = next(
             (value for key, value in (config.get("alpha_pattern") or {}).items() if _fits(key, matrix.name)),
@@ -215,7 +220,6 @@ def _of_peft(folder: Path, model: str | None, targets: str) -> list[Change]:
         )
         scale = alpha / (a.shape[0] ** 0.5 if config.get("use_rslora") else a.shape[0])
         delta = scale * (b.double() @ a.double())
-        weight = _weight(matrix)
         if delta.shape != weight.shape:
             raise InputError(
                 f"'{folder}': its change of '{matrix.name}' is {tuple(delta.shape)}, the base's matrix {tuple(weight.shape)}; "

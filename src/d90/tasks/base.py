@@ -108,10 +108,11 @@ class Task:
     def groups(self, split: str) -> Tensor | None:
         """Which independent example each of a split's examples is part of (n,): those that ask the same are one with several answers.
         None where each is one."""
-        known: dict[str, Tensor | None] = self.__dict__.setdefault("_groups", {})
-        if split not in known:
-            known[split] = self.kind.groups(self.splits[split])
-        return known[split]
+        return self._groups[split]
+
+    @cached_property
+    def _groups(self) -> dict[str, Tensor | None]:
+        return dict(zip(self.splits, self.kind.groups(*self.splits.values()), strict=True))
 
     def grouping(self, split: str) -> NDArray[numpy.int64] | None:
         """`groups`, as the analysis of scores takes them."""
@@ -188,7 +189,9 @@ class Task:
         """sha256 over every input and label of every split, in order: part of every trial's key."""
         marks = self.kind.marks if self.metric == "f1" or not self.labels else ""
         metric = SCRIPT if self.metric.startswith(SCRIPT) else self.metric  # its text is among the marks
-        if metric in CORPUS_METRICS and any(self.groups(name) is not None for name in self.splits):
+        if metric in CORPUS_METRICS and any(
+            len(set(map(self.kind.source, one.inputs))) < len(one) for one in self.splits.values()
+        ):
             metric += "|each source once"  # as it was not always
         digest = hashlib.sha256(f"{self.kind.stored}|{metric}|{'|'.join(self.labels)}{marks}".encode())
         for name, split in self.splits.items():

@@ -98,11 +98,11 @@ def from_tables(
             raise InputError(
                 f"{tables['train'].where}: the training file has one example, expected at least two so that one can be held out"
             )
-        splits["train"], splits["validation"] = splits["train"].hold_out(0, reading.kind.groups(splits["train"]))
+        splits["train"], splits["validation"] = splits["train"].hold_out(0, reading.kind.groups(*splits.values())[0])
         made = f"validation: {len(splits['validation'])} of the training examples, drawn with the stream 'split'"
         notes = (*notes, made)
     fitted = reading.kind.fitted(splits["train"])
-    groups = fitted.groups(splits["train"])
+    groups = fitted.groups(*splits.values())[0]
     if groups is not None:
         line = f"{len(groups):,} training examples are answers to {int(groups.max()) + 1:,} prompts, each one independent example"
         notes, told = (*notes, line), (*told, line)

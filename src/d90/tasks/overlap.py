@@ -17,6 +17,7 @@ from torch import Tensor
 
 from d90.tasks.base import Split
 from d90.tasks.kinds import TaskKind
+from d90.tasks.kinds.base import MIN_ASKED
 
 __all__ = ["SHORTEST", "Overlap", "asked_again", "common", "keys", "normalised", "overlap", "prompts"]
 
@@ -68,11 +69,11 @@ def prompts(kind: TaskKind, split: Split) -> Split:
 
 
 def asked_again(kind: TaskKind, some: Split, others: Split) -> int:
-    """How many examples of `some` ask what examples of `others` ask; 0 where nothing is asked, or the same of all."""
+    """How many examples of `some` ask what examples of `others` ask; 0 where nothing is asked, or too few things to be draws."""
     if isinstance(others.inputs, Tensor) or kind.source(others.inputs[0]) is None:
         return 0
     known = set(map(kind.source, others.inputs))
-    return sum(kind.source(example) in known for example in some.inputs) if len(known) > 1 else 0
+    return sum(kind.source(example) in known for example in some.inputs) if len(known) >= MIN_ASKED else 0
 
 
 def overlap(split: Split, phrases: bool = True) -> Overlap:

@@ -19,8 +19,9 @@ from d90.tasks.encoded import Encoded, Encoder, Lazy
 from d90.tasks.metrics import LOSS, METRICS
 from d90.tasks.split import Split
 
-__all__ = ["Prediction", "Reading", "Scalar", "TaskKind", "TokenIds", "padded"]
+__all__ = ["MIN_ASKED", "Prediction", "Reading", "Scalar", "TaskKind", "TokenIds", "padded"]
 
+MIN_ASKED = 5
 
 Scalar: TypeAlias = str | int | float | None
 Prediction: TypeAlias = dict[str, Scalar | Sequence[Scalar | Mapping[str, Scalar]] | Mapping[str, float]]
@@ -250,16 +251,21 @@ class TaskKind(ABC):
         """What an example asks, where those that ask the same make one independent example together; None: each is one."""
         return None
 
-    def groups(self, split: Split) -> Tensor | None:
-        """Which independent example each example is part of (n,), numbered as they first come; None where each is one.
+    def groups(self, *splits: Split) -> list[Tensor | None]:
+        """Of each split which independent example each example is part of (n,), numbered as they first come; None where each is one.
 
-        Where all ask the same, as texts written for no prompt, what is asked tells nothing, and each is one.
+        Fewer than `MIN_ASKED` different things that are asked in all splits together are conditions and no draws, as "Write a good
+        review:"; then each example is one.
         """
-        if isinstance(split.inputs, Tensor) or self.source(split.inputs[0]) is None:
-            return None
-        place: dict[str | None, int] = {}
-        numbers = [place.setdefault(self.source(example), len(place)) for example in split.inputs]
-        return torch.tensor(numbers) if 1 < len(place) < len(numbers) else None
+        asked = [] if isinstance(splits[0].inputs, Tensor) else [list(map(self.source, one.inputs)) for one in splits]
+        if not asked or asked[0][0] is None or len(set().union(*asked)) < MIN_ASKED:
+            return [None] * len(splits)
+        found: list[Tensor | None] = []
+        for names in asked:
+            place: dict[str | None, int] = {}
+            numbers = [place.setdefault(name, len(place)) for name in names]
+            found.append(torch.tensor(numbers) if len(place) < len(numbers) else None)
+        return found
 
     def of_images(self) -> TaskKind:
         """The kind for images where a split holds images; itself where there is none."""
