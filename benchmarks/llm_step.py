@@ -5,7 +5,8 @@ for all. Each loop runs in a process of its own, as its library runs it, and wai
 one step of each is taken in turn, in an order drawn anew each round. The plain loop is the usual one (`model(**batch).loss`), once
 with each attention that transformers has on a processor; the best of them is the one to compare with. ``loss` says which tokens
 count: all of them, or answers alone, some three fifths of each text. Ratios are taken to the best plain loop in the same round; the
-table shows their medians. Peak memory is the process's own above what it holds when its loop begins.
+table shows their medians, of wall-clock and of processor time (`--threads 1` where the machine is shared: threads that wait for one
+another count as working). Peak memory is the process's own above what it holds when its loop begins.
 
     python benchmarks/llm_step.py [--rounds 12] [--loss all answers]        writes llm_step.json
 """
@@ -13,6 +14,7 @@ table shows their medians. Peak memory is the process's own above what it holds 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -20,7 +22,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,7 @@ def run_loop(name: str, loss: str, threads: int, batches: list[dict[str, Any]], 
             nonlocal began
             took = time.perf_counter() - began[0], time.process_time() - began[1]
             turns.send({"wall": took[0], "cpu": took[1], "peak": resident("VmHWM") - before})
+            ctypes.CDLL(None).malloc_trim(0)  # while it waits, its memory is the others'
             turns.recv()
             began = time.perf_counter(), time.process_time()
 
@@ -176,8 +179,8 @@ def run_loop(name: str, loss: str, threads: int, batches: list[dict[str, Any]], 
 # --- the process that compares them ------------------------------------------------------------------------------------
 
 
-def compare(loss: str, rounds: int, threads: int) -> list[dict[str, Any]]:
-    """A line for each loop."""
+def compare(loss: str, rounds: int, threads: int) -> Iterator[list[dict[str, Any]]]:
+    """A line for each loop, after each round."""
     batches = batches_of_run(data_of(loss), recipe_of(rounds + 4), rounds + 4)
     counted = statistics.fmean(int(batch["labels"][:, 1:].ne(-100).sum()) for batch in batches)
     context = multiprocessing.get_context("spawn")
@@ -201,10 +204,11 @@ def compare(loss: str, rounds: int, threads: int) -> list[dict[str, Any]]:
                 found = turns[name].recv()
                 if number:  # the first round warms up
                     taken[name].append(found)
+            if number:
+                yield [{**line, "counted": round(counted), "rounds": number} for line in lines_of(taken)]
     finally:
         for worker in workers:
             worker.kill()
-    return [{**line, "counted": round(counted)} for line in lines_of(taken)]
 
 
 def lines_of(taken: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -235,11 +239,12 @@ def main() -> None:
     parser.add_argument("--loss", nargs="+", choices=("all", "answers"), default=["all", "answers"])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"processor": processor(), "threads": arguments.threads, "rounds": arguments.rounds}
+    result: dict[str, Any] = {"processor": processor(), "threads": arguments.threads}
     for loss in arguments.loss:
-        lines = compare(loss, arguments.rounds, arguments.threads)
-        result[f"loss on {loss}"] = lines
-        result[f"load, {loss}"] = round(os.getloadavg()[0], 1)
+        lines: list[dict[str, Any]] = []
+        for lines in compare(loss, arguments.rounds, arguments.threads):
+            result |= {f"loss on {loss}": lines, f"load, {loss}": round(os.getloadavg()[0], 1)}
+            arguments.output.write_text(json.dumps(beside(arguments.output, result), indent=1) + "\n")
         print(f"loss on {loss}, {lines[0]['counted']} tokens counted of {BATCH * LENGTH}")
         for line in lines:
             print(
@@ -247,7 +252,6 @@ def main() -> None:
                 f"{line['peak_mb']:>7} MB above the model",
                 flush=True,
             )
-        arguments.output.write_text(json.dumps(beside(arguments.output, result), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -216,10 +216,10 @@ def test_a_peft_folder_of_a_language_model_is_read_as_peft_merges_it(rslora: boo
                 parameter.normal_()
     wrapped.save_pretrained(tmp_path / "adapter")
     merged, plain = wrapped.merge_and_unload(), fresh()
-    found = {one.role: one for one in changes(tmp_path / "adapter", str(tmp_path / "base"))}
-    ranks = {role: None if one.a is None else len(one.a) for role, one in found.items()}
-    assert ranks == {"q": 4, "k": 2, "v": 2, "up": 1, "down": 2, "gate": None}
-    for one in found.values():
+    found = changes(tmp_path / "adapter", str(tmp_path / "base"))
+    ranks = {one.name.rpartition(".")[2]: None if one.a is None else len(one.a) for one in found}
+    assert ranks == {"q_proj": 4, "k_proj": 2, "v_proj": 2, "up_proj": 1, "down_proj": 2, "gate_proj": None}
+    for one in found:
         name = f"{one.name}.weight"
         expected = (merged.get_parameter(name) - plain.get_parameter(name)).detach()
         torch.testing.assert_close(one.delta, expected, rtol=1e-4, atol=1e-5)

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
 import d90
-from d90.analysis.score_interval import standard_error
+from d90.analysis.score_interval import bootstrap_interval, standard_error
 from d90.models.loading import load as load_model
 from d90.tasks import Task, load
+from d90.tasks.answers import Questions
 from d90.tasks.conversations import Conversation, Message
+from d90.tasks.corpus_scores import corpus_score
 from d90.tasks.kinds import Instruction, Seq2Seq
 from d90.tasks.kinds.language import documents
 from d90.tasks.overlap import asked_again, prompts
@@ -157,3 +160,31 @@ def test_a_prompt_with_several_references_is_answered_once(tmp_path: Path, monke
     assert asked == [2]
     assert len(found.predictions) == 6
     assert losses(model, batches).shape == (6,)
+
+
+def test_an_interval_of_bleu_is_of_prompts_and_their_counts_are_read_as_they_were_stored(tmp_path: Path) -> None:
+    """A store keeps an example's several counts in one row."""
+    pytest.importorskip("sacrebleu")
+    from d90.studies.compare import _deviation_by_examples
+    from tests.reference.results import made_entry
+
+    rows = [{"prompt": f"{p}:", "completion": f"it is {p} and {'ab'[a]}"} for p in range(20) for a in range(2)]
+    _written(tmp_path, rows)
+    task = load(_written(tmp_path, rows, "validation"), metric="bleu")
+    answers = [f"it is {p} and a" if p % 3 else "no" for p in range(20) for _ in range(2)]
+    asked = Questions([[p] for p in range(20) for _ in range(2)], [], [row["completion"] for row in rows], set(), 0)
+    counts = torch.as_tensor(task.kind.grade("bleu", asked, answers))
+
+    class Runner:
+        def __init__(self) -> None:
+            self.task = task
+
+        def predictions(self, trial: object) -> numpy.ndarray:
+            return counts.numpy().reshape(-1)
+
+    runner: Any = Runner()
+    recipe: Any = None
+    found = _deviation_by_examples(runner, made_entry("full", 0.5), recipe, 20)
+    once = bootstrap_interval(lambda rows: corpus_score("bleu", counts[::2][rows]), 20, draws=200)
+    assert found == pytest.approx((once[1] - once[0]) / (2 * 1.959964))
+    assert found > 0.02
