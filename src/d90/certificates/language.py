@@ -393,12 +393,6 @@ def _betting(losses: Tensor, alpha: float, known: _Known, bits: float) -> float:
     return betting_upper(losses, low, high, known.delta, bits)
 
 
-def _own_messages(definitions: dict[str, Any]) -> int:
-    """How many pairs of a model and an alpha a search evaluates, with the alternatives that it pays for."""
-    messages = 1 + len(definitions["dims"]) * len(definitions["levels"])
-    return messages * len(ALPHAS) * int(definitions["tried"])
-
-
 def _by_alpha(nats: Tensor, vocabulary: int, groups: Tensor | None) -> dict[str, list[float]]:
     """[mean, sample variance] of the documents' bits per token, by alpha."""
     found = {}
