@@ -235,6 +235,7 @@ def test_mistakes(home: Path) -> None:
         low_data(str(home / "wide"), task, ["full"], train_limit=5)
 
 
+@pytest.mark.slow
 def test_a_language_models_own_lora_baseline_is_found_in_the_store(tmp_path: Path) -> None:
     """Of a language model LoRA without targets takes all linear layers, and the stored runs have these in their recipes."""
     models, task = [str(tiny_causal(tmp_path / f"step-{n}")) for n in (1, 2)], f"text:{tiny_documents(tmp_path / 'd')}"
