@@ -22,7 +22,7 @@ from d90.report.words import answer, names, spread
 from d90.results.measure import Measurement
 from d90.results.result import stored_results
 from d90.results.series import Cell, Series
-from d90.search import Observation, SearchProblem, SearchResult, summarise
+from d90.search import NextTrial, Observation, SearchProblem, SearchResult, summarise
 from d90.search.noise import expected_noise
 from d90.search.rules import goal
 from d90.studies.measurement_trials import scatter_of
@@ -84,7 +84,7 @@ def _observations(study: Measurement, rows: Sequence[TrialRow]) -> Iterator[Obse
             status = point.status
             stop_at = stops.get((point.d, point.seed, point.score, status)) or study.threshold
             # under another rule's threshold the same trial may have stopped higher: it passed that one
-            yield Observation.of(point.d, point.p_seed, point.seed, status, point.score, stop_at, 1.0)
+            yield Observation.of(NextTrial(point.d, point.p_seed, point.seed), status, point.score, stop_at, 1.0)
 
 
 def refitted(study: Measurement, rows: Sequence[TrialRow], examples: int) -> Measurement:

@@ -27,6 +27,7 @@ from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe, step_rule_of
 from d90.trials.options import RunOptions
+from d90.trials.request import TrialRequest
 from d90.trials.runner import TrialRunner
 from d90.trials.store import Store
 
@@ -64,7 +65,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
         asked = from_fields(options | rate_of_its_own, TrainingOptions(), TaskOptions())
         recipe = make_recipe(given.model, given.task, spec, *asked)
         run = RunOptions(store=store, progress=progress)
-        return float(TrialRunner(given.model, task, recipe, run).trial(spec, recipe)["score"])
+        return TrialRunner(given.model, task, recipe, run).run([TrialRequest(spec, recipe)])[0].score
 
     pilot = {given.factor: score(given.factor)} if given.factor else climb(score, FACTORS, 4.0, WIDEST)
     best = best_of(pilot)

@@ -44,7 +44,7 @@ def run_search(world: World, start: int, budget: float) -> tuple[SearchResult, l
         status, score, cost = world.trial(d, p, t, level, asked.whole, earlier, noise)
         if d is None:
             scores.append(score)
-        return Observation.of(d, p, t, status, score, level, cost)
+        return Observation.of(asked, status, score, level, cost)
 
     return search(evaluate, problem), scores
 

@@ -41,7 +41,7 @@ class World:
         draw = numpy.random.default_rng([asked.d, *seeds])
         score = 0.5 + 0.2 * math.tanh(math.log(asked.d / self.d90) / 2) + self.noise * draw.standard_normal()
         if self.stops and not asked.whole and score >= 0.5:
-            return Observation.of(asked.d, *seeds, "passed", score, 0.5, 0.6)
+            return Observation.of(asked, "passed", score, 0.5, 0.6)
         return Observation(asked.d, *seeds, score, score)
 
 
@@ -200,16 +200,18 @@ def test_ends_are_near_what_was_tried() -> None:
 
 def test_a_trial_that_stopped_is_censored_at_the_threshold() -> None:
     """Its score there is the luckiest of its looks: two that stopped at unequal scores say the same."""
-    one, other = (Observation.of(500, 1, 1, "passed", score, 0.5, 0.5) for score in (0.505, 0.56))
+    one, other = (Observation.of(NextTrial(500, 1, 1), "passed", score, 0.5, 0.5) for score in (0.505, 0.56))
     assert one == other
     assert (one.low, one.high) == (0.5, math.inf)
-    given_up = Observation.of(500, 1, 1, "hopeless", 0.4, 0.5, 0.5)
+    given_up = Observation.of(NextTrial(500, 1, 1), "hopeless", 0.4, 0.5, 0.5)
     assert (given_up.low, given_up.high) == (0.4, 0.5)
 
 
 def test_a_trial_that_diverged_says_nothing_whatever_it_scored() -> None:
     trials = [seen(50, 0.32), seen(3000, 0.66, 1)]
-    diverged = [Observation.of(d, 5, 5, "diverged", score, 0.5, 0.0) for d, score in ((300, 0.1), (100, 0.9))]
+    diverged = [
+        Observation.of(NextTrial(d, 5, 5), "diverged", score, 0.5, 0.0) for d, score in ((300, 0.1), (100, 0.9))
+    ]
     assert all((one.low, one.high) == (-math.inf, math.inf) for one in diverged)
     before, after = summarise(problem(), trials), summarise(problem(), [*trials, *diverged])
     assert (after.d90, after.interval, after.noise) == (before.d90, before.interval, before.noise), "not by a bit"
@@ -220,7 +222,7 @@ def test_a_trial_that_diverged_says_nothing_whatever_it_scored() -> None:
 
 def test_a_search_whose_trials_all_fail_ends_though_they_cost_nothing() -> None:
     def fails(asked: NextTrial) -> Observation:
-        return Observation.of(asked.d, asked.projection_seed, asked.training_seed, "failed", -math.inf, None, 0.0)
+        return Observation.of(asked, "failed", -math.inf, None, 0.0)
 
     found = search(fails, problem())
     assert found.status == "unknown"

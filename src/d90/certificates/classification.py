@@ -178,7 +178,7 @@ def certify(
     recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
     _check_task(whole, recipe, finished=tune is not None)
-    ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
+    ground = prepare(model, whole, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, tune.theta if tune is not None else None, command)
     save_study(ground, result, "certify")
     progress.search_ended(str(result))

@@ -77,18 +77,15 @@ def coded_tunes(
     for d in ground.options.dims or ():
         trial = replace(ground.recipe, method=str(ground.spec.at(d)))
         asked = _asked(ground, trial, measure.key, given)
-        applied: AppliedMethod | None = None
-        theta: Tensor | None = None
+        tuned: _Tuned | None = None
         try:
             for count in ground.options.levels or ():
                 key = [*asked, count]
                 if _key(key) in known:
                     yield measure.tune_type.from_dict(known[_key(key)])
                     continue
-                if applied is None:
-                    applied, theta = _trained(ground, d, trial, progress, given)
-                assert theta is not None
-                coded = _quantised(ground, d, trial, applied, theta, count, progress)
+                tuned = tuned or _trained(ground, d, trial, progress, given)
+                coded = _quantised(ground, tuned, count, progress)
                 lengths = {
                     "header": float(coded.header), "codebook": float(coded.codebook), "numbers": float(coded.symbols), "tried": extra,
                 }  # fmt: skip
@@ -99,8 +96,8 @@ def coded_tunes(
                 ground.store.put_study(digest(key), "certify candidate", body)
                 yield found
         finally:
-            if applied is not None:
-                applied.release()
+            if tuned is not None:
+                tuned.applied.release()
 
 
 @contextlib.contextmanager
@@ -136,10 +133,17 @@ def _asked(ground: Preparation, trial: Recipe, also: Sequence[Any], given: Tenso
     return asked
 
 
-def _trained(
-    ground: Preparation, d: int, trial: Recipe, progress: Progress, given: Tensor | None
-) -> tuple[AppliedMethod, Tensor]:
-    """The method on the model that is trained, and its theta.
+@dataclass(frozen=True)
+class _Tuned:
+    """A tune before its numbers are coded: its recipe, the method on the model that is trained, and theta."""
+
+    recipe: Recipe
+    applied: AppliedMethod
+    theta: Tensor
+
+
+def _trained(ground: Preparation, d: int, trial: Recipe, progress: Progress, given: Tensor | None) -> _Tuned:
+    """Train in d numbers, or take those that are given.
 
     Raises:
         InputError: numbers that are not finite.
@@ -156,16 +160,15 @@ def _trained(
             f"training at d = {d} ended with numbers that are not finite, expected finite ones to code. Likely cause: too high a "
             "rate; lower lr"
         )
-    return applied, theta
+    return _Tuned(trial, applied, theta)
 
 
-def _quantised(
-    ground: Preparation, d: int, trial: Recipe, applied: AppliedMethod, theta: Tensor, levels: int, progress: Progress
-) -> coding.Coded:
+def _quantised(ground: Preparation, tuned: _Tuned, levels: int, progress: Progress) -> coding.Coded:
     """Train with `levels` values from theta; plain k-means where nothing is trained."""
-    space, epochs, spec = applied.trained, ground.options.quantise_epochs or 0.0, ground.spec.at(d)
+    trial, applied, epochs = tuned.recipe, tuned.applied, ground.options.quantise_epochs or 0.0
+    space, spec = applied.trained, applied.spec
     assert isinstance(space, Subspace)
-    _write(space, theta)
+    _write(space, tuned.theta)
     few = QuantisedSpace(space, levels)
     if epochs > 0:
         usual = trial.lr if trial.lr is not None else default_lr(spec, ground.data.task.kind)

@@ -164,7 +164,7 @@ def certify_language(
         raise InputError(f"task '{whole.name}' has labels: the bound on its error is d90.certify's; expected documents")
     spec = suited(method, whole.kind)
     recipe = replace(recipe, method=str(spec))
-    ground = prepare(model, whole, spec, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
+    ground = prepare(model, whole, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, command)
     save_study(ground, result, "certify language")
     progress.search_ended(str(result))

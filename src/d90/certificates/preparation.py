@@ -22,7 +22,7 @@ from d90.certificates.definitions import Definitions
 from d90.certificates.starting_point import StartingPoint, check_evaluation, own_copy
 from d90.errors import InputError
 from d90.files import write_bytes
-from d90.methods import Full, Spec
+from d90.methods import Full, Spec, parse
 from d90.models.loading import Model
 from d90.options import CertificateOptions
 from d90.projections.philox import permutation
@@ -160,7 +160,6 @@ def check_sound(spec: Spec, options: CertificateOptions) -> None:
 def prepare(
     model: str | Model,
     whole: Task,
-    spec: Spec,
     recipe: Recipe,
     options: CertificateOptions,
     store: Store,
@@ -171,7 +170,7 @@ def prepare(
     Raises:
         InputError: copies across the split, a model that no message describes, or alternatives that nobody pays for.
     """
-    loaded = _opened(model, whole, recipe)
+    spec, loaded = parse(recipe.method), _opened(model, whole, recipe)
     first, counted = _split(loaded, whole, options)
     n, words_of = counted.independent("train"), "documents" if whole.kind.generative else "examples"
     if whole.kind.generative and not 2 <= (n if options.evaluated is None else options.evaluated) <= n:

@@ -135,6 +135,20 @@ class _Scale:
         return full, numpy.clip(level, self.chance + 0.02 * self.gain, full - 1e-3 * self.gain)
 
 
+@dataclass(frozen=True)
+class _World:
+    """What every pass works on.
+
+    Attributes:
+        curves: the shapes that f may have.
+        tables: for each d ln d and the log-likelihood of its trials (sigmas, TABLE) over f.
+    """
+
+    curves: Rises
+    scale: _Scale
+    tables: Sequence[tuple[float, Array]]
+
+
 def full_scores(trials: Sequence[Observation], problem: SearchProblem) -> list[float]:
     """Of the baselines; the given number where it is given."""
     if problem.full is not None:
@@ -157,25 +171,24 @@ def fit_posterior(trials: Sequence[Observation], problem: SearchProblem) -> Post
 def _fitted(trials: tuple[Observation, ...], problem: SearchProblem) -> Posterior:
     inside = [trial for trial in trials if trial.d is not None and not trial.failed]
     scale = _scale(trials, problem)
-    curves = rises(scale.share)
-    tables = _tables(inside, scale)
+    world = _World(rises(scale.share), scale, _tables(inside, scale))
     lowest, highest = math.log(problem.low) - BELOW, math.log(problem.high) + ABOVE
     every = numpy.arange(0, COUNT, EVERY)
     c = numpy.linspace(lowest, highest, COARSE)
-    weight = _weights(curves, every, c, tables, scale, numpy.arange(len(SIGMAS)), problem.noise)
+    weight = _weights(world, every, c, numpy.arange(len(SIGMAS)), problem.noise)
     sigma = weight.sum((1, 2))
     noise = float(sigma @ scale.sigmas / sigma.sum())
     c = _narrowed(c, weight.sum((0, 2)), lowest, highest, MIDDLE)
     middle = numpy.sort(numpy.argsort(-sigma, kind="stable")[:2])
-    weight = _weights(curves, numpy.arange(COUNT), c, tables, scale, middle, noise)
+    weight = _weights(world, numpy.arange(COUNT), c, middle, noise)
     of_curve = weight.sum((0, 1))
     order = numpy.argsort(-of_curve, kind="stable")
     count = int(numpy.searchsorted(numpy.cumsum(of_curve[order]), MASS)) + 1
     chosen = numpy.sort(order[: min(max(count, 50), MAX_CURVES)])
     c = _narrowed(c, weight.sum((0, 2)), lowest, highest, FINE)
     likely = numpy.flatnonzero(sigma > 5e-3 * sigma.max())
-    weight = _weights(curves, chosen, c, tables, scale, likely, noise)
-    return _posterior(curves, chosen, c, weight, scale, likely, noise)
+    weight = _weights(world, chosen, c, likely, noise)
+    return _posterior(world, chosen, c, weight, likely, noise)
 
 
 def _scale(trials: Sequence[Observation], problem: SearchProblem) -> _Scale:
@@ -259,16 +272,9 @@ def probability_failed(trial: Observation, fit: Posterior) -> float:
     return float((FAILS * wrong / ((1 - FAILS) * right + FAILS * wrong + 1e-12 / fit.gain)).mean())
 
 
-def _weights(
-    curves: Rises,
-    chosen: Array,
-    c: Array,
-    tables: Sequence[tuple[float, Array]],
-    scale: _Scale,
-    sigmas: Array,
-    noise: float,
-) -> Array:
+def _weights(world: _World, chosen: Array, c: Array, sigmas: Array, noise: float) -> Array:
     """The posterior (sigmas, c, curves), which sums to 1; `noise` is what the baselines' mean is uncertain by."""
+    curves, scale = world.curves, world.scale
     logs = numpy.zeros((len(sigmas), len(c), len(chosen)), dtype=numpy.float32)
     logs += scale.log_prior[sigmas].astype(numpy.float32)[:, None, None]
     start = scale.chance - TABLE_BELOW * scale.gain
@@ -280,7 +286,7 @@ def _weights(
     values *= numpy.where(values > 0, rising, falling)
     values += base + numpy.float32(0.5)
     numpy.clip(values, 0, TABLE - 1, out=values)
-    for log_d, table in tables:
+    for log_d, table in world.tables:
         below, weight = curves.places(log_d - c)
         place = values.take(below, axis=0)
         place += weight * (values.take(below + 1, axis=0) - place)
@@ -302,9 +308,9 @@ def _narrowed(c: Array, weight: Array, lowest: float, highest: float, points: in
     return numpy.linspace(low, high, points)
 
 
-def _posterior(
-    curves: Rises, chosen: Array, c: Array, weight: Array, scale: _Scale, likely: Array, noise: float
-) -> Posterior:
+def _posterior(world: _World, chosen: Array, c: Array, weight: Array, likely: Array, noise: float) -> Posterior:
+    """From the weights on the last grid: that of c, and equally likely points of the whole."""
+    curves, scale = world.curves, world.scale
     cumulated = numpy.cumsum(weight.ravel())
     places = numpy.searchsorted(cumulated, (numpy.arange(ATOMS) + 0.5) / ATOMS * cumulated[-1])
     s, k, r = numpy.unravel_index(numpy.minimum(places, weight.size - 1), weight.shape)

@@ -80,16 +80,7 @@ class Observation:
     cost: float = 1.0
 
     @classmethod
-    def of(
-        cls,
-        d: int | None,
-        projection_seed: int,
-        training_seed: int,
-        status: str,
-        score: float,
-        stop_at: float | None,
-        cost: float,
-    ) -> Observation:
+    def of(cls, asked: NextTrial, status: str, score: float, stop_at: float | None, cost: float) -> Observation:
         """From a trial as it is stored: its status, its best score, and the threshold at which it would have stopped."""
         low = high = score
         if status == "passed":
@@ -98,7 +89,7 @@ class Observation:
             high = max(score, stop_at) if stop_at is not None else math.inf
         elif status in FAILED:
             low, high = -math.inf, math.inf
-        return cls(d, projection_seed, training_seed, low, high, cost)
+        return cls(asked.d, asked.projection_seed, asked.training_seed, low, high, cost)
 
     @property
     def exact(self) -> bool:
@@ -123,8 +114,8 @@ class NextTrial:
     d: int | None
     projection_seed: int
     training_seed: int
-    whole: bool
-    why: str
+    whole: bool = True
+    why: str = ""
 
 
 @dataclass(frozen=True)

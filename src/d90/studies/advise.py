@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -103,37 +103,58 @@ def advise(
             reference that does not train, limits that contradict each other.
         StoreError, RunFailed: the store cannot be used, or the machine failed.
     """
-    progress, out = run.told, Path(options.out)
+    asked = _Question(model, task, options, training, data)
     check_sendable(run.executor, model, task)
-    _check_out(out)
+    _check_out(asked.out)
     methods = methods.split() if isinstance(methods, str) else methods
-    recipe = make_recipe(model, task, parse(options.like), training, data)
-    opened = open_task(task, recipe, model)
-    _check_examples(opened)
-    runner = TrialRunner(model, opened, recipe, run)
-    progress.search_started(f"advice for {recipe.model} on {recipe.task}, as good as {options.like}")
-    for note in opened.told:
-        progress.note(note)
-    runner.data(recipe.seed).note_truncation(progress)
-    found = find_candidates(runner.data(recipe.seed), recipe, methods, options.like, options.max_bytes)
-    for note in found.notes:
-        progress.note(note)
-    bench = TrialBench(runner, lambda spec: make_recipe(model, task, spec, _without_rate(training), data), progress)
-    problem = _problem(options, found, runner, recipe)
+    found, bench = _begun(asked, methods, run)
+    problem = _problem(options, found, bench.runner, asked.recipe)
     bench.budget = _budget(options, found, bench, problem)
     advice = search(bench, replace(problem, budget=bench.budget))
-    chance = max(runner.constant_score(), problem.zero_score)
-    _check_reference(advice, bench, chance, opened.metric)
-    result = _recommendation(options, found, bench, advice, training, data)
+    chance = max(bench.runner.constant_score(), problem.zero_score)
+    _check_reference(advice, bench, chance, bench.runner.task.metric)
+    result = _recommendation(asked, found, bench, advice)
     _check_limits(options, found, result)
-    result = _with_tune(result, bench, model, task, out, training, data, progress)
-    asked = [recipe.model, recipe.task, options.to_dict() | {"out": ""}, sorted(map(str, methods)), result.recipe]
-    result = replace(result, command=run.command)
-    runner.store.put_study(digest([*map(str, asked)]), "advise", result.to_dict())
-    runner.note(digest([*map(str, asked)]))
+    result = replace(_with_tune(result, asked, bench), command=run.command)
+    recipe = asked.recipe
+    key = digest(
+        [
+            *map(
+                str,
+                [recipe.model, recipe.task, options.to_dict() | {"out": ""}, sorted(map(str, methods)), result.recipe],
+            )
+        ]
+    )
+    bench.runner.store.put_study(key, "advise", result.to_dict())
+    bench.runner.note(key)
     bench.drop()
-    progress.search_ended(str(result))
+    bench.progress.search_ended(str(result))
     return result
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What advice is asked for."""
+
+    model: str | Model
+    task: str | Task
+    options: AdviseOptions
+    training: TrainingOptions
+    data: TaskOptions
+
+    @property
+    def out(self) -> Path:
+        """Where the tune is to lie."""
+        return Path(self.options.out)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the method that the others are held against."""
+        return make_recipe(self.model, self.task, parse(self.options.like), self.training, self.data)
+
+    def recipe_of(self, spec: Spec) -> Recipe:
+        """Of a method's trials, whose rate is the plan's."""
+        return make_recipe(self.model, self.task, spec, replace(self.training, lr="default"), self.data)
 
 
 # --- before anything is trained ----------------------------------------------------------------------------------------
@@ -145,9 +166,20 @@ def _check_out(out: Path) -> None:
     check_output(out)
 
 
-def _without_rate(training: TrainingOptions) -> TrainingOptions:
-    """The options of a trial, whose rate is the plan's."""
-    return replace(training, lr="default")
+def _begun(asked: _Question, methods: Sequence[str | Spec], run: RunOptions) -> tuple[Candidates, TrialBench]:
+    """The candidates that fit the model, and what runs them; nothing is trained."""
+    progress, recipe = run.told, asked.recipe
+    opened = open_task(asked.task, recipe, asked.model)
+    _check_examples(opened)
+    runner = TrialRunner(asked.model, opened, recipe, run)
+    progress.search_started(f"advice for {recipe.model} on {recipe.task}, as good as {asked.options.like}")
+    for note in opened.told:
+        progress.note(note)
+    runner.data(recipe.seed).note_truncation(progress)
+    found = find_candidates(runner.data(recipe.seed), recipe, methods, asked.options.like, asked.options.max_bytes)
+    for note in found.notes:
+        progress.note(note)
+    return found, TrialBench(runner, asked.recipe_of, progress)
 
 
 def _check_examples(task: Task) -> None:
@@ -273,22 +305,13 @@ def _check_limits(options: AdviseOptions, found: Candidates, result: Recommendat
 # --- the answer --------------------------------------------------------------------------------------------------------
 
 
-def _recommendation(
-    options: AdviseOptions,
-    found: Candidates,
-    bench: TrialBench,
-    advice: Advice,
-    training: TrainingOptions,
-    data: TaskOptions,
-) -> Recommendation:
+def _recommendation(asked: _Question, found: Candidates, bench: TrialBench, advice: Advice) -> Recommendation:
     """The result, but for the tune."""
-    runner = bench.runner
+    runner, options, training, data = bench.runner, asked.options, asked.training, asked.data
     reference = _tried(advice.reference, found, bench)
     shown, guess = _tried(advice.shown, found, bench), _tried(advice.guess, found, bench)
     chosen = shown or reference or guess
-    recipe = make_recipe(
-        runner.model(training.seed).name, runner.task.name, parse(options.like), _without_rate(training), data
-    )
+    recipe = asked.recipe_of(parse(options.like))
     status = "shown" if shown else "guess" if guess and reference is None else "reference" if reference else "none"
     notes = _doubts(advice, bench, runner)
     result = Recommendation(
@@ -371,12 +394,9 @@ def _doubts(advice: Advice, bench: TrialBench, runner: TrialRunner) -> list[str]
     return found
 
 
-def _with_tune(
-    result: Recommendation, bench: TrialBench, model: str | Model, task: str | Task, out: Path, training: TrainingOptions,
-    data: TaskOptions, progress: Progress,
-) -> Recommendation:  # fmt: skip
+def _with_tune(result: Recommendation, asked: _Question, bench: TrialBench) -> Recommendation:
     """The result with the tune that was chosen, copied from its trial, or trained again where its trial came from the store."""
-    chosen = result.chosen
+    chosen, out, training, progress = result.chosen, asked.out, asked.training, bench.progress
     if chosen is None:
         return result
     spec = parse(chosen.method)
@@ -387,7 +407,8 @@ def _with_tune(
         copy_pair(kept, out)
     elif not _is_there(out, recipe, bench.runner.task.fingerprint):
         progress.search_planned(f"{chosen.method} once more: its trial was stored without its tune")
-        made = train(model, task, spec, progress=progress, training=replace(training, lr=chosen.lr), data=data)
+        tuned = replace(training, lr=chosen.lr)
+        made = train(asked.model, asked.task, spec, progress=progress, training=tuned, data=asked.data)
         made.save(out)
         made.release()
     return replace(result, tune=str(out), adapter=_adapter(spec, out, chosen, progress))

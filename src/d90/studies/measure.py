@@ -30,7 +30,7 @@ from d90.search.rules import Goal, goal
 from d90.search.variance import variance_shares
 from d90.studies.measurement_rates import MeasurementRates, baseline_doubts, better_than_baseline
 from d90.studies.measurement_setting import Asked, Setting, kept_of, prepare
-from d90.studies.measurement_trials import MeasurementTrials, TrialRules
+from d90.studies.measurement_trials import MeasurementTrials
 from d90.studies.measurement_tune import with_use
 from d90.tasks import Task
 from d90.tasks.metrics import to_display
@@ -90,7 +90,7 @@ def measure(
     setting = prepare(model, task, method, Asked.of(search, training, data), run)
     _announce(setting, progress)
     chance = Chance(setting.runner.zero_score(), setting.runner.constant_score())
-    trials = _trials(setting, goal(setting.rule, chance.score, search.fraction, search.within))
+    trials = MeasurementTrials(setting, goal(setting.rule, chance.score, search.fraction, search.within))
     rates = MeasurementRates(trials, setting.asked.lr, setting.asked.baseline_lr, progress)
     progress.search_expected(_expected(setting))
     reference = _train_baseline(setting, trials, rates, chance.score)
@@ -191,21 +191,6 @@ def _expected(setting: Setting) -> Estimate:
     )
     return Estimate(
         baseline, setting.recipe.steps(n), (max(1, round(left) - 3), round(left) + 1), (4, 8) if auto else (0, 0)
-    )
-
-
-def _trials(setting: Setting, wanted: Goal) -> MeasurementTrials:
-    """What makes the trials; `noise` is expected once the baseline is there."""
-    asked, base = setting.asked.search, setting.base
-    return MeasurementTrials(
-        setting.runner,
-        setting.spec,
-        setting.recipe,
-        base,
-        steps=replace(setting.recipe, epochs=setting.epochs).steps(len(setting.task.train)),
-        goal=wanted,
-        fixed=None if base else to_display(float(asked.baseline), setting.task.metric),
-        rules=TrialRules(not asked.full_curve, asked.prune, setting.references),
     )
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from d90.analysis.paired import compare_paired
 from d90.errors import InputError
@@ -19,54 +19,41 @@ from d90.search.plan import MAX_FAILED
 from d90.search.problem import FAILED
 from d90.search.pruning import Pruner
 from d90.search.rules import Goal
+from d90.studies.measurement_setting import Setting
+from d90.tasks.metrics import to_display
 from d90.training.failures import all_failed
 from d90.training.recipe import Recipe
 from d90.training.result import TrialResult
 from d90.trials.request import TrialRequest
 from d90.trials.row import TrialRow, setting_of
-from d90.trials.runner import TrialRunner
 
 __all__ = ["MeasurementTrials", "scatter_of"]
-
-
-@dataclass(frozen=True)
-class TrialRules:
-    """When trials stop, and what they are held against.
-
-    Attributes:
-        stops: whether they may stop early.
-        prunes: whether those are given up whose curve says that they will fail.
-        references: under the margin rule, how many trials of the baseline the others are paired with; 0 otherwise.
-    """
-
-    stops: bool
-    prunes: bool
-    references: int
 
 
 class MeasurementTrials:
     """Makes the trials of one measurement.
 
     Args:
+        setting: what is measured.
+        goal: the threshold as a function of the full score.
+
+    Attributes:
         runner: trains, and keeps the trials.
         spec, recipe: of the trials, without d.
         base: recipe of full fine-tuning, or of the method it is held against; None where its score is a given number.
         steps: of one full fine-tuning: the unit of cost.
-        goal: the threshold as a function of the full score.
         fixed: the full score where it is given.
-        rules: when they stop.
-
-    Attributes:
+        stops, prunes: whether trials may stop early, and whether those are given up whose curve says that they will fail.
+        references: under the margin rule, how many trials of the baseline the others are paired with; 0 otherwise.
         noise: the standard deviation of a score over seeds that is expected; known once the baseline is there.
     """
 
-    def __init__(
-        self, runner: TrialRunner, spec: Spec, recipe: Recipe, base: Recipe | None, steps: int, goal: Goal, fixed: float | None,
-        rules: TrialRules,
-    ) -> None:  # fmt: skip
-        self.runner, self.spec, self.recipe, self.base = runner, spec, recipe, base
-        self.steps, self.goal, self.fixed, self.noise = steps, goal, fixed, 0.0
-        self.rules, self.references = rules, rules.references
+    def __init__(self, setting: Setting, goal: Goal) -> None:
+        asked, self.goal, self.noise = setting.asked.search, goal, 0.0
+        self.runner, self.spec, self.recipe, self.base = setting.runner, setting.spec, setting.recipe, setting.base
+        self.steps = replace(setting.recipe, epochs=setting.epochs).steps(len(setting.task.train))
+        self.fixed = None if setting.base else to_display(float(asked.baseline), setting.task.metric)
+        self.stops, self.prunes, self.references = not asked.full_curve, asked.prune, setting.references
         self.full: dict[int, TrialResult] = {}
         self.made: dict[tuple[int, int, int], tuple[Observation, Point, TrialResult]] = {}
         self.own: set[tuple[int, int, int]] = set()  # of `made`, what was trained for this measurement
@@ -124,7 +111,7 @@ class MeasurementTrials:
         seeds = p, asked.training_seed
         if not result.lasting:  # nothing was trained
             self.lost.append(result)
-            found = Observation.of(asked.d, *seeds, result.status, result.score, None, 0.0)
+            found = Observation.of(replace(asked, projection_seed=p), result.status, result.score, None, 0.0)
         else:
             self.own.add((asked.d, *seeds))
             found = self._keep((asked.d, *seeds), ask.recipe, result, ask.stop_at)
@@ -154,10 +141,8 @@ class MeasurementTrials:
         assert asked.d is not None
         p = asked.projection_seed if self._p is None else self._p
         spec, recipe = self._recipe(asked.d, p, asked.training_seed)
-        stop_at = (
-            self.goal.at(self.full_score) if self.rules.stops and not asked.whole and not self.references else None
-        )
-        give_up = self._pruner(stop_at) if stop_at is not None and self.rules.prunes else None
+        stop_at = self.goal.at(self.full_score) if self.stops and not asked.whole and not self.references else None
+        give_up = self._pruner(stop_at) if stop_at is not None and self.prunes else None
         keep = self.runner.kept(recipe)
         return TrialRequest(spec, recipe, stop_at, give_up, predictions=bool(self.references), keep=keep), p
 
@@ -266,14 +251,14 @@ class MeasurementTrials:
         return spec, replace(self.recipe, method=str(spec), seed=t)
 
     def _full_trial(self, seed: int, result: TrialResult) -> Observation:
-        return Observation.of(None, seed, seed, result.status, result.score, None, result.steps / self.steps)
+        return Observation.of(NextTrial(None, seed, seed), result.status, result.score, None, result.steps / self.steps)
 
     def _keep(
         self, place: tuple[int, int, int], recipe: Recipe, result: TrialResult, stop_at: float | None
     ) -> Observation:
         """Take up the trial of (d, P's seed, training's)."""
         (d, p, t), status, score = place, result.status, result.score
-        trial = Observation.of(d, p, t, status, score, stop_at, result.steps / self.steps)
+        trial = Observation.of(NextTrial(d, p, t), status, score, stop_at, result.steps / self.steps)
         lower = None
         if self.references and trial.exact:
             lower = self._bound(recipe, t)

@@ -310,8 +310,7 @@ class Study(Display):
 
 
 def _observation(asked: NextTrial, result: TrialResult, stop_at: float | None) -> Observation:
-    seeds = asked.projection_seed, asked.training_seed
-    return Observation.of(asked.d, *seeds, result.status, result.score, stop_at, result.steps)
+    return Observation.of(asked, result.status, result.score, stop_at, result.steps)
 
 
 def _point(asked: NextTrial, result: TrialResult, stop_at: float | None) -> Point:

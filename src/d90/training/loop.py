@@ -195,14 +195,12 @@ def fit(
     *,
     progress: Progress,
     control: RunControl = NO_CONTROL,
-    test: bool = False,
     applied_method: AppliedMethod | None = None,
 ) -> tuple[TrialResult, AppliedMethod]:
     """Train once.
 
     Args:
-        control: when the run ends early, and what is kept of it.
-        test: score the best evaluation's weights, which are then kept, on the test split.
+        control: when the run ends early, what is kept of it, and whether it is scored on the test split.
         applied_method: trained further; without one the method is applied afresh.
 
     Returns:
@@ -211,13 +209,13 @@ def fit(
     module = data.model.module
     if recipe.measures_forgetting:
         data.remember(recipe.keep, progress)
-    whole = test or (recipe.measures_forgetting and recipe.until == 1)
+    whole = control.test or (recipe.measures_forgetting and recipe.until == 1)
     control = replace(control, keep_best=control.keep_best or whole)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with undisturbed(module, recipe.seed), recomputing(module, recipe.gradient_checkpointing):
             result = Loop(data, applied_method.trained, spec, recipe, control, progress).run()
-            if test:
+            if control.test:
                 result = replace(result, test=evaluate(data, "test", result.precision)[0])
             if whole and recipe.measures_forgetting and result.status != "diverged":
                 result = replace(result, forgetting=data.forgotten(recipe.keep))

@@ -40,6 +40,7 @@ class RunControl:
         keep_best: end at the best evaluation's weights.
         best: is told the predictions whenever they are the best so far.
         checkpoint: keeps the run's state; one that was killed goes on from it.
+        test: score the best evaluation's weights, which are then kept, on the test split.
         pause: where a reading (`Recipe.until`) leaves its state, from which the whole run goes on, bit for bit.
     """
 
@@ -49,6 +50,7 @@ class RunControl:
     best: Callable[[Tensor], None] | None = None
     checkpoint: Checkpoint | None = None
     pause: Checkpoint | None = None
+    test: bool = False
 
 
 NO_CONTROL = RunControl()

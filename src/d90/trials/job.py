@@ -132,10 +132,10 @@ def train_trial(data: Data, job: TrialJob, progress: Progress) -> TrialResult:
     """Train, and take the method off the model again."""
     request, best = job.request, list[Tensor]()
     keep_best = request.keep is not None or job.pause is not None
-    control = RunControl(request.stop_at, request.pruner, keep_best, best.append, job.checkpoint, job.pause)
-    result, applied_method = fit(
-        data, request.spec, request.recipe, progress=progress, test=request.test, control=control
+    control = RunControl(
+        request.stop_at, request.pruner, keep_best, best.append, job.checkpoint, job.pause, request.test
     )
+    result, applied_method = fit(data, request.spec, request.recipe, progress=progress, control=control)
     if request.keep is not None and result.status != "diverged":
         Run(request.recipe, result, data.model, data.task, applied_method).save(request.keep)
     applied_method.release()
