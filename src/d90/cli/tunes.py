@@ -53,13 +53,12 @@ def train(
     """Fine-tune a model and write the tune."""
     from d90.tasks.metrics import to_display
     from d90.training.loop import train_to_file
+    from d90.training.request import TrainingRequest
     from d90.training.trackers import tracked
 
     with tracked(make_progress(), report_to, logs) as progress:
-        result = train_to_file(
-            out, model, task, method, d, training=training, data=data, dtype=dtype, checkpoint_minutes=checkpoint_minutes,
-            progress=progress,
-        )  # fmt: skip
+        asked = TrainingRequest(model, task, method, d, training, data)
+        result = train_to_file(asked, out, dtype=dtype, progress=progress, checkpoint_minutes=checkpoint_minutes)
     outcome = result.outcome
     metric = result.task.metric
     score, untrained = to_display(outcome.score, metric), to_display(outcome.zero_score, metric)

@@ -14,7 +14,6 @@ from d90.certificates.classification import certify
 from d90.errors import InputError
 from d90.files import write_text
 from d90.joined import read_joined
-from d90.methods import parse
 from d90.options import AUTO
 from d90.report.compare import write_comparisons
 from d90.report.environment import write_page
@@ -33,10 +32,9 @@ from d90.studies.series import family, trajectory
 from d90.studies.weight_change import analyze
 from d90.training.loop import open_model, open_task, train_to_file
 from d90.training.progress import Progress
-from d90.training.recipe import make_recipe, suited
 from d90.training.record import TuneRecord, read_record
+from d90.training.request import TrainingRequest
 from d90.training.trackers import tracked
-from d90.training.weights import settle
 from d90.trials.options import RunOptions, open_executor
 
 __all__ = ["CALLS", "result_of"]
@@ -151,13 +149,15 @@ def _train(given: Given, place: Place) -> TuneRecord:
     if _trained(given):
         place.progress.note(f"{out} is there, of the same recipe")
     else:
-        options = {name: given[name] for name in ("training", "data", "dtype", "checkpoint_minutes")}
+        options = {name: given[name] for name in ("dtype", "checkpoint_minutes")}
         with tracked(place.progress, given["report_to"], given["logs"]) as progress:
-            run = train_to_file(
-                out, given["model"], given["task"], given["method"], given["d"], progress=progress, **options
-            )
+            run = train_to_file(_request(given), out, progress=progress, **options)
         run.release()
     return read_record(out)
+
+
+def _request(given: Given) -> TrainingRequest:
+    return TrainingRequest(*(given[name] for name in ("model", "task", "method", "d", "training", "data")))
 
 
 def _trained(given: Given) -> bool:
@@ -165,14 +165,9 @@ def _trained(given: Given) -> bool:
     out = Path(given["out"])
     if not out.exists() or not out.with_suffix(".json").exists():
         return False
-    spec = parse(given["method"])
-    spec = spec if given["d"] is None else spec.at(given["d"])
-    recipe = make_recipe(given["model"], given["task"], spec, given["training"], given["data"])
-    task = open_task(given["task"], recipe)
-    spec = suited(given["method"], task.kind)
-    spec = spec if given["d"] is None else spec.at(given["d"])
-    (spec,), weights, _ = settle(given["training"], [spec], task, given["model"])
-    recipe = replace(recipe, method=str(spec), weights=weights)
+    asked = _request(given)
+    task = open_task(given["task"], asked.recipe)
+    _, recipe, _ = asked.settled(task, given["model"])
     model = open_model(given["model"], task, recipe)
     try:
         record = read_record(out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
@@ -27,6 +27,7 @@ from d90.errors import InputError, TrainingFailed
 from d90.methods import Counts, Spec, counts, parse
 from d90.models.loading import Model
 from d90.options import DEFAULT, CompareOptions, TaskOptions, TrainingOptions, with_options
+from d90.options.base import Weights
 from d90.options.studies import CompareFields
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
@@ -91,73 +92,111 @@ def compare(
         InputError: what was wrong, what was expected, what to do.
         RunFailed: every trial of every method diverged, or memory did not suffice; a method of which that is true is left out.
     """
-    progress, seeds = run.told, options.seeds
-    rates = (1.0,) if training.lr == DEFAULT else tuple(options.rates)
-    specs = _checked(methods, rates)
+    progress, asked = run.told, _Question(model, task, options, training, data)
+    specs = _checked(methods, asked.rates)
     check_sendable(run.executor, model, task)
-    recipe = make_recipe(model, task, specs[0], training, data)
-    opened = open_task(task, recipe, model)
-    specs, weights, held = settle(training, methods, opened, model)
-    recipe = replace(recipe, method=str(specs[0]), weights=weights)
-    runner = TrialRunner(model, opened, recipe, run)
-    numbers = [_counts(runner.data(recipe.seed), spec, recipe) for spec in specs]
-    test = "test" in runner.task.splits
-    progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
-    for note in (*runner.task.told, *([held] if held else [])):
-        progress.note(note)
-    runner.data(recipe.seed).note_truncation(progress)
+    runner, specs, asked = _begun(asked, methods, specs, run)
+    seed = training.seed
+    sizes = [_counts(runner.data(seed), spec, asked.recipe_of(spec)) for spec in specs]
+    columns = [
+        _Column(runner, spec, str(method), size, asked.recipe_of(spec), options.seeds)
+        for spec, method, size in zip(specs, methods, sizes, strict=True)
+    ]
 
-    missed: list[str] = []
-
-    def entry(index: int) -> Entry | TrainingFailed:
-        spec = specs[index]
-        progress.search_planned(f"{spec} ({index + 1} of {len(specs)})")
-        mine = replace(make_recipe(model, task, spec, training, data), weights=weights)
+    def row(index: int) -> Entry | TrainingFailed:
+        progress.search_planned(f"{specs[index]} ({index + 1} of {len(specs)})")
         try:
-            made, wrong = _entry(runner, spec, str(methods[index]), numbers[index], mine, seeds, rates, test)
+            return columns[index].entry(asked.rates)
         except TrainingFailed as error:
             return error
-        missed.extend(wrong)
-        return made
 
-    found = together(run.executor, [partial(entry, index) for index in range(len(specs))])
-    lost = _lost(found, progress)
+    found = together(run.executor, [partial(row, index) for index in range(len(specs))])
+    notes = [*_lost(found, progress), *(line for column in columns for line in column.missed)]
     entries = [one for one in found if isinstance(one, Entry)]
     left = [spec for spec, one in zip(specs, found, strict=True) if isinstance(one, Entry)]
     if options.costs:
         progress.search_planned("time and memory of a step")
-        measured = probe(runner.data(recipe.seed), left, recipe)
+        measured = probe(runner.data(seed), left, asked.recipe_of(specs[0]))
         entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
-    part = "test" if test else "validation"
+    trials = [replace(asked.recipe_of(spec), lr=entry.lr) for spec, entry in zip(left, entries, strict=True)]
+    result = _comparison(runner, asked, asked.recipe_of(specs[0]), list(zip(entries, trials, strict=True)), notes)
+    key = digest(
+        [list(map(str, specs)), result.model, result.task, options.seeds, list(asked.rates), seed, result.recipe]
+    )
+    runner.store.put_study(key, "compare", replace(result, command=run.command).to_dict())
+    runner.note(key)
+    progress.search_ended(f"compared {len(specs)} methods")
+    return replace(result, command=run.command)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a comparison is asked for; `weights` is what the base's are held in, settled once the task is open."""
+
+    model: str | Model
+    task: str | Task
+    options: CompareOptions
+    training: TrainingOptions
+    data: TaskOptions
+    weights: Weights = "fp32"
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Factors of the default rate to try."""
+        return (1.0,) if self.training.lr == DEFAULT else tuple(self.options.rates)
+
+    def recipe_of(self, spec: Spec) -> Recipe:
+        """Of a method's trials."""
+        recipe = make_recipe(self.model, self.task, spec, self.training, self.data)
+        return replace(recipe, weights=self.weights)
+
+
+def _begun(
+    asked: _Question, methods: Sequence[str | Spec], specs: list[Spec], run: RunOptions
+) -> tuple[TrialRunner, list[Spec], _Question]:
+    """What trains the trials, the methods as they are meant for the task, and the question with its weights settled."""
+    progress, model = run.told, asked.model
+    recipe = make_recipe(model, asked.task, specs[0], asked.training, asked.data)
+    opened = open_task(asked.task, recipe, model)
+    specs, weights, held = settle(asked.training, methods, opened, model)
+    runner = TrialRunner(model, opened, replace(recipe, method=str(specs[0]), weights=weights), run)
+    progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
+    for note in (*opened.told, *([held] if held else [])):
+        progress.note(note)
+    runner.data(recipe.seed).note_truncation(progress)
+    return runner, specs, replace(asked, weights=weights)
+
+
+def _comparison(
+    runner: TrialRunner, asked: _Question, recipe: Recipe, rows: Sequence[tuple[Entry, Recipe]], notes: Sequence[str]
+) -> Comparison:
+    """The result, but for its command.
+
+    Args:
+        recipe: of the first method that was asked for.
+        rows: each with the recipe of its first trial.
+    """
+    task, seeds = runner.task, asked.options.seeds
+    part = "test" if "test" in task.splits else "validation"
     chance = runner.constant_score(part)
-    trials = [
-        replace(make_recipe(model, task, spec, training, data), lr=entry.lr, weights=weights)
-        for spec, entry in zip(left, entries, strict=True)
-    ]
-    result = Comparison(
+    return Comparison(
         model=recipe.model,
         task=recipe.task,
-        metric=runner.task.metric,
+        metric=task.metric,
         split=part,
         chance=chance,
         seeds=seeds,
-        entries=tuple(front(_with_intervals(runner, entries, trials, part), chance)),
+        entries=tuple(front(_with_intervals(runner, rows, part), chance)),
         recipe={key: value for key, value in recipe.to_dict().items() if key not in ("method", "seed", "lr")},
         definitions={
-            "rates": [round(rate, 6) for rate in rates],
+            "rates": [round(rate, 6) for rate in asked.rates],
             "seeds": list(range(recipe.seed, recipe.seed + seeds)),
-            "task": runner.task.fingerprint,
+            "task": task.fingerprint,
             "base": runner.model(recipe.seed).fingerprint,
-            "notes": [*runner.task.notes, *(f"left out: {error}" for error in lost), *missed],
+            "notes": [*task.notes, *notes],
             **versions(),
         },
-        command=run.command,
     )
-    asked_for = [list(map(str, specs)), recipe.model, recipe.task, seeds, list(rates), recipe.seed, result.recipe]
-    runner.store.put_study(digest(asked_for), "compare", result.to_dict())
-    runner.note(digest(asked_for))
-    progress.search_ended(f"compared {len(specs)} methods")
-    return result
 
 
 def _checked(methods: Sequence[str | Spec], rates: Sequence[float]) -> list[Spec]:
@@ -177,18 +216,19 @@ def _checked(methods: Sequence[str | Spec], rates: Sequence[float]) -> list[Spec
     return specs
 
 
-def _lost(found: Sequence[Entry | TrainingFailed], progress: Progress) -> list[TrainingFailed]:
-    """Why methods are left out.
+def _lost(found: Sequence[Entry | TrainingFailed], progress: Progress) -> list[str]:
+    """Why methods are left out, a line each.
 
     Raises:
         TrainingFailed: none is left.
     """
     lost = [one for one in found if isinstance(one, TrainingFailed)]
-    for error in lost:
-        progress.note(f"left out: {error}")
+    lines = [f"left out: {error}" for error in lost]
+    for line in lines:
+        progress.note(line)
     if len(lost) == len(found):
         raise lost[0] if len(lost) == 1 else TrainingFailed(f"no method could be trained: {'; '.join(map(str, lost))}")
-    return lost
+    return lines
 
 
 def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
@@ -208,11 +248,11 @@ def front(entries: Sequence[Entry], chance: float = -math.inf) -> list[Entry]:
     ]
 
 
-def _with_intervals(runner: TrialRunner, entries: Sequence[Entry], trials: Sequence[Recipe], split: str) -> list[Entry]:
-    """The entries with the intervals of their scores; `trials` are their first ones."""
-    deviation, freedom = pooled_deviation([entry.scores for entry in entries])
+def _with_intervals(runner: TrialRunner, rows: Sequence[tuple[Entry, Recipe]], split: str) -> list[Entry]:
+    """The entries with the intervals of their scores; each with the recipe of its first trial."""
+    deviation, freedom = pooled_deviation([entry.scores for entry, _ in rows])
     count, made = runner.task.independent(split), []
-    for entry, trial in zip(entries, trials, strict=True):
+    for entry, trial in rows:
         examples = _deviation_by_examples(runner, entry, trial, count)
         half = combined_half_width(examples, deviation, len(entry.scores), freedom)
         made.append(replace(entry, low=entry.mean - half, high=entry.mean + half) if half > 0 else entry)
@@ -243,61 +283,84 @@ def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, cou
     return (high - low) / (2 * 1.959964) * math.sqrt(task.independent("validation") / count)
 
 
-def _entry(
-    runner: TrialRunner,
-    spec: Spec,
-    asked: str,
-    sizes: Counts,
-    recipe: Recipe,
-    seeds: int,
-    rates: Sequence[float],
-    test: bool,
-) -> tuple[Entry, list[str]]:
-    """(the method's row, a line where a trial of a further seed failed)."""
-    seconds = 0.0
-    tried: dict[float, TrialResult] = {}
+@dataclass
+class _Column:
+    """One method's trials.
 
-    def run(lrs: Sequence[float], seeds: Sequence[int]) -> list[TrialResult]:
-        nonlocal seconds
-        asks = [TrialRequest(spec, replace(recipe, lr=lr, seed=seed), test=test) for lr in lrs for seed in seeds]
-        results = runner.run(asks)
-        seconds += sum(result.seconds for result in results)
+    Attributes:
+        asked, sizes: its text as given, and what it costs in numbers.
+        recipe: of its trials, but for rate and seed.
+        tried: what each rate gave with the first seed; `seconds`, of all trials; `missed`, a line where one of a further seed failed.
+    """
+
+    runner: TrialRunner
+    spec: Spec
+    asked: str
+    sizes: Counts
+    recipe: Recipe
+    seeds: int
+    tried: dict[float, TrialResult] = field(default_factory=dict)
+    seconds: float = 0.0
+    missed: list[str] = field(default_factory=list)
+
+    def run(self, lrs: Sequence[float], seeds: Sequence[int]) -> list[TrialResult]:
+        """Trials at every rate with every seed."""
+        test = "test" in self.runner.task.splits
+        recipes = [replace(self.recipe, lr=lr, seed=seed) for lr in lrs for seed in seeds]
+        results = self.runner.run([TrialRequest(self.spec, one, test=test) for one in recipes])
+        self.seconds += sum(result.seconds for result in results)
         return results
 
-    usual = default_lr(spec, runner.task.kind)
-    grid = [recipe.lr] if recipe.lr is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
-    tried.update(zip(grid, run(grid, [recipe.seed]), strict=True))
+    @property
+    def best(self) -> float:
+        """The best rate tried; whatever a trial scored before it diverged, its rate is the last choice."""
+        return max(self.tried, key=lambda lr: (not self.tried[lr].failed, self.tried[lr].score, -lr))
 
-    def best_rate() -> float:
-        # whatever a trial scored before it diverged, its rate is the last choice
-        return max(tried, key=lambda lr: (not tried[lr].failed, tried[lr].score, -lr))
+    def search(self, rates: Sequence[float]) -> None:
+        """Try the rates of the grid, and further ones while the best lies at its edge.
 
-    best = best_rate()
-    for _ in range(WIDEST if len(grid) > 1 else 0):
-        ratio = grid[1] / grid[0]
-        if best not in (min(tried), max(tried)):
-            break
-        lr = float(f"{best * ratio if best == max(tried) else best / ratio:.2g}")
-        (tried[lr],) = run([lr], [recipe.seed])
-        best = best_rate()
-    if tried[best].failed:
-        raise all_failed(f"every trial of {spec}", list(tried.values()), auto=False)
-    others = range(recipe.seed + 1, recipe.seed + seeds)
-    made = {recipe.seed: tried[best], **dict(zip(others, run([best], others), strict=True))}
-    wrong = [seed for seed, result in made.items() if result.failed]
-    results = [result for result in made.values() if not result.failed]
-    row = Entry(
-        method=str(spec),
-        asked=asked,
-        lr=best,
-        rates=tuple((lr, tried[lr].score) for lr in sorted(tried) if not tried[lr].failed),
-        validation=tuple(result.score for result in results),
-        test=tuple(result.test for result in results if result.test is not None) if test else (),
-        seconds=seconds,
-        forgetting=forgotten_over_seeds(results),
-        **asdict(sizes),
-    )
-    return row, [f"{spec} at {best:g}, seed {seed}: {made[seed].status}, so not among its scores" for seed in wrong]
+        Raises:
+            TrainingFailed: every trial failed.
+        """
+        usual, given, seed = default_lr(self.spec, self.runner.task.kind), self.recipe.lr, self.recipe.seed
+        grid = [given] if given is not None else sorted(float(f"{usual * factor:.2g}") for factor in rates)
+        self.tried = dict(zip(grid, self.run(grid, [seed]), strict=True))
+        for _ in range(WIDEST if len(grid) > 1 else 0):
+            ratio, best = grid[1] / grid[0], self.best
+            if best not in (min(self.tried), max(self.tried)):
+                break
+            lr = float(f"{best * ratio if best == max(self.tried) else best / ratio:.2g}")
+            (self.tried[lr],) = self.run([lr], [seed])
+        if self.tried[self.best].failed:
+            raise all_failed(f"every trial of {self.spec}", list(self.tried.values()), auto=False)
+
+    def entry(self, rates: Sequence[float]) -> Entry:
+        """The method's row: the best rate by the first seed, and the other seeds at that rate.
+
+        Raises:
+            TrainingFailed: every trial of the first seed failed.
+        """
+        self.search(rates)
+        best, seed = self.best, self.recipe.seed
+        others = range(seed + 1, seed + self.seeds)
+        made = {seed: self.tried[best], **dict(zip(others, self.run([best], others), strict=True))}
+        results = [result for result in made.values() if not result.failed]
+        self.missed = [
+            f"{self.spec} at {best:g}, seed {one}: {result.status}, so not among its scores"
+            for one, result in made.items()
+            if result.failed
+        ]
+        return Entry(
+            method=str(self.spec),
+            asked=self.asked,
+            lr=best,
+            rates=tuple((lr, self.tried[lr].score) for lr in sorted(self.tried) if not self.tried[lr].failed),
+            validation=tuple(result.score for result in results),
+            test=tuple(result.test for result in results if result.test is not None),
+            seconds=self.seconds,
+            forgetting=forgotten_over_seeds(results),
+            **asdict(self.sizes),
+        )
 
 
 def forgotten_over_seeds(results: Sequence[TrialResult]) -> tuple[Forgotten, ...]:

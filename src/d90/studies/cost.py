@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -34,74 +35,84 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     Returns:
         A Cost for each spec, in their order.
     """
-    module = data.model.module
-    chosen = data.train.shuffled(recipe.batch_size, recipe.seed, 0)[0]
-    device = device_of(module)
-    labels, precision = data.train.labels[chosen].to(device), precision_of(recipe, data)
-    inputs = data.train.inputs(chosen)
-
-    def forward() -> torch.Tensor:
-        with autocast(module, precision):
-            return outputs_of(module, inputs, data.task.kind)
-
-    def trainer(spec: Spec) -> tuple[Callable[[], None], Callable[[], None]]:
-        applied_method = apply(spec, module, recipe.seed, context(data, recipe))
-        optimizer = torch.optim.Adam(list(applied_method.trained.parameters()), lr=1e-5)
-        module.train()
-
-        def step() -> None:
-            data.task.kind.training_loss(forward(), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        def leave() -> None:
-            applied_method.release()
-
-        return step, leave
-
+    # full is what the others are measured by
+    everything = [Spec(Full()), *(spec for spec in specs if str(spec) != "full")]
+    module, taken = data.model.module, [_Taken() for _ in everything]
     modes = [(part, part.training) for part in module.modules()]
-    everything = [
-        Spec(Full()),
-        *(spec for spec in specs if str(spec) != "full"),
-    ]  # full is what the others are measured by
-    steps: list[list[float]] = [[] for _ in everything]
-    passes: list[list[float]] = [[] for _ in everything]
-    peaks = [0] * len(everything)
+    batch = _Batch(data, recipe)
     try:
-        for turn in range(rounds):
-            for i, spec in enumerate(everything):
-                step, leave = trainer(spec)
-                try:
-                    step()
-                    if turn == 0:
-                        peaks[i] = _peak(step, device)
-                    steps[i].append(_timed(step, device))
-                    module.eval()
-                    # merged, a model is the base's shape: what is timed for it is the base itself
-                    with torch.no_grad():
-                        passes[i].append(_timed(forward, device) if not spec.method.merges else 0.0)
-                finally:
-                    leave()
+        for _ in range(rounds):
+            for spec, times in zip(everything, taken, strict=True):
+                batch.measure(spec, times)
             module.eval()
             with torch.no_grad():
-                forward()
-                base = _timed(forward, device)
-            passes = [[*row[:-1], row[-1] or base] for row in passes]
-            passes[0][-1] = base
+                batch.forward()
+                base = _timed(batch.forward, batch.device)
+            for spec, times in zip(everything, taken, strict=True):
+                # merged, a model is the base's shape: what is timed for it is the base itself
+                times.passes += [base] if spec.method.merges else []
     finally:
         for part, mode in modes:
             part.training = mode
-    costs = {
-        str(spec): Cost(
-            statistics.median(steps[i]),
-            statistics.median(a / b for a, b in zip(steps[i], steps[0], strict=True)),
-            peaks[i],
-            statistics.median(passes[i]),
-            statistics.median(a / b for a, b in zip(passes[i], passes[0], strict=True)),
-        )
-        for i, spec in enumerate(everything)
-    }
+    costs = {str(spec): times.beside(taken[0]) for spec, times in zip(everything, taken, strict=True)}
     return [costs[str(spec)] for spec in specs]
+
+
+@dataclass
+class _Taken:
+    """What a method took: seconds of a step and of a forward pass, one a round, and peak bytes."""
+
+    steps: list[float] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    peak: int = 0
+
+    def beside(self, full: _Taken) -> Cost:
+        """The medians, and those of the ratios to full fine-tuning."""
+        return Cost(
+            statistics.median(self.steps),
+            statistics.median(a / b for a, b in zip(self.steps, full.steps, strict=True)),
+            self.peak,
+            statistics.median(self.passes),
+            statistics.median(a / b for a, b in zip(self.passes, full.passes, strict=True)),
+        )
+
+
+class _Batch:
+    """The batch on which methods are measured."""
+
+    def __init__(self, data: Data, recipe: Recipe) -> None:
+        chosen = data.train.shuffled(recipe.batch_size, recipe.seed, 0)[0]
+        self.data, self.recipe, self.module = data, recipe, data.model.module
+        self.device, self.precision = device_of(self.module), precision_of(recipe, data)
+        self.labels, self.inputs = data.train.labels[chosen].to(self.device), data.train.inputs(chosen)
+
+    def forward(self) -> torch.Tensor:
+        """A forward pass."""
+        with autocast(self.module, self.precision):
+            return outputs_of(self.module, self.inputs, self.data.task.kind)
+
+    def measure(self, spec: Spec, times: _Taken) -> None:
+        """One round of a method: its steps, the first time their memory, and its forward passes where they are not the base's."""
+        applied_method = apply(spec, self.module, self.recipe.seed, context(self.data, self.recipe))
+        optimizer = torch.optim.Adam(list(applied_method.trained.parameters()), lr=1e-5)
+
+        def step() -> None:
+            self.data.task.kind.training_loss(self.forward(), self.labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        try:
+            self.module.train()
+            step()
+            if not times.steps:
+                times.peak = _peak(step, self.device)
+            times.steps.append(_timed(step, self.device))
+            self.module.eval()
+            if not spec.method.merges:
+                with torch.no_grad():
+                    times.passes.append(_timed(self.forward, self.device))
+        finally:
+            applied_method.release()
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

@@ -14,7 +14,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from d90.models.model import positions
 from d90.options import LatencyOptions, with_options
 from d90.options.studies import LatencyFields
 from d90.results.latency import Latency, LatencyRow
+from d90.training.progress import Progress
 from d90.training.showing import Told, listener, shows_progress
 from d90.trials.context import versions
 from d90.trials.store import digest
@@ -93,16 +94,38 @@ def latency(
     Raises:
         InputError: what was wrong, what was expected, what to do.
     """
-    progress = listener(progress)
-    shape, pairs, seed = options.shape, options.pairs, options.seed
+    progress, given = listener(progress), methods or usual_methods()
+    specs = [parse(method) if isinstance(method, str) else method for method in given]
+    module = _opened(model, specs, options)
+    weights = sum(p.numel() for p in module.parameters())
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads or before)
+    try:
+        progress.search_started(f"{len(specs)} methods beside the bare model, {weights:,} weights")
+        names = {str(spec): str(text) for spec, text in zip(specs, given, strict=True)}
+        rows = _timed(module, specs, names, options, progress)
+        found = {**versions(), "processor": _processor(), "attention": module.config._attn_implementation}
+    finally:
+        torch.set_num_threads(before)
+    progress.search_ended(f"{len(options.pairs)} sizes measured")
+    name = f"{options.shape} (shapes, random weights)" if options.shape is not None else model
+    return Latency(name, weights, options.dtype, tuple(rows), found, command, latency_question(model, methods, options))
+
+
+def _opened(model: str, specs: Sequence[Spec], options: LatencyOptions) -> Any:
+    """The bare model that is timed.
+
+    Raises:
+        InputError: sizes or methods that cannot be timed on it.
+    """
+    pairs = options.pairs
     if not pairs or min(min(pair) for pair in pairs) < 1:
         raise InputError(f"got pairs={list(pairs)}, expected (batch, tokens) of at least 1 each, as 1x128,16x256")
-    given = methods or usual_methods()
-    specs = [parse(method) if isinstance(method, str) else method for method in given]
     under = next((spec for spec in specs if spec.space is not None), None)
     if under is not None:
         raise InputError(f"got '{under}', expected a method without '@': a subspace adds nothing to a forward pass")
-    module = (_shaped(shape, seed) if shape is not None else _loaded(model, seed)).to(DTYPES[options.dtype]).eval()
+    module = _shaped(options.shape, options.seed) if options.shape is not None else _loaded(model, options.seed)
+    module = module.to(DTYPES[options.dtype]).eval()
     module.config.use_cache = False  # nothing is generated
     longest = positions(module)[0]
     far = next((length for _, length in pairs if longest is not None and length > longest), None)
@@ -110,34 +133,27 @@ def latency(
         raise InputError(
             f"got {far} tokens, expected at most {longest}, the positions of the model; give shorter --pairs"
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads or before)
-    try:
-        progress.search_started(
-            f"{len(specs)} methods beside the bare model, {sum(p.numel() for p in module.parameters()):,} weights"
-        )
-        models = {"base": module, TWIN: _copy(module), **{str(spec): _with(spec, module, seed) for spec in specs}}
-        asked = {"base": "base", **{str(spec): str(text) for spec, text in zip(specs, given, strict=True)}}
-        merged = {str(spec) for spec in specs if spec.method.merges}
-        with torch.inference_mode():
-            for _, length in pairs:  # a warm-up that also refuses what cannot run, before anything is measured
-                for one in models.values():
-                    one(input_ids=_tokens(module, 1, length, seed))
-            rows = []
-            for batch, length in pairs:
-                progress.search_planned(f"{batch} x {length} tokens")
-                passes = _rounds(models, _tokens(module, batch, length, seed), options.rounds, options.seconds, seed)
-                added = {name: _added(own, passes["base"]) for name, own in passes.items()}
-                noise = max(max(-low, high, 0.0) for name in (TWIN, *merged) for _, low, high in [added[name]])
-                rows += [_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
-        found = {**versions(), "processor": _processor(), "attention": module.config._attn_implementation}
-    finally:
-        torch.set_num_threads(before)
-    progress.search_ended(f"{len(pairs)} sizes measured")
-    weights = sum(p.numel() for p in module.parameters())
-    name = f"{shape} (shapes, random weights)" if shape is not None else model
-    question = latency_question(model, methods, options)
-    return Latency(name, weights, options.dtype, tuple(rows), found, command, question)
+    return module
+
+
+def _timed(
+    module: Any, specs: Sequence[Spec], names: Mapping[str, str], options: LatencyOptions, progress: Progress
+) -> list[LatencyRow]:
+    """A row for each size and method, the bare model's first; `names`, what each method was given as."""
+    seed, asked = options.seed, {"base": "base", **names}
+    models = {"base": module, TWIN: _copy(module), **{str(spec): _with(spec, module, seed) for spec in specs}}
+    merged, rows = {str(spec) for spec in specs if spec.method.merges}, list[LatencyRow]()
+    with torch.inference_mode():
+        for _, length in options.pairs:  # a warm-up that also refuses what cannot run, before anything is measured
+            for one in models.values():
+                one(input_ids=_tokens(module, 1, length, seed))
+        for batch, length in options.pairs:
+            progress.search_planned(f"{batch} x {length} tokens")
+            passes = _rounds(models, _tokens(module, batch, length, seed), options.rounds, options.seconds, seed)
+            added = {name: _added(own, passes["base"]) for name, own in passes.items()}
+            noise = max(max(-low, high, 0.0) for name in (TWIN, *merged) for _, low, high in [added[name]])
+            rows += [_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
+    return rows
 
 
 def latency_question(model: str, methods: Sequence[str | Spec] | None, options: LatencyOptions) -> str:

@@ -23,7 +23,6 @@ from d90.methods import (
     Full,
     Spec,
     apply,
-    parse,
 )
 from d90.models.model import Model, as_model
 from d90.options import AUTO, DEFAULT, TaskOptions, TrainingOptions, with_options
@@ -38,13 +37,13 @@ from d90.training.device import best_device, check_device
 from d90.training.evaluation import evaluate, predict
 from d90.training.progress import Progress
 from d90.training.rates import find_rate
-from d90.training.recipe import Recipe, default_lr, make_recipe, suited, trial_key
+from d90.training.recipe import Recipe, default_lr, trial_key
+from d90.training.request import TrainingRequest
 from d90.training.result import TrialResult
 from d90.training.run import Run
 from d90.training.schedule import recomputing, undisturbed
 from d90.training.showing import Told, listener, shows_progress
 from d90.training.steps import NO_CONTROL, Loop, RunControl
-from d90.training.weights import settle
 
 __all__ = [
     "Data",
@@ -107,15 +106,11 @@ def train(
     Raises:
         InputError: what was wrong, what was expected, what to do.
     """
-    spec = parse(method) if isinstance(method, str) else method
-    spec = spec if d is None else spec.at(d)
-    progress = listener(progress)
-    model, chosen = as_model(model), check_device(device) if device else best_device()
-    recipe = make_recipe(model, task, spec, training, data)
-    loaded_task = open_task(task, recipe, model)
-    spec = suited(method, loaded_task.kind)
-    (spec,), weights, held = settle(training, [spec if d is None else spec.at(d)], loaded_task, model, chosen)
-    recipe = replace(recipe, method=str(spec), weights=weights)
+    progress, model = listener(progress), as_model(model)
+    chosen = check_device(device) if device else best_device()
+    asked = TrainingRequest(model, task, method, d, training, data)
+    loaded_task = open_task(task, asked.recipe, model)
+    spec, recipe, held = asked.settled(loaded_task, model, chosen)
     loaded = open_model(model, loaded_task, recipe, chosen)
     for note in (*loaded_task.told, *([held] if held else []), *loaded.notes):
         progress.note(note)
@@ -127,9 +122,8 @@ def train(
     if checkpoint is not None:
         where, minutes = checkpoint
         kept = Checkpoint(Path(where), trial_key(recipe, loaded_task, loaded), minutes)
-    outcome, applied_method = fit(
-        encoded, spec, recipe, progress=progress, control=RunControl(keep_best=True, checkpoint=kept)
-    )
+    control = RunControl(keep_best=True, checkpoint=kept)
+    outcome, applied_method = fit(encoded, spec, recipe, progress=progress, control=control)
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
@@ -138,14 +132,9 @@ def train(
 
 
 def train_to_file(
+    asked: TrainingRequest,
     out: Path,
-    model: str | Model | nn.Module,
-    task: str | Task,
-    method: str | Spec = "full",
-    d: int | None = None,
     *,
-    training: TrainingOptions,
-    data: TaskOptions,
     dtype: str = "fp32",
     progress: Progress | None = None,
     checkpoint_minutes: float,
@@ -158,11 +147,18 @@ def train_to_file(
     """
     if out.suffix == ".json":
         raise InputError(f"got out={out}, expected another ending such as .d90: the recipe takes the .json beside it")
-    spec = parse(method) if isinstance(method, str) else method
-    check_dtype(dtype, subspace=d is not None or spec.space is not None)
+    check_dtype(dtype, subspace=asked.spec.space is not None)
     state = out.with_name(f"{out.name}.checkpoint")
-    kept = (state, checkpoint_minutes)
-    run = train(model, task, method, d, training=training, data=data, progress=progress, checkpoint=kept)
+    run = train(
+        asked.model,
+        asked.task,
+        asked.method,
+        asked.d,
+        training=asked.training,
+        data=asked.data,
+        progress=progress,
+        checkpoint=(state, checkpoint_minutes),
+    )
     if run.outcome.status == "diverged":
         state.unlink(missing_ok=True)
         steps, lr = run.outcome.steps, run.outcome.lr
