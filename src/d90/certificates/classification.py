@@ -16,6 +16,7 @@ certificate is a test-set bound on the starting point, and says so.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -162,8 +163,8 @@ def certify(
     tune: _Finished | None = None
     spec = parse(method) if isinstance(method, str) else method
     if isinstance(model, Run) or str(model).endswith(".d90"):
-        others = {name: value for name, value in asdict(training).items() if value != getattr(ONE_LOOK, name)}
-        tune = _finished(model, task, {**others, **data.to_dict()})  # type: ignore[arg-type]
+        others = [name for name, value in asdict(training).items() if value != getattr(ONE_LOOK, name)]
+        tune = _finished(model, task, [*others, *data.to_dict()])  # type: ignore[arg-type]
         spec, model, task = tune.spec, tune.recipe.model, tune.task
     if task is None:
         raise InputError("got no task, expected one beside the model, or a tune's path (.d90) alone")
@@ -251,7 +252,9 @@ def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
 def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, command: str) -> Certificate:
     n, delta, recipe, data = ground.n, ground.options.delta, ground.recipe, ground.data
     measure = Measure(
-        Candidate, lambda fresh: {"errors": _errors(fresh, "train", recipe)[0]}, no_change=bool(ground.options.prior)
+        Candidate,
+        lambda fresh, one: Candidate(**vars(one), errors=_errors(fresh, "train", recipe)[0]),
+        no_change=bool(ground.options.prior),
     )
     candidates = []
     for found in coded_tunes(ground, measure, progress, theta):
@@ -300,7 +303,7 @@ class _Finished:
     recipe: Recipe
 
 
-def _finished(tuned: Run | str, task: str | Task | None, options: dict[str, Any]) -> _Finished:
+def _finished(tuned: Run | str, task: str | Task | None, options: Sequence[str]) -> _Finished:
     """A finished run, or a tune's file, whose own recipe is taken: no other options are.
 
     Raises:

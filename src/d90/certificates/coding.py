@@ -41,14 +41,14 @@ class Measure(Generic[_Tune]):
 
     Attributes:
         tune_type: the record of a message.
-        measure: what is counted on the model that carries the message: further fields of the record.
+        measure: makes a record of a message, by what is counted on the model that carries it.
         no_change: whether the unchanged starting point is a message too; a first bit then says which.
         parts: what the record pays besides, by name.
         key: what else decides a record, for its key in the store.
     """
 
     tune_type: type[_Tune]
-    measure: Callable[[Data], dict[str, Any]]
+    measure: Callable[[Data, CodedTune], _Tune]
     no_change: bool
     parts: dict[str, float] = field(default_factory=dict)
     key: tuple[Any, ...] = ()
@@ -56,9 +56,8 @@ class Measure(Generic[_Tune]):
     def record(self, data: Data, d: int, levels: int, payload: str, lengths: dict[str, float]) -> _Tune:
         """The record of a message that lies on the data's model; its bound is not known yet."""
         paid = {**lengths, **self.parts}
-        return self.tune_type(
-            d=d, levels=levels, bits=sum(paid.values()), bound=1.0, payload=payload, parts=paid, **self.measure(data)
-        )
+        message = CodedTune(d=d, levels=levels, bits=sum(paid.values()), bound=1.0, payload=payload, parts=paid)
+        return self.measure(data, message)
 
 
 def coded_tunes(

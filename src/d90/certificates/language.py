@@ -306,9 +306,14 @@ def _searched(ground: Preparation, progress: Progress, command: str) -> Language
     precision = precision_of(recipe, data)
     documents, groups = subsample(data.task, m)
     seen = Batches(data.model, documents, data.task.kind)
+
+    def measured(fresh: Data, message: CodedTune) -> TextCandidate:
+        losses = _by_alpha(predict(fresh.model, seen, precision), known.vocabulary, groups)
+        return TextCandidate(**vars(message), losses=losses)
+
     measure = Measure(
         TextCandidate,
-        lambda fresh: {"losses": _by_alpha(predict(fresh.model, seen, precision), known.vocabulary, groups)},
+        measured,
         no_change=True,
         parts={"alpha": bounds.choice_bits([len(ALPHAS)])},
         key=("language", len(seen), str(ALPHAS), *(() if groups is None else ("means of answers", m))),

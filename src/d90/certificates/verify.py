@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 __all__ = ["Refused", "verify"]
+Json = dict[str, Any]  # a certificate, or a part of one, as it was read
 FULL, HALF, QUARTER = (1 << 48) - 1, 1 << 47, 1 << 46
 MAX_SYMBOLS, MAX_LEVELS, CLOSE = 1 << 20, 1 << 12, 1e-6
 NO_CHANGE = "no change: a test-set bound on the starting point"
@@ -163,7 +164,7 @@ def betting_upper(x: Any, low: float, high: float, nats: float) -> float:
     return low + (high - low) * first_true(lambda m: wealth(m) >= nats, float(y.mean()), 1.0 - 1e-16)
 
 
-def text_bound(c: dict[str, Any], bits: float, mean: float, variance: float, alpha: float) -> float:
+def text_bound(c: Json, bits: float, mean: float, variance: float, alpha: float) -> float:
     """Bits per token: empirical Bernstein over all documents, or kl in two steps where a part was evaluated."""
     v, n, m, delta = c["vocabulary"], c["n"], c["evaluated"], c["delta"]
     low, high = -math.log2(1 - alpha + alpha / v), math.log2(v / alpha)
@@ -175,7 +176,7 @@ def text_bound(c: dict[str, Any], bits: float, mean: float, variance: float, alp
     return min(high, low + (high - low) * kl_upper(first, price((1 - share) * delta, bits) / n))
 
 
-def check_message(name: str, one: dict[str, Any], c: dict[str, Any]) -> None:
+def check_message(name: str, one: Json, c: Json) -> None:
     """The message of one candidate: what it holds, and every bit of it."""
     known, parts, text = c["definitions"], one["parts"], "vocabulary" in c
     flagged = text or known["prior"] > 0
@@ -198,7 +199,7 @@ def check_message(name: str, one: dict[str, Any], c: dict[str, Any]) -> None:
         raise refuse(f"{name}.bits", one["bits"], f"its parts sum to {sum(expected.values()):g}")
 
 
-def check_bound(name: str, one: dict[str, Any], c: dict[str, Any]) -> None:
+def check_bound(name: str, one: Json, c: Json) -> None:
     """One candidate's bound, from its bits and from what it says was measured."""
     if "vocabulary" not in c:
         if not (isinstance(one["errors"], int) and 0 <= one["errors"] <= c["n"]):
@@ -213,7 +214,7 @@ def check_bound(name: str, one: dict[str, Any], c: dict[str, Any]) -> None:
         raise refuse(f"{name}.bound", one["bound"], f"computed again: {found:.6f}")
 
 
-def check_whole(c: dict[str, Any]) -> None:
+def check_whole(c: Json) -> None:
     """What stands twice in a certificate, and what it was searched among."""
     best, known, text = c["best"], c["definitions"], "vocabulary" in c
     if not (0 < c["delta"] < 1 and isinstance(c["n"], int) and c["n"] > 1 and known["tried"] >= 1):
@@ -236,7 +237,7 @@ def check_whole(c: dict[str, Any]) -> None:
         raise refuse("candidates", len(c["candidates"]), "their number is not that of the definitions' dims and levels")
 
 
-def check_predictions(c: dict[str, Any], rows: Any) -> str:
+def check_predictions(c: Json, rows: Any) -> str:
     """Count again: rows of (answer, label) for each counted example, or each evaluated document's bits per token."""
     if "vocabulary" in c:
         mean, variance = c["best"]["losses"][str(c["alpha"])]
@@ -246,10 +247,8 @@ def check_predictions(c: dict[str, Any], rows: Any) -> str:
         if not (abs(found[0] - mean) < 1e-4 and abs(found[1] - variance) < 1e-3 * max(1.0, variance)):
             raise refuse("mean", f"{mean}, variance {variance}", f"counted again: {found[0]:.6f}, {found[1]:.6f}")
         if c["form"] == "betting":
-            low, high = (
-                -math.log2(1 - c["alpha"] + c["alpha"] / c["vocabulary"]),
-                math.log2(c["vocabulary"] / c["alpha"]),
-            )
+            alpha, v = c["alpha"], c["vocabulary"]
+            low, high = -math.log2(1 - alpha + alpha / v), math.log2(v / alpha)
             bound = betting_upper(rows, low, high, price(c["delta"], c["bits"]))
             if not abs(bound - c["bound"]) <= 1e-4:
                 raise refuse("bound", c["bound"], f"by betting on these documents: {bound:.6f}")
