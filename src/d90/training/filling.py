@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from d90.errors import InputError
+from d90.files import Json
 from d90.models.model import Model
 from d90.training.batches import device_of
 from d90.training.precision import autocast
@@ -19,7 +20,7 @@ SIZE = 32
 
 
 @torch.no_grad()
-def fill(model: Model, texts: Sequence[str], precision: str) -> list[dict[str, Any]]:
+def fill(model: Model, texts: Sequence[str], precision: str) -> list[Json]:
     """Each text with the likeliest token at each mark, and the likeliest ones with their probabilities, mark by mark.
 
     Raises:
@@ -28,7 +29,7 @@ def fill(model: Model, texts: Sequence[str], precision: str) -> list[dict[str, A
     tokenizer: Any = model.tokenizer
     mark, module = tokenizer.mask_token_id, model.module
     module.eval()
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     for begin in range(0, len(texts), SIZE):
         part = list(texts[begin : begin + SIZE])
         given = tokenizer(
@@ -56,7 +57,7 @@ def fill(model: Model, texts: Sequence[str], precision: str) -> list[dict[str, A
     return found
 
 
-def _filled(tokenizer: Any, text: str, shares: torch.Tensor) -> dict[str, Any]:
+def _filled(tokenizer: Any, text: str, shares: torch.Tensor) -> Json:
     best, tokens = shares.topk(min(MOST, shares.shape[-1]), dim=-1)
     marks = [
         [{"token": tokenizer.decode([token]).strip(), "probability": share} for token, share in zip(*pair, strict=True)]
