@@ -292,6 +292,9 @@ def test_glue_from_a_mirror(mirror: Path) -> None:
     assert (task.labels, task.metric, task.test) == (("0", "1", "2"), "accuracy", None)
     assert task.train.inputs[0] == ("p 0", "h 0")
     assert "validation_matched" in task.notes[0]
+    other = tasks.load("glue/mnli_mismatched")
+    assert {part: len(split) for part, split in other.splits.items()} == {"train": 9, "validation": 4}
+    assert "validation_mismatched" in other.notes[0]
 
 
 def test_glue_metrics_and_a_mirror_that_lacks_a_split(mirror: Path) -> None:

@@ -45,6 +45,7 @@ from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
 from d90.subspace import file as tune_file
 from d90.tasks import Task
+from d90.tasks.kinds import Classification
 from d90.training.loop import Data, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
@@ -84,7 +85,7 @@ class Certificate(BaseCertificate[Candidate]):
         errors: how many of the n examples the decoded model gets wrong.
         bound: on the true error, at confidence 1 - delta.
         test_error: on examples no choice has seen.
-        majority: the error of always giving the most frequent class.
+        majority: the error of always giving the most frequent class; of answers and tags, the commonest one.
     """
 
     tune_type: ClassVar[type[CodedTune]] = Candidate
@@ -146,7 +147,7 @@ def certify(
         True
 
     Args:
-        model, task: as for `d90.train`, classification alone; or in place of both a finished run, or the path of a tune
+        model, task: as for `d90.train`, of a kind whose examples are right or wrong; in place of both a finished run, or the path of a tune
             that `d90 train` wrote (.d90), whose theta and recipe are then taken.
         method: with a subspace.
         options: what is tried, the prior, the confidence, and what is paid for.
@@ -179,6 +180,8 @@ def certify(
     recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
     _check_task(whole, recipe, finished=tune is not None)
+    if whole.kind.mistake != Classification.mistake:
+        progress.note(f"an error is {whole.kind.mistake}")
     ground = prepare(model, whole, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
     result = _searched(ground, progress, tune.theta if tune is not None else None, command)
     save_study(ground, result, "certify")
@@ -214,17 +217,17 @@ class _Errors(Recount[Certificate]):
         """Nothing beside what is counted."""
 
     def measured(self, said: Certificate, fresh: Data) -> Tensor:
-        """Each example's answer (n,)."""
+        """Each example's answer and label (n, 2)."""
         return _answers(fresh, "train", said.recipe)
 
     def rows(self, said: Certificate, data: Data, measured: Tensor) -> NDArray[Any]:
         """(n, 2): answers and labels."""
-        found: NDArray[Any] = torch.stack([measured, data.train.labels], 1).numpy()
+        found: NDArray[Any] = measured.numpy()
         return found
 
     def differs(self, said: Certificate, data: Data, measured: Tensor) -> str:
         """The errors and the bound."""
-        errors = int((measured != data.train.labels).sum())
+        errors = _count(measured)
         found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
         if errors == said.errors and abs(found.bound - said.bound) <= 1e-9:
             return ""
@@ -240,7 +243,10 @@ def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
             f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
         )
     if not whole.kind.right_or_wrong:
-        raise InputError(f"task '{whole.name}' is a {whole.kind.name}; a bound on the error rate needs classes")
+        why = f": {whole.kind.mistake}" if whole.kind.mistake else ""
+        raise InputError(
+            f"task '{whole.name}' is a {whole.kind.name}; a bound on the error rate needs classes, or examples that are right or wrong{why}"
+        )
     if finished and whole.test is None and recipe.evaluations > 1:
         raise InputError(
             f"this tune is the best of {recipe.evaluations} evaluations on the validation split, and task '{whole.name}' has no test "
@@ -284,7 +290,7 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
         kl_bound=bounds.occam_kl(best.errors / n, n, delta, best.bits),
         test_error=wrong / seen,
         test_count=seen,
-        majority=_majority_error(data.task, ground.split),
+        majority=data.task.kind.constant_error(data.task.train, data.task.splits[ground.split]),
         holdout=bounds.holdout_of_the_same_data(wrong / seen, len(ground.whole.train), 0.1, delta),
         best=best,
         candidates=tuple(candidates),
@@ -336,20 +342,18 @@ def _finished(tuned: Run | str, task: str | Task | None, options: Sequence[str])
 
 
 def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:
-    """The class the model gives each example, (n,) int64; -1, which is wrong, where an output is not finite."""
+    """Each example's answer and label (n, 2), int64: wrong where they differ (`TaskKind.held_against`)."""
     outputs = predict(data.model, data.split(split), precision_of(recipe, data))
-    return data.task.predictions(outputs).where(outputs.isfinite().all(dim=-1), -1)
+    return torch.stack(data.task.kind.held_against(outputs, data.task.splits[split]), 1)
 
 
 def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
-    labels = data.split(split).labels
-    return int((_answers(data, split, recipe) != labels).sum()), len(labels)
+    rows = _answers(data, split, recipe)
+    return _count(rows), len(rows)
 
 
-def _majority_error(task: Task, split: str) -> float:
-    """The error of always giving the training examples' most frequent class."""
-    common = torch.bincount(task.train.labels).argmax()
-    return float((task.splits[split].labels != common).float().mean())
+def _count(rows: Tensor) -> int:
+    return int((rows[:, 0] != rows[:, 1]).sum())
 
 
 def _tighter(best: Candidate, n: int, delta: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import split
 from d90.studies.pretrain import folders
 from d90.tasks import load as load_task
-from d90.tasks.hub import GLUE
+from d90.tasks.hub import GLUE, SUBSETS
 from d90.tasks.readers import ending_of
 
 __all__ = ["makes", "names", "resolve"]
@@ -104,10 +104,13 @@ def _task(name: str, study: Study, load: bool) -> str:
         columns = {key: study.arguments[key] for key in COLUMN_OPTIONS if study.arguments.get(key)}
         return _count_of(load_task(name, **columns))
     if name.startswith("glue/"):
-        if name.removeprefix("glue/") not in GLUE:
+        subset = name.removeprefix("glue/")
+        if subset not in GLUE:
             load_task(name)  # refuses it, in its own words
         root = os.environ.get("D90_DATASETS")
-        return "local copy" if root and Path(root, name).is_dir() else "hub, nyu-mll/glue"
+        return (
+            "local copy" if root and Path(root, "glue", SUBSETS.get(subset, subset)).is_dir() else "hub, nyu-mll/glue"
+        )
     if name.startswith("hub:") or name.count("/") in (1, 2):
         return "hub"
     load_task(name)

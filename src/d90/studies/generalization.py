@@ -141,7 +141,10 @@ def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progre
             f"task '{task.name}' holds other examples now, expected those that were measured; give the same data"
         )
     if not task.kind.right_or_wrong:
-        raise InputError(f"task '{task.name}' is no classification, expected accuracies: the gap is one of error rates")
+        raise InputError(
+            f"task '{task.name}' is no classification, expected accuracies: the gap is one of error rates, and of a {task.kind.name} "
+            f"{task.kind.mistake or 'no example is right or wrong'}"
+        )
     model = open_model(recipe.model, task, recipe, best_device())
     if study.definitions.get("base") not in (None, model.fingerprint):
         raise InputError(f"model '{recipe.model}' is another one now, expected the base that was measured")
@@ -149,9 +152,10 @@ def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progre
     applied_method = fit(data, spec, recipe, progress=progress, control=RunControl(keep_best=True))[1]
     try:
         precision = precision_of(recipe, data)
-        right = [
-            predict(model, split, precision).argmax(dim=-1) == split.labels for split in (data.train, data.validation)
-        ]
+        right = []
+        for name in ("train", "validation"):
+            answers, labels = task.kind.held_against(predict(model, data.split(name), precision), task.splits[name])
+            right.append(answers == labels)
     finally:
         applied_method.release()
     train, evaluation = (one.double().mean().item() for one in right)

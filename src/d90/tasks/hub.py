@@ -1,7 +1,7 @@
 """Tasks from the Hugging Face hub through `datasets`: `glue/NAME` with GLUE's columns and metric, or any dataset.
 
 For machines without a network: a folder of local copies, named by the environment variable D90_DATASETS, is looked at
-first, as <D90_DATASETS>/glue/mrpc/train.jsonl and validation.jsonl (mnli: validation_matched.jsonl), or
+first, as <D90_DATASETS>/glue/mrpc/train.jsonl and validation.jsonl (mnli: validation_matched.jsonl and validation_mismatched.jsonl), or
 <D90_DATASETS>/OWNER/NAME/CONFIG. Loading scripts are never run.
 """
 
@@ -21,7 +21,7 @@ from d90.tasks.files import PARTS, from_tables
 from d90.tasks.kinds import Classification
 from d90.tasks.readers import Row, find_split
 
-__all__ = ["GLUE", "load_glue", "load_hub"]
+__all__ = ["GLUE", "SUBSETS", "load_glue", "load_hub"]
 
 # columns, metric, validation split
 GLUE = {
@@ -31,10 +31,12 @@ GLUE = {
     "qqp": ("question1,question2", "accuracy", "validation"),
     "stsb": ("sentence1,sentence2", "pearson", "validation"),
     "mnli": ("premise,hypothesis", "accuracy", "validation_matched"),
+    "mnli_mismatched": ("premise,hypothesis", "accuracy", "validation_mismatched"),
     "qnli": ("question,sentence", "accuracy", "validation"),
     "rte": ("sentence1,sentence2", "accuracy", "validation"),
     "wnli": ("sentence1,sentence2", "accuracy", "validation"),
 }
+SUBSETS = {"mnli_mismatched": "mnli"}  # whose files a task is made of, where they are not of its own name
 
 
 def load_glue(name: str, metric: str | None) -> Task:
@@ -48,8 +50,9 @@ def load_glue(name: str, metric: str | None) -> Task:
         raise unknown_name("GLUE task", subset, GLUE)
     text, own_metric, validation = GLUE[subset]
     kind = "regression" if subset == "stsb" else "classification"
-    local = _mirror("glue", subset)
-    found = _fetch("nyu-mll/glue", subset, local, ("train", validation))
+    source = SUBSETS.get(subset, subset)
+    local = _mirror("glue", source)
+    found = _fetch("nyu-mll/glue", source, local, ("train", validation))
     for part in ("train", validation):
         if part not in found:
             where = f"the folder '{local}'" if local else f"'{name}'"

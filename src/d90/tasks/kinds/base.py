@@ -79,7 +79,8 @@ class TaskKind(ABC):
         encoder_decoder: whether its models are encoder-decoders; None where both kinds of model serve it.
         sized: the inputs whose longest counts as an example's length.
         calibrates: whether a finished run's outputs on the validation split decide something (`calibrated`).
-        right_or_wrong: whether each prediction is either, so that an error rate can be counted and bounded.
+        right_or_wrong: whether each example is either (`held_against`), so that an error rate can be counted and bounded.
+        mistake: when an example is wrong; of a kind whose examples are neither, why not.
 
     Attributes:
         labels: the names of the classes, in order; empty where there are none.
@@ -109,6 +110,7 @@ class TaskKind(ABC):
     sized: ClassVar[tuple[str, ...]] = ("input_ids",)
     calibrates: ClassVar[bool] = False
     right_or_wrong: ClassVar[bool] = False
+    mistake: ClassVar[str] = ""
 
     labels: tuple[str, ...] = ()
 
@@ -391,6 +393,15 @@ class TaskKind(ABC):
     def constant(self, metric: str, train: Split, split: Split, vocabulary: int | None = None) -> float:
         """The score of that guess on a split; where it is found in the labels, `chance`."""
         return self.chance(metric, train.labels, split.labels, vocabulary)
+
+    def held_against(self, outputs: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+        """(answers, labels), (n,) int64 each: an example is right where both are equal; -1 where an output is not finite."""
+        kind = self.scored_by(self.own_metric)
+        return kind.predict(outputs).where(outputs.isfinite().all(dim=-1), -1), split.labels
+
+    def constant_error(self, train: Split, split: Split) -> float:
+        """The share of a split's examples that the training examples' most frequent class gets wrong."""
+        return (split.labels != torch.bincount(train.labels).argmax()).float().mean().item()
 
     def metric_name(self, metric: str) -> str:
         """A metric as it is shown: with the class it speaks of, where it speaks of one."""

@@ -40,6 +40,7 @@ class Choices(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     beside: ClassVar[tuple[str, ...]] = ("owner", SCORED)
     right_or_wrong: ClassVar[bool] = True
+    mistake: ClassVar[str] = "a wrong choice"
     hub_task: ClassVar[str | None] = "multiple-choice"
     shown: ClassVar[str] = "question"
 

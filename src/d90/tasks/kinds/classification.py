@@ -36,6 +36,7 @@ class Classification(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     classes: ClassVar[bool] = True
     right_or_wrong: ClassVar[bool] = True
+    mistake: ClassVar[str] = "a wrong class"
     hub_task: ClassVar[str | None] = "text-classification"
     peft_task: ClassVar[str | None] = "SEQ_CLS"
 

@@ -52,6 +52,7 @@ class Embeddings(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = (*RECALLS, *CORRELATIONS)
     beside: ClassVar[tuple[str, ...]] = ("owner", "side", "weight")
     pools: ClassVar[bool] = True
+    mistake: ClassVar[str] = "whether a text is found depends on the others: they are not independent"
     hub_task: ClassVar[str | None] = "sentence-similarity"
     peft_task: ClassVar[str | None] = "FEATURE_EXTRACTION"
     encoder_decoder: ClassVar[bool | None] = False

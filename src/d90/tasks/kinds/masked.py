@@ -46,6 +46,7 @@ class Masked(Language):
     auto_class: ClassVar[str | None] = "AutoModelForMaskedLM"
     generative: ClassVar[bool] = False
     fills: ClassVar[bool] = True
+    mistake: ClassVar[str] = "a text's hidden tokens are right in part"
     beside: ClassVar[tuple[str, ...]] = ("target",)
     hub_task: ClassVar[str | None] = "fill-mask"
     peft_task: ClassVar[str | None] = None

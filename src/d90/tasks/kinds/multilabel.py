@@ -46,6 +46,7 @@ class MultiLabel(TaskKind):
     metrics: ClassVar[tuple[str, ...]] = (F1_MICRO, F1_MACRO, AVERAGE_PRECISION)
     classes: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
+    mistake: ClassVar[str] = "an example's classes may be right in part"
     hub_task: ClassVar[str | None] = "text-classification"
     peft_task: ClassVar[str | None] = "SEQ_CLS"
 

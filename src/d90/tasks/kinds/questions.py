@@ -67,6 +67,8 @@ class Answering(TaskKind):
     beside: ClassVar[tuple[str, ...]] = ("owner", "low", "high", "window")
     filler: ClassVar[float] = float(NO_PLACE)
     extracts: ClassVar[bool] = True
+    right_or_wrong: ClassVar[bool] = True
+    mistake: ClassVar[str] = "an answer that is not exact"
     hub_task: ClassVar[str | None] = "question-answering"
     peft_task: ClassVar[str | None] = "QUESTION_ANS"
     shown: ClassVar[str] = "question,context"
@@ -261,6 +263,16 @@ class Answering(TaskKind):
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
         """The mean of what `grade` gave."""
         return predicted.double().mean().item()
+
+    def held_against(self, outputs: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+        """1 where the answer is exact, against 1."""
+        asked = self.questions(None, split, True, "")
+        right = torch.tensor(self.grade(EXACT, asked, self.answers_in(outputs, asked)))
+        return right.where(outputs.flatten(1).isfinite().all(dim=1), 0), torch.ones_like(right)
+
+    def constant_error(self, train: Split, split: Split) -> float:
+        """The share of questions whose answer is not the commonest one of training."""
+        return 1.0 - self.constant(EXACT, train, split)
 
     def chance(self, metric: str, train: Tensor, labels: Tensor, vocabulary: int | None = None) -> float:
         """Not found in labels alone.

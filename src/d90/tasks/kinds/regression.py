@@ -30,6 +30,7 @@ class Regression(TaskKind):
     name: ClassVar[str] = "regression"
     stored: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number for a text or a pair of texts"
+    mistake: ClassVar[str] = "a number is near or far, and never just right"
     problem: ClassVar[str | None] = "regression"
     metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     hub_task: ClassVar[str | None] = None

@@ -64,6 +64,8 @@ class Tokens(TaskKind):
     beside: ClassVar[tuple[str, ...]] = ("first",)
     padding: ClassVar[Mapping[str, int]] = {"first": -1}
     filler: ClassVar[float] = UNSEEN
+    right_or_wrong: ClassVar[bool] = True
+    mistake: ClassVar[str] = "a sentence with a wrong tag"
     hub_task: ClassVar[str | None] = "token-classification"
     peft_task: ClassVar[str | None] = "TOKEN_CLS"
 
@@ -189,15 +191,27 @@ class Tokens(TaskKind):
         ]
         return {"entities": marked, "words": words} if self.entities_tagged else {"words": words}
 
+    def _right(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        """Which words have the right tag (n, words); those without a token count as predicted to be outside."""
+        outside = self.labels.index("O") if "O" in self.labels else NO_TAG
+        return predicted.where(predicted >= 0, outside) == labels
+
+    def held_against(self, outputs: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+        """1 where all tags of a sentence are right, against 1."""
+        right = self._right(_as_wide(self.predict(outputs), split.labels), split.labels) | (split.labels < 0)
+        whole = right.all(dim=1) & outputs.flatten(1).isfinite().all(dim=1)
+        return whole.long(), torch.ones_like(whole, dtype=torch.int64)
+
+    def constant_error(self, train: Split, split: Split) -> float:
+        """The share of sentences in which some tag is not the commonest of training."""
+        common = torch.bincount(train.labels[train.labels >= 0]).argmax()
+        return ((split.labels != common) & (split.labels >= 0)).any(dim=1).float().mean().item()
+
     def measure(self, metric: str, predicted: Tensor, labels: Tensor) -> float:
         """F1 of entities, each right where its type and both ends are; or the share of words with the right tag."""
-        if predicted.shape[1] < labels.shape[1]:  # the longest sentences are not among these
-            predicted = torch.nn.functional.pad(predicted, (0, labels.shape[1] - predicted.shape[1]), value=NO_TAG)
-        predicted = predicted[:, : labels.shape[1]]
+        predicted = _as_wide(predicted, labels)
         if metric == TOKEN_ACCURACY:
-            there = labels >= 0
-            outside = self.labels.index("O") if "O" in self.labels else NO_TAG
-            return (predicted.where(predicted >= 0, outside) == labels)[there].double().mean().item()
+            return self._right(predicted, labels)[labels >= 0].double().mean().item()
         if metric != ENTITY_F1:
             return super().measure(metric, predicted, labels)
         hits = total = 0
@@ -218,6 +232,13 @@ class Tokens(TaskKind):
             logits = (counts / counts.sum()).clamp(min=1e-6).log()
             return self.score(metric, logits.expand(*labels.shape, -1), labels)
         return self.measure(metric, counts.argmax().expand_as(labels), labels)
+
+
+def _as_wide(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Predictions (n, words) with as many words as the labels: the longest sentences may not be among the examples."""
+    if predicted.shape[1] < labels.shape[1]:
+        predicted = torch.nn.functional.pad(predicted, (0, labels.shape[1] - predicted.shape[1]), value=NO_TAG)
+    return predicted[:, : labels.shape[1]]
 
 
 def _columns(table: Table, columns: Columns) -> tuple[str, str]:
