@@ -40,7 +40,7 @@ REFUSED = {
 def rows(kind: str, seed: int) -> list[dict[str, Any]]:
     """Examples of 3 to 6 words that no two share, as far as three words allow."""
     draw, found, seen = random.Random(seed), list[dict[str, Any]](), set[str]()
-    while len(found) < 40:
+    while len(found) < 56:
         words = draw.choices("abc", k=draw.randint(4, 7))
         text, place = " ".join(words), 2 * draw.randrange(len(words))
         if text in seen:
@@ -98,7 +98,10 @@ def commands(kind: str) -> dict[str, tuple[str, ...]]:
     rule = () if kind in ("classification", "tokens", "multiple-choice", "image-classification") else ("--rule", "gain")
     asked = ASKED.get(kind, ["data/train/a/0.png" if kind == "image-classification" else "a b a"])
     return {
-        "train": ("train", "base", "data", *short, "--method", "full", "--d", "20", "--lr", "0.05", "--metric", "loss", "--out", "t.d90"),
+        "train": (
+            "train", "base", "data", *of, "--method", "full", "--d", "20", "--lr", "0.02", "--metric", "loss", "--epochs", "4",
+            "--evaluations", "4", "--batch-size", "8", "--precision", "fp32", "--out", "t.d90",
+        ),
         "predict": ("predict", "t.d90", *asked, "--format", "jsonl"),
         "evaluate": ("evaluate", "t.d90"),
         "evaluate test": ("evaluate", "t.d90", "--split", "test"),
@@ -115,7 +118,7 @@ def commands(kind: str) -> dict[str, tuple[str, ...]]:
         "lowdata": ("lowdata", *study, "--methods", "full full@d=10", "--counts", "10,20", "--rates", "1"),
         "certify": (
             "certify", "base", "data", *of, "--dims", "10", "--levels", "3", "--epochs", "1", "--precision", "fp32", "--out", "c.json",
-            "--store", "s.sqlite",
+            "--store", "c.sqlite",
         ),
         "advise": ("advise", *study, "--methods", "lora:r=1 lora:r=2", "--like", "lora:r=4", "--budget", "4", "--out", "a.d90"),
     }  # fmt: skip
