@@ -16,6 +16,7 @@ from d90 import reproduce as recipes
 from d90.cli.reproduce import FUNCTIONS
 from d90.errors import InputError
 from d90.reproduce import calls
+from d90.reproduce.schema import Arguments
 from d90.studies.low_data import low_data
 from d90.trials.options import ExecutorOptions
 from tests.reference.command import Done, run
@@ -225,7 +226,7 @@ def test_figures_of_few_examples_are_found_by_what_was_asked(digits: Path, tmp_p
     }
     found = low_data("mlp:16-32-3", f"idx:{digits}", ["full", "bitfit"], (30, 10_000, None), **options)
     kind = recipes.KINDS["lowdata"]
-    arguments = {"methods": "full bitfit", "counts": "30,10000,all"}
+    arguments = Arguments(methods="full bitfit", counts="30,10000,all")
     figures = list(kind.read(found, arguments))
     asked = {tuple(keys.values()) for keys in kind.keys(arguments)}
     assert {tuple(figure.keys.values()) for figure in figures} == asked
@@ -411,7 +412,7 @@ def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
     for name in calls.CALLS:
         monkeypatch.setitem(calls.CALLS, name, spy(name))
     plan = recipes.read(tmp_path / "r.yaml", COMMANDS, {"digits": str(digits)}, tmp_path / "out")
-    recipes.run(plan, where={"jobs": 2})
+    recipes.run(plan, where=ExecutorOptions(jobs=2))
     two = ExecutorOptions(jobs=2)
     assert given == {"measure": two, "compare": two, "train": None, "certify": None}
 
@@ -429,7 +430,7 @@ def test_recipes_call_no_command_and_read_no_command_line(path: Path) -> None:
 
 def test_an_earlier_spelling_in_a_recipe_is_read_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     given = COMMANDS["measure"].arguments({"of": "lora:r=8", "hopeless": False})
-    assert (given["baseline"], given["prune"]) == ("lora:r=8", False)
+    assert (given.baseline, given.prune) == ("lora:r=8", False)
     told = capsys.readouterr().err
     assert "note: of is now called baseline\n" in told
     assert "note: hopeless is now called prune\n" in told

@@ -54,7 +54,7 @@ def run(
         _plan(plan, found)
         return
     # a recipe's own options stand where none is given
-    rows, failed = recipes.run(plan, make_progress(), where.to_dict())
+    rows, failed = recipes.run(plan, make_progress(), where)
     _show(plan, rows)
     echo(f"store, pages and summary.json: {plan.folder}")
     if failed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from d90.certificates.classification import certify
@@ -35,14 +36,14 @@ from d90.training.progress import Progress
 from d90.training.record import TuneRecord, read_record
 from d90.training.request import TrainingRequest
 from d90.training.trackers import tracked
-from d90.trials.options import RunOptions, open_executor
+from d90.trials.options import ExecutorOptions, RunOptions, open_executor
 
 __all__ = ["CALLS", "result_of"]
 
-Given = Mapping[str, Any]  # what a command's function takes, single options put together to whole ones
+Given = SimpleNamespace  # what a command's function takes, single options put together to whole ones
 
 
-def result_of(study: Study, progress: Progress, where: Mapping[str, Any]) -> Any:
+def result_of(study: Study, progress: Progress, where: ExecutorOptions) -> Any:
     """Run a study and give its result; what is stored, or lies in its file, of the same question, is not made again.
 
     Args:
@@ -59,7 +60,7 @@ class Place:
         where: options of the executor, in place of the study's own.
     """
 
-    def __init__(self, study: Study, progress: Progress, where: Mapping[str, Any]) -> None:
+    def __init__(self, study: Study, progress: Progress, where: ExecutorOptions) -> None:
         self.study, self.progress, self.where = study, progress, where
 
     @property
@@ -70,24 +71,24 @@ class Place:
     @contextmanager
     def opened(self, given: Given) -> Iterator[RunOptions]:
         """The study's run options, with the store open, and the executor and the trackers that were asked for."""
-        run: RunOptions = given["run"]
-        trackers = tracked(self.progress, given.get("report_to", ""), given.get("logs", ""))
-        with open_executor(replace(given["where"], **self.where)) as executor, trackers as progress:
+        run: RunOptions = given.run
+        trackers = tracked(self.progress, getattr(given, "report_to", ""), getattr(given, "logs", ""))
+        with open_executor(replace(given.where, **self.where.to_dict())) as executor, trackers as progress:
             yield replace(run, store=run.open_store(), progress=progress, executor=executor, command=self.line)
 
 
 def _measure(given: Given, place: Place) -> Any:
     with place.opened(given) as run:
-        options = {name: given[name] for name in ("search", "training", "data")}
-        result = measure(given["model"], given["task"], given["method"], **options, run=run)
+        options = {name: getattr(given, name) for name in ("search", "training", "data")}
+        result = measure(given.model, given.task, given.method, **options, run=run)
     write_report(run.open_store(), _page(given, run, ".html"))
     return result
 
 
 def _compare(given: Given, place: Place) -> Any:
     with place.opened(given) as run:
-        options = {name: given[name] for name in ("options", "training", "data")}
-        result = compare(given["model"], given["task"], split("methods", given["methods"]), **options, run=run)
+        options = {name: getattr(given, name) for name in ("options", "training", "data")}
+        result = compare(given.model, given.task, split("methods", given.methods), **options, run=run)
     write_comparisons(run.open_store(), _page(given, run, ".compare.html"))
     return result
 
@@ -95,8 +96,8 @@ def _compare(given: Given, place: Place) -> Any:
 def _series(study: Callable[..., Any]) -> Callable[[Given, Place], Any]:
     def call(given: Given, place: Place) -> Any:
         with place.opened(given) as run:
-            options = {name: given[name] for name in ("options", "search", "training", "data")}
-            result = study(given["models"], split("tasks", given["tasks"]), given["method"], **options, run=run)
+            options = {name: getattr(given, name) for name in ("options", "search", "training", "data")}
+            result = study(given.models, split("tasks", given.tasks), given.method, **options, run=run)
         write_page(series_page(result), _page(given, run, f".{result.kind}.html"))
         return result
 
@@ -105,26 +106,26 @@ def _series(study: Callable[..., Any]) -> Callable[[Given, Place], Any]:
 
 def _low_data(given: Given, place: Place) -> Any:
     with place.opened(given) as run:
-        options = {name: given[name] for name in ("options", "training", "data")}
-        methods, counts = split("methods", given["methods"]), read_joined("counts", given["counts"])
-        result = low_data(given["model"], given["task"], methods, counts, **options, run=run)
+        options = {name: getattr(given, name) for name in ("options", "training", "data")}
+        methods, counts = split("methods", given.methods), read_joined("counts", given.counts)
+        result = low_data(given.model, given.task, methods, counts, **options, run=run)
     write_page(lowdata_page(result), _page(given, run, ".lowdata.html"))
     return result
 
 
 def _page(given: Given, run: RunOptions, ending: str) -> Path:
-    return Path(given["page"] or run.open_store().path.with_suffix(ending))
+    return Path(given.page or run.open_store().path.with_suffix(ending))
 
 
 def _latency(given: Given, place: Place) -> Latency:
-    asked, options, out = given["methods"], given["options"], Path(given["out"])
-    ranks = read_joined("r", given["r"])
-    methods = split("methods", asked) if asked is not None else usual_methods(ranks, given["prefix"])
+    asked, options, out = given.methods, given.options, Path(given.out)
+    ranks = read_joined("r", given.r)
+    methods = split("methods", asked) if asked is not None else usual_methods(ranks, given.prefix)
     stored = _stored_latency(out)
-    if stored is not None and stored.question == latency_question(given["model"], methods, options):
+    if stored is not None and stored.question == latency_question(given.model, methods, options):
         place.progress.note(f"{out} is there, of the same question; remove it to measure again")
         return stored
-    result = latency(given["model"], methods, options=options, progress=place.progress, command=place.line)
+    result = latency(given.model, methods, options=options, progress=place.progress, command=place.line)
     result.save(out)
     return result
 
@@ -137,59 +138,59 @@ def _stored_latency(path: Path) -> Latency | None:
 
 
 def _certify(given: Given, place: Place) -> Any:
-    options = {name: given[name] for name in ("options", "training", "data", "store")}
-    options |= {"method": given["method"]} if given["method"] else {}
-    result = certify(given["model"], given["task"], progress=place.progress, command=place.line, **options)
-    result.save(given["out"])
+    options = {name: getattr(given, name) for name in ("options", "training", "data", "store")}
+    options |= {"method": given.method} if given.method else {}
+    result = certify(given.model, given.task, progress=place.progress, command=place.line, **options)
+    result.save(given.out)
     return result
 
 
 def _train(given: Given, place: Place) -> TuneRecord:
-    out = Path(given["out"])
+    out = Path(given.out)
     if _trained(given):
         place.progress.note(f"{out} is there, of the same recipe")
     else:
-        options = {name: given[name] for name in ("dtype", "checkpoint_minutes")}
-        with tracked(place.progress, given["report_to"], given["logs"]) as progress:
+        options = {name: getattr(given, name) for name in ("dtype", "checkpoint_minutes")}
+        with tracked(place.progress, given.report_to, given.logs) as progress:
             run = train_to_file(_request(given), out, progress=progress, **options)
         run.release()
     return read_record(out)
 
 
 def _request(given: Given) -> TrainingRequest:
-    return TrainingRequest(*(given[name] for name in ("model", "task", "method", "d", "training", "data")))
+    return TrainingRequest(*(getattr(given, name) for name in ("model", "task", "method", "d", "training", "data")))
 
 
 def _trained(given: Given) -> bool:
     """Whether the tune is there, of this very recipe, data and base."""
-    out = Path(given["out"])
+    out = Path(given.out)
     if not out.exists() or not out.with_suffix(".json").exists():
         return False
     asked = _request(given)
-    task = open_task(given["task"], asked.recipe)
-    _, recipe, _ = asked.settled(task, given["model"])
-    model = open_model(given["model"], task, recipe)
+    task = open_task(given.task, asked.recipe)
+    _, recipe, _ = asked.settled(task, given.model)
+    model = open_model(given.model, task, recipe)
     try:
         record = read_record(out)
     except InputError:
         return False  # damaged: trained again
-    if given["training"].lr == AUTO:
+    if given.training.lr == AUTO:
         recipe = replace(recipe, lr=record.recipe.lr)
     same = record.recipe == recipe and record.task.fingerprint == task.fingerprint
     return same and record.base in (model.base, model.earlier)
 
 
 def _analyze(given: Given, place: Place) -> Any:
-    options = {"model": given["model"], "targets": given["targets"], "ranks": read_joined("ranks", given["ranks"])}
-    result = analyze(given["tune"], given["other"], **options, command=place.line)
-    out = write_page(analysis_page(result), given["out"])
+    options = {"model": given.model, "targets": given.targets, "ranks": read_joined("ranks", given.ranks)}
+    result = analyze(given.tune, given.other, **options, command=place.line)
+    out = write_page(analysis_page(result), given.out)
     write_text(out.with_suffix(".json"), json.dumps(result.to_dict()) + "\n")
     return result
 
 
 def _pretrain(given: Given, place: Place) -> list[tuple[int, float | None]]:
-    pretrain(given["text"], given["out"], given["validation"], options=given["options"], progress=place.progress)
-    return losses(given["out"])
+    pretrain(given.text, given.out, given.validation, options=given.options, progress=place.progress)
+    return losses(given.out)
 
 
 CALLS: dict[str, Callable[[Given, Place], Any]] = {

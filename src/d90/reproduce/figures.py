@@ -16,7 +16,7 @@ from d90.analysis import relative_gap
 from d90.errors import InputError
 from d90.methods import parse
 from d90.report.words import axis
-from d90.reproduce.schema import split
+from d90.reproduce.schema import Arguments, split
 from d90.results.compare import Comparison, Entry
 from d90.results.latency import Latency
 from d90.results.low_data import LowData
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Figure", "Keys", "Kind", "canonical", "label"]
 
 Keys = Mapping[str, str]
-Arguments = Mapping[str, Any]  # of a command, by parameter
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def canonical(key: str, value: str) -> str:
 
 
 def _methods(arguments: Arguments, name: str = "methods") -> list[str]:
-    texts = split("methods", arguments[name])
+    texts = split("methods", getattr(arguments, name))
     if not texts:
         raise InputError(f"got no {name}, expected at least one, as in: full lora:r=8")
     return [str(parse(text)) for text in texts]
@@ -129,8 +128,8 @@ def _measure(result: Measurement, _: Arguments) -> Iterator[Figure]:
 
 
 def _series_keys(arguments: Arguments) -> list[dict[str, str]]:
-    targets = ("last", "own") if arguments["target"] == "both" else (arguments["target"],)
-    product = itertools.product(split("tasks", arguments["tasks"]), arguments["models"], targets)
+    targets = ("last", "own") if arguments.target == "both" else (arguments.target,)
+    product = itertools.product(split("tasks", arguments.tasks), arguments.models, targets)
     return [{"model": model, "task": task, "target": target} for task, model, target in product]
 
 
@@ -171,14 +170,14 @@ def _compare(result: Comparison, _: Arguments) -> Iterator[Figure]:
 
 
 def _lowdata_keys(arguments: Arguments) -> list[dict[str, str]]:
-    product = itertools.product(_methods(arguments), split("counts", arguments["counts"]))
+    product = itertools.product(_methods(arguments), split("counts", arguments.counts))
     return [{"method": method, "n": n} for method, n in product]
 
 
 def _lowdata(result: LowData, arguments: Arguments) -> Iterator[Figure]:
     found = dict(zip(result.counts, result.comparisons, strict=True))
     whole = max(found)
-    for n in split("counts", arguments["counts"]):
+    for n in split("counts", arguments.counts):
         comparison = found[whole if n == "all" else min(int(n), whole)]
         for entry in comparison.entries:
             keys = {"method": _as_asked(entry), "n": n}
@@ -191,12 +190,10 @@ def _lowdata(result: LowData, arguments: Arguments) -> Iterator[Figure]:
 def _latency_keys(arguments: Arguments) -> list[dict[str, str]]:
     from d90.studies.latency import usual_methods
 
-    asked = arguments["methods"]
-    usual = [
-        str(parse(text)) for text in usual_methods([int(r) for r in split("r", arguments["r"])], arguments["prefix"])
-    ]
+    asked = arguments.methods
+    usual = [str(parse(text)) for text in usual_methods([int(r) for r in split("r", arguments.r)], arguments.prefix)]
     methods = ["base", *(usual if asked is None else _methods(arguments))]
-    return [{"method": method, "size": size} for method in methods for size in split("pairs", arguments["pairs"])]
+    return [{"method": method, "size": size} for method in methods for size in split("pairs", arguments.pairs)]
 
 
 def _latency(result: Latency, _: Arguments) -> Iterator[Figure]:
@@ -246,7 +243,7 @@ def _analyze(result: Analysis, _: Arguments) -> Iterator[Figure]:
 
 
 def _ranks(arguments: Arguments) -> list[dict[str, str]]:
-    return [{"r": r} for r in split("ranks", arguments["ranks"])]
+    return [{"r": r} for r in split("ranks", arguments.ranks)]
 
 
 def _train(tune: TuneRecord, _: Arguments) -> Iterator[Figure]:
@@ -255,7 +252,7 @@ def _train(tune: TuneRecord, _: Arguments) -> Iterator[Figure]:
 
 
 def _pretrain_keys(arguments: Arguments) -> list[dict[str, str]]:
-    return [{"step": str(step)} for step in schedule(arguments["steps"], arguments["checkpoints"])]
+    return [{"step": str(step)} for step in schedule(arguments.steps, arguments.checkpoints)]
 
 
 def _pretrain(losses: Sequence[tuple[int, float | None]], _: Arguments) -> Iterator[Figure]:

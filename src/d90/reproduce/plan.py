@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from d90.reproduce.schema import Command
+from d90.reproduce.schema import Arguments, Command
 
 __all__ = ["Plan", "Published", "Study", "slug"]
 
@@ -40,7 +39,7 @@ class Study:
 
     name: str
     command: Command
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     published: tuple[Published, ...]
 
     @property

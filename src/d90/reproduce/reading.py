@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import D90Error, InputError, unknown_name
+from d90.files import Json
 from d90.methods import parse
 from d90.reproduce.figures import KINDS, canonical
 from d90.reproduce.plan import Plan, Published, Study, slug
 from d90.reproduce.resolve import makes
-from d90.reproduce.schema import Command
+from d90.reproduce.schema import Arguments, Command
 from d90.training.recipe import make_recipe
 
 __all__ = ["folder_of", "read"]
@@ -160,7 +161,7 @@ def _once(node: Any, path: Path, seen: set[int]) -> None:
         _once(part, path, seen)
 
 
-def _mapping(item: Any, where: str, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:
+def _mapping(item: Any, where: str, known: tuple[str, ...], needed: tuple[str, ...]) -> Json:
     if not isinstance(item, dict):
         raise InputError(f"{where}: got {type(item).__name__}, expected keys {', '.join(known)}")
     unknown = next((key for key in item if key not in known), None)
@@ -251,8 +252,8 @@ def _study(
         _placed(command, arguments, shown, folder)
         if not anywhere:
             _check_places(arguments, folder)
-        if "models" in arguments:
-            arguments["models"] = [found for text in arguments["models"] for found in _globbed(text, made)]
+        if hasattr(arguments, "models"):
+            arguments.models = [found for text in arguments.models for found in _globbed(text, made)]
         _check(command, arguments)
         study = Study(shown, command, arguments, ())
         published = progress.get("published") or []
@@ -263,24 +264,24 @@ def _study(
         raise InputError(f"{where}, {name}: {error}") from None
 
 
-def _placed(command: Command, arguments: dict[str, Any], name: str, folder: Path) -> None:
+def _placed(command: Command, arguments: Arguments, name: str, folder: Path) -> None:
     """Everything a study writes goes into the recipe's folder, where the recipe does not say otherwise."""
     defaults = {option.name: option.default for option in command.options}
-    places: dict[str, Any] = {"store": folder / "d90.sqlite", "logs": str(folder / "logs")}
+    places = {"store": folder / "d90.sqlite", "logs": str(folder / "logs")}
     if command.name in ("trajectory", "family", "lowdata"):
         places["page"] = folder / f"{slug(name)}.html"
     endings = {"analyze": ".html", "train": ".d90", "pretrain": ""}
     places["out"] = folder / f"{slug(name)}{endings.get(command.name, '.json')}"
     for key, place in places.items():
-        if key in arguments and arguments[key] == defaults[key]:
-            arguments[key] = place
+        if hasattr(arguments, key) and getattr(arguments, key) == defaults[key]:
+            setattr(arguments, key, place)
 
 
-def _check_places(arguments: Mapping[str, Any], folder: Path) -> None:
+def _check_places(arguments: Arguments, folder: Path) -> None:
     """Refuse what would be written outside the recipe's folder: a recipe may come from someone else."""
     allowed = folder.resolve()
     for key in WRITTEN:
-        place = arguments.get(key)
+        place = getattr(arguments, key, None)
         if place and not Path(place).resolve().is_relative_to(allowed):
             raise InputError(
                 f"got {key}: {place}, which is outside the recipe's folder '{folder}'; expected a path in it, as "
@@ -301,18 +302,19 @@ def _globbed(text: str, made: Sequence[str]) -> list[str]:
     return sorted(found, key=lambda name: ([int(part) for part in re.findall(r"\d+", name)], name))
 
 
-def _check(command: Command, arguments: Mapping[str, Any]) -> None:
+def _check(command: Command, arguments: Arguments) -> None:
     """What the functions below would refuse, when the studies before have been trained."""
     KINDS[command.name].keys(arguments)
     whole = command.whole(arguments)
-    spec = parse(arguments.get("method") or "full")  # certify leaves it open
-    if "training" in whole:
-        make_recipe("model", "task", spec, whole["training"])
-    if command.name in ("trajectory", "family") and len(arguments["models"]) < 2:
-        raise InputError(f"got {len(arguments['models'])} models, expected at least two")
+    spec = parse(getattr(arguments, "method", None) or "full")  # certify leaves it open
+    if hasattr(whole, "training"):
+        make_recipe("model", "task", spec, whole.training)
+    if command.name in ("trajectory", "family") and len(arguments.models) < 2:
+        raise InputError(f"got {len(arguments.models)} models, expected at least two")
     for name in ("tried", "d"):
-        if arguments.get(name) is not None and arguments[name] < 1:
-            raise InputError(f"got {name}: {arguments[name]}, expected at least 1")
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            raise InputError(f"got {name}: {value}, expected at least 1")
 
 
 def _published(entry: Any, study: Study) -> Published:

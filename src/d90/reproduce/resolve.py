@@ -13,7 +13,7 @@ from d90.models.loading import MODELS, split_revision
 from d90.models.smollm2 import HOW_TO_HAVE
 from d90.options import COLUMN_OPTIONS
 from d90.reproduce.plan import Plan, Study
-from d90.reproduce.schema import split
+from d90.reproduce.schema import Arguments, split
 from d90.studies.pretrain import folders
 from d90.tasks import load as load_task
 from d90.tasks.hub import GLUE, SUBSETS
@@ -50,26 +50,36 @@ def makes(study: Study) -> list[str]:
     """What a study writes that a later one may read: a tune, or checkpoints."""
     given = study.arguments
     if study.command.name == "pretrain":
-        return [str(path) for path in folders(given["out"], given["steps"], given["checkpoints"]).values()]
-    return [str(given["out"])] if study.command.name == "train" else []
+        return [str(path) for path in folders(given.out, given.steps, given.checkpoints).values()]
+    return [str(given.out)] if study.command.name == "train" else []
 
 
 def names(study: Study) -> Iterator[tuple[str, str]]:
     """("model", "task", "tune" or "text", name) of what a study reads."""
     given = study.arguments
     if study.command.name == "pretrain":
-        yield from (("text", given[key]) for key in ("text", "validation") if given[key])
+        yield from (("text", text) for text in (given.text, given.validation) if text)
         return
-    if study.command.name == "latency" and given["shape"] is not None:
+    if study.command.name == "latency" and given.shape is not None:
         return
-    for name in given.get("models", [given["model"]] if given.get("model") else []):
+    for name in _models(given):
         yield ("tune" if name.endswith(".d90") else "model"), name
-    tasks = split("tasks", given["tasks"]) if "tasks" in given else [given["task"]] if given.get("task") else []
+    tasks = _tasks(given)
     for name in tasks:
         yield "task", name
     for key in ("tune", "other"):
-        if given.get(key):
-            yield "tune", given[key]
+        if getattr(given, key, None):
+            yield "tune", getattr(given, key)
+
+
+def _models(given: Arguments) -> list[str]:
+    return list(given.models if hasattr(given, "models") else filter(None, [getattr(given, "model", None)]))
+
+
+def _tasks(given: Arguments) -> list[str]:
+    return (
+        split("tasks", given.tasks) if hasattr(given, "tasks") else list(filter(None, [getattr(given, "task", None)]))
+    )
 
 
 def _model(name: str) -> str:
@@ -101,7 +111,7 @@ def _task(name: str, study: Study, load: bool) -> str:
     if name.startswith(("idx:", ".", "/", "~")) or Path(name).exists() or ending_of(name):
         if not load and Path(name.removeprefix("idx:")).exists():
             return "local data"
-        columns = {key: study.arguments[key] for key in COLUMN_OPTIONS if study.arguments.get(key)}
+        columns = {key: value for key, value in vars(study.arguments).items() if key in COLUMN_OPTIONS and value}
         return _count_of(load_task(name, **columns))
     if name.startswith("glue/"):
         subset = name.removeprefix("glue/")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from d90.reproduce.calls import result_of
 from d90.reproduce.figures import KINDS, Figure, label
 from d90.reproduce.plan import Plan, Published, Study
 from d90.training.progress import Progress
+from d90.trials.options import ExecutorOptions
 
 __all__ = ["TableRow", "rows_of", "run"]
 
@@ -41,15 +41,15 @@ class TableRow:
 
 
 def run(
-    plan: Plan, progress: Progress | None = None, where: Mapping[str, Any] | None = None
+    plan: Plan, progress: Progress | None = None, where: ExecutorOptions = ExecutorOptions()
 ) -> tuple[list[TableRow], list[str]]:
     """Run every study, and write summary.json into the recipe's folder after each.
 
     A study that fails is a row that says why, and the others go on.
 
     Args:
-        where: options that say where trials run (jobs, on, num_gpus, address), for each command that has them. They decide no
-            result and stand in no command line: a recipe begun here goes on elsewhere.
+        where: where trials run, of each command that trains: what is given stands in place of the study's own. It decides no
+            result and stands in no command line: a recipe begun here goes on elsewhere.
 
     Returns:
         The rows, and a line for each study that failed.
@@ -63,7 +63,7 @@ def run(
     for number, study in enumerate(plan.studies, 1):
         progress.note(f"study {number} of {len(plan.studies)}: {study.name}")
         try:
-            rows += rows_of(study, result_of(study, progress, where or {}))
+            rows += rows_of(study, result_of(study, progress, where))
         except (D90Error, TrainingFailed) as error:
             failed.append(f"'{study.name}': {error}")
             rows.append(TableRow(study.name, "", None, None, None, "", "failed"))

@@ -9,18 +9,24 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from d90.errors import InputError, printable, unknown_name
+from d90.files import Json
 from d90.joined import JOINED, read_joined, split_joined
 
-__all__ = ["Command", "Option", "command_of", "split"]
+__all__ = ["Arguments", "Command", "Option", "command_of", "split"]
 
 # options that hold several values in one text, and what stands between the values; a recipe may give a list
 BETWEEN = {"methods": " ", "tasks": " ", "targets": "", "text": ",", **dict.fromkeys(JOINED, ",")}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path", list: "a list"}
+
+
+class Arguments(SimpleNamespace):
+    """What a command is called with: an attribute for each parameter of its function, every option by itself."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,13 @@ class Command:
         """Whether it has an option of this name."""
         return any(name in option.names for option in self.options)
 
-    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, options: Json) -> Arguments:
         """What its function takes: every parameter, what was not given at its default.
 
         Raises:
             InputError: an unknown option, a value of the wrong type, an argument that is missing, an option given twice.
         """
-        given: dict[str, Any] = {}
+        given = {}
         for name, value in options.items():
             option = self.option(name)
             today = next(one for one in self.options if one.name == self.field(name))
@@ -97,7 +103,7 @@ class Command:
                 raise InputError(
                     f"got no {option.names[0]}, expected one: {self.name} needs it. Add it to the study's options"
                 )
-        return {option.name: given.get(option.name, option.default) for option in self.options}
+        return Arguments(**{option.name: given.get(option.name, option.default) for option in self.options})
 
     @property
     def renamed(self) -> Mapping[str, str]:
@@ -105,26 +111,26 @@ class Command:
         found: Mapping[str, str] = getattr(self.function, "renamed", {})
         return found
 
-    def whole(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments, single options put together to the dataclasses that check them.
+    def whole(self, arguments: Arguments) -> SimpleNamespace:
+        """What its function takes, as attributes: single options put together to the dataclasses that check them.
 
         Raises:
             InputError: a value that an option cannot have.
         """
         gather = getattr(self.function, "gather", dict)
-        return dict(gather(arguments))
+        return SimpleNamespace(**gather(vars(arguments)))
 
-    def line(self, arguments: Mapping[str, Any]) -> list[str]:
+    def line(self, arguments: Arguments) -> list[str]:
         """The command line, without 'd90', that does the same."""
         positional = [option for option in self.options if option.positional]
-        while positional and arguments[positional[-1].name] == positional[-1].default:
+        while positional and getattr(arguments, positional[-1].name) == positional[-1].default:
             positional.pop()
         words = [self.name]
         for option in positional:
-            value = arguments[option.name]
+            value = getattr(arguments, option.name)
             words += value if option.kind is list else [str(value)]
         for option in self.options:
-            value = arguments[option.name]
+            value = getattr(arguments, option.name)
             if option.positional or value == option.default:
                 continue
             flag = f"--{option.names[0]}"
