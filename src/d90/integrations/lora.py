@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,19 +105,7 @@ def to_lora(
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes = [(module, module.training) for module in model.modules()]
     base = {name: p.detach().clone() for name, p in model.named_parameters()}
-    applied_method = load(spec, path, model, seed)
-    try:
-        tuned = probe(model) if probe else None
-        found = _trained(model) if own else {}
-        if not own:
-            applied_method.merge()
-        named = dict(model.named_parameters())
-        changed = {name: named[name].detach().clone() for name in base if name in named}
-    except BaseException:
-        applied_method.release()
-        raise
-    if own:
-        applied_method.release()
+    found, changed, tuned = _tuned(spec, path, model, seed, probe)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(base[name])
@@ -129,22 +116,56 @@ def to_lora(
     kept: float = 1.0
     lost: dict[str, float] = {}
     if own:
-        r, sizes = own.r, {"r": own.r, "lora_alpha": own.alpha or own.r, "use_rslora": own.rslora}
+        adapter = Adapter(found, head, own.r, own.alpha or own.r, own.rslora, task_type)
     else:
         assert rank is not None
-        r, sizes = rank, {"r": rank, "lora_alpha": rank}
         found, kept, lost = _cut(model, base, changed, set(head), rank)
-    exported = _write(model, Path(folder), found, head, sizes, probe, task_type, beside)
+        adapter = Adapter(found, head, rank, rank, False, task_type)
+    exported = _write(model, Path(folder), adapter, probe, beside)
     if exported is not None and unit != (0.0, 1.0):
         exported = (exported - unit[0]) / unit[1]  # as the tune's
     for name, p in model.named_parameters():
         p.requires_grad_(flags[name])
     for module, mode in modes:
         module.training = mode
-    return Exported(Path(folder), r, own is not None, kept, lost, tuned, exported)
+    return Exported(Path(folder), adapter.r, own is not None, kept, lost, tuned, exported)
+
+
+def _tuned(
+    spec: Spec, path: str | os.PathLike[str], model: nn.Module, seed: int, probe: Probe | None
+) -> tuple[Factors, dict[str, Tensor], Tensor | None]:
+    """The tune's own factors where it has any, its weights by name, and the probe's outputs; nothing of the method stays."""
+    own = isinstance(spec.method, LoRA)
+    names = [name for name, _ in model.named_parameters()]
+    applied_method = load(spec, path, model, seed)
+    try:
+        outputs = probe(model) if probe else None
+        found = _trained(model) if own else {}
+        if not own:
+            applied_method.merge()
+        named = dict(model.named_parameters())
+        changed = {name: named[name].detach().clone() for name in names if name in named}
+    except BaseException:
+        applied_method.release()
+        raise
+    if own:
+        applied_method.release()
+    return found, changed, outputs
 
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # module name -> A (r, inputs), B (outputs, r)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What goes into the folder: `task_type` is peft's word, or None."""
+
+    factors: Factors
+    head: Mapping[str, Tensor]
+    r: int
+    alpha: float
+    rslora: bool
+    task_type: str | None
 
 
 def _trained(model: nn.Module) -> Factors:
@@ -198,22 +219,19 @@ def _matrices(model: nn.Module) -> dict[str, bool]:
 
 
 def _write(
-    model: nn.Module,
-    folder: Path,
-    factors: Factors,
-    head: Mapping[str, Tensor],
-    sizes: Mapping[str, Any],
-    probe: Probe | None,
-    task_type: str | None,
-    beside: Callable[[Path], object] | None,
+    model: nn.Module, folder: Path, adapter: Adapter, probe: Probe | None, beside: Callable[[Path], object] | None
 ) -> Tensor | None:
+    """Write the folder; the probe's outputs with the adapter on the model."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
+    factors, head = adapter.factors, adapter.head
     support.check_supported(model)
     transposed = _matrices(model)
     heads = {name: model.get_submodule(name) for name in layout.owners(model, head)}
     config = LoraConfig(
-        **sizes,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        use_rslora=adapter.rslora,
         target_modules=sorted(factors),
         fan_in_fan_out=any(transposed.get(f"{name}.weight", False) for name in factors),
         modules_to_save=list(heads) or None,
@@ -229,9 +247,8 @@ def _write(
         if unknown:
             raise RuntimeError(f"peft does not take {unknown[:3]}")
         found.eval()
-        found.peft_config[
-            "default"
-        ].task_type = task_type  # only now: given before, peft would look for a head of its own
+        # only now: given before, peft would look for a head of its own
+        found.peft_config["default"].task_type = adapter.task_type
         with new_folder(folder) as whole:
             found.save_pretrained(whole)
             if beside is not None:

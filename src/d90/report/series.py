@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import render
@@ -81,10 +82,10 @@ def series_figures(study: Series) -> list[str]:
     figures = []
     if lines:
         title, label = TITLES[study.kind], "d90, with its 90 % interval"
-        figures.append(_figure(title, lines, study.xlabel, label, scale, "log", "d", xs))
+        figures.append(_figure(lines, _Frame(title, study.xlabel, label, scale, "log", "d", xs)))
     if scores:
         title, label = "Full fine-tuning of each", f"validation {_metric(study)}"
-        figures.append(_figure(title, scores, study.xlabel, label, scale, "linear", "f", xs))
+        figures.append(_figure(scores, _Frame(title, study.xlabel, label, scale, "linear", "f", xs)))
     return figures
 
 
@@ -197,71 +198,93 @@ def lowdata_figure(study: LowData) -> str:
         shown = [f"{asked}, n = {n:,}: {score(entry.mean, first.metric)}" for n, entry in known]
         lines.append(Line(asked, points, i, shown=shown))
     title, values = f"{study.model} on {study.task}", f"{first.split} {label}"
-    return _figure(title, lines, "training examples (log scale)", values, "log", "linear", "l", study.counts)
+    return _figure(lines, _Frame(title, "training examples (log scale)", values, "log", "linear", "l", study.counts))
 
 
-def _figure(
-    title: str, lines: Sequence[Line], xlabel: str, ylabel: str, xscale: str, yscale: str, prefix: str, ticks: Sequence[int]
-) -> str:  # fmt: skip
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+@dataclass(frozen=True)
+class _Frame:
+    """What stands around the lines of a figure: its words, scales, and the values of x that were measured (`ticks`)."""
 
+    title: str
+    xlabel: str
+    ylabel: str
+    xscale: str
+    yscale: str
+    prefix: str
+    ticks: Sequence[int]
+
+
+def _figure(lines: Sequence[Line], frame: _Frame) -> str:
     with own_style():
         columns = 2 if max(len(line.label) for line in lines) <= NARROW else 1
         rows = -(-len(lines) // columns)
         figure, axes = new_axes(3.7 + 0.19 * rows)
         hover: dict[str, list[str]] = {}
         for i, line in enumerate(lines):
-            colour = COLOURS[line.colour % len(COLOURS)]
-            if not line.points:
-                continue
-            xs, ys, lows, highs = zip(*line.points, strict=True)
-            axes.plot(
-                xs, ys, line.dash, color=colour, linewidth=1.3, label=stand_in(i, line.label), marker="o", markersize=5
-            )
-            if lows != highs:
-                look = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
-                bars = [
-                    [y - low if low > 0 else 0.0 for y, low in zip(ys, lows, strict=True)],
-                    [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],
-                ]
-                axes.errorbar(xs, ys, yerr=bars, **look)
-                for x, y in ((x, y) for x, y, _, high in line.points if math.isinf(high)):
-                    axes.errorbar([x], [y], yerr=[[0.0], [(OPEN - 1) * y]], lolims=True, **look)
-                for x, y in ((x, y) for x, y, low, _ in line.points if low == 0):
-                    axes.errorbar([x], [y], yerr=[[(1 - 1 / OPEN) * y], [0.0]], uplims=True, **look)
-            axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(f"{prefix}{i}-dots")
-            hover[f"{prefix}{i}-dots"] = list(line.shown) or [
-                f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points
-            ]
+            if line.points:
+                hover[f"{frame.prefix}{i}-dots"] = _draw(axes, line, i, f"{frame.prefix}{i}-dots")
         arrows = [(x, line.colour) for line in lines for x in line.above]
         for n, (x, which) in enumerate(arrows):
             axes.plot(
                 [x], [1.0], "^", transform=axes.get_xaxis_transform(), clip_on=False, fillstyle="none", markersize=7,
                 color=COLOURS[which % len(COLOURS)], label="" if n else "above every d tried",
             )  # fmt: skip
-        positive = [x for x in ticks if x > 0]
-        if xscale == "symlog":
-            axes.set_xscale("symlog", linthresh=min(positive), linscale=0.6)
-        elif xscale == "log" and len(positive) == len(ticks):
-            axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(_apart(ticks, xscale)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
-        if yscale == "log":
-            values = [value for line in lines for point in line.points for value in point[1:] if 0 < value < math.inf]
-            if not values:  # every model is above every d tried: no value to take the axis from
-                axes.set_ylim(1.0, 10.0)
-            axes.set_yscale("log")
-            few = not values or max(values) / min(values) < DECADES
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        _scale_x(axes, frame)
+        if frame.yscale == "log":
+            _scale_y(axes, lines)
+        axes.set_xlabel(frame.xlabel)
+        axes.set_ylabel(frame.ylabel)
         axes.margins(0.06)
         figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5)
         text = rendered(figure)
-    return put_labels(for_page(text, [title], hover, prefix), [line.label for line in lines])
+    return put_labels(for_page(text, [frame.title], hover, frame.prefix), [line.label for line in lines])
+
+
+def _draw(axes: Any, line: Line, i: int, gid: str) -> list[str]:
+    """A line with its intervals, open ends as arrows; what its dots say when they are pointed at."""
+    colour = COLOURS[line.colour % len(COLOURS)]
+    xs, ys, lows, highs = zip(*line.points, strict=True)
+    axes.plot(xs, ys, line.dash, color=colour, linewidth=1.3, label=stand_in(i, line.label), marker="o", markersize=5)
+    if lows != highs:
+        look = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2.5, "alpha": 0.6}
+        bars = [
+            [y - low if low > 0 else 0.0 for y, low in zip(ys, lows, strict=True)],
+            [0.0 if math.isinf(high) else high - y for y, high in zip(ys, highs, strict=True)],
+        ]
+        axes.errorbar(xs, ys, yerr=bars, **look)
+        for x, y in ((x, y) for x, y, _, high in line.points if math.isinf(high)):
+            axes.errorbar([x], [y], yerr=[[0.0], [(OPEN - 1) * y]], lolims=True, **look)
+        for x, y in ((x, y) for x, y, low, _ in line.points if low == 0):
+            axes.errorbar([x], [y], yerr=[[(1 - 1 / OPEN) * y], [0.0]], uplims=True, **look)
+    axes.plot(xs, ys, "o", color=colour, markersize=5)[0].set_gid(gid)
+    return list(line.shown) or [f"{line.label}: {y:,.6g} at {x:,.0f}" for x, y, *_ in line.points]
+
+
+def _scale_x(axes: Any, frame: _Frame) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    positive = [x for x in frame.ticks if x > 0]
+    if frame.xscale == "symlog":
+        axes.set_xscale("symlog", linthresh=min(positive), linscale=0.6)
+    elif frame.xscale == "log" and len(positive) == len(frame.ticks):
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_apart(frame.ticks, frame.xscale)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
+
+
+def _scale_y(axes: Any, lines: Sequence[Line]) -> None:
+    """A logarithm, with labels at 1, 2 and 5 where it spans few decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    values = [value for line in lines for point in line.points for value in point[1:] if 0 < value < math.inf]
+    if not values:  # every model is above every d tried: no value to take the axis from
+        axes.set_ylim(1.0, 10.0)
+    axes.set_yscale("log")
+    few = not values or max(values) / min(values) < DECADES
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
 
 
 def _apart(ticks: Sequence[int], scale: str) -> list[int]:
