@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -400,11 +401,11 @@ def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.yaml").write_text(SMALL)
-    given: dict[str, Any] = {}
+    given: dict[str, ExecutorOptions | None] = {}
 
     def spy(name: str) -> Any:
-        def call(whole: dict[str, Any], place: calls.Place) -> None:
-            given[name] = replace(whole["where"], **place.where) if "where" in whole else None
+        def call(whole: SimpleNamespace, place: calls.Place) -> None:
+            given[name] = replace(whole.where, **place.where.to_dict()) if hasattr(whole, "where") else None
             raise InputError("seen")
 
         return call
