@@ -148,7 +148,7 @@ def test_copies_among_the_examples_are_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "full"}, "expected a subspace behind '@'"),
+        ({"method": "full"}, "expected a subspace after '@'"),
         ({"method": "full@head=outside"}, "use head=inside"),
         ({"dims": ()}, "expected positive whole numbers"),
         ({"levels": (0,)}, "expected positive whole numbers"),

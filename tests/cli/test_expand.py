@@ -46,7 +46,7 @@ def test_an_earlier_spelling_works_and_is_told() -> None:
     assert "--of" not in shown
     both = CliRunner().invoke(app, ["--of", "full", "--baseline", "bitfit"])
     assert isinstance(both.exception, InputError)
-    assert "--baseline bitfit and --of full, which are one option" in str(both.exception)
+    assert "--baseline bitfit and --of full, which are two names of one option" in str(both.exception)
 
 
 def test_what_cannot_be_is_refused_before_the_command_runs() -> None:

@@ -288,7 +288,7 @@ MISTAKES = {
     "a text for a switch": (OPTIONS % "full-curve: 'yes'", "expected true or false"),
     "a list for a text": (OPTIONS % "rule: [paper]", "expected a text"),
     "dims": (OPTIONS % "dims: [a]", "got 'a' among dims, expected whole numbers"),
-    "one option by two names": (OPTIONS % "baseline: full, of: full", "which are one option"),
+    "one option by two names": (OPTIONS % "baseline: full, of: full", "which are two names of one option"),
     "an impossible number": (OPTIONS % "epochs: 0", "got epochs=0"),
     "unknown rule": (OPTIONS % "rule: best", "unknown rule 'best'"),
     "unknown method": (OPTIONS % "method: fulll", "Did you mean 'full'?"),

@@ -100,6 +100,11 @@ class Certificate(BaseCertificate[Candidate]):
         return self.errors / self.n
 
     @property
+    def gap(self) -> float | None:
+        """The relative generalization gap (Aghajanyan et al. 2021); None where there is no test error to compare with."""
+        return bounds.relative_gap(1 - self.error, 1 - self.test_error) if self.test_error > 0 else None
+
+    @property
     def seen(self) -> list[tuple[str, float]]:
         """Errors of the decoded model, and of the guess that sees no example."""
         return [

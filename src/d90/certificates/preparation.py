@@ -144,7 +144,7 @@ def check_sound(spec: Spec, options: CertificateOptions) -> None:
     """
     if spec.space is None:
         raise InputError(
-            f"got '{spec}', expected a subspace behind '@', as in full@structure=said: only d numbers can be coded"
+            f"got '{spec}', expected a subspace after '@', as in full@structure=said: only d numbers can be coded"
         )
     if spec.space.options.head == "outside":
         raise InputError(

@@ -113,7 +113,9 @@ def _given(field: OptionField, default: Any, given: dict[str, Any]) -> Any:
         if old is None:
             continue
         if value not in (default, old):
-            raise InputError(f"got {today} {value} and {flag} {old}, which are one option; leave {flag} out")
+            raise InputError(
+                f"got {today} {value} and {flag} {old}, which are two names of one option; leave {flag} out"
+            )
         typer.echo(printable(f"note: {flag} is now called {today}"), err=True)
         value = old
     return value

@@ -46,7 +46,7 @@ def methods(
     two_columns("methods, joined by '+'", {usage(kind): _summary(kind) for kind in METHODS.values()})
     projections = ", ".join(f"{kind.name}[:{'|'.join(kind.entry_kinds)}]" for kind in PROJECTIONS.values())
     two_columns(
-        "behind @, as in full@d=1000,structure=said",
+        "after @, as in full@d=1000,structure=said",
         {
             "d": "how many numbers are trained, lambdas included",
             "structure": " | ".join(STRUCTURES),

@@ -126,7 +126,6 @@ def _write_page(result: Series, run: RunOptions, page: Path | None) -> None:
 
 
 def _show(result: Series) -> None:
-    from d90.search.summary import ends_in_words
     from d90.tasks.metrics import to_display
     from d90.training.console import make_table, print_table
 
@@ -137,8 +136,7 @@ def _show(result: Series) -> None:
         scores = (cell.score, cell.threshold)
         full, threshold = ("" if value is None else f"{to_display(value, cell.metric):.4f}" for value in scores)
         answer = f"{cell.d90:,}" if cell.d90 is not None else cell.status
-        ends = ends_in_words(*cell.interval) if any(cell.interval) else ""
-        table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, ends)
+        table.add_row(cell.model, cell.task, f"{cell.x:,}", cell.target, full, threshold, answer, cell.ends)
     print_table(table)
     for task, giver in result.givers.items():
         last = [cell.model for cell in result.cells if cell.task == task][-1]

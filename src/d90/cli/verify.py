@@ -18,7 +18,7 @@ def verify(
     certificate: Annotated[Path, typer.Argument(help="A certificate that 'd90 certify' wrote (.json).")],
     data: Annotated[
         str | None,
-        typer.Option(help="The task's data: lay the decoded message on the model and measure again. As for train."),
+        typer.Option(help="The task's data: put the decoded message on the model and measure again. As for train."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the model lies now; by default under its name in the certificate.")

@@ -34,7 +34,7 @@ LIMITS = {TUNE: 4 << 30, RECIPE: 1 << 20}  # bytes that are read back at most
 
 
 def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
-    """Send a tune, its recipe and a card to `repo`, which is made where there is none.
+    """Send a tune, its recipe and a card to `repo`, which is made if it does not exist.
 
     Example:
         >>> shelf = d90.push(tune, "./shelf/german")
@@ -51,7 +51,7 @@ def push(path: str | os.PathLike[str], repo: str, private: bool = False) -> str:
         Where it lies now.
 
     Raises:
-        InputError: an unsound tune or recipe, a name that is none, no token, no network, or what the hub refused.
+        InputError: an unsound tune or recipe, a name the hub cannot have, no token, no network, or what the hub refused.
     """
     source = Path(path)
     record = _without_paths(read_record(source))
@@ -111,7 +111,7 @@ def pull(repo: str, out: str | os.PathLike[str], revision: str | None = None) ->
 
     Args:
         repo: "owner/name" on the hub, or a local folder that `push` wrote.
-        out: made where it is none; nothing is left in it when something is wrong.
+        out: made if it does not exist; nothing is left in it when something is wrong.
         revision: a branch, tag or commit of the hub's; the newest by default.
 
     Returns:

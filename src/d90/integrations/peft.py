@@ -77,7 +77,7 @@ class SubspaceConfig(PeftConfig):
         base, draws: the base's fingerprint and the checksum of P, filled in; a folder's are checked when it is loaded.
 
     Raises:
-        InputError: d below 1, an option that is none of those known, a pattern that is no regular expression.
+        InputError: d below 1, an unknown option, a pattern that is not a regular expression.
     """
 
     d: int = field(default=200, metadata={"help": "how many numbers are trained, lambdas included"})

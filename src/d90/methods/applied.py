@@ -1,4 +1,4 @@
-"""A method, and the subspace over it if any, laid on a model: what a run trains, saves, merges and takes off again."""
+"""A method, and the subspace over it if any, put on a model: what a run trains, saves, merges and takes off again."""
 
 from __future__ import annotations
 

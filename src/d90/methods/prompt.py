@@ -284,7 +284,7 @@ def transformer_under(method: str, model: Any, new: int) -> Any:
     """The transformer under the model's head, of an encoder-decoder the encoder, where it can take `new` positions more.
 
     Raises:
-        InputError: it is none that takes one text, it has not that many positions, or it is lengthened already.
+        InputError: the model does not take one text, has too few positions, or is lengthened by another method already.
     """
     parts = ", ".join(dict.fromkeys(type(module).__name__ for module in model.modules()))
     if not hasattr(model, "base_model") or not hasattr(model, "config"):

@@ -101,7 +101,7 @@ class Space:
     def apply(self, model: nn.Module, seed: int, step_rule: int = STEP_RULE) -> Subspace:
         """Make the subspace over the model's trainable parameters."""
         if self.d is None:
-            raise InputError("a subspace needs its dimension: expected d=... behind '@', as in full@d=1000")
+            raise InputError("a subspace needs its dimension; expected d=... after '@', as in full@d=1000")
         own = seed if self.seed is None else self.seed
         return Subspace(model, self.d, options=replace(self.options, seed=own, step_rule=step_rule))
 

@@ -182,7 +182,7 @@ class Options:
 
 
 def fields_of(kind: type[Options]) -> Mapping[str, OptionField]:
-    """The options of a dataclass by name, in their order; fields without a help text are none."""
+    """The options of a dataclass by name, in their order; a field without a help text is not an option."""
     hashable: Any = kind
     return _fields(hashable)
 

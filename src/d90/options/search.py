@@ -38,7 +38,7 @@ class SearchOptions(Options):
             spent, the baseline's and the search for rates included; by default 9 beside what the rates cost.
         parallel: how many trials the search asks for at once: with an executor they end sooner, and tell it a little less each.
         seeds: under the margin rule, how many trials of the baseline the others are paired with.
-        full_curve: train every trial to its end instead of stopping it once it passes or is hopeless.
+        full_curve: train every trial to its end instead of stopping it once it passes or is pruned.
         prune: give trials up whose learning curve says that they will fail.
         test: report scores on the test split, at d90 and of the baseline; where the task has none, one is made from training
             examples, which are then not trained on.

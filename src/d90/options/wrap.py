@@ -59,7 +59,7 @@ def from_fields(given: Mapping[str, Any], *groups: Options, others: Iterable[str
         others: names that an error lists besides.
 
     Raises:
-        InputError: a name that is none of the options', or a value that an option cannot have.
+        InputError: a name that no option has, or a value that an option cannot have.
     """
     loose = {**(given.get("columns") or {}), **{name: value for name, value in given.items() if name != "columns"}}
     names = [[field.name for field in fields(group)] for group in groups]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from d90.analysis import relative_gap
 from d90.errors import InputError
 from d90.methods import parse
 from d90.report.words import axis
@@ -208,15 +207,18 @@ def _latency(result: Latency, _: Arguments) -> Iterator[Figure]:
 
 
 def _certify(result: Certificate, _: Arguments) -> Iterator[Figure]:
-    train, test = result.errors / result.n, result.test_error
     yield Figure("bound", {}, 100 * result.bound, unit="%")
-    shares = {"training error": train, "test error": test, "holdout": result.holdout, "majority": result.majority}
+    shares = {
+        "training error": result.error,
+        "test error": result.test_error,
+        "holdout": result.holdout,
+        "majority": result.majority,
+    }
     for name, value in shares.items():
         yield Figure(name, {}, 100 * value, unit="%")
     yield Figure("bits", {}, result.bits)
     yield Figure("d", {}, result.best.d)
-    gap = relative_gap(1 - train, 1 - test) if test > 0 else None
-    yield Figure("gap", {}, gap, word="not defined: no test error")
+    yield Figure("gap", {}, result.gap, word="not defined: no test error")
 
 
 def _analyze(result: Analysis, _: Arguments) -> Iterator[Figure]:

@@ -208,7 +208,7 @@ def _variables(declared: Any, values: dict[str, str], where: str) -> dict[str, s
             raise InputError(f"{where} needs {name}: {about}. Got none; give it with --set {name}=...")
         found[str(name)] = values.get(name, str(default))
         if not found[name].strip():
-            raise InputError(f"got --set {name}= with nothing behind it, expected {about}")
+            raise InputError(f"got --set {name}= without a value, expected {about}")
     return found
 
 

@@ -94,7 +94,7 @@ class Command:
             today = next(one for one in self.options if one.name == self.field(name))
             if today.name in given:
                 both = dict.fromkeys([*today.names, *option.names])
-                raise InputError(f"got {' and '.join(both)}, which are one option; expected one of them")
+                raise InputError(f"got {' and '.join(both)}, which are two names of one option; give one of them")
             if today is not option:
                 typer.echo(printable(f"note: {name} is now called {today.names[0]}"), err=True)
             given[today.name] = _typed(today, name, value)

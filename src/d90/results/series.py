@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from d90.display import Display
 from d90.files import Json
 from d90.results.result import Result
+from d90.search.summary import ends_in_words
 
 __all__ = ["Cell", "Series"]
 
@@ -37,6 +38,11 @@ class Cell(Result):
     chance: float | None
     error: str = ""
     metric: str = ""
+
+    @property
+    def ends(self) -> str:
+        """The interval in words, as "210 to 330"; empty where there is none."""
+        return ends_in_words(*self.interval) if any(self.interval) else ""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _network(name: str, options: PreflightOptions, tokens: int) -> tuple[Any, Ta
 def _of_projection(space: Space, module: nn.Module) -> int:
     """Bytes that P keeps over what moves; refuses a d that it cannot have."""
     if space.d is None:
-        raise InputError("a subspace needs its dimension: expected d=... behind '@', as in full@d=1000")
+        raise InputError("a subspace needs its dimension; expected d=... after '@', as in full@d=1000")
     named = layout.trainable(module)
     outside = set(layout.head_tensors(module, named)) if space.options.head == "outside" else set()
     inside = {name: parameter for name, parameter in named.items() if name not in outside}

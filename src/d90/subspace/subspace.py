@@ -41,7 +41,7 @@ _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 
 
 class Subspace:
-    """A d-dimensional random subspace laid over the trainable parameters of `model`.
+    """A d-dimensional random subspace over the trainable parameters of `model`.
 
     Example:
         >>> space = d90.Subspace(network, d=20)
@@ -65,13 +65,13 @@ class Subspace:
 
     Any module is given back by `release()` as it was, bit for bit: weights, buffers, gradients, flags and hooks. What the
     engine could not be right about is refused by name (`d90.subspace.support`, `d90.subspace.guard`): memory that two
-    parameters share, and flags, weights or parameters that others change meanwhile. Of changes behind torch's version
-    counters (`.data`, numpy) a whole tensor's are noticed before the next write, a few numbers' may not be.
+    parameters share, and flags, weights or parameters that others change meanwhile. Torch's version counters do not see a
+    change through `.data` or numpy: of a whole tensor it is noticed before the next write, of a few numbers perhaps not.
 
     Raises:
         InputError: d not above the number of lambdas, above D, or below 1; an unknown name.
         UnsupportedModelError: sharded, quantised, wrapped, meta-device, lazy, expanded or float8 weights; parameters that
-            share memory; state behind `get_extra_state`.
+            share memory; state that `get_extra_state` gives.
     """
 
     def __init__(

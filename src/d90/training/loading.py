@@ -201,7 +201,7 @@ def task_of(record: TuneRecord, task: str | Task | None = None) -> Task:
 def open_tune(
     path: str | os.PathLike[str], progress: Progress | None = None, *, forgetting: bool = False, keep: str | None = None
 ) -> Tuned:
-    """Load the base model named in the recipe beside `path`, and lay the tune over it.
+    """Load the base model named in the recipe beside `path`, and put the tune on it.
 
     Example:
         >>> tuned = d90.open_tune(tune)

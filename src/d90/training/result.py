@@ -203,7 +203,7 @@ class TrialResult:
             forgetting = tuple(Forgotten(**one) for one in known.pop("forgetting", ()))
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(
-                f"got a learning curve that is none ({type(error).__name__}: {error}), expected evaluations"
+                f"got a learning curve that cannot be read ({type(error).__name__}: {error}), expected evaluations"
             ) from None
         return cls(**known, curve=curve, forgetting=forgetting, context=context, predictions=predictions)
 

@@ -46,7 +46,7 @@ _SPACE = f"substr({_METHOD}, instr({_METHOD} || '@', '@') + 1) || ','"
 
 
 def _space(key: str) -> str:
-    """What stands behind key= in the part of the method behind '@'."""
+    """The value of key= in the part of the method after '@'."""
     start = f"instr(',' || {_SPACE}, ',{key}=')"
     rest = f"substr(',' || {_SPACE}, {start} + {len(key) + 2})"
     return f"CASE WHEN {start} > 0 THEN substr({rest}, 1, instr({rest}, ',') - 1) END"
