@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -68,14 +69,28 @@ def test_lowdata_compares_with_full() -> None:
     few = made_comparison(full=[0.6], lora_8=[0.65], preembed=[0.5], prelayer=[0.55])
     many = made_comparison(full=[0.9], lora_8=[0.8], prelayer=[0.95])
     study = made_low_data([100, 1000], few, many)
-    assert [verdict for _, verdict in lowdata_claims(study)] == ["holds", "holds", "does not hold", "does not hold"]
+    hints = "points that way, not shown"  # one seed, and no interval
+    assert [verdict for _, verdict in lowdata_claims(study)] == [hints, hints, "does not hold", "does not hold"]
     assert lowdata_claims(made_low_data([10], made_comparison(bitfit=[0.5]))) == []
     losses = made_comparison("loss", full=[-3.2], lora_8=[-3.1])
     ((words, verdict),) = lowdata_claims(made_low_data([10], losses))
     assert (verdict, words) == (
-        "holds",
+        hints,
         "n = 10: best lora:r=8 (3.1000), full 3.2000, LoRA 3.1000: LoRA is no worse than full",
     )
+
+
+def test_a_claim_holds_only_where_intervals_are_apart() -> None:
+    """ "holds" beside intervals that overlap was said of noise."""
+    ((words, verdict),) = series_claims(series((0, 1000, "found"), (1, 900, "found"), (2, 800, "found")))
+    assert "3 of 3 pairs; the intervals of 0 of them are apart" in words
+    assert verdict == "points that way, not shown"
+    scores = {"full": 0.60, "lora_8": 0.70, "preembed": 0.50}
+    made = made_comparison(**{name: [score] for name, score in scores.items()})
+    for half, verdict in ((0.03, "holds"), (0.2, "points that way, not shown")):
+        entries = tuple(replace(one, low=one.mean - half, high=one.mean + half) for one in made.entries)
+        claims = lowdata_claims(made_low_data([10], replace(made, entries=entries)))
+        assert [found for _, found in claims] == [verdict, verdict]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from d90.cli import (
     certify,
     compare,
     convert,
+    demo,
     export,
     generalization,
     generate,
@@ -54,6 +55,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *(
+        demo.demo,
         advise.advise,
         measure.measure,
         tunes.train,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from d90.errors import InputError
 from d90.report.environment import render, write_page
-from d90.report.svg import COLOURS, INK, for_page, new_axes, own_style, rendered
-from d90.report.words import axis, count, score
+from d90.report.svg import COLOURS, INK, for_page, log_ticks, new_axes, own_style, rendered
+from d90.report.words import axis, score, short_count
 from d90.results.advise import Recommendation, Tried
 from d90.results.result import stored_results
 from d90.trials.store import Store
@@ -64,8 +64,6 @@ def _rows(study: Recommendation) -> list[Tried]:
 
 def advice_figure(study: Recommendation, prefix: str) -> str:
     """Scores with their standard errors against stored numbers, and the line that is good enough."""
-    from matplotlib.ticker import FuncFormatter
-
     rows = [one for one in _rows(study) if one.scores]
     with own_style():
         figure, axes = new_axes(3.8, grid=False)
@@ -89,8 +87,8 @@ def advice_figure(study: Recommendation, prefix: str) -> str:
                 dots[0].set_gid(f"{key}-dots")
         axes.set_xlabel("numbers stored (log scale)")
         axes.set_ylabel(f"held-out {label}")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.margins(x=0.12, y=0.15)
+        log_ticks(axes.xaxis, lambda value: short_count(round(value)))
         axes.legend(frameon=False, loc="best", fontsize=8)
         drawn = rendered(figure)
     hover = {

@@ -5,7 +5,8 @@
     lowdata      LoRA is no worse than full fine-tuning with few examples, prefixes are     (Hu et al. 2021, table 16)
     analyze      the top directions agree, phi(1, 1) > 0.5; a smaller r amplifies more      (section 7.2, table 7)
 
-A sentence is (words, verdict); the verdict is "holds", "holds in part", "does not hold" or "not to be told".
+A sentence is (words, verdict); the verdict is "holds", "points that way, not shown", "holds in part", "does not hold" or "not to be
+told". A claim that compares numbers holds only where some of their intervals are apart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from d90.analysis.amplification import Amplification
+from d90.analysis.score_interval import indistinct
 from d90.report.words import base_name
+from d90.results.compare import Entry
 from d90.results.low_data import LowData
 from d90.results.series import Series
 from d90.results.weight_change import Analysis, WeightChangeRow
@@ -29,6 +32,7 @@ __all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_
 Claim = tuple[str, str]
 
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not to be told"
+HINTS = "points that way, not shown"
 MOST = 0.75  # of the pairs: so many must fall for a claim to hold
 HALF = 0.5  # phi above which the paper calls directions shared
 
@@ -61,7 +65,7 @@ def series_claims(study: Series) -> list[Claim]:
         first, last = points[0], points[-1]
         verdict = PART
         if falls >= MOST * len(pairs) and last.d90 < first.d90:
-            verdict = HOLDS
+            verdict = HOLDS if apart else HINTS
         elif falls <= len(pairs) / 2:
             verdict = FAILS
         words = (
@@ -91,7 +95,8 @@ def lowdata_claims(study: LowData) -> list[Claim]:
     """Is LoRA no worse than full fine-tuning, and are prefixes worse, at each number of examples?"""
     found = []
     for n, comparison in zip(study.counts, study.comparisons, strict=True):
-        scores = {entry.asked: entry.mean for entry in comparison.entries}
+        entries = {entry.asked: entry for entry in comparison.entries}
+        scores = {asked: entry.mean for asked, entry in entries.items()}
         shown = {name: f"{to_display(value, comparison.metric):.4f}" for name, value in scores.items()}
         if "full" not in scores:
             continue
@@ -102,10 +107,12 @@ def lowdata_claims(study: LowData) -> list[Claim]:
         if loras:
             lora = max(loras, key=scores.__getitem__)
             words = f"{head}, LoRA {shown[lora]}: LoRA is no worse than full"
-            found.append((words, _verdict([scores[lora] >= full])))
+            found.append((words, _shown(scores[lora] >= full, [_apart(entries[lora], entries["full"])])))
         if prefixes:
             words = f"n = {n:,}: prefixes {', '.join(shown[name] for name in prefixes)}: they are worse than full"
-            found.append((words, _verdict([scores[name] < full for name in prefixes])))
+            worse = [scores[name] < full for name in prefixes]
+            apart = [_apart(entries[name], entries["full"]) for name in prefixes]
+            found.append((words, _shown(True, apart) if all(worse) else _verdict(worse)))
     return found
 
 
@@ -167,6 +174,18 @@ def ratio_of_means(ones: Sequence[Amplification]) -> float:
     """
     own = sum(one.own for one in ones)
     return sum(one.delta for one in ones) / own if own > 0 else math.inf
+
+
+def _apart(one: Entry, other: Entry) -> bool:
+    """Whether the difference of two methods is more than noise; not where an interval is not known."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return not indistinct(one.mean, (one.high - one.low) / 2, other.mean, (other.high - other.low) / 2)
+
+
+def _shown(points: bool, apart: Sequence[bool]) -> str:
+    """The verdict of a claim that the numbers point to or not; it holds where all of them are apart."""
+    return FAILS if not points else HOLDS if all(apart) else HINTS
 
 
 def _verdict(each: Sequence[bool]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from d90.analysis.score_interval import clearly_above, indistinct
 from d90.errors import InputError
 from d90.report.environment import render, write_page
-from d90.report.svg import COLOURS, INK, for_page, new_axes, own_style, rendered
-from d90.report.words import axis, count, score
+from d90.report.labels import name_points
+from d90.report.svg import COLOURS, INK, for_page, log_ticks, new_axes, own_style, put_labels, rendered
+from d90.report.words import axis, score, short_count
 from d90.results.compare import Comparison, Entry
 from d90.results.result import stored_results
 from d90.tasks.metrics import LOSS, to_display
@@ -47,6 +48,8 @@ def comparison_page(studies: Sequence[Comparison], *, index: str = "") -> str:
             "svg": Markup(comparison_figure(study, f"c{i}")),
             "rows": _by_size(study),
             "intervals": {entry.asked: interval(entry, study.metric) for entry in study.entries},
+            "known": any(interval(entry, study.metric) for entry in study.entries),
+            "costs": any(entry.cost for entry in study.entries),
             "verdicts": verdicts(study),
             "forgotten": forgotten_on(study),
             "kept_svg": Markup(comparison_figure(study, f"k{i}", forgetting=True)) if forgotten_on(study) else "",
@@ -114,8 +117,6 @@ def comparison_figure(study: Comparison, prefix: str, forgetting: bool = False) 
 
     A dot a method, with its spread.
     """
-    from matplotlib.ticker import FuncFormatter
-
     rows = [row for row in _by_size(study) if row.forgetting or not forgetting]
     at = {row.asked: row.forgetting[0].mean if forgetting else row.stored for row in rows}
     title = [f"{study.model} on {study.task}"]
@@ -132,28 +133,23 @@ def comparison_figure(study: Comparison, prefix: str, forgetting: bool = False) 
         if not forgetting:
             axes.plot(
                 [row.stored for row in best], [factor * row.mean for row in best],
-                color=COLOURS[0], linewidth=1.2, drawstyle="steps-post", label="best for its size",
+                color=COLOURS[0], linewidth=1.2, drawstyle="steps-post", marker="o", markersize=6, label="best for its size",
             )  # fmt: skip
         for name, chosen, colour in (("front", True, COLOURS[0]), ("others", False, COLOURS[1])):
             group = [row for row in rows if row.front is chosen]
             dots = axes.plot(
                 [at[row.asked] for row in group], [factor * row.mean for row in group],
-                "o", markersize=6, color=colour,
+                "o", markersize=6, color=colour, label="" if chosen else "another stores less and does better" * bool(group),
             )  # fmt: skip
             dots[0].set_gid(f"{name}-dots")
-        for i, row in enumerate(rows):
-            low = i % 2 == 1
-            axes.annotate(
-                f"NAME{i:03d}", (at[row.asked], factor * row.mean), xytext=(0, -13 if low else 7),
-                textcoords="offset points", ha="center", fontsize=7.5,
-            )  # fmt: skip
         axes.set_xlabel("forgets, nats a token of the base's own text" if forgetting else "numbers stored (log scale)")
         axes.set_ylabel(f"{study.split} {label}")
-        if not forgetting:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.margins(x=0.12, y=0.15)
         if not forgetting:
-            axes.legend(frameon=False, loc="lower right" if factor > 0 else "upper right", fontsize=8)
+            log_ticks(axes.xaxis, lambda value: short_count(round(value)))
+            figure.legend(frameon=False, loc="outside lower left", ncols=2, fontsize=8.5)
+        points = [(at[row.asked], factor * row.mean) for row in rows]
+        name_points(figure, axes, points, [_short(row.asked) for row in rows])
         drawn = rendered(figure)
     shown = {
         f"{name}-dots": [
@@ -164,19 +160,11 @@ def comparison_figure(study: Comparison, prefix: str, forgetting: bool = False) 
         for name, chosen in (("front", True), ("others", False))
     }
     text = for_page(drawn, title, {key: value for key, value in shown.items() if value}, prefix)
-    return _named(text, rows)
+    return put_labels(text, [_short(row.asked) for row in rows])
 
 
 def _words(row: Entry, forgetting: bool) -> str:
     return f"forgets {row.forgetting[0].mean:.3f} nats" if forgetting else f"{row.stored:,} stored"
-
-
-def _named(svg: str, rows: Sequence[Entry]) -> str:
-    import html
-
-    for i, row in enumerate(rows):
-        svg = svg.replace(f">NAME{i:03d}<", f">{html.escape(_short(row.asked))}<")
-    return svg
 
 
 def _short(method: str, most: int = 22) -> str:

@@ -5,17 +5,16 @@ matplotlib's own defaults are used, whatever the user has set, and given back; e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d90.report.svg import COLOURS, INK, for_page, new_axes, own_style, rendered
+from d90.report.svg import COLOURS, INK, for_page, log_ticks, new_axes, own_style, rendered
 
 __all__ = ["Dot", "Level", "Look", "Mark", "Trials", "draw"]
 
 KINDS = ("trial", "bound", "below", "diverged")
-WIDEST = 84  # letters in a row of a legend of two columns
+WIDEST = 68  # letters in a row of a legend of two columns
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def draw(
     levels: Sequence[Level], marks: Sequence[Mark], prefix: str,
 ) -> str:  # fmt: skip
     """The SVG. `limits` of d are used where there is no dot; `prefix` keeps the ids of a page's figures apart."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter
 
     with own_style():
         handles, labels = _legend(look, series, levels, marks)
@@ -91,12 +90,11 @@ def draw(
         rows = rows if columns == 2 else len(labels)
         figure, axes = new_axes(3.95 + 0.19 * rows, len(title))  # the legend takes nothing from the plot
         ds = [dot.d for one in series for dot in one.dots] or list(limits)
+        ds += [d for mark in marks for d in (mark.d, *(mark.ends or ())) if d]  # d90 may lie outside what was tried
         low, high = min(ds) / 1.25, max(ds) * 1.25
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda d, _: f"{d / 1e6:g} M" if d >= 1e6 else f"{d:,.0f}"))
+        log_ticks(axes.xaxis, lambda d: f"{d / 1e6:g} M" if d >= 1e6 else f"{d:,.0f}")
         values = [dot.value for one in series for dot in one.dots] + [level.value for level in levels]
         room = (max(values) - min(values) or 1) * 0.08
         axes.set_ylim(min(values) - room, max(values) + room)
@@ -132,7 +130,7 @@ def _draw_mark(axes: Any, mark: Mark, limits: tuple[float, float]) -> None:
                 assert drawn.arrow_patch is not None
                 drawn.arrow_patch.set_gid(f"open{name}")
     if mark.d is not None:
-        axes.axvline(mark.d, color=colour, lw=1.1, ls="-.", zorder=1.6)
+        axes.axvline(mark.d, color=colour, lw=1.1, ls="-.", zorder=1.6, gid=f"mark{mark.series}")
 
 
 def _draw_series(axes: Any, look: Look, series: Trials, index: int) -> dict[str, list[str]]:
@@ -220,14 +218,3 @@ def _legend(
     # legend texts hold method names: no mathematics, and no letter that the measuring font lacks
     safe = [label.encode("latin-1", "replace").decode("latin-1").replace("$", r"\$") for _, label in entries]
     return [handle for handle, _ in entries], safe
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values of d, more of them to a decade the narrower the range; always two or more."""
-    from matplotlib.ticker import MaxNLocator
-
-    if high / low < 6:
-        return [d for d in MaxNLocator(5, integer=True).tick_values(low, high) if low <= d <= high]
-    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 5000 else (1,)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [s * 10**k for k in decades for s in steps if low <= s * 10**k <= high and s * 10**k >= 1]

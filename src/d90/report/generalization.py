@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from d90.report.environment import render
-from d90.report.svg import COLOURS, for_page, new_axes, own_style, put_labels, rendered, stand_in
-from d90.report.words import base_name, count
+from d90.report.svg import COLOURS, for_page, log_ticks, new_axes, own_style, put_labels, rendered, stand_in
+from d90.report.words import base_name, short_count
 from d90.results.generalization import GeneralizationRow
 
 __all__ = ["gaps_figures", "gaps_page", "rank_correlation"]
 
 MARKS = "osD^vP*X"
+NARROW = 31  # letters of a label, of which two fit beside one another
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,12 @@ def _words(dots: Sequence[_Dot]) -> str:
 
 
 def _figure(title: str, dots: Sequence[_Dot], ylabel: str, prefix: str) -> str:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     with own_style():
-        figure, axes = new_axes(4.1)
+        tasks = _tasks(dots)
+        columns = 2 if max(len(base_name(task)) for task in tasks) <= NARROW else 1
+        figure, axes = new_axes(3.6 + 0.19 * -(-len(tasks) // columns))
         axes.set_xscale("log")
         hover = {}
-        tasks = _tasks(dots)
         for i, task in enumerate(tasks):
             own = sorted((dot for dot in dots if dot.task == task), key=lambda dot: (dot.x, dot.y))
             gid = f"{prefix}{i}-dots"
@@ -91,12 +91,11 @@ def _figure(title: str, dots: Sequence[_Dot], ylabel: str, prefix: str) -> str:
                 markersize=6, label=stand_in(i, base_name(task)),
             )[0].set_gid(gid)  # fmt: skip
             hover[gid] = [dot.shown for dot in own]
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(int(value)) if value >= 1 else ""))
         axes.set_xlabel("d90 (log scale)")
         axes.set_ylabel(ylabel)
         axes.margins(0.1)
-        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
+        log_ticks(axes.xaxis, lambda value: short_count(round(value)))
+        figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5)
         text = rendered(figure)
     return put_labels(for_page(text, [title], hover, prefix), [base_name(task) for task in tasks])
 

@@ -9,7 +9,7 @@ from d90.report.svg import COLOURS, INK, for_page, new_axes, own_style, put_labe
 
 __all__ = ["Interval", "intervals_figure"]
 
-LONGEST = 44  # letters of a row's label
+LONGEST = 34  # letters of a row's label
 
 
 @dataclass(frozen=True)

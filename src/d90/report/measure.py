@@ -72,7 +72,8 @@ def page(studies: Sequence[Measurement], others: Sequence[TrialRow] = (), *, ind
             **vars(study),
             "short": short[id(study)],
             "headline": headline(study),
-            "svg": Markup(figure_svg([study], f"s{i}")),
+            "svg": Markup(figure_svg([study], f"s{i}")) if study.curve else "",
+            "next_step": _next_step(study),
             "chance": study.chance,
             "constant_name": constant_name(study),
             "baseline_name": baseline_name(study),
@@ -91,6 +92,13 @@ def page(studies: Sequence[Measurement], others: Sequence[TrialRow] = (), *, ind
     left_out = max(0, len(others) - MAX_OTHERS)
     last = others[-MAX_OTHERS:]
     return render("page.html", index=index, studies=shown, overlays=overlays, others=last, left_out=left_out)
+
+
+def _next_step(study: Measurement) -> str:
+    """What to do about a measurement that has nothing to draw."""
+    if study.status == "trivial":
+        return "nothing was trained in a subspace, since every d would pass: ask with --rule gain, or train the baseline longer"
+    return "nothing was trained in a subspace yet: the same command with a larger --budget goes on from here"
 
 
 def other_trials(store: Store) -> list[TrialRow]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from d90.report.claims import lowdata_claims, series_claims
 from d90.report.environment import render
-from d90.report.svg import COLOURS, for_page, new_axes, own_style, put_labels, rendered, stand_in
-from d90.report.words import axis, base_name, count, score
+from d90.report.svg import COLOURS, for_page, log_ticks, new_axes, own_style, put_labels, rendered, stand_in
+from d90.report.words import axis, base_name, score, short_count
 from d90.results.low_data import LowData
 from d90.results.series import Cell, Series
 from d90.search.summary import ends_in_words
@@ -19,8 +19,7 @@ from d90.tasks.metrics import to_display
 
 __all__ = ["answered", "interval", "lowdata_figure", "lowdata_page", "series_figures", "series_page"]
 
-NARROW = 38  # letters of a label, of which two fit beside one another
-DECADES = 200  # a range below it gets three ticks a decade
+NARROW = 31  # letters of a label, of which two fit beside one another
 OPEN = 1.6  # an open interval's arrow reaches so many times as far as its point
 DASHES = {"last": "-", "own": "--"}
 TITLES = {"trajectory": "d90 along a pretraining run", "family": "d90 against the number of weights"}
@@ -235,6 +234,8 @@ def _figure(lines: Sequence[Line], frame: _Frame) -> str:
         axes.set_xlabel(frame.xlabel)
         axes.set_ylabel(frame.ylabel)
         axes.margins(0.06)
+        if frame.yscale == "log":
+            log_ticks(axes.yaxis, lambda value: short_count(round(value)))
         figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, columnspacing=1.5)
         text = rendered(figure)
     return put_labels(for_page(text, [frame.title], hover, frame.prefix), [line.label for line in lines])
@@ -270,21 +271,15 @@ def _scale_x(axes: Any, frame: _Frame) -> None:
         axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(_apart(frame.ticks, frame.xscale)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(round(value))))
 
 
 def _scale_y(axes: Any, lines: Sequence[Line]) -> None:
-    """A logarithm, with labels at 1, 2 and 5 where it spans few decades."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
+    """A logarithm."""
     values = [value for line in lines for point in line.points for value in point[1:] if 0 < value < math.inf]
     if not values:  # every model is above every d tried: no value to take the axis from
         axes.set_ylim(1.0, 10.0)
     axes.set_yscale("log")
-    few = not values or max(values) / min(values) < DECADES
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(round(value)) if value >= 1 else ""))
 
 
 def _apart(ticks: Sequence[int], scale: str) -> list[int]:

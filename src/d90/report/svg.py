@@ -9,13 +9,27 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "INK", "for_page", "new_axes", "own_style", "put_labels", "rendered", "stand_in", "standalone"]
+__all__ = [
+    "COLOURS",
+    "INK",
+    "WIDTH",
+    "for_page",
+    "log_ticks",
+    "new_axes",
+    "own_style",
+    "put_labels",
+    "rendered",
+    "stand_in",
+    "standalone",
+]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
+WIDTH = 5.2  # inches, of 374 units: on a telephone a letter of 8.5 is still 8 pixels high
 INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
 
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
@@ -38,13 +52,33 @@ def new_axes(height: float, title_lines: int = 1, grid: bool = True) -> tuple[An
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("\n".join(f"TITLE{i}" for i in range(title_lines)), loc="left", fontsize=10)
     if grid:
         axes.grid(alpha=0.12, color=INK, lw=0.8)
     return figure, axes
+
+
+def log_ticks(axis: Any, name: Callable[[float], str]) -> None:
+    """Name round values along a logarithmic axis, whose limits are settled: more of them to a decade the narrower it is, two at least."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(FixedLocator(_round_values(low, high)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    if high / low < 6:
+        return [value for value in MaxNLocator(5, integer=low >= 4).tick_values(low, high) if low <= value <= high]
+    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 5000 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [value for k in decades for value in (s * 10.0**k for s in steps) if low <= value <= high]
 
 
 def stand_in(index: int, label: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from d90.report.claims import analysis_claims, ratio_of_means
 from d90.report.environment import render
-from d90.report.svg import COLOURS, for_page, new_axes, own_style, rendered
+from d90.report.svg import COLOURS, WIDTH, for_page, log_ticks, new_axes, own_style, rendered
 from d90.results.weight_change import Analysis, Likeness, WeightChangeRow
 
 __all__ = ["TABLE7", "RoleMeans", "analysis_page", "maps_figure", "means_by_role", "spectra_figure"]
@@ -111,8 +111,6 @@ def _distances(likeness: Sequence[Likeness]) -> list[dict[str, object]]:
 
 def spectra_figure(given: Sequence[Sequence[WeightChangeRow]]) -> str:
     """Singular values of the matrices of one tune or two: a line a role, the second tune's broken."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     tunes = [_by_role(rows) for rows in given]
     colours = {role: COLOURS[i % len(COLOURS)] for i, role in enumerate({role: 0 for roles in tunes for role in roles})}
     with own_style():
@@ -133,11 +131,10 @@ def spectra_figure(given: Sequence[Sequence[WeightChangeRow]]) -> str:
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_minor_formatter(NullFormatter())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            log_ticks(axis, lambda value: f"{value:g}")
         axes.set_xlabel("singular value's number (log scale)")
         axes.set_ylabel("over the largest (log scale)")
-        figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8.5, columnspacing=1.5)
+        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5, columnspacing=1.5)
         return for_page(rendered(figure), ["Spectrum of Delta W, mean over the matrices of a role"], {}, "s")
 
 
@@ -147,7 +144,7 @@ def maps_figure(likeness: Sequence[Likeness]) -> str:
 
     groups = _sides(likeness)
     with own_style():
-        figure = Figure(figsize=(6.4, 0.4 + 1.9 * len(groups)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.4 + 1.9 * len(groups)), layout="constrained")
         grid = figure.subplots(len(groups), 2, squeeze=False)
         for row, ((role, side), ones) in zip(grid, groups.items(), strict=True):
             phis, nulls = [one.phi for one in ones], [one.null for one in ones]

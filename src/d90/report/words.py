@@ -24,6 +24,7 @@ __all__ = [
     "names",
     "score",
     "seconds",
+    "short_count",
     "spread",
     "sure",
     "threshold_name",
@@ -59,6 +60,14 @@ def count(number: int) -> str:
     for size, word in ((10**9, "billion"), (10**6, "million")):
         if number >= size:
             return f"{number / size:.1f} {word}"
+    return f"{number:,}"
+
+
+def short_count(number: int) -> str:
+    """The same along an axis: 22.7 M, 10 M, 199,210."""
+    for size, letter in ((10**9, "B"), (10**6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
     return f"{number:,}"
 
 

@@ -13,6 +13,7 @@ from d90.options.task import TaskFields
 from d90.registry import Registry
 from d90.tasks.base import ABSENT, Split, Task
 from d90.tasks.columns import Columns
+from d90.tasks.digits import load_digits
 from d90.tasks.docstrings import load_docstrings
 from d90.tasks.files import load_files
 from d90.tasks.hub import GLUE, load_glue, load_hub
@@ -37,6 +38,7 @@ __all__ = [
 
 TASKS = {
     "docstrings": "embedded: does this docstring belong to this signature? From Python's own sources",
+    "digits": "embedded: which digit is it? Pictures drawn in fonts, for a network such as mlp:256-64-64-10",
     "glue/NAME": f"GLUE through the hub: {', '.join(GLUE)}",
     "FILE": f"a file ({', '.join(ENDINGS)}) with columns named; a tenth is held out as validation",
     "FOLDER": "a folder with train, validation and test in those forms; or of class folders of pictures, alone or below these names",
@@ -46,7 +48,9 @@ TASKS = {
     "OWNER/NAME[/CONFIG]": "any dataset of the Hugging Face hub, with columns named (also hub:NAME, hub:FOLDER)",
 }
 
-LOADERS: Registry[Callable[[], Task]] = Registry("task", "d90.tasks", {"docstrings": load_docstrings})
+LOADERS: Registry[Callable[[], Task]] = Registry(
+    "task", "d90.tasks", {"docstrings": load_docstrings, "digits": load_digits}
+)
 
 
 def register_task(name: str, load: Callable[[], Task]) -> None:
