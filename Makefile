@@ -14,10 +14,9 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/project
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'
 	touch $@
 
-# the main job on the embedded model and task, cut to some five minutes on two cores without bf16 units
+# a first answer in a minute or two: a small network on digits that d90 draws itself
 demo: $(INSTALLED)
-	$(BIN)/d90 measure minilm docstrings --train-limit 1200 --validation-limit 300 --max-length 32 --batch-size 16 --epochs 2 \
-		--lr 5e-3 --baseline-lr 2e-4 --evaluations 4 --start 65536 --resolution 2 --budget 5 --store demo/d90.sqlite
+	$(BIN)/d90 demo
 
 # an instruction model of 135 million weights for language models' commands: d90 train smollm2 chat.jsonl -m lora:r=8
 smollm2: $(INSTALLED)

@@ -6,10 +6,10 @@ Boxes stand in the order of the import contract, lines come from the import grap
 from __future__ import annotations
 
 import html
+import tomllib
 from pathlib import Path
 
 import grimp
-import tomllib
 import tree
 
 ROOT = Path(__file__).parents[1]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -34,6 +35,18 @@ def call(*words: object, where: Path) -> str:
     done = subprocess.run([str(word) for word in words], cwd=where, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def test_the_declared_python_begins_where_the_tests_run() -> None:
+    """3.10 was declared, where `from typing import Self` fails at the first result that is read."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lowest = re.fullmatch(r">=(\d+)\.(\d+)", project["project"]["requires-python"])
+    assert lowest
+    version = f"{lowest[1]}.{lowest[2]}"
+    assert project["tool"]["mypy"]["python_version"] == version, "types are checked for the oldest"
+    named = [word.rpartition(" ")[2] for word in project["project"]["classifiers"] if "Python :: 3" in word]
+    assert named == [version], "each version that is named is one that the tests run on"
+    assert sys.version_info[:2] >= (int(lowest[1]), int(lowest[2]))
 
 
 @pytest.mark.slow

@@ -88,9 +88,8 @@ def _picture(font: Any, digit: str, draws: list[float]) -> str:
     small = turned.resize((SIZE, SIZE), Image.Resampling.BOX)
     pixels = [
         round((0.6 + 0.4 * contrast) * (1 - NOISE) * value + 255 * NOISE * one)
-        for value, one in zip(small.getdata(), noise, strict=False)
+        for value, one in zip(small.tobytes(), noise, strict=False)
     ]
-    small.putdata(pixels)
     file = io.BytesIO()
-    small.save(file, "PNG")
+    Image.frombytes("L", (SIZE, SIZE), bytes(pixels)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
