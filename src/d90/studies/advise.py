@@ -111,20 +111,11 @@ def advise(
     problem = _problem(options, found, bench.runner, asked.recipe)
     bench.budget = _budget(options, found, bench, problem)
     advice = search(bench, replace(problem, budget=bench.budget))
-    chance = max(bench.runner.constant_score(), problem.zero_score)
-    _check_reference(advice, bench, chance, bench.runner.task.metric)
+    _check_reference(advice, bench, max(bench.runner.constant_score(), problem.zero_score))
     result = _recommendation(asked, found, bench, advice)
     _check_limits(options, found, result)
     result = replace(_with_tune(result, asked, bench), command=run.command)
-    recipe = asked.recipe
-    key = digest(
-        [
-            *map(
-                str,
-                [recipe.model, recipe.task, options.to_dict() | {"out": ""}, sorted(map(str, methods)), result.recipe],
-            )
-        ]
-    )
+    key = asked.key(methods, result)
     bench.runner.store.put_study(key, "advise", result.to_dict())
     bench.runner.note(key)
     bench.drop()
@@ -151,6 +142,12 @@ class _Question:
     def recipe(self) -> Recipe:
         """Of the method that the others are held against."""
         return make_recipe(self.model, self.task, parse(self.options.like), self.training, self.data)
+
+    def key(self, methods: Sequence[str | Spec], result: Recommendation) -> str:
+        """Of the answer in a store: where its tune lies is no part of the question."""
+        options = self.options.to_dict() | {"out": ""}
+        parts = [result.model, result.task, options, sorted(map(str, methods)), result.recipe]
+        return digest([*map(str, parts)])
 
     def recipe_of(self, spec: Spec) -> Recipe:
         """Of a method's trials, whose rate is the plan's."""
@@ -262,7 +259,7 @@ def _budget(options: AdviseOptions, found: Candidates, bench: TrialBench, proble
 # --- honest ends -------------------------------------------------------------------------------------------------------
 
 
-def _check_reference(advice: Advice, bench: TrialBench, chance: float, metric: str) -> None:
+def _check_reference(advice: Advice, bench: TrialBench, chance: float) -> None:
     """Refuse to advise against a reference that did not train.
 
     Raises:
@@ -270,6 +267,7 @@ def _check_reference(advice: Advice, bench: TrialBench, chance: float, metric: s
     """
     if advice.status != "failed":
         return
+    metric = bench.runner.task.metric
     whole = {request: result for request, result in bench.results.items() if request.until == 1}
     if not whole:
         raise InputError("the budget ended before the reference was trained; give more with --budget")

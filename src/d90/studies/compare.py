@@ -103,21 +103,14 @@ def compare(
         for spec, method, size in zip(specs, methods, sizes, strict=True)
     ]
 
-    def row(index: int) -> Entry | TrainingFailed:
-        progress.search_planned(f"{specs[index]} ({index + 1} of {len(specs)})")
-        try:
-            return columns[index].entry(asked.rates)
-        except TrainingFailed as error:
-            return error
-
-    found = together(run.executor, [partial(row, index) for index in range(len(specs))])
+    places = [f"({index} of {len(specs)})" for index in range(1, len(specs) + 1)]
+    calls = [partial(_row, *pair, asked.rates, progress) for pair in zip(columns, places, strict=True)]
+    found = together(run.executor, calls)
     notes = [*_lost(found, progress), *(line for column in columns for line in column.missed)]
     entries = [one for one in found if isinstance(one, Entry)]
     left = [spec for spec, one in zip(specs, found, strict=True) if isinstance(one, Entry)]
     if options.costs:
-        progress.search_planned("time and memory of a step")
-        measured = probe(runner.data(seed), left, asked.recipe_of(specs[0]))
-        entries = [replace(entry, cost=cost) for entry, cost in zip(entries, measured, strict=True)]
+        entries = _with_costs(runner.data(seed), entries, left, asked.recipe_of(specs[0]), progress)
     trials = [replace(asked.recipe_of(spec), lr=entry.lr) for spec, entry in zip(left, entries, strict=True)]
     result = _comparison(runner, asked, asked.recipe_of(specs[0]), list(zip(entries, trials, strict=True)), notes)
     key = digest(
@@ -165,6 +158,23 @@ def _begun(
         progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
     return runner, specs, replace(asked, weights=weights)
+
+
+def _row(column: _Column, place: str, rates: Sequence[float], progress: Progress) -> Entry | TrainingFailed:
+    """A method's row, or why it has none."""
+    progress.search_planned(f"{column.spec} {place}")
+    try:
+        return column.entry(rates)
+    except TrainingFailed as error:
+        return error
+
+
+def _with_costs(
+    data: Data, entries: Sequence[Entry], specs: Sequence[Spec], recipe: Recipe, progress: Progress
+) -> list[Entry]:
+    """The entries with the time and the memory of a step."""
+    progress.search_planned("time and memory of a step")
+    return [replace(entry, cost=cost) for entry, cost in zip(entries, probe(data, specs, recipe), strict=True)]
 
 
 def _comparison(

@@ -106,29 +106,35 @@ def train(
     Raises:
         InputError: what was wrong, what was expected, what to do.
     """
-    progress, model = listener(progress), as_model(model)
+    progress = listener(progress)
     chosen = check_device(device) if device else best_device()
-    asked = TrainingRequest(model, task, method, d, training, data)
-    loaded_task = open_task(task, asked.recipe, model)
-    spec, recipe, held = asked.settled(loaded_task, model, chosen)
-    loaded = open_model(model, loaded_task, recipe, chosen)
-    for note in (*loaded_task.told, *([held] if held else []), *loaded.notes):
-        progress.note(note)
-    encoded = Data(loaded, loaded_task, timed=True)
-    encoded.note_truncation(progress)
+    encoded, spec, recipe = _opened(TrainingRequest(model, task, method, d, training, data), chosen, progress)
     if training.lr == AUTO:
         recipe = _with_rate(encoded, spec, recipe, progress)
     kept = None
     if checkpoint is not None:
         where, minutes = checkpoint
-        kept = Checkpoint(Path(where), trial_key(recipe, loaded_task, loaded), minutes)
+        kept = Checkpoint(Path(where), trial_key(recipe, encoded.task, encoded.model), minutes)
     control = RunControl(keep_best=True, checkpoint=kept)
     outcome, applied_method = fit(encoded, spec, recipe, progress=progress, control=control)
     if not outcome.improved:
         progress.note(
             "training never beat the untrained model, whose weights are kept; more epochs or another learning rate may help"
         )
-    return Run(recipe, outcome, loaded, loaded_task, applied_method)
+    return Run(recipe, outcome, encoded.model, encoded.task, applied_method)
+
+
+def _opened(asked: TrainingRequest, device: str, progress: Progress) -> tuple[Data, Spec, Recipe]:
+    """Model and task opened and encoded, the method as it is meant for the task, and the recipe."""
+    model = as_model(asked.model)
+    task = open_task(asked.task, asked.recipe, model)
+    spec, recipe, held = asked.settled(task, model, device)
+    loaded = open_model(model, task, recipe, device)
+    for note in (*task.told, *([held] if held else []), *loaded.notes):
+        progress.note(note)
+    encoded = Data(loaded, task, timed=True)
+    encoded.note_truncation(progress)
+    return encoded, spec, recipe
 
 
 def train_to_file(
