@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import picture
+import subjects
 import typer
 
 import d90
@@ -37,6 +38,7 @@ def made_pages() -> dict[str, str]:
         "explanation/packages.svg": picture.svg(),
         "results/README.md": _results(),
         "gallery.md": gallery(),
+        "decisions.md": decisions(),
     }
 
 
@@ -220,6 +222,30 @@ def capabilities() -> str:
         f"not tried. Each is tried plain and below {spaces}.\n\n{_table((*head, *(kinds.get(m, m) for m in MODELS)), rows)}\n"
         "A task's own head moves with every method. What a method costs on a model in numbers: `d90 methods --model minilm`.\n"
     )
+
+
+# decisions
+
+
+def decisions() -> str:
+    """The decisions under the subjects of `subjects.SUBJECTS`, with an index of these before them."""
+    head, *found = re.split(
+        r"^(?=- \*\*)", (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    left = {re.sub(r"\s+", " ", each[4:]): each.rstrip("\n") for each in found}
+    groups: dict[str, list[str]] = {}
+    for subject, names in subjects.SUBJECTS.items():
+        for name in names:
+            groups.setdefault(subject, []).extend(left.pop(title) for title in list(left) if title.startswith(name))
+    if left:
+        groups["Not yet under a subject"] = list(left.values())
+    index = "\n".join(f"- [{subject}](#{_anchor(subject)}): {len(each)}" for subject, each in groups.items())
+    parts = ["\n".join([f"## {subject}", "", *each, ""]) for subject, each in groups.items()]
+    return "\n".join([head.rstrip("\n"), "", index, "", *parts])
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 # results

@@ -130,6 +130,16 @@ def test_the_capabilities_are_those_of_the_contract_table(pages: ModuleType) -> 
         assert sum(cell.strip(" |") == "yes" for cell in cells[6:]) == len(works), name
 
 
+def test_decisions_are_found_by_their_subject(pages: ModuleType) -> None:
+    written, made = (DOCS / "decisions.md").read_text(encoding="utf-8"), pages.decisions()
+    titles = re.findall(r"^- \*\*(.+)", written, re.MULTILINE)
+    assert sorted(re.findall(r"^- \*\*(.+)", made, re.MULTILINE)) == sorted(titles), "each once, whatever its subject"
+    for subject, names in pages.subjects.SUBJECTS.items():
+        assert f"\n## {subject}\n" in made
+        for name in names:
+            assert sum(title.startswith(name) for title in (re.sub(r"\s+", " ", title) for title in titles)) == 1, name
+
+
 def test_every_environment_variable_that_the_code_reads_is_told() -> None:
     text = (DOCS / "reference" / "environment.md").read_text(encoding="utf-8")
     found = set()
