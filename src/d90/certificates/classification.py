@@ -83,8 +83,8 @@ class Certificate(BaseCertificate[Candidate]):
 
     Attributes:
         errors: how many of the n examples the decoded model gets wrong.
-        bound: on the true error, at confidence 1 - delta.
-        test_error: on examples no choice has seen.
+        bound: on the true error, as a share of 1, at confidence 1 - delta.
+        test_error: on examples that no choice has seen, as a share of 1.
         majority: the error of always giving the most frequent class; of answers and tags, the commonest one.
     """
 

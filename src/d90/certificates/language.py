@@ -139,7 +139,7 @@ def certify_language(
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
-    """Search d, the number of levels and alpha for the smallest bound.
+    """Bound a language model's bits per token: search d, the number of levels and alpha for the smallest bound (Lotfi et al. 2024).
 
     Example:
         >>> found = d90.certify_language(language_model, documents, dims=[8], epochs=1)
@@ -149,7 +149,13 @@ def certify_language(
     Args:
         model, task: a causal language model, and documents ("text:FOLDER", "lines:FILE").
         method: with a subspace.
-        options, training, data, store, progress, command, fields: as for `d90.certify`.
+        options: which d, levels and share of a prior are tried, and delta.
+        training: how each candidate is trained, once each.
+        data: how the task's data is read.
+        store: where the choice is recorded; alternatives it shows must be paid for (`tried`).
+        progress: is told what happens.
+        command: the command line that asked, kept with the result.
+        fields: those of the options as keywords, as dims=[50], epochs=1.
 
     Raises:
         InputError: a task without documents, too few of them, numbers out of range, or a certificate that would be false.

@@ -52,6 +52,9 @@ class CompareOptions(Options):
         seeds: trials of each method at its best rate, from the recipe's seed on.
         rates: factors of each method's default rate, where no `lr` is given.
         costs: measure step time, memory and latency as well (`d90.studies.cost`).
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
     """
 
     seeds: int = option(1, "Trials of each method at its best learning rate.", limit=at_least(1))
@@ -69,7 +72,11 @@ class LowDataOptions(Options):
 
     Attributes:
         least_steps: a run takes so many optimizer steps at least.
-        seeds, rates: as for a comparison.
+        seeds: trials of each method at its best rate, from the recipe's seed on.
+        rates: factors of each method's default rate, where no `lr` is given.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
     """
 
     least_steps: int = option(200, "A run takes so many optimizer steps at least.", limit=at_least(1))
@@ -87,6 +94,9 @@ class SeriesOptions(Options):
 
     Attributes:
         target: "last": that of the last model that can be trained, for all; "own": each model's; or "both".
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
     """
 
     target: Target = option("last", "last: one target for all models; own: each model's; both.")
@@ -226,6 +236,9 @@ class LatencyOptions(Options):
         dtype: of weights and passes, "fp32" or "bf16".
         threads: of torch; as they are by default.
         seed: of weights, tokens and orders.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
     """
 
     shape: str | None = option(None, "gpt2-medium, bert-base, ...: random weights, no network.")

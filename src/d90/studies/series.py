@@ -160,7 +160,8 @@ def family(
 
     Args:
         models: any names.
-        tasks, method, search, training, data, run: as for `measure`.
+        tasks: names or tasks; every model is measured on each.
+        method, search, training, data, run: as for `measure`.
         options: the target: "last", "own" or "both".
         fields: those of the five as keywords, as target="both", budget=12.
 

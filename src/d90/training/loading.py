@@ -54,7 +54,7 @@ class Scored:
 
 
 class Tuned:
-    """A model that carries a tune.
+    """A model that carries a tune, as `d90.open_tune` gives it: it predicts texts and scores splits.
 
     Example:
         >>> tuned = d90.open_tune(tune)
@@ -64,7 +64,7 @@ class Tuned:
 
     Attributes:
         model: with the tune on it.
-        record: what lies beside the tune.
+        record: what lies beside the tune: its recipe, its task and what training gave.
     """
 
     def __init__(self, model: Model, record: TuneRecord, kept: Sequence[Retained] = ()) -> None:

@@ -32,9 +32,9 @@ class Run(Display):
         >>> network = run.release()
 
     Attributes:
-        recipe, outcome: how it was trained, and what that gave.
-        model, task: both as they were opened.
-        applied_method: the method as it lies on the model.
+        recipe, outcome: how it was trained, and what that gave: scores (shares of 1, or minus the loss), steps, seconds.
+        model, task: both as they were opened; `model.module` computes with the tune.
+        applied_method: the method that is on the model; `release()` and `merge()` take it off.
     """
 
     def __init__(

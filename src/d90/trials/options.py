@@ -36,6 +36,9 @@ class RunOptions(Options):
         progress: is told what happens; by default bars in a terminal and lines in a notebook, which False silences.
         executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
         command: the command line that asked, kept with the result.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
     """
 
     store: str | os.PathLike[str] | Store = option(Path("runs/d90.sqlite"), "The SQLite file trials are kept in.")
