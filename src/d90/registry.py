@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Generic, TypeVar
 
@@ -58,6 +59,15 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         if before is not None and _place(before) != _place(variant):
             raise InputError(f"the {self.what} '{name}' is there already ({_place(before)}); choose another name")
         self._known[name] = variant
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is registered inside a `with` block is forgotten at its end: for tests and notebooks."""
+        before = dict(self._known)
+        try:
+            yield
+        finally:
+            self._known = before
 
     def find(self, name: str) -> Variant:
         """The variant of a name.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from d90.analysis.paired import _nuisance, _tango_bound, compare_paired, examples_needed, power, score_of_table
+from d90.analysis.paired import compare_paired, examples_needed, nuisance, power, score_of_table, tango_bound
 from d90.errors import InputError
 from d90.tasks.metrics import METRICS
 
@@ -20,13 +20,13 @@ def test_the_nuisance_maximises_the_likelihood(b: int, c: int, n: int, margin: f
         return -float(numpy.dot([b, c, n - b - c], numpy.log(shares)))
 
     best = optimize.minimize_scalar(minus, bounds=(1e-12, (1 - margin) / 2 - 1e-12), options={"xatol": 1e-12}).x
-    assert _nuisance(b, c, n, margin) == pytest.approx(best, abs=2e-5)
+    assert nuisance(b, c, n, margin) == pytest.approx(best, abs=2e-5)
 
 
 @pytest.mark.parametrize(("b", "c", "n"), [(1, 0, 44), (0, 1, 44), (20, 12, 200)])
 def test_at_the_bound_the_score_statistic_is_at_its_level(b: int, c: int, n: int) -> None:
     """The statistic from the definition: (estimate - bound) over its deviation under the bound, likelihood by brute force."""
-    bound = _tango_bound(b, c, n, 0.025)
+    bound = tango_bound(b, c, n, 0.025)
     q = numpy.linspace(max(0, bound) + 1e-9, (1 + bound) / 2 - 1e-9, 400_001)  # right for the tune alone
     shares = numpy.stack([q - bound, q, 1 - 2 * q + bound])
     best = q[numpy.argmax(numpy.array([b, c, n - b - c]) @ numpy.log(numpy.maximum(shares, 1e-300)))]
@@ -36,9 +36,9 @@ def test_at_the_bound_the_score_statistic_is_at_its_level(b: int, c: int, n: int
 
 def test_without_a_difference_the_bound_is_that_of_a_score_interval() -> None:
     z2 = stats.norm.isf(0.05) ** 2
-    assert _tango_bound(0, 0, 500, 0.05) == pytest.approx(-z2 / (500 + z2))
-    assert _tango_bound(500, 0, 500, 0.05) == -1
-    assert 0.98 < _tango_bound(0, 500, 500, 0.05) < 1
+    assert tango_bound(0, 0, 500, 0.05) == pytest.approx(-z2 / (500 + z2))
+    assert tango_bound(500, 0, 500, 0.05) == -1
+    assert 0.98 < tango_bound(0, 500, 500, 0.05) < 1
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews"])
@@ -73,7 +73,7 @@ def test_level_and_power_over_two_thousand_pairs(n: int, discordant: float, marg
     def passes(size: int, difference: float) -> float:
         only = (discordant - difference) / 2, (discordant + difference) / 2
         table = draw.multinomial(size, [*only, 1 - discordant], size=count)
-        return float(numpy.mean([_tango_bound(b, c, size, 0.05) > -margin for b, c, _ in table.tolist()]))
+        return float(numpy.mean([tango_bound(b, c, size, 0.05) > -margin for b, c, _ in table.tolist()]))
 
     assert passes(n, -margin) <= 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5, "false 'good enough' at the edge of H0"
     assert passes(needed, 0.0) >= 0.8 - 2 * (0.8 * 0.2 / count) ** 0.5

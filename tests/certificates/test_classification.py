@@ -246,7 +246,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_not_finite_counts_as_wrong() -> None:
-    from d90.certificates.classification import _errors
+    from d90.certificates.classification import count_errors
     from d90.training.loop import Data
     from d90.training.recipe import Recipe
 
@@ -254,7 +254,7 @@ def test_an_output_that_is_not_finite_counts_as_wrong() -> None:
     with torch.no_grad():
         model.module[-1].bias[0] = float("nan")  # type: ignore[index,union-attr]
     data = Data(model, blobs())
-    assert _errors(data, "train", Recipe("m", "t", precision="fp32")) == (300, 300)
+    assert count_errors(data, "train", Recipe("m", "t", precision="fp32")) == (300, 300)
 
 
 @pytest.mark.parametrize(("wrong", "says"), [(0, False), (300, True)])

@@ -18,7 +18,9 @@ from d90.errors import InputError
 from d90.integrations.convert import convert
 from d90.integrations.lora import Exported, to_lora
 from d90.methods import apply, parse
+from d90.training.base import open_base
 from d90.training.loading import open_tune
+from d90.training.record import read_record
 from tests.methods.table import bert, gpt2, llama, loss_of, outputs_of
 from tests.reference.command import run
 from tests.reference.tokenizer import save_tokenizer
@@ -150,10 +152,7 @@ def test_convert_to_peft(home: Path, name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "theta as it is" in done.stdout
     opened = open_tune(home / f"{name}.d90")
-    base = open_tune(home / f"{name}.d90").model.module
-    space = base._d90_space
-    assert isinstance(space, d90.Subspace)
-    space.release()
+    base = open_base(read_record(home / f"{name}.d90")).module
     loaded = PeftModel.from_pretrained(base, tmp_path / "folder").eval()
     words = torch.tensor([[1, 2, 3], [3, 2, 1]])
     with torch.no_grad():

@@ -18,6 +18,7 @@ from d90.errors import InputError, UnsupportedModelError
 from d90.integrations.peft import from_tune, to_tune
 from tests.methods.table import INPUTS, bert, checkpoint_layers, gpt2, llama, outputs_of, plain
 from tests.methods.table import loss_of as loss_of_plain
+from tests.reference.states import hooks_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing.*:FutureWarning"
@@ -145,7 +146,7 @@ def test_merge_and_unload_leaves_a_plain_model(make: Callable[[], nn.Module]) ->
     assert type(merged) is type(make())
     assert list(merged.state_dict()) == names
     assert torch.equal(outputs_of(merged), expected)
-    assert not merged._forward_pre_hooks
+    assert not hooks_of(merged)
     assert not any(getattr(p, "_d90_space", None) for p in merged.parameters())
     assert torch.equal(outputs_of(adapted(make).unload()), outputs_of(make()))
 

@@ -42,7 +42,7 @@ def marks(model: nn.Module) -> list[object]:
         seen.append((name, module.training, sorted(vars(module)), [(h, list(getattr(module, h))) for h in HOOKS]))
         seen.append({key: getattr(module, key) for key in public if isinstance(getattr(module, key), bool | int | str)})
     for name, p in model.named_parameters(remove_duplicate=False):
-        hooks = (p._backward_hooks, getattr(p, "_post_accumulate_grad_hooks", None))
+        hooks = [getattr(p, kind, None) for kind in ("_backward_hooks", "_post_accumulate_grad_hooks")]
         seen.append((name, id(p), p.requires_grad, p.dtype, p.stride(), id(p.grad), [len(h or ()) for h in hooks]))
     return seen
 
@@ -290,9 +290,9 @@ def test_small_updates_survive_in_half_precision(dtype: torch.dtype, size: float
     space = Subspace(model, 50, scale="global", seed=2)
     with torch.no_grad():
         space.theta.normal_()
-        space.theta.mul_(size * base.norm() / (space._weights.units[0] * space.theta.norm()))
+        space.theta.mul_(size * base.norm() / (space.units[0] * space.theta.norm()))
     space.flush()
-    wanted = space._weights.factors[0] * space.projection.forward(space.theta.detach()).double()
+    wanted = space.units[0] * space.projection.forward(space.theta.detach()).double()
     assert math.isclose(wanted.norm() / base.norm(), size, rel_tol=0.2)
     written = model.weight.detach().double().flatten() - base
     kept = float(written @ wanted / wanted.square().sum())

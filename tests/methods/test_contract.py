@@ -16,6 +16,7 @@ from d90.subspace import file as tune_file
 from d90.subspace.options import STRUCTURES
 from d90.subspace.subspace import Subspace
 from tests.methods.table import APPLY, MODELS, ROWS, SPACES, Row, bert, context, loss_of, outputs_of, plain
+from tests.reference.states import hooks_of
 
 ids = [f"{row.method}-{row.model}" for row in ROWS]
 applying = pytest.mark.parametrize("row", APPLY, ids=lambda row: f"{row.method}-{row.model}")
@@ -30,9 +31,16 @@ def shape_of(model: nn.Module) -> Iterator[Any]:
     for name, module in model.named_modules():
         own = {key for key in vars(module) if key not in ("training",)}
         hooks = [len(value) for key, value in vars(module).items() if "hooks" in key]
-        yield name, type(module), own, hooks, [(key, id(p)) for key, p in module._parameters.items()]
+        yield (
+            name,
+            type(module),
+            own,
+            hooks,
+            [(key, id(p)) for key, p in module.named_parameters(recurse=False, remove_duplicate=False)],
+        )
     for name, parameter in model.named_parameters():
-        yield name, parameter.requires_grad, parameter.grad is None, parameter._post_accumulate_grad_hooks or None
+        yield name, parameter.requires_grad, parameter.grad is None
+    yield hooks_of(model)
 
 
 def train(applied_method: AppliedMethod, steps: int = 12) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import pytest
@@ -152,9 +152,13 @@ def test_methods_have_a_signature_an_equality_and_a_repr() -> None:
         LoRA(rank=4)  # type: ignore[call-arg]
 
 
-def test_a_method_from_outside_joins_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METHODS, "_known", dict(METHODS._known))
+@pytest.fixture
+def methods_given_back() -> Iterator[None]:
+    with METHODS.scope():
+        yield
 
+
+def test_a_method_from_outside_joins_the_grammar(methods_given_back: None) -> None:
     @register_method
     @dataclasses.dataclass(frozen=True)
     class Norms(Method):

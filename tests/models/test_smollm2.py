@@ -49,13 +49,13 @@ def test_the_folder_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_
         (folder / "half").write_text("")
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(smollm2, "_unpack", fail)
+    monkeypatch.setattr(smollm2, "unpack", fail)
     with pytest.raises(RuntimeError):
         smollm2.smollm2_folder()
     assert list((tmp_path / "cache" / "d90").iterdir()) == []
     made = []
     monkeypatch.setattr(
-        smollm2, "_unpack", lambda weights, folder: made.append((folder / "config.json").write_text("{}"))
+        smollm2, "unpack", lambda weights, folder: made.append((folder / "config.json").write_text("{}"))
     )
     folders = {smollm2.smollm2_folder() for _ in range(2)}
     assert len(folders) == len(made) == 1

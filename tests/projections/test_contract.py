@@ -11,6 +11,7 @@ import torch
 from d90.errors import InputError
 from d90.projections import PROJECTIONS, Projection, base, build, dense, kernels, sparse
 from tests.reference.dense import matrix
+from tests.reference.states import tensors_in
 from tests.reference.table import CASES, IDS, SHAPES, SPECS, Sizes, suited
 
 over_the_table = pytest.mark.parametrize(("spec", "d", "sizes"), CASES, ids=IDS)
@@ -146,13 +147,12 @@ def test_drawing_again_equals_the_cache(spec: str, monkeypatch: pytest.MonkeyPat
     forward, adjoint = redrawn.forward(x), redrawn.adjoint(y)
     assert close(forward, kept.forward(x), rtol=1e-6)
     assert close(adjoint, kept.adjoint(y), rtol=1e-6)
-    assert redrawn._cache in (None, {})
+    assert sum(tensor.numel() for tensor in tensors_in(redrawn)) < sum(sizes), "nothing of size d D is kept"
     if spec.startswith("dense") and kernels.active() != "torch":
         assert torch.equal(forward, kept.forward(x))
         assert torch.equal(adjoint, kept.adjoint(y))
-        assert kept._cache is None
-        assert not redrawn._kernel._matrices
-        assert bool(kept._kernel._matrices) == (spec == "dense:gaussian")  # signs are never kept
+        whole = sum(tensor.numel() for tensor in tensors_in(kept)) >= d * sum(sizes)
+        assert whole == (spec == "dense:gaussian"), "signs are never kept"
 
 
 @over_names

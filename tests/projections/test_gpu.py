@@ -41,8 +41,8 @@ def test_fastfood_equals_torch(d: int, entries: str) -> None:
 
     sizes = (5000, 1, 0, 700, 1024, 9001 if d > 1000 else 2057, 9)
     p = build(f"fastfood:{entries}", d, sizes, seed=SEED)
-    assert isinstance(p._kernel, kernels.FastfoodKernel)
-    gpu = FastfoodOnGpu(*p._kernel.map, p._kernel.scale, (p._kernel.sizes, p._kernel.first, p._kernel.dither))
+    assert isinstance(p.kernel, kernels.FastfoodKernel)
+    gpu = FastfoodOnGpu(*p.kernel.map, p.kernel.scale, (p.kernel.sizes, p.kernel.first, p.kernel.dither))
     z, other = (p.prepare(torch.randn(d)) for _ in range(2))
     for dtype in (torch.float32, *HALF_TYPES):
         bases = [torch.randn(n).to(dtype) for n in sizes]
@@ -101,7 +101,7 @@ def test_a_space_trains_the_same(structure: str, layer: str, waiting: int, monke
     plain = trained("cpu")
     launches = []
     if INTERPRETED:
-        monkeypatch.setattr(kernels, "_on_gpu", lambda tensor: tensor.is_contiguous())
+        monkeypatch.setattr(kernels, "on_gpu", lambda tensor: tensor.is_contiguous())
     from d90.projections.kernels.gpu import FastfoodOnGpu
 
     fold = FastfoodOnGpu.fold
@@ -192,8 +192,8 @@ def test_the_kernels_compile_without_a_gpu(m: int, gaussian: bool, kind: str) ->
     write = {"factors": "*fp32", "tiles": "*i32", "zs": "*fp32", "like_base": f"*{kind}", "like_out": f"*{kind}"}
     fold = {"factors": "*fp64", "programs": "*i32", "z_gradients": "*fp64", "like_g": f"*{kind}"}
     for function, types, constants in (
-        (gpu._write, common | write, shape | {"SMALLEST": smallest, "BITS": bits}),
-        (gpu._fold, common | fold, shape),
+        (gpu.write_tiles, common | write, shape | {"SMALLEST": smallest, "BITS": bits}),
+        (gpu.fold_tiles, common | fold, shape),
     ):
         names = function.arg_names
         values = {(names.index(name),): value for name, value in constants.items()}

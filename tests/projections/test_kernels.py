@@ -118,7 +118,7 @@ def test_half_precision_weights_are_the_dithered_fp32_ones(path: str, spec: str,
                 with kernels.forced(path):
                     exact = write(p, z, bases, torch.float32, factor)
                     halves = write(p, z, bases, dtype, factor)
-                for x, half, first in zip(exact, halves, p._dither_blocks, strict=True):
+                for x, half, first in zip(exact, halves, p.dither_blocks, strict=True):
                     expected = round_dithered(x, dtype, p.seed, first)
                     number = ~torch.isnan(x)
                     assert torch.equal(torch.isnan(half), ~number)
@@ -304,7 +304,7 @@ def test_what_a_kernel_does_not_take_goes_to_torch(spec: str) -> None:
     fresh.fold_segment(spaced, 0, found)
     fresh.write([Target(0, bases[0], 0.3, z, wide[0])])
     assert far(found, expected) <= 1e-6
-    assert not fresh._kernel._headers  # nothing is made, or kept in memory, for what torch does
+    assert not fresh.kernel.headers  # nothing is made, or kept in memory, for what torch does
 
 
 @needs_library
@@ -378,9 +378,8 @@ def test_without_a_library_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) 
     theta = torch.randn(100)
     with kernels.forced("torch"):
         expected = p.forward(theta)
-    monkeypatch.setattr(kernels, "_library", lambda: "no compiled library")
-    for cached in (kernels._choose, kernels._default):
-        cached.cache_clear()
+    monkeypatch.setattr(kernels, "LIBRARY", "nowhere.so")
+    kernels.reset()
     try:
         monkeypatch.setenv("D90_KERNEL", "avx512")
         with pytest.raises(InputError, match="no compiled library"):
@@ -389,15 +388,15 @@ def test_without_a_library_torch_does_the_work(monkeypatch: pytest.MonkeyPatch) 
         assert kernels.active() == "torch"
         assert torch.equal(p.forward(theta), expected)
     finally:
-        for cached in (kernels._choose, kernels._default):
-            cached.cache_clear()
+        monkeypatch.undo()
+        kernels.reset()
 
 
 @needs_library
 def test_a_library_older_than_its_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "source_crc", lambda: 7)
     with pytest.raises(OSError, match="older than its source"):
-        kernels._Library(SOURCE.with_name(LIBRARY))
+        kernels.Library(SOURCE.with_name(LIBRARY))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from d90.errors import InputError, UnsupportedModelError
 from d90.serving.bank import Bank
 from tests.methods.table import VOCABULARY, bert, gpt2, llama
 from tests.reference.families import save_family
-from tests.reference.states import same, values
+from tests.reference.states import hooks_of, same, values
 from tests.reference.tunes import alone, put_tune
 
 
@@ -113,7 +113,7 @@ def test_each_row_is_its_tune_alone(folders: dict[str, Path], kind: str, order: 
     differs = [name is not None for name in names]
     assert [bool((a - b).abs().max() > 1e-3) for a, b in zip(found, plain, strict=False)] == differs
     assert same(values(model), before)
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    assert not hooks_of(model)
     assert torch.equal(logits(model, INPUTS), plain), "and the base is as it was"
 
 
@@ -242,8 +242,8 @@ def test_eight_threads_never_see_anothers_tune(folders: dict[str, Path]) -> None
     for thread in threads:
         thread.join()
     assert not wrong
-    assert bank._ready.size <= 60_000
-    assert not bank._batches.any_open
+    assert 0 < bank.ready_bytes <= 60_000
+    bank.release()  # refused while a batch is open
 
 
 def test_what_cannot_be_batched_is_refused_by_name_and_the_rest_serve_on(tmp_path: Path) -> None:

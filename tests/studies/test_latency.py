@@ -16,6 +16,7 @@ from d90.methods import parse
 from d90.studies import latency as room
 from d90.studies.latency import SHAPES, latency, usual_methods
 from tests.reference.command import run
+from tests.reference.states import hooks_of
 
 
 @pytest.fixture
@@ -55,23 +56,23 @@ def test_a_row_for_every_method_and_size(tiny: dict[str, Any], shape: str) -> No
 
 
 def test_the_copies_share_the_weights_and_a_merged_one_is_the_bare_model(tiny: dict[str, Any]) -> None:
-    module = room._shaped("gpt2", 0)
+    module = room.random_model("gpt2", 0)
     weights = {name: p.clone() for name, p in module.named_parameters()}
     bare, own = modules_of(module), {id(p) for p in module.parameters()}
     for method in METHODS:
-        other = room._with(parse(method), module, 0)
+        other = room.with_method(parse(method), module, 0)
         assert not other.training
         shared = sum(id(p) in own for p in other.parameters())
         if method.startswith("lora"):
             assert modules_of(other) == bare
-            assert not any(part._forward_hooks or part._forward_pre_hooks for part in other.modules())
+            assert not hooks_of(other)
         else:
             assert shared == len(own)
             extra = sum(p.numel() for p in other.parameters() if id(p) not in own)
             assert extra > 0
-            assert any(part._forward_hooks or part._forward_pre_hooks for part in other.modules())
+            assert hooks_of(other)
     assert modules_of(module) == bare
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert not hooks_of(module)
     assert all(torch.equal(weights[name], p) for name, p in module.named_parameters())
 
 
@@ -90,13 +91,13 @@ def test_what_is_added_is_taken_inside_a_round(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
     models: dict[str, nn.Module] = {"base": Slow(1.0), "a": Slow(1.1), "b": Slow(0.9)}
-    passes = room._rounds(models, torch.zeros(1, 1), rounds=5, seconds=0.0, seed=0)
+    passes = room.time_rounds(models, torch.zeros(1, 1), rounds=5, seconds=0.0, seed=0)
     assert [len(taken) for taken in passes.values()] == [5, 5, 5]
-    row = room._row("a", "a", False, (1, 1), passes, noise=0.0)
+    row = room.latency_row("a", "a", False, (1, 1), passes, noise=0.0)
     assert row.added == pytest.approx(0.1)
     assert (row.low, row.high) == (pytest.approx(0.1), pytest.approx(0.1))
     assert row.milliseconds == pytest.approx(11_000)
-    more = room._rounds({"base": Slow(1.0)}, torch.zeros(1, 1), rounds=2, seconds=20.0, seed=0)
+    more = room.time_rounds({"base": Slow(1.0)}, torch.zeros(1, 1), rounds=2, seconds=20.0, seed=0)
     assert len(more["base"]) == 4, "it goes on while seconds have not gone by: 1 + 1 + 10 + 10"
 
 
@@ -113,7 +114,7 @@ def test_a_merged_model_is_the_bare_one_within_its_interval(tiny: dict[str, Any]
 
 def test_the_noise_of_equal_models_widens_every_interval() -> None:
     passes = {"base": [1.0] * 9, "a": [1.2] * 9}
-    row = room._row("a", "a", False, (1, 1), passes, noise=0.05)
+    row = room.latency_row("a", "a", False, (1, 1), passes, noise=0.05)
     assert (row.low, row.added, row.high) == (pytest.approx(0.15), pytest.approx(0.2), pytest.approx(0.25))
 
 
@@ -160,7 +161,7 @@ def test_the_shapes_are_the_architectures_they_are_called() -> None:
     millions = {"gpt2": 124, "gpt2-medium": 355, "gpt2-large": 774, "bert-base": 109, "bert-large": 335}
     for name in SHAPES:
         with torch.device("meta"):
-            size = sum(p.numel() for p in room._shaped(name, 0).parameters()) / 1e6
+            size = sum(p.numel() for p in room.random_model(name, 0).parameters()) / 1e6
         assert round(size) == {**millions, "roberta-base": 125, "roberta-large": 355}[name]
 
 

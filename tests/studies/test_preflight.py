@@ -27,7 +27,7 @@ MAKERS = {"bert": bert, "gpt2": gpt2, "llama": llama}
 
 def allocated(model: nn.Module, examples: int, tokens: int) -> int:
     """What torch's profiler sees at the peak of forward and backward."""
-    from d90.studies.cost import _peak
+    from d90.studies.cost import peak_memory
 
     ids = torch.ones(examples, tokens, dtype=torch.int64)
 
@@ -38,7 +38,7 @@ def allocated(model: nn.Module, examples: int, tokens: int) -> int:
         nn.functional.cross_entropy(logits.float(), goal, reduction="none").mean().backward()
 
     model(input_ids=ids)
-    return _peak(step, torch.device("cpu"))
+    return peak_memory(step, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", ["full", "lora:r=2", "bitfit", "adapter:r=3", "hiwi:on=weight,r=2"])

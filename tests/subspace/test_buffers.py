@@ -84,7 +84,7 @@ def state(model: nn.Module) -> dict[str, Tensor | None]:
     """Every parameter and buffer, those that are not persistent or None included."""
     held: dict[str, Tensor | None] = {name: p.detach().clone() for name, p in model.named_parameters()}
     for prefix, module in model.named_modules():
-        held |= {f"{prefix}.{k}": None if b is None else b.clone() for k, b in module._buffers.items()}
+        held |= {f"{prefix}.{k}": None if b is None else b.clone() for k, b in vars(module)["_buffers"].items()}
     return held
 
 

@@ -203,7 +203,7 @@ def test_every_scale_moves_all_weights_together_as_far(scale: str, d: int) -> No
         p, starts = space.projection.dense().double(), (*space.projection.starts, space.D)
         parts = [
             (unit * p[low:high]).square().sum()
-            for unit, low, high in zip(space._weights.units, starts[:-1], starts[1:], strict=True)
+            for unit, low, high in zip(space.units, starts[:-1], starts[1:], strict=True)
         ]
         moved[name] = float(sum(parts))
         space.release()
@@ -217,7 +217,7 @@ def test_step_rule_1_is_as_it_was() -> None:
         tensors = list(layout.trainable(zoo()).values())
         sizes = [tensor.numel() for tensor in tensors]
         k = layout.balance(scale, sizes, [layout.tensor_scale(scale, t, sum(sizes), 20) for t in tensors], 20)
-        assert [a * k for a in first._weights.units] == pytest.approx(second._weights.units, rel=1e-12)
+        assert [a * k for a in first.units] == pytest.approx(second.units, rel=1e-12)
         assert (k == 1) == (scale == "tensor")
         assert (first.header().step_rule, second.header().step_rule) == (1, 1 if scale == "tensor" else 2)
     with pytest.raises(InputError, match="step_rule"):

@@ -165,7 +165,7 @@ def test_a_prompt_with_several_references_is_answered_once(tmp_path: Path, monke
 def test_an_interval_of_bleu_is_of_prompts_and_their_counts_are_read_as_they_were_stored(tmp_path: Path) -> None:
     """A store keeps an example's several counts in one row."""
     pytest.importorskip("sacrebleu")
-    from d90.studies.compare import _deviation_by_examples
+    from d90.studies.compare import deviation_by_examples
     from tests.reference.results import made_entry
 
     rows = [{"prompt": f"{p}:", "completion": f"it is {p} and {'ab'[a]}"} for p in range(20) for a in range(2)]
@@ -184,7 +184,7 @@ def test_an_interval_of_bleu_is_of_prompts_and_their_counts_are_read_as_they_wer
 
     runner: Any = Runner()
     recipe: Any = None
-    found = _deviation_by_examples(runner, made_entry("full", 0.5), recipe, 20)
+    found = deviation_by_examples(runner, made_entry("full", 0.5), recipe, 20)
     once = bootstrap_interval(lambda rows: corpus_score("bleu", counts[::2][rows]), 20, draws=200)
     assert found == pytest.approx((once[1] - once[0]) / (2 * 1.959964))
     assert found > 0.02

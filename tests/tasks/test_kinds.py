@@ -253,12 +253,14 @@ class MultiLabel(TaskKind):
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     others = {
         name: kind for name, kind in kinds.KINDS.items() if name != "multi-label"
     }  # the name is a test's own here
     monkeypatch.setattr(kinds, "KINDS", Registry("kind of task", "d90.kinds", others))
-    return monkeypatch
+    monkeypatch.setattr(rules, "SCALES", dict(rules.SCALES))
+    with metrics.METRICS.scope():
+        yield
 
 
 def _data(folder: Path) -> Path:
@@ -267,7 +269,7 @@ def _data(folder: Path) -> Path:
     return folder / "data.jsonl"
 
 
-def test_a_kind_of_your_own_trains_saves_opens_and_predicts(registry: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kind_of_your_own_trains_saves_opens_and_predicts(registry: None, tmp_path: Path) -> None:
     path = _data(tmp_path)
     with pytest.raises(InputError, match="column 'label' holds a list"):
         tasks.load(str(path))
@@ -290,11 +292,7 @@ def test_a_kind_of_your_own_trains_saves_opens_and_predicts(registry: pytest.Mon
         d90.certify(str(tmp_path / "base"), str(path), "full@d=4", store=tmp_path / "s.sqlite")
 
 
-def test_a_metric_of_your_own_scores_a_kind_and_rules_go_by_what_it_is(
-    registry: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    registry.setattr(metrics.METRICS, "_known", dict(metrics.METRICS._known))
-    registry.setattr("d90.search.rules._SCALES", dict(rules._SCALES))
+def test_a_metric_of_your_own_scores_a_kind_and_rules_go_by_what_it_is(registry: None, tmp_path: Path) -> None:
     tasks.register_metric(
         "all-right", lambda predicted, labels: (predicted == labels).all(1).double().mean().item(), share=True
     )
@@ -322,14 +320,14 @@ def test_a_metric_of_your_own_scores_a_kind_and_rules_go_by_what_it_is(
         tasks.load(str(_data(tmp_path)), kind="multi-scored", metric="al-right")
 
 
-def test_a_kind_may_come_by_an_entry_point(registry: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kind_may_come_by_an_entry_point(registry: None, tmp_path: Path) -> None:
     point = EntryPoint("multi-label", f"{__name__}:MultiLabel", "d90.kinds")
     registry.setattr("importlib.metadata.entry_points", lambda group: [point] if group == "d90.kinds" else [])
     assert "multi-label" in tasks.kind_names()
     assert tasks.load(str(_data(tmp_path))).kind.name == "multi-label"
 
 
-def test_two_kinds_that_fit_are_asked_about(registry: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_two_kinds_that_fit_are_asked_about(registry: None, tmp_path: Path) -> None:
     tasks.register_kind(MultiLabel)
 
     @dataclass(frozen=True)

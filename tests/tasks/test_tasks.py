@@ -13,7 +13,7 @@ import torch
 from d90 import tasks
 from d90.errors import InputError
 from d90.tasks import Split, Task
-from d90.tasks.docstrings import _modules, _part
+from d90.tasks.docstrings import library_modules, part_of
 
 # --- the contract --------------------------------------------------------------------------------------------------------
 
@@ -115,13 +115,13 @@ def test_impossible_limits(limits: dict[str, int]) -> None:
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, list[tuple[str, str]]]:
-    return dict(_modules())
+    return dict(library_modules())
 
 
 @pytest.fixture(scope="module")
 def docstrings(modules: dict[str, list[tuple[str, str]]]) -> Task:
     with pytest.MonkeyPatch.context() as patch:  # the library is parsed once
-        patch.setattr("d90.tasks.docstrings._modules", lambda: iter(modules.items()))
+        patch.setattr("d90.tasks.docstrings.library_modules", lambda: iter(modules.items()))
         return tasks.load("docstrings")
 
 
@@ -135,7 +135,7 @@ def test_docstrings_are_balanced_at_every_prefix(docstrings: Task) -> None:
 
 def test_docstrings_share_no_module(docstrings: Task, modules: dict[str, list[tuple[str, str]]]) -> None:
     for part, split in docstrings.splits.items():
-        inside = [functions for name, functions in modules.items() if _part(name) == part]
+        inside = [functions for name, functions in modules.items() if part_of(name) == part]
         assert len(split) == sum(map(len, inside))
         own = {pair for functions in inside for pair in functions}
         texts = {text for _, text in own}

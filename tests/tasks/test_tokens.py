@@ -184,13 +184,13 @@ def test_padding_and_neighbours_change_no_words_outputs(folder: Path) -> None:
 
 
 def test_a_word_of_several_tokens_is_told_by_its_first() -> None:
-    from d90.models.encoding import _first_tokens
+    from d90.models.encoding import first_tokens
 
     # "new york's": new | york | ' | s, behind a mark; a byte-level token begins at the space before its word
-    assert _first_tokens(["new", "york's"], [(0, 0), (0, 3), (4, 8), (8, 9), (9, 10), (0, 0)]) == [1, 2]
-    assert _first_tokens(["new", "york's"], [(0, 3), (3, 8), (8, 10)]) == [0, 1]
-    assert _first_tokens(["a", "\u200b", "b"], [(0, 1), (4, 5)]) == [0, -1, 1], "a word without a token"
-    assert _first_tokens(["a", "b"], [(0, 1), (1, 2), (2, 3)]) == [0, 2], "a token of the space alone"
+    assert first_tokens(["new", "york's"], [(0, 0), (0, 3), (4, 8), (8, 9), (9, 10), (0, 0)]) == [1, 2]
+    assert first_tokens(["new", "york's"], [(0, 3), (3, 8), (8, 10)]) == [0, 1]
+    assert first_tokens(["a", "\u200b", "b"], [(0, 1), (4, 5)]) == [0, -1, 1], "a word without a token"
+    assert first_tokens(["a", "b"], [(0, 1), (1, 2), (2, 3)]) == [0, 2], "a token of the space alone"
 
 
 # --- tunes ----------------------------------------------------------------------------------------------------------

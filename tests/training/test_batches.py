@@ -19,6 +19,7 @@ from d90.tasks.kinds import Instruction, Language
 from d90.training.batches import Batches, outputs_of
 from d90.training.loading import open_tune
 from tests.reference.chat import chat_model
+from tests.reference.states import hooks_of
 
 ROWS = [
     {
@@ -70,7 +71,7 @@ def test_the_output_matrix_sees_only_the_places_that_count(opened: tuple[Model, 
     outputs_of(module, batch, task.kind)
     handle.remove()
     assert shapes == [(1, int(batch["scored"][:, 1:].sum()), model.vocabulary)]
-    assert not module.get_output_embeddings()._forward_pre_hooks
+    assert not hooks_of(module)
 
 
 def test_documents_lose_what_they_lost_with_all_logits(opened: tuple[Model, tasks.Task]) -> None:

@@ -114,7 +114,7 @@ def test_bars_are_taken_off_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
         fails()
     (bars,) = seen
     assert isinstance(bars, Terminal)
-    assert not bars._bars.live.is_started
+    assert not bars.drawn
 
 
 def test_lines_go_where_they_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def test_calls_side_by_side_take_turns_and_wait_at_the_same_time(local: Local, t
             assert inside == [n], "two threads at once"
             inside.remove(n)
             results, _ = run(local, [job("square", n=n + round_)])
-            most = max(most, len(local._live))
+            most = max(most, len(local.live))
             found += results[0]["square"]
         return found
 
@@ -157,7 +157,7 @@ def test_an_error_in_one_call_ends_the_others_once_their_trials_have_ended(local
     with pytest.raises(InputError, match="no more"):
         local.together([long, short])
     assert len(ended) == len(list(tmp_path.iterdir())) < 50, "a trial under way was lost"
-    assert not local._live
+    assert not local.live
     assert run(local, [job("square", n=2)])[0][0]["square"] == 4
 
 
@@ -167,7 +167,7 @@ def test_what_several_trials_tell_is_kept_apart(capsys: pytest.CaptureFixture[st
         for number in (1, 2):
             progress.trial_turned(number)
             progress.trial_started(f"trial {number}", 10)
-    assert sorted(bars._trials) == [1, 2]
+    assert sorted(bars.trials) == [1, 2]
     for progress in (lines, bars):
         progress.trial_turned(0)
         progress.trial_ended("trial 3", "0.5, stored")
@@ -175,7 +175,7 @@ def test_what_several_trials_tell_is_kept_apart(capsys: pytest.CaptureFixture[st
         progress.trial_scored(5, 0.25, 1.0)
         progress.trial_scored(6, -1.5, 1.5)
         progress.trial_ended("trial 1", "0.25")
-    assert list(bars._trials) == [2], "each takes its own bar away"
+    assert list(bars.trials) == [2], "each takes its own bar away"
     bars.close()
     said = capsys.readouterr().err
     assert "trial 1, step 5: score 0.2500, loss 1.0000" in said

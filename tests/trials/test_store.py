@@ -47,10 +47,14 @@ def test_a_stopped_trial_answers_only_for_thresholds_up_to_its_score(tmp_path: P
     assert store.find("other", None) is None
 
 
-def test_the_file_is_in_wal_mode_with_full_synchronisation(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s.sqlite")
-    assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2
+def test_the_file_is_in_wal_mode_with_full_synchronisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
+    Store(tmp_path / "s.sqlite")
+    (connection,) = opened
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
 def test_a_newer_store_is_refused_and_left_alone(tmp_path: Path) -> None:

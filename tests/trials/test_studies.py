@@ -37,7 +37,7 @@ class Killer(Progress):
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
         if not self.killed:
-            self.killed = next(iter(self.executor._live)).pid
+            self.killed = next(iter(self.executor.live)).pid
             os.kill(self.killed, signal.SIGKILL)
 
     def note(self, message: str) -> None:

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 LN2 = math.log(2.0)
-_UNDERFLOW = 1e-250  # below it the incomplete beta function of doubles is left for a sum in log space
+UNDERFLOW = 1e-250  # below it the incomplete beta function of doubles is left for a sum in log space
 _CHUNK = 1 << 14
 
 
@@ -97,7 +97,7 @@ def log_binomial_cdf(errors: int, n: int, p: float) -> float:
     if errors == 0:
         return n * math.log1p(-p)
     direct = float(special.betaincc(errors + 1.0, float(n - errors), p))
-    if direct > _UNDERFLOW or p <= errors / n:
+    if direct > UNDERFLOW or p <= errors / n:
         return math.log(direct)
     return _log_pmf(errors, n, p) + math.log(_tail_over_pmf(errors, n, p))
 

@@ -79,7 +79,7 @@ def compare_paired(
     if metric in PROPORTIONS:
         effective = effective_count(right.astype(float) - other, groups)
         share = effective / n
-        lower = _tango_bound(b * share, c * share, effective, alpha)
+        lower = tango_bound(b * share, c * share, effective, alpha)
         return Comparison((c - b) / n, lower, (b + c) / n, n, effective=effective)
     classes = int(max(tune.max(), reference.max(), labels.max())) + 1
     cells = numpy.bincount((labels * classes + reference) * classes + tune, minlength=classes**3)
@@ -137,24 +137,24 @@ def examples_needed(
 
 def _deviations(discordant: float, margin: float) -> tuple[float, float]:
     """sqrt(n) times the standard deviation of the difference: as the test takes it under H0, and where the two are equal."""
-    q = _nuisance(discordant / 2, discordant / 2, 1.0, margin)
+    q = nuisance(discordant / 2, discordant / 2, 1.0, margin)
     return math.sqrt(2 * q + margin * (1 - margin)), math.sqrt(discordant)
 
 
-def _nuisance(b: float, c: float, n: float, margin: float) -> float:
+def nuisance(b: float, c: float, n: float, margin: float) -> float:
     """The share of examples right for the tune alone, by maximum likelihood where that for the reference alone is m more."""
     # the derivative of b ln(q + m) + c ln q + (n - b - c) ln(1 - 2 q - m) is zero where 2 n q^2 - L q - c m (1 - m) = 0
     linear = b + c + margin * (b - c) - 2 * n * margin
     return (linear + math.sqrt(max(0.0, linear**2 + 8 * n * c * margin * (1 - margin)))) / (4 * n)
 
 
-def _tango_bound(b: float, c: float, n: float, alpha: float) -> float:
+def tango_bound(b: float, c: float, n: float, alpha: float) -> float:
     """The difference at which the score test just fails to reject."""
     most = stats.norm.isf(alpha)
 
     def above(difference: float) -> float:
         m = -difference
-        variance = n * (2 * _nuisance(b, c, n, m) + m * (1 - m))
+        variance = n * (2 * nuisance(b, c, n, m) + m * (1 - m))
         return (c - b - n * difference) / math.sqrt(max(variance, 1e-300)) - most
 
     found, least = (c - b) / n, -1 + 1e-12

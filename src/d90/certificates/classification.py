@@ -264,7 +264,7 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
     n, delta, recipe, data = ground.n, ground.options.delta, ground.recipe, ground.data
     measure = Measure(
         Candidate,
-        lambda fresh, one: Candidate(**vars(one), errors=_errors(fresh, "train", recipe)[0]),
+        lambda fresh, one: Candidate(**vars(one), errors=count_errors(fresh, "train", recipe)[0]),
         no_change=bool(ground.options.prior),
     )
     candidates = []
@@ -275,7 +275,7 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
         progress.trial_ended(name, f"{one.errors / n:.2%} training error, {one.bits:.0f} bits, bound {one.bound:.2%}")
     best = min(candidates, key=lambda candidate: candidate.bound)
     with decoded(data, ground.start, ground.spec, recipe, best.d, best.payload) as fresh:
-        wrong, seen = _errors(fresh, ground.split, recipe)
+        wrong, seen = count_errors(fresh, ground.split, recipe)
     return Certificate(
         model=recipe.model,
         task=recipe.task,
@@ -352,7 +352,7 @@ def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:
     return torch.stack(data.task.kind.held_against(outputs, data.task.splits[split]), 1)
 
 
-def _errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
+def count_errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
     rows = _answers(data, split, recipe)
     return _count(rows), len(rows)
 

@@ -186,13 +186,13 @@ def _words(model: Model, inputs: Sequence[tuple[str, ...]]) -> Encoded:
     truncated = sum(len(ids) > longest for ids in found["input_ids"])
     found = _call(model, texts, truncation=True, max_length=longest, return_offsets_mapping=True)
     ids = [row or _nothing(model, i) for i, row in enumerate(found["input_ids"])]
-    first = [_first_tokens(words, places) for words, places in zip(inputs, found["offset_mapping"], strict=True)]
+    first = [first_tokens(words, places) for words, places in zip(inputs, found["offset_mapping"], strict=True)]
     encoded = _encoded(ids, _types(model, found), truncated)
     encoded.features["first"] = first
     return encoded
 
 
-def _first_tokens(words: Sequence[str], places: Sequence[tuple[int, int]]) -> list[int]:
+def first_tokens(words: Sequence[str], places: Sequence[tuple[int, int]]) -> list[int]:
     """Where each word's first token stands, from the tokens' places in the words' text; some begin at the space before a word."""
     starts = [0]
     for word in words[:-1]:

@@ -44,7 +44,7 @@ def smollm2_folder() -> str:
             f"cannot write to '{cache}' ({error.strerror}), where model 'smollm2' is unpacked; name another folder with XDG_CACHE_HOME"
         ) from None
     try:
-        _unpack(weights, made)
+        unpack(weights, made)
         made.replace(folder)
     except OSError:
         if not (folder / "config.json").is_file():  # else another process was first
@@ -54,7 +54,7 @@ def smollm2_folder() -> str:
     return str(folder)
 
 
-def _unpack(weights: Path, folder: Path) -> None:
+def unpack(weights: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

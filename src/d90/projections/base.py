@@ -71,7 +71,7 @@ class Projection(ABC):
     entry_kinds: ClassVar[tuple[str, ...]] = ("sign",)
     squares: ClassVar[bool] = False  # whether d must be a square
     by_shape: ClassVar[bool] = False  # whether segments are given by their shapes, as it matters how they lie
-    _kernel: Kernel | None = None  # does the same in one pass, for the tensors it takes
+    kernel: Kernel | None = None  # does the same in one pass, for the tensors it takes
 
     def __init__(self, d: int, sizes: int | Sequence[int], seed: int = 0, entries: str | None = None) -> None:
         self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
@@ -95,7 +95,7 @@ class Projection(ABC):
         if not 0 <= seed < 1 << 64:
             raise InputError(f"got seed={seed}, expected a 64-bit number, 0 <= seed < 2^64")
         self.starts = tuple(accumulate(self.sizes, initial=0))[:-1]
-        self._dither_blocks = tuple(accumulate((-(-size // BLOCK) for size in self.sizes), initial=0))[:-1]
+        self.dither_blocks = tuple(accumulate((-(-size // BLOCK) for size in self.sizes), initial=0))[:-1]
 
     # --- what a variant writes -------------------------------------------------------------------------------------
 
@@ -143,10 +143,10 @@ class Projection(ABC):
 
     def write(self, targets: Sequence[Target]) -> None:
         """Write tensors of the model in one pass; half precision is rounded with the dither of this seed."""
-        if self._kernel is not None:
-            targets = self._kernel.write(targets)
+        if self.kernel is not None:
+            targets = self.kernel.write(targets)
         for segment, base, factor, z, out in targets:
-            first = self._dither_blocks[segment]
+            first = self.dither_blocks[segment]
             for low, high in self.chunks(segment):
                 start = base[low:high]
                 start = start.float() if start.dtype in HALF_TYPES else start  # fp64 stays fp64
@@ -157,19 +157,19 @@ class Projection(ABC):
 
     def fold_segment(self, g: Tensor, segment: int, z_gradient: Tensor) -> None:
         """Add P_segment^T g (in z-space) to `z_gradient`; g is flat, of any floating dtype."""
-        if self._kernel is not None and self._kernel.fold(g, segment, z_gradient):
+        if self.kernel is not None and self.kernel.fold(g, segment, z_gradient):
             return
         for low, high in self.chunks(segment):
             self.fold(g[low:high].float(), segment, low, z_gradient)
 
     def folds_together(self, g: Tensor) -> bool:
         """Whether gradients that lie where `g` does are better folded several at once: one launch on a GPU."""
-        return self._kernel is not None and self._kernel.gpu_for(g) is not None
+        return self.kernel is not None and self.kernel.gpu_for(g) is not None
 
     def fold_together(self, folds: Sequence[Fold], z_gradients: Tensor) -> None:
         """Fold gradients into the rows of `z_gradients` (rows, z_size), fp64."""
-        if self._kernel is not None:
-            folds = self._kernel.fold_together(folds, z_gradients)
+        if self.kernel is not None:
+            folds = self.kernel.fold_together(folds, z_gradients)
         for segment, g, factor, row in folds:
             part = self.new_z_gradient(g.device)
             self.fold_segment(g, segment, part)
@@ -200,7 +200,7 @@ class Projection(ABC):
 
     def _fold_rows(self, rows: Tensor, values: Tensor, segment: int, z_gradient: Tensor) -> None:
         width = values.shape[1]
-        if self._kernel is not None and self._kernel.fold_rows(rows, values, segment, z_gradient):
+        if self.kernel is not None and self.kernel.fold_rows(rows, values, segment, z_gradient):
             return
         for low, high in self.chunks(segment):
             ends = torch.tensor([low // width, -(-high // width)], device=rows.device)

@@ -37,8 +37,8 @@ class Dense(Projection):
         self._cache: Tensor | None = None
         gaussian = self.entries == "gaussian"
         kept = gaussian and self._fits
-        segments = (self.sizes, self.starts, self._dither_blocks)
-        self._kernel = DenseKernel(seed, (self.D, d), gaussian, kept, segments)
+        segments = (self.sizes, self.starts, self.dither_blocks)
+        self.kernel = DenseKernel(seed, (self.D, d), gaussian, kept, segments)
 
     @property
     def _fits(self) -> bool:

@@ -76,8 +76,8 @@ class Fastfood(Projection):
         self._B = signs(seed, "fastfood.B", zero, self.d_pad, torch.float64)[0]
         self._Pi = permutation(seed, "fastfood.Pi", 0, self.d_pad)
         chunks, gaussian = self.d_pad // self.m, self.entries == "gaussian"
-        segments = (self.sizes, self.first_block, self._dither_blocks)
-        self._kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, segments)
+        segments = (self.sizes, self.first_block, self.dither_blocks)
+        self.kernel = FastfoodKernel(seed, self.m, chunks, gaussian, self.s, segments)
 
     @property
     def z_size(self) -> int:

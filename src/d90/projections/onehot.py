@@ -47,8 +47,8 @@ class OneHot(Projection):
         counts[self._columns(torch.arange(first_of_tail, self.D))] += 1
         self._weight = counts.double().rsqrt().float()
         tables = (self._coprime, self._pi, self._weight)
-        segments = (self.sizes, self.starts, self._dither_blocks)
-        self._kernel = OneHotKernel(seed, tables, self.entries == "sign", segments)
+        segments = (self.sizes, self.starts, self.dither_blocks)
+        self.kernel = OneHotKernel(seed, tables, self.entries == "sign", segments)
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         out = (z * self._weight.to(z.device))[self._segment_columns(segment, low, high, z.device)]

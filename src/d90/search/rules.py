@@ -38,7 +38,7 @@ class Scale:
     answers: bool = False
 
 
-_SCALES = {
+SCALES = {
     "accuracy": Scale(share=True, counted=True, proportion=True),
     "f1": Scale(share=True, counted=True),
     "matthews": Scale(correlation=True, counted=True),
@@ -52,7 +52,7 @@ _SCALES = {
 
 def scale_of(metric: str) -> Scale:
     """What a metric's numbers mean; of a loss, and of a metric that nothing was said of, nothing but that more is better."""
-    return _SCALES.get(metric.partition(":")[0], Scale())
+    return SCALES.get(metric.partition(":")[0], Scale())
 
 
 def set_scale(metric: str, scale: Scale) -> None:
@@ -61,8 +61,8 @@ def set_scale(metric: str, scale: Scale) -> None:
     Raises:
         InputError: something else was said before.
     """
-    if _SCALES.setdefault(metric, scale) != scale:
-        raise InputError(f"got {scale} for metric '{metric}', which has {_SCALES[metric]}; give yours another name")
+    if SCALES.setdefault(metric, scale) != scale:
+        raise InputError(f"got {scale} for metric '{metric}', which has {SCALES[metric]}; give yours another name")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def choose_rule(rule: str | None, metric: str, fraction: float, within: float | 
         if within is None or not 0 < within < 100:
             raise InputError(f"got within={within} for the margin rule, expected points between 0 and 100, as in 1")
         if not scale_of(metric).counted:
-            counted = ", ".join(name for name, scale in _SCALES.items() if scale.counted)
+            counted = ", ".join(name for name, scale in SCALES.items() if scale.counted)
             raise InputError(
                 f"got the margin rule for {metric}, expected one of {counted}: points of {metric} are not "
                 "counts of examples. Use rule 'gain'"

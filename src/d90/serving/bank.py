@@ -76,7 +76,7 @@ class Bank:
     ) -> None:
         self.model, self.folder = model, Path(folder)
         if not self.folder.is_dir():
-            raise InputError(f"got folder '{self.folder}', which is none; expected a folder of tunes (NAME.d90)")
+            raise InputError(f"'{self.folder}' is not a folder; expected one that holds NAME.d90 files")
         if memory_limit < 1:
             raise InputError(f"got memory_limit={memory_limit}, expected bytes, at least those of one tune")
         self._switch = Switch(model)
@@ -93,6 +93,11 @@ class Bank:
     def names(self) -> list[str]:
         """The tunes in the folder, sorted, as of the last look at it."""
         return list(self._index)
+
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes of the tunes that are kept ready for `batch`, at most `memory_limit`."""
+        return self._ready.size
 
     def ids(self) -> dict[str, str]:
         """Each tune's id: 16 hex digits of the SHA-256 of its file."""

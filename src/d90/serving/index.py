@@ -67,7 +67,7 @@ def scan(folder: Path, earlier: dict[str, Entry] | None = None) -> dict[str, Ent
         InputError: the folder is gone.
     """
     if not folder.is_dir():
-        raise InputError(f"got folder '{folder}', which is none; expected a folder of tunes (NAME.d90)")
+        raise InputError(f"'{folder}' is not a folder; expected one that holds NAME.d90 files")
     with os.scandir(folder) as entries:
         files = sorted((e.name.removesuffix(".d90"), Path(e.path)) for e in entries if _is_tune(e))
     found = {}

@@ -263,13 +263,13 @@ def _with_intervals(runner: TrialRunner, rows: Sequence[tuple[Entry, Recipe]], s
     deviation, freedom = pooled_deviation([entry.scores for entry, _ in rows])
     count, made = runner.task.independent(split), []
     for entry, trial in rows:
-        examples = _deviation_by_examples(runner, entry, trial, count)
+        examples = deviation_by_examples(runner, entry, trial, count)
         half = combined_half_width(examples, deviation, len(entry.scores), freedom)
         made.append(replace(entry, low=entry.mean - half, high=entry.mean + half) if half > 0 else entry)
     return made
 
 
-def _deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, count: int) -> float:
+def deviation_by_examples(runner: TrialRunner, entry: Entry, trial: Recipe, count: int) -> float:
     """Standard deviation of a score over samples of `count` independent examples; 0 where it is not known, as of a loss."""
     task = runner.task
     if scale_of(task.metric).proportion:

@@ -105,7 +105,7 @@ class _Batch:
             self.module.train()
             step()
             if not times.steps:
-                times.peak = _peak(step, self.device)
+                times.peak = peak_memory(step, self.device)
             times.steps.append(_timed(step, self.device))
             self.module.eval()
             if not spec.method.merges:
@@ -128,7 +128,7 @@ def _timed(run: Callable[[], object], device: torch.device) -> float:
     return min(took)
 
 
-def _peak(run: Callable[[], object], device: torch.device) -> int:
+def peak_memory(run: Callable[[], object], device: torch.device) -> int:
     """Peak bytes allocated for tensors while `run` runs, above what was held before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -124,7 +124,7 @@ def _opened(model: str, specs: Sequence[Spec], options: LatencyOptions) -> Any:
     under = next((spec for spec in specs if spec.space is not None), None)
     if under is not None:
         raise InputError(f"got '{under}', expected a method without '@': a subspace adds nothing to a forward pass")
-    module = _shaped(options.shape, options.seed) if options.shape is not None else _loaded(model, options.seed)
+    module = random_model(options.shape, options.seed) if options.shape is not None else _loaded(model, options.seed)
     module = module.to(DTYPES[options.dtype]).eval()
     module.config.use_cache = False  # nothing is generated
     longest = positions(module)[0]
@@ -141,7 +141,7 @@ def _timed(
 ) -> list[LatencyRow]:
     """A row for each size and method, the bare model's first; `names`, what each method was given as."""
     seed, asked = options.seed, {"base": "base", **names}
-    models = {"base": module, TWIN: _copy(module), **{str(spec): _with(spec, module, seed) for spec in specs}}
+    models = {"base": module, TWIN: _copy(module), **{str(spec): with_method(spec, module, seed) for spec in specs}}
     merged, rows = {str(spec) for spec in specs if spec.method.merges}, list[LatencyRow]()
     with torch.inference_mode():
         for _, length in options.pairs:  # a warm-up that also refuses what cannot run, before anything is measured
@@ -149,10 +149,10 @@ def _timed(
                 one(input_ids=_tokens(module, 1, length, seed))
         for batch, length in options.pairs:
             progress.search_planned(f"{batch} x {length} tokens")
-            passes = _rounds(models, _tokens(module, batch, length, seed), options.rounds, options.seconds, seed)
+            passes = time_rounds(models, _tokens(module, batch, length, seed), options.rounds, options.seconds, seed)
             added = {name: _added(own, passes["base"]) for name, own in passes.items()}
             noise = max(max(-low, high, 0.0) for name in (TWIN, *merged) for _, low, high in [added[name]])
-            rows += [_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
+            rows += [latency_row(name, asked[name], name in merged, (batch, length), passes, noise) for name in asked]
     return rows
 
 
@@ -169,7 +169,7 @@ def _loaded(name: str, seed: int) -> Any:
     return load(name, 2, seed=seed).module
 
 
-def _shaped(shape: str, seed: int) -> Any:
+def random_model(shape: str, seed: int) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if shape not in SHAPES:
@@ -183,7 +183,7 @@ def _shaped(shape: str, seed: int) -> Any:
         return AutoModelForSequenceClassification.from_config(config)
 
 
-def _with(spec: Spec, module: nn.Module, seed: int) -> nn.Module:
+def with_method(spec: Spec, module: nn.Module, seed: int) -> nn.Module:
     """A copy of the model that shares its weights, with the method on it, merged where it merges."""
     own = _copy(module)
     applied = spec.method.apply(own, Context(seed))
@@ -201,7 +201,7 @@ def _tokens(module: Any, batch: int, length: int, seed: int) -> Tensor:
     return torch.randint(3, module.config.vocab_size, (batch, length), generator=drawn)
 
 
-def _rounds(
+def time_rounds(
     models: dict[str, nn.Module], tokens: Tensor, rounds: int, seconds: float, seed: int
 ) -> dict[str, list[float]]:
     """Seconds of each model's pass, round after round."""
@@ -223,7 +223,7 @@ def _added(own: Sequence[float], base: Sequence[float]) -> tuple[float, float, f
     return statistics.median(added), added[below], added[n - 1 - below]
 
 
-def _row(
+def latency_row(
     name: str, asked: str, merged: bool, size: tuple[int, int], passes: dict[str, list[float]], noise: float
 ) -> LatencyRow:
     middle, low, high = _added(passes[name], passes["base"])

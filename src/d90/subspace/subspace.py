@@ -294,6 +294,11 @@ class Subspace:
             raise
         return space
 
+    @property
+    def units(self) -> tuple[float, ...]:
+        """For each tensor that moves, u in Delta = u lambda P theta: c = 32 / sqrt(d) and the scale, at lambda = 1."""
+        return tuple(self._weights.units)
+
     @torch.no_grad()
     def take(self, header: tune_file.Header, tensors: dict[str, Tensor], path: object) -> None:
         """Write a tune that was read into the model, in one pass over the weights.

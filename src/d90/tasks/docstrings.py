@@ -37,7 +37,7 @@ def load_docstrings() -> Task:
     """
     parts: dict[str, list[tuple[tuple[str, str], int, int]]] = {"train": [], "validation": [], "test": []}
     modules = 0
-    for module, functions in _modules():
+    for module, functions in library_modules():
         modules += 1
         blocks = torch.tensor([name_block(f"{module}:{i}") for i in range(len(functions))])
         draws = words(0, "split", blocks, 1).tolist()
@@ -46,7 +46,7 @@ def load_docstrings() -> Task:
             label = turn & 1
             if not label:
                 paragraph = functions[(i + 1 + other % (len(functions) - 1)) % len(functions)][1]
-            parts[_part(module)].append(((signature, paragraph), label, place))
+            parts[part_of(module)].append(((signature, paragraph), label, place))
     if not parts["train"] or not parts["validation"]:
         raise InputError("this Python comes without the sources of its standard library; give a task of your own")
     splits = {}
@@ -66,7 +66,7 @@ def load_docstrings() -> Task:
     )
 
 
-def _part(module: str) -> str:
+def part_of(module: str) -> str:
     draw = name_block(module) % 10
     return "validation" if draw == 0 else "test" if draw == 1 else "train"
 
@@ -77,7 +77,7 @@ def _sources(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in files if name.endswith(".py") and name not in SKIPPED)
 
 
-def _modules() -> Iterator[tuple[str, list[Function]]]:
+def library_modules() -> Iterator[tuple[str, list[Function]]]:
     """Modules with at least two documented functions, by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(_sources(root)):

@@ -121,10 +121,15 @@ class Terminal(Progress):
         )
         _drawn.append(self._bars)
         self._search: TaskID | None = None
-        self._trials: dict[int, TaskID] = {}
+        self.trials: dict[int, TaskID] = {}  # those whose bars are drawn
         self._scores: dict[int, str] = {}
         self._at = 0
         self._plan: Estimate | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether bars are on the terminal."""
+        return self._bars.live.is_started
 
     def search_started(self, title: str) -> None:
         console.print(printable(title))
@@ -140,7 +145,7 @@ class Terminal(Progress):
             self._bars.update(self._search, state=printable(message) + (f"; about {left} left" if left else ""))
 
     def search_ended(self, message: str) -> None:
-        if not self._trials:
+        if not self.trials:
             self._bars.stop()
 
     def trial_turned(self, number: int) -> None:
@@ -149,7 +154,7 @@ class Terminal(Progress):
     def trial_started(self, label: str, steps: int) -> None:
         self._bars.start()
         self._forget()  # it runs again
-        self._trials[self._at] = self._bars.add_task(printable(label), total=steps, state="")
+        self.trials[self._at] = self._bars.add_task(printable(label), total=steps, state="")
         if self._plan is not None and not self._at:
             self._plan.run_started()
 
@@ -157,9 +162,9 @@ class Terminal(Progress):
         plan = self._plan.stepped(step) if self._plan is not None and not self._at else None
         if plan is not None:
             console.print(plan)
-        if self._at in self._trials:
+        if self._at in self.trials:
             state = f"loss {loss:.3f}{self._scores.get(self._at, '')}"
-            self._bars.update(self._trials[self._at], completed=step, state=state)
+            self._bars.update(self.trials[self._at], completed=step, state=state)
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
         self._scores[self._at] = f"  validation loss {loss:.4f}" if score == -loss else f"  score {score:.4f}"
@@ -176,8 +181,8 @@ class Terminal(Progress):
 
     def _forget(self) -> None:
         self._scores.pop(self._at, None)
-        if self._at in self._trials:
-            self._bars.remove_task(self._trials.pop(self._at))
+        if self._at in self.trials:
+            self._bars.remove_task(self.trials.pop(self._at))
 
     def close(self) -> None:
         """Take the bars off the screen, whatever happened."""

@@ -62,7 +62,7 @@ class Executor:
         self._turn = threading.Lock()
         self._turn.acquire()  # it is the maker's turn
         self._lock = threading.Lock()  # of what follows
-        self._live: set[Any] = set()
+        self.live: set[Any] = set()
         self._stopping = False
         self._depth = 0
         self._numbers = itertools.count(1)
@@ -153,12 +153,12 @@ class Executor:
             if self._stopping:
                 raise Stopped("not run: another trial failed, or all were interrupted")
             live = start()
-            self._live.add(live)
+            self.live.add(live)
         try:
             yield live
         finally:
             with self._lock:
-                self._live.discard(live)
+                self.live.discard(live)
 
     def _try(self, job: Job, tell: Tell) -> None:
         try:
@@ -182,7 +182,7 @@ class Executor:
         """Start no job until everything has ended; `kill` ends those that run."""
         with self._lock:
             self._stopping = True
-            for live in self._live if kill else ():
+            for live in self.live if kill else ():
                 self._end(live)
 
     def _in_turn(self, call: Callable[[], _One]) -> _One:

@@ -84,7 +84,7 @@ _TARGET = struct.Struct("@PPPqqqdii")  # target_t
 _GRADIENT = struct.Struct("@PqqdPqqii")  # gradient_t
 
 
-class _Library:
+class Library:
     """The shared library, its functions typed, and torch's own thread pool."""
 
     def __init__(self, path: Path) -> None:
@@ -122,13 +122,13 @@ def _thread_pool() -> int | None:
 
 
 @lru_cache(maxsize=1)
-def _library() -> _Library | str:
+def _library() -> Library | str:
     """The library, or why there is none."""
     path = Path(__file__).with_name(LIBRARY)
     if not path.exists():
         return "no compiled library"
     try:
-        return _Library(path)
+        return Library(path)
     except (OSError, AttributeError) as error:
         return str(error).splitlines()[0]
 
@@ -165,6 +165,12 @@ def _default() -> str:
     return _choose(os.environ.get("D90_KERNEL", ""))
 
 
+def reset() -> None:
+    """Look for the library and read D90_KERNEL again at the next use: for tests that change one of them."""
+    for known in (_library, _choose, _default):
+        known.cache_clear()
+
+
 @contextmanager
 def forced(path: str) -> Iterator[None]:
     """Use one path inside a `with` block, in every thread: for tests and benchmarks."""
@@ -180,7 +186,7 @@ def _kind(tensor: Tensor) -> int | None:
     return _TYPES.get(tensor.dtype) if tensor.is_cpu and tensor.is_contiguous() else None
 
 
-def _on_gpu(tensor: Tensor) -> bool:
+def on_gpu(tensor: Tensor) -> bool:
     """Whether the GPU's kernels can work on this tensor where it lies."""
     return tensor.is_cuda and tensor.is_contiguous() and tensor.dtype in _TYPES
 
@@ -207,7 +213,7 @@ class Kernel:
     def __init__(self, scale: float, z_size: int, segments: Segments) -> None:
         self.scale, self.z_size = scale, z_size
         self.sizes, self.first, self.dither = segments
-        self._headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
+        self.headers: dict[tuple[int, int, int | None, int], ctypes.Structure] = {}
 
     def __deepcopy__(self, memo: object) -> Kernel:
         return self  # what it holds is found again the same, and its headers hold addresses
@@ -236,7 +242,7 @@ class Kernel:
         alike: dict[tuple[torch.dtype, torch.dtype], list[Target]] = {}
         for target in targets:
             _, base, _, z, out = target
-            if not (_on_gpu(base) and _on_gpu(out) and _on_gpu(z)):
+            if not (on_gpu(base) and on_gpu(out) and on_gpu(z)):
                 left.append(target)
             elif out.numel():
                 self._check_size(base, target.segment)
@@ -249,7 +255,7 @@ class Kernel:
 
     def gpu_for(self, tensor: Tensor) -> FastfoodOnGpu | None:
         """The kernels for a tensor that lies on a GPU."""
-        return self.gpu_kernel() if _on_gpu(tensor) and active() != "torch" else None
+        return self.gpu_kernel() if on_gpu(tensor) and active() != "torch" else None
 
     def _write_on_cpu(self, targets: Sequence[Target]) -> Sequence[Target]:
         taken = [None not in (_kind(base), _kind(out)) and _kind(z) == 0 for _, base, _, z, out in targets]
@@ -289,7 +295,7 @@ class Kernel:
         left: list[Fold] = []
         alike: dict[torch.dtype, list[Fold]] = {}
         for fold in folds:
-            if not _on_gpu(fold.g):
+            if not on_gpu(fold.g):
                 left.append(fold)
             else:
                 self._check_size(fold.g, fold.segment)
@@ -331,14 +337,14 @@ class Kernel:
         if z.numel() != self.z_size:  # the C code would read or write beyond its end
             raise InputError(f"got {z.numel()} numbers in z-space, expected {self.z_size}")
 
-    def _open(self) -> tuple[_Library, ctypes.Structure] | None:
+    def _open(self) -> tuple[Library, ctypes.Structure] | None:
         path, library = active(), _library()
         if path == "torch" or isinstance(library, str):
             return None
         key = (PATHS.index(path), torch.get_num_threads(), library.parallel, STREAM_BYTES)
-        header = self._headers.get(key)
+        header = self.headers.get(key)
         if header is None:
-            header = self._headers[key] = self.header(*key)
+            header = self.headers[key] = self.header(*key)
         return library, header
 
 
@@ -390,7 +396,7 @@ class DenseKernel(Kernel):
     def __init__(self, seed: int, shape: tuple[int, int], gaussian: bool, kept: bool, segments: Segments) -> None:
         super().__init__(shape[0] ** -0.5, shape[1], segments)
         self.seed, self.shape, self.gaussian, self.kept = seed, shape, gaussian, kept
-        self._matrices: dict[int, Tensor] = {}
+        self.matrices: dict[int, Tensor] = {}
 
     def header(self, path: int, threads: int, parallel: int | None, stream_bytes: int) -> ctypes.Structure:
         rest = (self.gaussian, path, threads, 0, parallel, stream_bytes)
@@ -400,11 +406,11 @@ class DenseKernel(Kernel):
     def _matrix(self, path: int, header: ctypes.Structure) -> int:
         library, (rows, d) = _library(), self.shape
         assert not isinstance(library, str)
-        if path not in self._matrices:
+        if path not in self.matrices:
             drawn = torch.zeros(rows * d + 16)  # the C code reads the last row in whole vectors
             library.fill(ctypes.byref(header), drawn.data_ptr(), rows)
-            self._matrices.setdefault(path, drawn)  # the first of two threads: its address may be in use already
-        return self._matrices[path].data_ptr()
+            self.matrices.setdefault(path, drawn)  # the first of two threads: its address may be in use already
+        return self.matrices[path].data_ptr()
 
 
 def words(path: str, seed: int, stream: int, blocks: Tensor, groups: int, rows: int = 1) -> Tensor:

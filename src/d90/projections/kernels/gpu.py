@@ -123,7 +123,7 @@ def _dithered(x, block, k0, k1, SMALLEST: tl.constexpr, BITS: tl.constexpr, N: t
 
 
 @triton.jit(do_not_specialize=["k0", "k1", "chunks"])
-def _write(
+def write_tiles(
     places, factors, tiles, zs, like_base, like_out, k0, k1, chunks,
     SMALLEST: tl.constexpr, BITS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, LOG_M: tl.constexpr, GAUSSIAN: tl.constexpr,
 ):  # fmt: skip
@@ -146,7 +146,7 @@ def _write(
 
 
 @triton.jit(do_not_specialize=["k0", "k1", "chunks"])
-def _fold(
+def fold_tiles(
     places, factors, programs, z_gradients, like_g, k0, k1, chunks,
     N: tl.constexpr, M: tl.constexpr, LOG_M: tl.constexpr, GAUSSIAN: tl.constexpr,
 ):  # fmt: skip
@@ -192,7 +192,7 @@ class FastfoodOnGpu:
         factors = torch.tensor([target.factor * self.s for target in targets], dtype=torch.float32, device=out.device)
         bits, smallest = HALF_TYPES.get(out.dtype, (0, 0))
         with _device_of(out):
-            _write[(len(tiles),)](
+            write_tiles[(len(tiles),)](
                 places, factors, tiles, zs[0] if len(zs) == 1 else torch.stack(zs), base, out, *self.keys, self.chunks,
                 SMALLEST=smallest, BITS=bits, **self._shape,
             )  # fmt: skip
@@ -206,7 +206,7 @@ class FastfoodOnGpu:
         places = [(fold.g.data_ptr(), len(fold.g), self.first[fold.segment], fold.row) for fold in folds]
         factors = torch.tensor([fold.factor * self.s for fold in folds], dtype=torch.float64, device=device)
         with _device_of(like):
-            _fold[(len(programs),)](
+            fold_tiles[(len(programs),)](
                 torch.tensor(places, device=device), factors, programs, z_gradients, like, *self.keys, self.chunks, **self._shape
             )  # fmt: skip
 
