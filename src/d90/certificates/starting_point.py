@@ -132,7 +132,7 @@ def steady(data: Data) -> Iterator[None]:
 @torch.no_grad()
 def _outputs(data: Data, chosen: Tensor) -> Tensor:
     data.model.module.eval()
-    return outputs_of(data.model.module, data.train.inputs(chosen)).float().cpu()
+    return outputs_of(data.model.module, data.train.inputs(chosen), data.task.kind).float().cpu()
 
 
 def _close(some: Tensor, others: Tensor) -> bool:

@@ -77,7 +77,8 @@ def fresh_parameters(name: str, module: Any, unique: dict[str, nn.Parameter], re
     """
     fresh = tuple(key for key in unique if key in report.missing | report.mismatched)
     base = [key for key in unique if key.startswith(f"{module.base_model_prefix}.")]
-    odd = next((key for key in base if key in report.mismatched), None)
+    inside = _head_inside(module)
+    odd = next((key for key in base if key in report.mismatched and key not in inside), None)
     if odd is not None:
         raise InputError(
             f"model '{name}': its config asks for '{odd}' of shape {tuple(unique[odd].shape)}, the checkpoint holds "
@@ -91,6 +92,14 @@ def fresh_parameters(name: str, module: Any, unique: dict[str, nn.Parameter], re
             "fetch the model again"
         )
     return fresh
+
+
+def _head_inside(module: Any) -> set[str]:
+    """The weights of a head that lies inside the part that `base_model_prefix` names, as in timm's networks."""
+    body = getattr(module, "timm_model", None)
+    head = body.get_classifier() if body is not None and hasattr(body, "get_classifier") else None
+    own = {id(parameter) for parameter in head.parameters()} if isinstance(head, nn.Module) else set()
+    return {name for name, parameter in module.named_parameters() if id(parameter) in own}
 
 
 def freeze_unsaved(module: Any) -> None:
