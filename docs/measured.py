@@ -21,13 +21,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from refit import Refit  # noqa: E402
 from refit import refits as _refits  # noqa: E402
 
+from d90.cli.demo import answer_lines  # noqa: E402
 from d90.report.figure import figure_svg  # noqa: E402
 from d90.report.svg import standalone  # noqa: E402
 from d90.report.words import answer, spread  # noqa: E402
 from d90.results.measure import Measurement  # noqa: E402
+from d90.results.result import stored_results  # noqa: E402
+from d90.trials.store import Store  # noqa: E402
 
 RESULTS, FIGURE = ROOT / "docs" / "results", ROOT / "docs" / "mnist.svg"
 BLOCK = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- /measured -->)", re.DOTALL)
+DEMO = re.compile(r"(?<=<!-- demo -->\n).*?(?=<!-- /demo -->)", re.DOTALL)
 FASTFOOD = "full@structure=did,projection=fastfood"
 TWICE = {
     "twice_sst2_sentences": "SST-2 sentences, 2 epochs",
@@ -93,6 +97,14 @@ def block() -> str:
     return "\n".join(lines)
 
 
+def demo() -> str:
+    """How `d90 demo` ended, from its own store."""
+    store = Store(RESULTS / "demo.sqlite", write=False)
+    found = stored_results(store, Measurement, "measure")[-1]
+    store.close()
+    return "\n".join(["```", *answer_lines(found)[1:], "```", ""])
+
+
 def figure() -> str:
     """Accuracy against d of the fully connected network, as a file of its own."""
     return standalone(figure_svg([mnist("fc", False)], "mnist")) + "\n"
@@ -101,10 +113,11 @@ def figure() -> str:
 def main() -> None:
     """Print the block, or write block and figure."""
     if "--write" not in sys.argv:
-        print(block(), end="")
+        print(demo(), block(), sep="\n", end="")
         return
     readme = ROOT / "README.md"
-    readme.write_text(BLOCK.sub(lambda _: block(), readme.read_text(encoding="utf-8")), encoding="utf-8")
+    text = BLOCK.sub(lambda _: block(), readme.read_text(encoding="utf-8"))
+    readme.write_text(DEMO.sub(lambda _: demo(), text), encoding="utf-8")
     FIGURE.write_text(figure(), encoding="utf-8")
 
 

@@ -39,6 +39,7 @@ def test_the_tree_is_made_from_the_docstrings() -> None:
 def test_the_figures_are_those_of_the_stored_trials() -> None:
     measured = runpy.run_path(str(ROOT / "docs" / "measured.py"))
     assert measured["block"]() in README, "run python docs/measured.py --write"
+    assert measured["demo"]() in README, "run python docs/measured.py --write"
     study = measured["mnist"]("fc", False)
     assert f"d90 = {study.d90:,}, {measured['spread'](study)}" in measured["FIGURE"].read_text(encoding="utf-8")
 
