@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from d90.errors import InputError, unknown_name
 
@@ -96,6 +95,8 @@ def log_binomial_cdf(errors: int, n: int, p: float) -> float:
         return -math.inf
     if errors == 0:
         return n * math.log1p(-p)
+    from scipy import special  # late: what needs no bound starts without it
+
     direct = float(special.betaincc(errors + 1.0, float(n - errors), p))
     if direct > UNDERFLOW or p <= errors / n:
         return math.log(direct)

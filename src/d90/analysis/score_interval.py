@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy
 from numpy.typing import NDArray
-from scipy import stats
 
 __all__ = [
     "DRAWS",
@@ -98,7 +97,7 @@ def wilson_interval(share: float, n: float, level: float = LEVEL) -> tuple[float
         n: examples; of examples in groups as many as `effective_count` says.
         level: of confidence.
     """
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = _normal_quantile((1 + level) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -137,7 +136,9 @@ def combined_half_width(examples: float, deviation: float, seeds: int, freedom: 
         seeds: over how many the mean is.
         level: of confidence.
     """
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = _normal_quantile((1 + level) / 2)
+    from scipy import stats
+
     t = float(stats.t.ppf((1 + level) / 2, freedom)) if freedom else 0.0
     return math.hypot(z * examples, t * deviation / math.sqrt(seeds))
 
@@ -150,3 +151,9 @@ def clearly_above(mean: float, low: float | None, level: float) -> bool:
 def indistinct(mean: float, half: float, other_mean: float, other_half: float) -> bool:
     """Whether two scores differ by no more than their half intervals together, as of independent scores: sqrt(h^2 + k^2)."""
     return abs(mean - other_mean) <= math.hypot(half, other_half)
+
+
+def _normal_quantile(share: float) -> float:
+    from scipy import stats  # late: a second of imports, which predictions do without
+
+    return float(stats.norm.ppf(share))

@@ -9,11 +9,15 @@ Each is a function of the set of trials alone: killed and started again, a searc
 `d90.search.posterior`, the curves themselves in `d90.search.curves`.
 """
 
-from d90.search.plan import next_trial
-from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, SearchResult, nearest_d, round_d
-from d90.search.search import search
-from d90.search.session import Session
-from d90.search.summary import summarise
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from d90.search.plan import next_trial
+    from d90.search.problem import COVERAGE, NextTrial, Observation, SearchProblem, SearchResult, nearest_d, round_d
+    from d90.search.search import search
+    from d90.search.session import Session
+    from d90.search.summary import summarise
 
 __all__ = [
     "COVERAGE",
@@ -28,3 +32,21 @@ __all__ = [
     "search",
     "summarise",
 ]
+
+_MODULES = {
+    "next_trial": "plan",
+    "search": "search",
+    "Session": "session",
+    "summarise": "summary",
+    **dict.fromkeys(
+        ("COVERAGE", "NextTrial", "Observation", "SearchProblem", "SearchResult", "nearest_d", "round_d"), "problem"
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    """A name from its module, once it is asked for: tasks need `d90.search.rules` alone, and no scipy."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'd90.search' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"d90.search.{_MODULES[name]}"), name)
+    return value
