@@ -3,7 +3,8 @@
     python benchmarks/dates.py runs/dates              # 480 for training, 120 for validation, as conversations
     d90 train smollm2 runs/dates -m lora:r=8,targets=all --lr 3e-3 --batch-size 8 --epochs 0.334 --metric exact --validation-limit 48
 
-Dates, their spelling and which split they fall in come from one fixed seed; no date stands in both splits.
+Dates, their spelling and which split they fall in come from one fixed seed; no date stands in both splits. What came of it stands in
+docs/results/language.md.
 """
 
 from __future__ import annotations
