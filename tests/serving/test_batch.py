@@ -15,7 +15,6 @@ import d90
 from d90.errors import InputError, UnsupportedModelError
 from d90.serving.bank import Bank
 from tests.methods.table import VOCABULARY, bert, gpt2, llama
-from tests.reference.families import save_family
 from tests.reference.states import hooks_of, same, values
 from tests.reference.tunes import alone, put_tune
 
@@ -42,6 +41,11 @@ TUNES: dict[str, dict[str, str]] = {
         "hiwi_d": "hiwi:r=4@d=50",
         "both": "lora:r=2+bitfit",
         "theirs": "peft:type=lora,r=2",
+        "square": "full@d=16,projection=kronecker",
+        "square2": "full@d=16,projection=kronecker",
+        "square_said": "full@d=20,projection=kronecker,structure=said",
+        "square_out": "full@d=25,projection=kronecker,head=outside",
+        "low_square": "lora:r=2@d=25,projection=kronecker",
     },
     "gpt2": {
         "a": "lora:r=2,targets=qkv@d=40",
@@ -49,14 +53,21 @@ TUNES: dict[str, dict[str, str]] = {
         "wide": "lora:r=4,targets=all",
         "bits": "bitfit",
         "hiwi": "hiwi:r=3,targets=all",
+        "square": "full@d=36,projection=kronecker",
     },
     "llama": {
         "a": "lora:r=2@d=40",
         "b": "lora:r=2@d=40",
         "wide": "lora:r=5,targets=qkvo/mlp",
         "outside": "lora:r=2@d=40,head=outside",
+        "square": "full@d=36,projection=kronecker",
     },
-    "causal": {"a": "lora:r=2@d=40", "b": "lora:r=2@d=40", "wide": "lora:r=5,targets=all"},
+    "causal": {
+        "a": "lora:r=2@d=40",
+        "b": "lora:r=2@d=40",
+        "wide": "lora:r=5,targets=all",
+        "square": "full@d=36,projection=kronecker",
+    },
 }
 INPUTS = torch.randint(1, VOCABULARY, (24, 7), generator=torch.Generator().manual_seed(1))
 
@@ -67,7 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, make in MODELS.items():
         found[kind] = tmp_path_factory.mktemp(kind)
         for name, method in TUNES[kind].items():
-            put_tune(found[kind], name, make().eval(), method)
+            put_tune(found[kind], name, make().eval(), method, size=0.02 if method.startswith("full") else 0.3)
     return found
 
 
@@ -126,7 +137,7 @@ def test_greedy_generation_is_each_tune_alone(folders: dict[str, Path], kind: st
         )  # fmt: skip
         return made
 
-    names = ["a", None, "wide", "b", "a"]
+    names = ["a", None, "wide", "b", "square"]
     model = MODELS[kind]().eval()
     with Bank(model, folders[kind]).batch(names):
         found = written(model, INPUTS[:5])
@@ -154,58 +165,6 @@ def test_beams_are_rows(folders: dict[str, Path]) -> None:
         single: Any = gpt2().eval()
         alone(folders["gpt2"], name, single, TUNES["gpt2"][name])
         assert torch.equal(row, single.generate(prompt[None], attention_mask=torch.ones(1, 7), **options)[0])
-
-
-FAMILIES = (
-    "albert", "deberta-v2", "distilbert", "electra", "gemma2", "gpt_neox", "modernbert", "mpnet", "opt", "phi3", "qwen2", "roberta", "t5",
-)  # fmt: skip
-REFUSED: dict[str, str] = {"opt": r"fc1' was called with inputs of shape \(18, "}  # rows and tokens in one dimension
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families(family: str, tmp_path: Path) -> None:
-    """Equal to each tune alone, or refused: never another's."""
-    from transformers import AutoModelForSequenceClassification
-
-    folder = save_family(family, tmp_path / "base")
-
-    def make() -> nn.Module:
-        return AutoModelForSequenceClassification.from_pretrained(folder).eval()  # type: ignore[no-any-return]
-
-    tunes = {"a": "lora:r=2@d=40", "wide": "lora:r=3,targets=all"}
-    for name, method in tunes.items():
-        put_tune(tmp_path, name, make(), method)
-    inputs = torch.tensor([[2, 4, 5, 6, 4, 3], [2, 6, 6, 5, 4, 3], [2, 5, 4, 4, 5, 3]])
-    model = make()
-    if family in REFUSED:
-        with (
-            pytest.raises((InputError, UnsupportedModelError), match=REFUSED[family]),
-            Bank(model, tmp_path).batch(["wide", None, "a"]),
-        ):
-            logits(model, inputs)
-        return
-    with Bank(model, tmp_path).batch(["wide", None, "a"]):
-        found = logits(model, inputs)
-    for i, name in enumerate(["wide", None, "a"]):
-        single = make()
-        if name is not None:
-            alone(tmp_path, name, single, tunes[name])
-        right = logits(single, inputs[i : i + 1])[0]
-        assert ((found[i] - right).abs() / right.abs().clamp_min(1)).max() < 1e-5, name
-
-
-def test_a_longformer_of_as_many_rows_as_tokens_is_refused(tmp_path: Path) -> None:
-    """Its attention sees tokens first: with as many rows as tokens no shape would tell."""
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(save_family("longformer", tmp_path / "base")).eval()
-    put_tune(tmp_path, "a", model, "lora:r=2@d=40")
-    with (
-        pytest.raises(UnsupportedModelError, match="a longformer model has tokens along the first dimension"),
-        Bank(model, tmp_path).batch(["a"]),
-    ):
-        pass
 
 
 def test_eight_threads_never_see_anothers_tune(folders: dict[str, Path]) -> None:

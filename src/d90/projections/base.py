@@ -70,6 +70,7 @@ class Projection(ABC):
     version: ClassVar[int] = 1
     entry_kinds: ClassVar[tuple[str, ...]] = ("sign",)
     squares: ClassVar[bool] = False  # whether d must be a square
+    low_rank: ClassVar[bool] = False  # whether a segment's change is a product that `factored` gives
     by_shape: ClassVar[bool] = False  # whether segments are given by their shapes, as it matters how they lie
     kernel: Kernel | None = None  # does the same in one pass, for the tensors it takes
 
@@ -113,6 +114,10 @@ class Projection(ABC):
     def kept_bytes(self) -> int:
         """What it keeps of P in memory, beyond a few vectors of length d."""
         return 0
+
+    def factored(self, z: Tensor, segment: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(left (n, q), middle (q, q), right (w, q)): a segment of P theta is left middle right^T; of projections of low rank."""
+        raise NotImplementedError(f"{self.name} has no factors")
 
     def prepare(self, theta: Tensor) -> Tensor:
         """The part done once a step: theta (d,) -> z (z_size,) in fp32. Linear."""

@@ -32,7 +32,7 @@ class Kronecker(Projection):
     """B Theta A^T in every segment: O(D sqrt(d)) time, and O((n + w) sqrt(d)) memory a segment while that fits the cache."""
 
     name = "kronecker"
-    squares = by_shape = True
+    squares = by_shape = low_rank = True
 
     def __init__(
         self, d: int, sizes: int | Sequence[int | Sequence[int]], seed: int = 0, entries: str | None = None
@@ -68,6 +68,10 @@ class Kronecker(Projection):
             if self.kept_bytes:
                 self._cache[segment, device] = held
         return held
+
+    def factored(self, z: Tensor, segment: int) -> tuple[Tensor, Tensor, Tensor]:
+        b, a = self.factors(segment, z.device)
+        return b, z.view(self.q, self.q) * self.s, a
 
     def rows(self, z: Tensor, segment: int, low: int, high: int) -> Tensor:
         b, a = self.factors(segment, z.device)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from d90.errors import InputError
 from d90.methods import Context, Spec
 from d90.methods.base import Applied
-from d90.serving.changes import Changes, changes_of, find_places
+from d90.projections import resolve
+from d90.serving.changes import Changes, changes_of, find_places, with_factors
 from d90.subspace import file as tune_file
 from d90.subspace import layout
 from d90.subspace.buffers import PREFIX
@@ -58,7 +59,8 @@ class Frame:
             self._applied = Applied.of(shadow, set(tensors))
         else:
             self._applied = spec.method.apply(shadow, Context(seed, stored=tensors))
-        self._places = find_places(self._applied, path)
+        low_rank = not direct and resolve(header.options.projection)[0].low_rank
+        self._places = find_places(self._applied, path, low_rank)
         _check_heads(shadow, tensors, path)
         self._found: Base | str = earlier_weights(shadow.named_parameters()) if header.format < 3 else base_of(shadow)
         tune_file.check_base(header, self._found, path)
@@ -69,7 +71,9 @@ class Frame:
             d = tune_file.theta_of(header, dict(tensors), path).numel()
             self._space = Subspace(shadow, d, options=header.options, head_names=heads)
             self._space.disable()
+            self._places = with_factors(self._places, self._space) if low_rank else self._places
             self._draws = self._space.projection.checksum()
+        self._factored = {place.name for place in self._places if place.part == "middle"}
 
     @torch.no_grad()
     def changes(self, header: tune_file.Header, tensors: Mapping[str, Tensor], path: object) -> Changes:
@@ -86,11 +90,19 @@ class Frame:
                 "Switch to it with bank.use()"
             )
         values = self._values(header, tensors, path)
-        if values.keys() != self._base.keys() or any(values[n].shape != t.shape for n, t in self._base.items()):
+        made = {name: tensor for name, tensor in self._base.items() if name not in self._factored}
+        if values.keys() != made.keys() or any(values[n].shape != t.shape for n, t in made.items()):
             raise InputError(
                 f"'{path}' does not hold the {len(self._base)} tensors that its method trains on this model"
             )
-        return changes_of(self._places, self._base, values)
+        middles = {} if not self._factored else self._middles(header, tensors, path)
+        return changes_of(self._places, self._base, values, middles)
+
+    def _middles(self, header: tune_file.Header, tensors: Mapping[str, Tensor], path: object) -> Mapping[str, Tensor]:
+        assert self._space is not None
+        place = next(iter(self._base.values()))
+        theta = tune_file.theta_of(header, dict(tensors), path).to(place.device)
+        return {name: middle.to(place.dtype) for name, (_, middle, _) in self._space.factored(theta).items()}
 
     def _values(self, header: tune_file.Header, tensors: Mapping[str, Tensor], path: object) -> Mapping[str, Tensor]:
         device = next(iter(self._base.values())).device
@@ -103,7 +115,8 @@ class Frame:
             )
         theta = tune_file.theta_of(header, dict(tensors), path).to(device)
         heads = {n.removeprefix(HEAD): tensor.to(device) for n, tensor in tensors.items() if n.startswith(HEAD)}
-        return {**self._space.values(theta), **heads}
+        inside = [name for name in self._base if name not in self._factored and name not in heads]
+        return {**self._space.values(theta, inside), **heads}
 
 
 def _sharing(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn, TypeVar
 
@@ -329,11 +329,19 @@ class Subspace:
         self.flush()
 
     @exact
-    def values(self, theta: Tensor) -> dict[str, Tensor]:
-        """What theta (d,) makes of every tensor inside, by name, in memory of its own: the model stays as it is."""
-        z = self.projection.prepare(theta[: self.d - self.m])
+    def values(self, theta: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """What theta (d,) makes of every tensor inside, or of these, in memory of its own: the model stays as it is."""
+        return self._weights.values(*self._parted(theta), names)
+
+    @exact
+    def factored(self, theta: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """(left, middle, right) of each tensor inside: theta changes it by left middle right^T. Of projections of low rank."""
+        return self._weights.factored(*self._parted(theta))
+
+    def _parted(self, theta: Tensor) -> tuple[Tensor, Sequence[float]]:
+        """z and the lambdas of any theta."""
         lambdas = (1 + LAMBDA_STEP * theta[self.d - self.m :]).tolist() if self.m else self._weights.lambdas
-        return dict(zip(self._names, self._weights.values(z, lambdas), strict=True))
+        return self.projection.prepare(theta[: self.d - self.m]), lambdas
 
     def share(self, bases: dict[str, Tensor], buffers: Buffers | None = None) -> None:
         """Hold these tensors, equal to theta_0 by name and contiguous, in place of a copy: `d90.Bank` has one for all tunes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -94,13 +94,27 @@ class Weights:
         torch.clear_autocast_cache()
 
     @exact
-    def values(self, z: Tensor, lambdas: Sequence[float]) -> list[Tensor]:
-        """theta_0 + Delta of every tensor, in memory of its own: the model stays as it is."""
-        bases = list(self.bases().values())
-        out = [torch.empty_like(base) for base in bases]
-        factors = [unit * lambdas[i] for unit, i in zip(self.units, self.layers, strict=True)]
-        self.projection.write([Target(i, bases[i], factors[i], z, out[i]) for i in range(len(out))])
-        return [value.view(shape) for value, shape in zip(out, self.shapes, strict=True)]
+    def values(self, z: Tensor, lambdas: Sequence[float], names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """theta_0 + Delta of every tensor, or of these, in memory of its own: the model stays as it is."""
+        bases = self.bases()
+        index = {name: i for i, name in enumerate(self.names)}
+        out = {name: torch.empty_like(bases[name]) for name in (self.names if names is None else names)}
+        self.projection.write(
+            [Target(index[n], bases[n], self._factor(index[n], lambdas), z, value) for n, value in out.items()]
+        )
+        return {name: value.view(self.shapes[index[name]]) for name, value in out.items()}
+
+    @exact
+    def factored(self, z: Tensor, lambdas: Sequence[float]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """(left, middle, right) of each tensor, Delta = left middle right^T, under a projection of low rank."""
+        found = {}
+        for i, name in enumerate(self.names):
+            left, middle, right = self.projection.factored(z, i)
+            found[name] = left, middle * self._factor(i, lambdas), right
+        return found
+
+    def _factor(self, index: int, lambdas: Sequence[float]) -> float:
+        return self.units[index] * lambdas[self.layers[index]]
 
     @exact
     def expected(self, index: int) -> Tensor | None:
