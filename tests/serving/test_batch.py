@@ -69,7 +69,7 @@ TUNES: dict[str, dict[str, str]] = {
         "square": "full@d=36,projection=kronecker",
     },
 }
-INPUTS = torch.randint(1, VOCABULARY, (24, 7), generator=torch.Generator().manual_seed(1))
+INPUTS = torch.randint(1, VOCABULARY, (40, 7), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
