@@ -216,6 +216,31 @@ def test_every_method_that_fits_trains_and_opens_again(folder: Path, tmp_path: P
     assert open_tune(tmp_path / "t.d90").evaluate().score == pytest.approx(score)
 
 
+@pytest.mark.filterwarnings("ignore:.*")
+def test_a_network_of_timm_trains_with_a_fresh_head_and_merges(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'd90[timm]'", exc_type=ImportError)
+    import transformers as t
+
+    torch.manual_seed(0)
+    shape = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+    }
+    config = t.TimmWrapperConfig.from_dict({"architecture": "resnet10t", "num_classes": 2, "pretrained_cfg": shape})
+    t.TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "base")
+    data = str(folders(tmp_path / "data"))
+    run = d90.train(str(tmp_path / "base"), data, "full@d=20", **{**OPTIONS, "epochs": 1})
+    assert any("fc" in name for name in run.model.fresh)
+    run.save(tmp_path / "t.d90")
+    score = run.score
+    run.release()
+    assert open_tune(tmp_path / "t.d90").evaluate().score == pytest.approx(score)
+    assert (merge(tmp_path / "t.d90", tmp_path / "model") / "config.json").is_file()
+
+
 def test_another_processor_is_another_base(folder: Path, tmp_path: Path) -> None:
     one = load_model(str(folder / "vit"), 3, Pictures(CLASSES)).fingerprint
     settings = json.loads((vit(tmp_path / "vit") / "preprocessor_config.json").read_text())
