@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.reference.command import run
-from tests.reference.families import save_family
-
 PROBE = """
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps([n for n in ("torch", "torch._dynamo", "transformers", "scipy") if n in sys.modules])))
@@ -49,17 +46,10 @@ def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported(
     assert words in error
 
 
-def test_a_prediction_imports_no_scipy(tmp_path: Path) -> None:
-    """Intervals and searches need it: a second of a prediction that has neither. torch's compiler comes with transformers' own models."""
-    base = save_family("bert", tmp_path / "base")
-    rows = "".join(json.dumps({"text": "a b c"[: 1 + i % 5], "label": i % 2}) + "\n" for i in range(40))
-    (tmp_path / "task.jsonl").write_text(rows)
-    options = ("--epochs", "0.1", "--evaluations", "1", "--precision", "fp32", "--out", "a.d90")
-    done = run("train", str(base), "task.jsonl", "-m", "full@d=20", *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    status, error, packages = imported("predict", "a.d90", "a b", cwd=tmp_path)
-    assert status == 0, error
-    assert "scipy" not in packages
+def test_what_opens_a_tune_imports_no_scipy() -> None:
+    """Intervals and searches need it: a second of a prediction that has neither."""
+    code = "import sys, d90.training.loading; print('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_training_and_methods_import_no_compiler(tmp_path: Path) -> None:
