@@ -24,6 +24,7 @@ from grid import best_of, climb
 
 from d90.methods import parse
 from d90.options import TaskOptions, TrainingOptions, from_fields
+from d90.tasks.kinds import stored_kind
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import Recipe, default_lr, make_recipe
@@ -87,7 +88,7 @@ def run(study: Study, store: Store, log: Path, part: int, parts: int) -> None:
         )
         task = open_task(study.task, recipe)
         runner = TrialRunner(study.model, task, recipe, RunOptions(store=store, progress=progress_for(False), log=log))
-        rate = default_lr(spec, study.text)
+        rate = default_lr(spec, stored_kind("classification", not study.text, ()))
 
         def score(
             factor: float, seed: int = 0, runner: TrialRunner = runner, recipe: Recipe = recipe, rate: float = rate
@@ -132,7 +133,7 @@ def table(known: dict[str, Study]) -> str:
         mine = [trial for trial in trials if belongs(trial, study)]
         for structure, projection, d in study.cells():
             spec = parse(method(study, structure, projection, d))
-            rate = default_lr(spec, study.text)
+            rate = default_lr(spec, stored_kind("classification", not study.text, ()))
             found: dict[float, dict[int, float]] = {}
             for trial in mine:
                 if trial.recipe.method == str(spec):

@@ -58,7 +58,7 @@ def measured(given: argparse.Namespace, asked: dict[str, Any], store: Store) -> 
     task = open_task(
         given.task, make_recipe(given.model, given.task, spec, *from_fields(options, TrainingOptions(), TaskOptions()))
     )
-    rate = default_lr(spec, task.is_text)
+    rate = default_lr(spec, task.kind)
 
     def score(factor: float) -> float:
         rate_of_its_own = {} if factor == 1 else {"lr": factor * rate}

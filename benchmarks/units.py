@@ -16,6 +16,7 @@ from typing import Any
 
 from d90.methods import parse
 from d90.options import TaskOptions, TrainingOptions, from_fields
+from d90.tasks.kinds import stored_kind
 from d90.training.console import progress_for
 from d90.training.loop import open_task
 from d90.training.recipe import default_lr, make_recipe
@@ -69,7 +70,7 @@ def main() -> None:
             spec = parse(f"full@d={asked.d},scale={scale}")
             shown = []
             for rate in rates:
-                usual = default_lr(spec, asked.model != "fc")
+                usual = default_lr(spec, stored_kind("classification", asked.model == "fc", ()))
                 # the default as the default: its trials are those of the other studies
                 lr = {} if rate == usual and asked.model == "minilm" else {"lr": rate}
                 options = asked.options | {"step_rule": rule} | lr
