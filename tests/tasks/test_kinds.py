@@ -338,3 +338,12 @@ def test_two_kinds_that_fit_are_asked_about(registry: None, tmp_path: Path) -> N
     with pytest.raises(InputError, match="it looks like multi-label and tags; say which with --kind"):
         tasks.load(str(_data(tmp_path)))
     assert tasks.load(str(_data(tmp_path)), kind="tags").kind.name == "tags"
+
+
+def test_texts_that_are_plain_strings_are_examples_of_one_text() -> None:
+    labels = torch.tensor([0, 1])
+    plain, usual = Split(["a b", "b"], labels), Split([("a b",), ("b",)], labels)
+    made = [Task("mine", "classification", ("x", "y"), "accuracy", split, split) for split in (plain, usual)]
+    assert made[0].train.inputs == made[1].train.inputs
+    assert made[0].fingerprint == made[1].fingerprint
+    assert made[0].texts == 1

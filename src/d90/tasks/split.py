@@ -17,13 +17,17 @@ MAX_HELD = 2000  # examples in a split that is made
 
 @dataclass(frozen=True)
 class Split:
-    """One split: inputs are texts (one or two strings an example) or images (n, channels, height, width) in fp32.
+    """One split: inputs are texts (one or two strings an example; a string alone is one) or images (n, channels, height, width) in fp32.
 
     `labels` is (n,): int64 class numbers, or fp32 values for regression; zeros for documents, whose tokens are their own labels.
     """
 
     inputs: Sequence[tuple[str, ...]] | Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Tensor) and len(self.inputs) and isinstance(self.inputs[0], str):
+            object.__setattr__(self, "inputs", [(text,) if isinstance(text, str) else text for text in self.inputs])
 
     def __len__(self) -> int:
         return len(self.labels)
