@@ -320,9 +320,9 @@ def test_a_metric_of_your_own_scores_a_kind_and_rules_go_by_what_it_is(registry:
         tasks.load(str(_data(tmp_path)), kind="multi-scored", metric="al-right")
 
 
-def test_a_kind_may_come_by_an_entry_point(registry: None, tmp_path: Path) -> None:
+def test_a_kind_may_come_by_an_entry_point(registry: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     point = EntryPoint("multi-label", f"{__name__}:MultiLabel", "d90.kinds")
-    registry.setattr("importlib.metadata.entry_points", lambda group: [point] if group == "d90.kinds" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] if group == "d90.kinds" else [])
     assert "multi-label" in tasks.kind_names()
     assert tasks.load(str(_data(tmp_path))).kind.name == "multi-label"
 
