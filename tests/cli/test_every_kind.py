@@ -38,6 +38,7 @@ REFUSED = {
 # what so short a training or search may end in
 UNLUCKY = {
     "gap": ("found d90",),
+    "advise": ("does not beat the constant guess", "the budget ended before"),
     "convert to lora": ("changes no weight",),
     "analyze": ("changes no matrix",),
 }
