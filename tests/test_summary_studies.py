@@ -61,7 +61,7 @@ def test_a_trajectory_is_a_table_with_its_command_and_its_verdict(script: Module
     assert "run/step-40 could not be trained on t: the target for all is that of run/step-20" in text
     assert "run/step-40 failed: broken file" in text
     assert "in 3 of 3 pairs; the intervals of " in text
-    assert "are apart: **holds**" in text
+    assert "are apart: **points that way, not shown**" in text, "one interval each, all of which overlap"
 
 
 def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "analyze_two.json").write_text(json.dumps(found.to_dict()))
     text = "\n".join(script.study_tables(tmp_path))
     assert "| `lora:r=8` | 10 | 0.7000 ± 0.0000 | 0.8000 ± 0.0000 |" in text
-    assert text.count("LoRA is no worse than full: **holds**") == 1
+    assert text.count("LoRA is no worse than full: **") == 2
     assert text.count("LoRA is no worse than full: **does not hold**") == 1
     assert "| `lora:r=2` | W_q | 1.5 of 3 | 2 | 5 | 3 | 0.5 | 4 | 0.1 | 6 |" in text
     assert "| q | A | 1 | 0.200 | 0.010 | 0.90 | 1.10 |" in text

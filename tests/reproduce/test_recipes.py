@@ -241,7 +241,7 @@ def test_a_method_is_found_as_the_recipe_has_it_where_the_task_settles_what_it_l
     """Of a language model lora:r=8 means every linear layer, and the result says so."""
     found = made_comparison("exact", lora_8=(0.5,), full=(0.25,))
     settled = replace(found.entries[0], method="lora:r=8,alpha=8,targets=all,init=code")
-    kind, arguments = recipes.KINDS["compare"], {"methods": "lora:r=8 full"}
+    kind, arguments = recipes.KINDS["compare"], Arguments(methods="lora:r=8 full")
     figures = list(kind.read(replace(found, entries=(settled, found.entries[1])), arguments))
     scores = [figure for figure in figures if figure.of == "score"]
     assert [figure.keys for figure in scores] == kind.keys(arguments)

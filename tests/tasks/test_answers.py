@@ -107,5 +107,5 @@ def test_chance_is_the_commonest_answer_of_training(tmp_path: Path) -> None:
         rows = (f'{{"prompt": "a", "completion": "{answer}"}}' for answer in answers)
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
     assert tasks.load(str(tmp_path), metric="exact").chance() == 0.5
-    (tmp_path / "mine.py").write_text("def score(p, a, r):\n    return 0.5 if a == 'no' else 1\n")
+    (tmp_path / "mine.py").write_text("def score(p, a, r):\n    return 0.5 if a == 'No.' else 1\n")
     assert tasks.load(str(tmp_path), metric=f"script:{tmp_path / 'mine.py'}").chance() == 0.5

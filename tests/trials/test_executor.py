@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from d90.errors import InputError, RunFailed
-from d90.training.console import Lines, Terminal
+from d90.training.console import Lines, Terminal, close_bars
 from d90.trials.executor import Executor, Job
 from d90.trials.local import Local
 from tests.trials.work import job
@@ -177,7 +177,11 @@ def test_what_several_trials_tell_is_kept_apart(capsys: pytest.CaptureFixture[st
         progress.trial_ended("trial 1", "0.25")
     assert list(bars.trials) == [2], "each takes its own bar away"
     bars.close()
-    said = capsys.readouterr().err
+    capture = capsys.readouterr()
+    bars.close()
+    close_bars()
+    assert capsys.readouterr().out == "", "bars that are off the screen print nothing more"
+    said = capture.err
     assert "trial 1, step 5: score 0.2500, loss 1.0000" in said
     assert "trial 1, step 6: loss 1.5000" in said, "where the loss is the metric it is told once"
 

@@ -49,7 +49,12 @@ def print_table(table: Table) -> None:
 def close_bars() -> None:
     """Stop every bar that is drawn; the cursor comes back."""
     while _drawn:
-        _drawn.pop().stop()
+        _stop(_drawn.pop())
+
+
+def _stop(bars: Bars) -> None:
+    if bars.live.is_started:  # rich ends even what was never drawn with an empty line
+        bars.stop()
 
 
 class Lines(Progress):
@@ -186,7 +191,7 @@ class Terminal(Progress):
 
     def close(self) -> None:
         """Take the bars off the screen, whatever happened."""
-        self._bars.stop()
+        _stop(self._bars)
 
 
 def progress_for(stream_is_terminal: bool) -> Progress:

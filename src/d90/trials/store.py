@@ -19,12 +19,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d90.errors import D90Error, RunFailed, StoreError
 from d90.files import Json
-from d90.trials.row import TrialRow, json_object
 from d90.trials.view import RUNS
+
+if TYPE_CHECKING:  # rows need torch, and a command names its store before its mistakes are told
+    from d90.trials.row import TrialRow
 
 __all__ = ["SCHEMA", "Store", "digest"]
 
@@ -226,12 +228,16 @@ class Store:
         self._db.close()
 
     def _rows(self, where: str = "", values: tuple[Any, ...] = (), predictions: bool = False) -> list[TrialRow]:
+        from d90.trials.row import TrialRow
+
         blob = "predictions" if predictions and self._version > 1 else "NULL"
         found = self._read(f"SELECT id, {_COLUMNS}, {blob} FROM trials {where} ORDER BY id", values)
         with self._errors():
             return [TrialRow.from_columns(number, tuple(columns), blob) for number, *columns, blob in found]
 
     def _json(self, text: Any) -> Json:
+        from d90.trials.row import json_object
+
         with self._errors():
             return json_object(text)
 
