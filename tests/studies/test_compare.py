@@ -24,10 +24,37 @@ from d90.studies.cost import probe
 from d90.training.loop import Data
 from d90.training.recipe import make_recipe
 from d90.trials.store import Store
-from tests.reference.blobs import blobs
+from tests.reference.blobs import Notes, blobs
 
 OPTIONS = {"epochs": 2, "batch_size": 32, "evaluations": 2, "precision": "fp32"}
 METHODS = ["full", "bitfit", "full@d=40"]
+
+
+class Planned(Notes):
+    """Keeps what comes next as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[str] = []
+
+    def search_planned(self, message: str) -> None:
+        self.planned.append(message)
+
+
+def test_how_many_trainings_there_will_be_is_told_before_the_first(tmp_path: Path) -> None:
+    told = Planned()
+    store = Store(tmp_path / "s.sqlite")
+    compare("mlp:16-32-3", blobs(), ["full", "bitfit"], seeds=2, store=store, progress=told, **OPTIONS)
+    (said,) = (note for note in told.notes if "trainings" in note)
+    fewest, most = (int(word) for word in said.split(" trainings")[0].split(" to "))
+    assert fewest <= len(store.trials()) <= most
+    assert "up to 2 further ones where the best lies at the edge" in said
+    assert [line for line in told.planned if "round" in line][-1] == "time and memory of a step, round 3 of 3: bitfit"
+    alone = Planned()
+    compare(
+        "mlp:16-32-3", blobs(), ["bitfit"], lr=0.01, costs=False, store=tmp_path / "t.sqlite", progress=alone, **OPTIONS
+    )
+    assert not any("trainings" in note for note in alone.notes), "a rate that is given is not searched"
 
 
 def test_every_method_at_its_best_rate_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,8 +156,21 @@ def _begun(
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
     for note in (*opened.told, *([held] if held else [])):
         progress.note(note)
+    if recipe.lr is None:
+        _note_trainings(len(specs), asked, progress)
     runner.data(recipe.seed).note_truncation(progress)
     return runner, specs, replace(asked, weights=weights)
+
+
+def _note_trainings(methods: int, asked: _Question, progress: Progress) -> None:
+    """Say how many trainings there will be, before the first."""
+    rates, seeds = len(asked.rates), asked.options.seeds
+    fewest = methods * (rates + seeds - 1)
+    more = f", up to {WIDEST} further ones where the best lies at the edge" if rates > 1 else ""
+    most = f" to {fewest + WIDEST * methods}" if rates > 1 else ""
+    progress.note(
+        f"{fewest}{most} trainings: {rates} learning rates for each of {methods} methods{more}, then the other seeds at the best"
+    )
 
 
 def _row(column: _Column, place: str, rates: Sequence[float], progress: Progress) -> Entry | TrainingFailed:
@@ -173,8 +186,8 @@ def _with_costs(
     data: Data, entries: Sequence[Entry], specs: Sequence[Spec], recipe: Recipe, progress: Progress
 ) -> list[Entry]:
     """The entries with the time and the memory of a step."""
-    progress.search_planned("time and memory of a step")
-    return [replace(entry, cost=cost) for entry, cost in zip(entries, probe(data, specs, recipe), strict=True)]
+    costs = probe(data, specs, recipe, told=progress.search_planned)
+    return [replace(entry, cost=cost) for entry, cost in zip(entries, costs, strict=True)]
 
 
 def _comparison(

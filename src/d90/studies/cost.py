@@ -18,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from d90.methods import Full, Spec, apply
+from d90.methods.spec import short_text
 from d90.results.cost import Cost
 from d90.training.batches import device_of, outputs_of
 from d90.training.loop import Data, context
@@ -29,8 +30,17 @@ __all__ = ["probe"]
 STEPS = 3  # timed in a round, after one that is not
 
 
-def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) -> list[Cost]:
+def probe(
+    data: Data,
+    specs: Sequence[Spec],
+    recipe: Recipe,
+    rounds: int = 3,
+    told: Callable[[str], None] = lambda message: None,
+) -> list[Cost]:
     """Measure each method on the first batch of the task, `recipe.batch_size` examples.
+
+    Args:
+        told: is told which method is measured, in which round.
 
     Returns:
         A Cost for each spec, in their order.
@@ -41,8 +51,9 @@ def probe(data: Data, specs: Sequence[Spec], recipe: Recipe, rounds: int = 3) ->
     modes = [(part, part.training) for part in module.modules()]
     batch = _Batch(data, recipe)
     try:
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
             for spec, times in zip(everything, taken, strict=True):
+                told(f"time and memory of a step, round {number} of {rounds}: {short_text(spec)}")
                 batch.measure(spec, times)
             module.eval()
             with torch.no_grad():
