@@ -21,6 +21,7 @@ from d90.training.batches import Batches, outputs_of
 from d90.training.evaluation import predict
 from d90.training.loading import open_tune
 from tests.reference.command import run as cli
+from tests.reference.rows import write_rows
 from tests.reference.tiny import tiny_model
 from tests.reference.tiny_causal import tiny_causal
 
@@ -37,20 +38,14 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def written(path: Path, found: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both kinds of model, a task, and a tune of the causal one."""
     path = tmp_path_factory.mktemp("choices")
     tiny_model(path / "bert")
     tiny_causal(path / "llama")
-    written(path / "data" / "train.jsonl", rows(48))
-    written(path / "data" / "validation.jsonl", rows(18, seed=1))
+    write_rows(path / "data" / "train.jsonl", rows(48))
+    write_rows(path / "data" / "validation.jsonl", rows(18, seed=1))
     run = d90.train(str(path / "llama"), str(path / "data"), "full", **OPTIONS)
     run.save(path / "task.d90")
     run.release()
@@ -78,12 +73,12 @@ def test_the_columns_of_known_data_sets_are_one_task(tmp_path: Path) -> None:
         ],
         "from one": [{**row, "answer": row["answer"] + 1} for row in base],
     }  # fmt: skip
-    tasks = {name: load_task(written(tmp_path / f"{name}.jsonl", found)) for name, found in forms.items()}
+    tasks = {name: load_task(write_rows(tmp_path / f"{name}.jsonl", found)) for name, found in forms.items()}
     assert tasks["mmlu"].kind == Choices()
     assert tasks["mmlu"].texts == 4
     assert tasks["mmlu"].train.inputs[0] == (base[0]["question"], *base[0]["choices"])
     assert {name: task.fingerprint for name, task in tasks.items()} == dict.fromkeys(forms, tasks["mmlu"].fingerprint)
-    read = load_task(written(tmp_path / "race.jsonl", [{"article": "c c", **row} for row in base]))
+    read = load_task(write_rows(tmp_path / "race.jsonl", [{"article": "c c", **row} for row in base]))
     assert read.train.inputs[0][0] == f"c c {base[0]['question']}"
 
 
@@ -102,16 +97,16 @@ def test_the_columns_of_known_data_sets_are_one_task(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_task(written(tmp_path / "a.jsonl", [*rows(2), {**rows(1)[0], **change}]))
+        load_task(write_rows(tmp_path / "a.jsonl", [*rows(2), {**rows(1)[0], **change}]))
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"it has text, expected question, choices \(a list\) and answer"):
-        load_task(written(tmp_path / "a.jsonl", [{"text": "a"}] * 9), kind="multiple-choice")
+        load_task(write_rows(tmp_path / "a.jsonl", [{"text": "a"}] * 9), kind="multiple-choice")
     with pytest.raises(InputError, match=r"no column of answers \(answer\); name it with --label"):
-        load_task(written(tmp_path / "b.jsonl", [{"question": "a", "choices": ["a", "b"]}] * 9))
-    written(tmp_path / "c" / "train.jsonl", rows(9))
-    written(tmp_path / "c" / "validation.jsonl", [{"question": "a", "choices": ["a", "b"], "answer": 0}] * 9)
+        load_task(write_rows(tmp_path / "b.jsonl", [{"question": "a", "choices": ["a", "b"]}] * 9))
+    write_rows(tmp_path / "c" / "train.jsonl", rows(9))
+    write_rows(tmp_path / "c" / "validation.jsonl", [{"question": "a", "choices": ["a", "b"], "answer": 0}] * 9)
     with pytest.raises(InputError, match=r"validation.jsonl': 2 choices and the training data has 3"):
         load_task(str(tmp_path / "c"))
 
@@ -176,7 +171,7 @@ def test_a_planted_rule_is_learnt_and_predict_names_the_choice(folder: Path) -> 
     row = json.loads(done.stdout)
     assert (row["question"], row["answer"], row["choice"], row["choice_3"]) == ("b", "b", 3, "b")
     assert sum(row["probabilities"].values()) == pytest.approx(1)
-    written(folder / "asked.jsonl", rows(3, seed=5))
+    write_rows(folder / "asked.jsonl", rows(3, seed=5))
     table = cli("predict", str(folder / "task.d90"), "--file", str(folder / "asked.jsonl"), "--format", "csv").stdout
     assert table.splitlines()[0] == "line,question,choice_1,choice_2,choice_3,answer,probability,choice,p(1),p(2),p(3)"
     wrong = cli("predict", str(folder / "task.d90"), "b", "a", "c")

@@ -19,6 +19,7 @@ from d90.tasks.kinds import Embeddings
 from d90.training.batches import Batches, outputs_of
 from d90.training.loading import open_tune
 from tests.reference.command import run as cli
+from tests.reference.rows import write_rows
 from tests.reference.tiny import tiny_model
 
 OPTIONS: dict[str, Any] = {"epochs": 6, "batch_size": 8, "evaluations": 2, "lr": 0.01, "precision": "fp32"}
@@ -38,18 +39,12 @@ def numbered(count: int = 40) -> list[dict[str, Any]]:
     return [{"text_a": " ".join(a), "text_b": " ".join(b), "score": n} for (a, b), n in zip(some, shared, strict=True)]
 
 
-def written(path: Path, found: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a task and a tune of all weights."""
     path = tmp_path_factory.mktemp("embeddings")
     tiny_model(path / "base")
-    run = d90.train(str(path / "base"), written(path / "pairs.jsonl", pairs()), "full", **OPTIONS)
+    run = d90.train(str(path / "base"), write_rows(path / "pairs.jsonl", pairs()), "full", **OPTIONS)
     run.save(path / "task.d90")
     run.release()
     return path
@@ -59,11 +54,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pairs_triplets_and_numbers_are_told_apart(tmp_path: Path) -> None:
-    task = load_task(written(tmp_path / "a.jsonl", pairs()))
+    task = load_task(write_rows(tmp_path / "a.jsonl", pairs()))
     assert (task.kind, task.metric, task.texts, task.chance()) == (Embeddings(), "recall_1", 1, 0.0)
-    three = load_task(written(tmp_path / "b.jsonl", pairs(negative=True)))
+    three = load_task(write_rows(tmp_path / "b.jsonl", pairs(negative=True)))
     assert len(three.train.inputs[0]) == 3
-    found = load_task(written(tmp_path / "c.jsonl", numbered()), kind="embeddings")
+    found = load_task(write_rows(tmp_path / "c.jsonl", numbered()), kind="embeddings")
     assert (found.metric, found.kind.record["numbers"]) == ("spearman", True)
     assert found.kind.record["high"] == found.train.labels.max()
     again = load_task(str(tmp_path / "c.jsonl"), kind="embeddings", text="text_a,text_b", label="score")
@@ -74,13 +69,13 @@ def test_pairs_triplets_and_numbers_are_told_apart(tmp_path: Path) -> None:
 
 def test_wrong_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 3: an empty text, expected anchor and positive"):
-        load_task(written(tmp_path / "a.jsonl", [*pairs(2), {"anchor": "a", "positive": " "}]))
+        load_task(write_rows(tmp_path / "a.jsonl", [*pairs(2), {"anchor": "a", "positive": " "}]))
     with pytest.raises(InputError, match="line 3: no text in column 'positive'"):
-        load_task(written(tmp_path / "b.jsonl", [*pairs(2), {"anchor": "a"}]))
+        load_task(write_rows(tmp_path / "b.jsonl", [*pairs(2), {"anchor": "a"}]))
     with pytest.raises(InputError, match="triplets with numbers in column 'score'"):
-        load_task(written(tmp_path / "c.jsonl", [{**row, "score": 1} for row in pairs(9, negative=True)]))
+        load_task(write_rows(tmp_path / "c.jsonl", [{**row, "score": 1} for row in pairs(9, negative=True)]))
     with pytest.raises(InputError, match="it has text, expected anchor and positive"):
-        load_task(written(tmp_path / "d.jsonl", [{"text": "a"}] * 9), kind="embeddings")
+        load_task(write_rows(tmp_path / "d.jsonl", [{"text": "a"}] * 9), kind="embeddings")
 
 
 # --- losses and scores ----------------------------------------------------------------------------------------------
@@ -145,7 +140,7 @@ def test_a_rule_is_learnt_and_the_reopened_tune_scores_the_same(folder: Path) ->
 @pytest.mark.parametrize("data", ["pairs", "triplets", "numbers"])
 def test_every_shape_trains_saves_and_opens_again(folder: Path, tmp_path: Path, method: str, data: str) -> None:
     found = {"pairs": pairs(), "triplets": pairs(negative=True), "numbers": numbered()}[data]
-    task = load_task(written(tmp_path / "t.jsonl", found), kind="embeddings")
+    task = load_task(write_rows(tmp_path / "t.jsonl", found), kind="embeddings")
     run = d90.train(str(folder / "base"), task, method, **OPTIONS)
     assert min(look.loss for look in run.outcome.curve[1:]) < run.outcome.curve[0].loss
     run.save(tmp_path / "t.d90")

@@ -18,16 +18,11 @@ from d90.tasks.kinds import MultiLabel
 from d90.tasks.kinds.multilabel import best_thresholds
 from d90.training.loading import open_tune
 from tests.reference.command import run as cli
+from tests.reference.rows import write_rows
 from tests.reference.tiny import tiny_model
 
 OPTIONS: dict[str, Any] = {"epochs": 12, "batch_size": 8, "evaluations": 3, "lr": 0.02, "precision": "fp32"}
 TEXTS = [("a a c", ["x"]), ("b b c", ["y"]), ("a b c", ["x", "y"]), ("c c c", [])]
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def lists(count: int = 40, name: str = "labels") -> list[dict[str, Any]]:
@@ -44,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a task and a tune of all weights."""
     path = tmp_path_factory.mktemp("multilabel")
     tiny_model(path / "base")
-    written(path / "data" / "train.jsonl", learnable(42))
-    written(path / "data" / "validation.jsonl", learnable(15))
+    write_rows(path / "data" / "train.jsonl", learnable(42))
+    write_rows(path / "data" / "validation.jsonl", learnable(15))
     run = d90.train(str(path / "base"), str(path / "data"), "full", **{**OPTIONS, "epochs": 40})
     run.save(path / "task.d90")
     run.release()
@@ -56,11 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lists_one_hot_lists_and_columns_are_one_task(tmp_path: Path) -> None:
-    task = load_task(written(tmp_path / "a.jsonl", lists()))
+    task = load_task(write_rows(tmp_path / "a.jsonl", lists()))
     assert (task.kind.name, task.labels, task.metric, task.outputs) == ("multi-label", ("x", "y"), "f1_micro", 2)
-    assert load_task(written(tmp_path / "b.jsonl", lists(name="label"))).fingerprint == task.fingerprint
+    assert load_task(write_rows(tmp_path / "b.jsonl", lists(name="label"))).fingerprint == task.fingerprint
     rows = [{"text": row["text"], "x": int("x" in row["labels"]), "y": int("y" in row["labels"])} for row in lists()]
-    assert load_task(written(tmp_path / "c.jsonl", rows)).fingerprint == task.fingerprint
+    assert load_task(write_rows(tmp_path / "c.jsonl", rows)).fingerprint == task.fingerprint
     with (tmp_path / "d.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, ["text", "x", "y"])
         table.writeheader()
@@ -68,7 +63,7 @@ def test_lists_one_hot_lists_and_columns_are_one_task(tmp_path: Path) -> None:
     assert load_task(str(tmp_path / "d.csv")).fingerprint == task.fingerprint
     assert load_task(str(tmp_path / "d.csv"), label="x,y").fingerprint == task.fingerprint
     hot = [{"text": row["text"], "label": [row["x"], row["y"]]} for row in rows]
-    found = load_task(written(tmp_path / "e.jsonl", hot))
+    found = load_task(write_rows(tmp_path / "e.jsonl", hot))
     assert torch.equal(found.train.labels, task.train.labels)
     assert "examples have no class" in " ".join(task.told)
 
@@ -83,23 +78,23 @@ def test_lists_one_hot_lists_and_columns_are_one_task(tmp_path: Path) -> None:
 )
 def test_a_row_without_a_list_is_refused_with_its_line(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_task(written(tmp_path / "a.jsonl", [*lists(8), row]))
+        load_task(write_rows(tmp_path / "a.jsonl", [*lists(8), row]))
 
 
 def test_other_bad_input_is_refused(tmp_path: Path) -> None:
-    written(tmp_path / "v" / "train.jsonl", lists(8))
-    written(tmp_path / "v" / "validation.jsonl", [*lists(3), {"text": "a", "labels": ["z"]}])
+    write_rows(tmp_path / "v" / "train.jsonl", lists(8))
+    write_rows(tmp_path / "v" / "validation.jsonl", [*lists(3), {"text": "a", "labels": ["z"]}])
     with pytest.raises(
         InputError, match=r"validation.jsonl', line 4: label 'z' is not among the 2 training labels x, y"
     ):
         load_task(str(tmp_path / "v"))
     with pytest.raises(InputError, match="every class stands at all"):
-        load_task(written(tmp_path / "all.jsonl", [{"text": "a", "labels": ["x"]}] * 12))
+        load_task(write_rows(tmp_path / "all.jsonl", [{"text": "a", "labels": ["x"]}] * 12))
     rows = [{"text": "a", "x": 1, "y": 0}, {"text": "b", "x": 0, "y": 2}] * 8
     with pytest.raises(InputError, match="line 2: column 'y' holds '2', expected 0 or 1"):
-        load_task(written(tmp_path / "two.jsonl", rows), label="x,y", kind="multi-label")
+        load_task(write_rows(tmp_path / "two.jsonl", rows), label="x,y", kind="multi-label")
     with pytest.raises(InputError, match="neither a list of classes nor two columns of 0 and 1; it has text, label"):
-        load_task(written(tmp_path / "one.jsonl", [{"text": "a", "label": "x"}] * 9), kind="multi-label")
+        load_task(write_rows(tmp_path / "one.jsonl", [{"text": "a", "label": "x"}] * 9), kind="multi-label")
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from d90.training.batches import Batches, outputs_of
 from d90.training.evaluation import predict
 from d90.training.loading import open_tune
 from tests.reference.command import run as cli
+from tests.reference.rows import write_rows
 from tests.reference.tiny import tiny_model
 
 OPTIONS: dict[str, Any] = {"epochs": 15, "batch_size": 8, "evaluations": 3, "lr": 0.02, "precision": "fp32"}
@@ -40,19 +41,13 @@ def rows(count: int, seed: int = 0, longest: int = 6, none: bool = False) -> lis
     return found
 
 
-def written(path: Path, found: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a task and a tune of all weights."""
     path = tmp_path_factory.mktemp("questions")
     tiny_model(path / "base")
-    written(path / "data" / "train.jsonl", rows(80))
-    written(path / "data" / "validation.jsonl", rows(20, seed=1))
+    write_rows(path / "data" / "train.jsonl", rows(80))
+    write_rows(path / "data" / "validation.jsonl", rows(20, seed=1))
     run = d90.train(str(path / "base"), str(path / "data"), "full", **OPTIONS)
     run.save(path / "task.d90")
     run.release()
@@ -63,14 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_squads_columns_are_recognised_in_both_shapes(tmp_path: Path) -> None:
-    task = load_task(written(tmp_path / "a.jsonl", rows(20)))
+    task = load_task(write_rows(tmp_path / "a.jsonl", rows(20)))
     assert (task.kind, task.metric, task.texts) == (Answering(), "answer_f1", 2)
     listed = [
         {**row, "answers": [{"text": t, "answer_start": s} for t, s in zip(*row["answers"].values(), strict=True)]}
         for row in rows(20)
     ]
-    assert load_task(written(tmp_path / "b.jsonl", listed)).fingerprint == task.fingerprint
-    open_ = load_task(written(tmp_path / "c.jsonl", rows(20, none=True)))
+    assert load_task(write_rows(tmp_path / "b.jsonl", listed)).fingerprint == task.fingerprint
+    open_ = load_task(write_rows(tmp_path / "c.jsonl", rows(20, none=True)))
     assert open_.kind == Answering(unanswerable=True)
     assert "5 questions have no answer" in " ".join(open_.told)
 
@@ -92,7 +87,7 @@ def nested(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_squads_nested_file_is_the_same_task(tmp_path: Path) -> None:
-    flat = load_task(written(tmp_path / "a.jsonl", rows(20, none=True)))
+    flat = load_task(write_rows(tmp_path / "a.jsonl", rows(20, none=True)))
     for name, indent in (("b.json", None), ("c.json", 1)):
         (tmp_path / name).write_text(json.dumps(nested(rows(20, none=True)), indent=indent))
         task = load_task(str(tmp_path / name))
@@ -127,7 +122,7 @@ def test_squads_nested_file_is_the_same_task(tmp_path: Path) -> None:
 )
 def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_task(written(tmp_path / "a.jsonl", [*rows(2), {**rows(1)[0], **change}]))
+        load_task(write_rows(tmp_path / "a.jsonl", [*rows(2), {**rows(1)[0], **change}]))
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -206,14 +201,14 @@ def test_a_planted_rule_is_learnt_and_predict_gives_the_place(folder: Path) -> N
     row = json.loads(done.stdout)
     assert (row["answer"], row["start"], row["end"]) == ("b", 4, 5)
     assert 0.3 < row["probability"] <= 1
-    written(folder / "asked.jsonl", rows(3, seed=5))
+    write_rows(folder / "asked.jsonl", rows(3, seed=5))
     table = cli("predict", str(folder / "task.d90"), "--file", str(folder / "asked.jsonl"), "--format", "csv").stdout
     assert table.splitlines()[0] == "line,text_a,text_b,answer,probability,start,end"
 
 
 def test_questions_without_an_answer_are_learnt(folder: Path, tmp_path: Path) -> None:
-    written(tmp_path / "train.jsonl", rows(120, none=True))
-    written(tmp_path / "validation.jsonl", rows(40, seed=2, none=True))
+    write_rows(tmp_path / "train.jsonl", rows(120, none=True))
+    write_rows(tmp_path / "validation.jsonl", rows(40, seed=2, none=True))
     run = d90.train(
         str(folder / "base"), str(tmp_path), "full", columns={"metric": "exact"}, **{**OPTIONS, "epochs": 25}
     )

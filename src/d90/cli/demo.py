@@ -28,11 +28,12 @@ def demo(
     from d90.report.measure import write_report
     from d90.studies.measure import measure
     from d90.trials.options import RunOptions
+    from d90.trials.store import Store
 
     training = TrainingOptions(epochs=EPOCHS, batch_size=50, lr=0.05, evaluations=4, seed=seed)
     echo(f"How many numbers does a network need to read digits? {MODEL} on the task '{TASK}', which is drawn here.")
-    run = RunOptions(store=folder / "d90.sqlite", progress=make_progress(), command=command_line())
-    store = run.open_store()
+    store = Store(folder / "d90.sqlite")
+    run = RunOptions(store=store, progress=make_progress(), command=command_line())
     result = measure(MODEL, TASK, training=training, run=run, baseline_lr=0.003, start=1000, budget=BUDGET)
     page = write_report(store, folder / "d90.html")
     for line in (*answer_lines(result), *_use(result, folder)):
@@ -49,7 +50,7 @@ def answer_lines(result: Measurement) -> list[str]:
     if result.d90 is not None:
         lines.append(
             f"That is: of all the directions in which its {result.D:,} weights can move, {result.d90:,} drawn at random are enough for "
-            f"{result.fraction:.0%} of what training all of them reaches. Another {result.d90:,} would do as well."
+            f"{result.fraction:.0%} of what training all of them reaches, in the mean over draws."
         )
     return lines
 

@@ -62,6 +62,11 @@ class SearchProblem:
         """The d in the range to train or to tell in the place of any: two digits, or the nearest that can be trained."""
         return nearest_d(d, self.low, self.high, self.squares_above)
 
+    def at_least(self, d: int) -> int:
+        """The smallest d from this one on that can be trained."""
+        above = self.squares_above
+        return d if above is None else above + _root_up(d - above) ** 2
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -152,9 +157,14 @@ def nearest_d(d: float, low: int, high: int, squares_above: int | None = None) -
     """d to two significant digits in low ... high; of those that are a square above a number, the nearest."""
     if squares_above is None:
         return min(max(round_d(d), low), high)
-    least = math.isqrt(max(low - squares_above, 1) - 1) + 1
+    least = _root_up(low - squares_above)
     most = max(math.isqrt(max(high - squares_above, 1)), least)
     return int(squares_above + min(max(round(math.sqrt(max(d - squares_above, 1))), least), most) ** 2)
+
+
+def _root_up(number: int) -> int:
+    """The smallest k from 1 on whose square is no less."""
+    return math.isqrt(max(number, 1) - 1) + 1
 
 
 def round_d(d: float) -> int:

@@ -37,9 +37,7 @@ def summarise(problem: SearchProblem, observations: Sequence[Observation], spent
     sound = [trial for trial in inside if trial not in failed]
     low, high = _ends(fit, problem, sound)
     status, d90 = _status(fit, low, high, sound, level, problem.squares_above)
-    sure = math.ceil(fit.quantile(SURE))
-    if problem.squares_above is not None:
-        sure = problem.squares_above + (math.isqrt(max(sure - problem.squares_above, 1) - 1) + 1) ** 2
+    sure = problem.at_least(math.ceil(fit.quantile(SURE)))
     bounded = high is not None and sure <= problem.high
     return SearchResult(
         status, d90, (low, high), sure if bounded else None, COVERAGE, trials, failed, spent, level, fit.noise, fit
