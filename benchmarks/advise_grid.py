@@ -1,12 +1,13 @@
 """A grid of ranks and learning rates that `benchmarks/advise_replay.py` replays advice on: every whole run and its early reading.
 
-    python benchmarks/advise_grid.py MODELS DATA [e2e|sst2] [--part I/N]
-        MODELS holds stories260k/, DATA holds e2e/ and sst2_sentences/ (jsonl.gz)
+    python benchmarks/advise_grid.py MODELS DATA [e2e|sst2|qqp] [--part I/N]
+        MODELS holds stories260k/, DATA holds e2e/, sst2_sentences/ and qqp/ (jsonl.gz)
 
 A Llama of 260,032 weights, LoRA on all linear layers with alpha = r, ranks 1 ... 32 (its key matrices have 32 outputs, so no more), rates
 in factors of sqrt 3, two seeds, 128 steps of 4 examples; the reading is of the whole schedule after an eighth of the steps, at every
 rate, and the whole runs are those of the seven rates nearest to .02 r^-1/2 (the others' readings are far worse). e2e:
-completions of E2E's pairs of at most 140 characters; sst2: SST-2's sentences as documents. A line a run in advise_grid.jsonl: the losses
+completions of E2E's pairs of at most 140 characters; sst2: SST-2's sentences as documents; qqp: a question's equal, as completion of the
+question, at most 140 characters both. A line a run in advise_grid.jsonl: the losses
 of reading and end in nats, and each of the validation examples' (packed). Started again, it goes on.
 """
 
@@ -42,6 +43,7 @@ BASE = 1e-3
 SEEDS = 2
 READING = 1 / 8
 TRAIN, VALIDATION = 512, 160
+PAIRS = {"e2e": ("mr", "ref"), "qqp": ("text_a", "text_b")}  # the columns of prompt and completion
 OPTIONS: dict[str, Any] = {
     "epochs": 1, "batch_size": 4, "evaluations": 1, "precision": "fp32", "train_limit": TRAIN, "validation_limit": VALIDATION,
 }  # fmt: skip
@@ -67,10 +69,12 @@ def folder_of(data: Path, name: str, where: Path) -> tuple[str, dict[str, str]]:
     """The task's folder, and its columns."""
     if name == "sst2":
         return str(data / "sst2_sentences"), {"kind": "language", "text": "text"}
+    prompt, completion = PAIRS[name]
     for part, count in (("train", TRAIN), ("validation", VALIDATION)):
-        with gzip.open(data / "e2e" / f"{part}.jsonl.gz", "rt", encoding="utf-8") as file:
-            rows = [row for row in map(json.loads, file) if len(row["mr"]) + len(row["ref"]) <= 140]
-        lines = [json.dumps({"prompt": f"{row['mr']} =>", "completion": f" {row['ref']}"}) for row in rows[:count]]
+        with gzip.open(data / name / f"{part}.jsonl.gz", "rt", encoding="utf-8") as file:
+            rows = [row for row in map(json.loads, file) if row.get("label", 1) == 1]
+        pairs = [(row[prompt], row[completion]) for row in rows if len(row[prompt]) + len(row[completion]) <= 140]
+        lines = [json.dumps({"prompt": f"{one} =>", "completion": f" {other}"}) for one, other in pairs[:count]]
         (where / f"{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(where), {}
 
@@ -80,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("task", nargs="?", default="e2e", choices=("e2e", "sst2"))
+    parser.add_argument("task", nargs="?", default="e2e", choices=(*PAIRS, "sst2"))
     parser.add_argument("--part", default="1/1")
     given = parser.parse_args()
     part, parts = map(int, given.part.split("/"))
