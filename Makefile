@@ -38,9 +38,9 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 # all of it: also sweeps on Ray, 80 families of models, sanitizers over every path of the C code, mutated files and kills, the
-# examples, masks beside trl's, the GPU's kernels (interpreted, and compiled), the older peft
+# examples, masks beside trl's, lm-eval's harness, the GPU's kernels (interpreted, and compiled), the older peft
 test-all: test
-	$(BIN)/pip install -q -c constraints.txt ray triton gymnasium -e '.[docs,llm]'
+	$(BIN)/pip install -q -c constraints.txt ray triton gymnasium -e '.[docs,llm,harness]'
 	$(PYTEST) -m slow
 	$(BIN)/pytest tests/projections/test_gpu.py
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/projections/test_gpu.py
