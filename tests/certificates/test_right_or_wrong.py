@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 
 import d90
-from d90.certificates.classification import check
+from d90.certificates.classification import check, one_of_each
 from d90.certificates.verify import verify
 from d90.errors import InputError
+from d90.tasks import Split
 from d90.tasks import load as load_task
 from d90.tasks.kinds import Answering, Tokens
 from tests.reference.tiny import tiny_model
@@ -69,11 +71,38 @@ def test_an_examples_error_is_counted_again_from_the_file(tmp_path: Path, kind: 
     assert found.majority == pytest.approx(task.kind.constant_error(task.train, task.splits["test"]))
 
 
+def test_one_question_of_each_context_counts(tmp_path: Path) -> None:
+    """With two questions to each context: those alone are independent; a part for the prior shares none with the rest."""
+    base, data = str(tiny_model(tmp_path / "base")), tmp_path / "data"
+    data.mkdir()
+    for seed, part in enumerate(("train", "validation", "test")):
+        once = rows("question-answering", seed)
+        pairs = [{**row, "question": question} for row in once for question in ("c", "a")]
+        (data / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    found = d90.certify(base, str(data), "full@structure=did", store=tmp_path / "s.sqlite", prior=0.5, **SMALL)
+    assert (found.n, found.test_count, found.prior) == (20, 40, 40)
+    assert any(
+        line
+        == "40 examples share 20 contexts: each is one independent example, of whose examples one counts, drawn by our own bits"
+        for line in found.assumptions
+    )
+    found.save(tmp_path / "c.json")
+    assert check(tmp_path / "c.json", out=tmp_path / "rows.npy").errors == found.errors
+    assert numpy.load(tmp_path / "rows.npy").shape == (20, 2)
+    verify(str(tmp_path / "c.json"), str(tmp_path / "rows.npy"))
+
+
+def test_one_of_each_group_is_drawn_by_the_bits() -> None:
+    groups = torch.tensor([0, 1, 0, 2, 1, 0, 2, 2])
+    chosen = one_of_each(groups)
+    assert groups[chosen].tolist() == [0, 1, 2]
+    many = torch.arange(3000) % 1000
+    picked = one_of_each(many)
+    assert many[picked].tolist() == list(range(1000))
+    assert all(250 < int(((picked // 1000) == k).sum()) < 420 for k in range(3)), "each as likely as the others"
+
+
 def test_a_sentence_is_wrong_where_a_tag_is_and_an_answer_where_it_is_not_exact() -> None:
-    import torch
-
-    from d90.tasks import Split
-
     kind = Tokens(("B-x", "O"))
     labels = torch.tensor([[0, 1, -100], [1, 1, 0], [1, 0, 1]])
     outputs = 9 * torch.eye(2)[labels.clamp(min=0)]

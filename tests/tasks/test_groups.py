@@ -12,14 +12,17 @@ import torch
 
 import d90
 from d90.analysis.score_interval import bootstrap_interval, standard_error
+from d90.errors import InputError
 from d90.models.loading import load as load_model
+from d90.options import TaskOptions
+from d90.studies.low_data import examples_of
 from d90.tasks import Task, load
 from d90.tasks.answers import Questions
 from d90.tasks.conversations import Conversation, Message
 from d90.tasks.corpus_scores import corpus_score
 from d90.tasks.kinds import Instruction, Seq2Seq
 from d90.tasks.kinds.language import documents
-from d90.tasks.overlap import asked_again, prompts
+from d90.tasks.overlap import asked_again, asked_once
 from d90.training.batches import Batches
 from d90.training.evaluation import look
 from d90.training.forgetting import forgetting, losses, retained
@@ -48,7 +51,7 @@ def test_a_split_that_is_made_keeps_the_answers_to_a_prompt_together(kind: str, 
     assert (len(task.train), len(task.validation)) == (36 * 3, 4 * 3)
     assert not _sources(task, "train") & _sources(task, "validation")
     assert (task.independent("train"), task.independent("validation")) == (36, 4)
-    assert "108 training examples are answers to 36 prompts, each one independent example" in task.told
+    assert "108 training examples share 36 prompts, each one independent example" in task.told
     tested = task.with_test()
     assert (len(tested.train), len(tested.splits["test"])) == (33 * 3, 3 * 3)
     assert not _sources(tested, "train") & _sources(tested, "test")
@@ -112,11 +115,76 @@ def test_bleu_of_instruction_data_is_sacrebleus_over_prompts_with_all_their_refe
     assert load(str(tmp_path / "data"), metric="chrf").fingerprint != task.fingerprint
 
 
+def _asked(contexts: int, questions: int) -> list[dict[str, Any]]:
+    """Questions on one context stand apart from one another; the answer to question q is word q."""
+    found = []
+    for q, c in ((q, c) for q in range(questions) for c in range(contexts)):
+        context = f"c{c} x y z"
+        answers = {"text": ["xyz"[q]], "answer_start": [context.index("xyz"[q])]}
+        found.append({"question": f"which {q}", "context": context, "answers": answers})
+    return found
+
+
+def test_questions_on_one_context_are_one_independent_example(tmp_path: Path) -> None:
+    task = load(_written(tmp_path, _asked(40, 3)))
+    assert (task.kind.name, len(task.train), len(task.validation)) == ("question-answering", 36 * 3, 4 * 3)
+    assert not {c for _, c in task.train.inputs} & {c for _, c in task.validation.inputs}
+    assert (task.independent("train"), task.independent("validation")) == (36, 4)
+    assert "108 training examples share 36 contexts, each one independent example" in task.told
+    assert task.with_test().independent("test") == 3
+    assert [examples_of(task, n) for n in (2, 36)] == [2, 108]
+    near = load(_written(tmp_path / "near", sorted(_asked(40, 3), key=lambda row: row["context"])))
+    assert [examples_of(near, n) for n in (2, 36)] == [6, 108], "two contexts with all their questions"
+
+
+def test_choices_on_one_passage_and_texts_of_one_anchor_are_one_independent_example(tmp_path: Path) -> None:
+    exam = [
+        {"article": f"story {p}", "question": f"what {q}", "options": ["a", "b"], "answer": "AB"[q % 2]}
+        for q in range(3) for p in range(40)
+    ]  # fmt: skip
+    task = load(_written(tmp_path / "exam", exam))
+    assert (task.independent("train"), len(task.train)) == (36, 108)
+    stories = [{str(text).split(" what")[0] for text, *_ in split.inputs} for split in task.splits.values()]
+    assert not stories[0] & stories[1]
+    assert task.limit(50).train.sources is not None
+    pairs = [{"anchor": f"a{p}", "positive": f"p{p} {q}"} for q in range(3) for p in range(40)]
+    task = load(_written(tmp_path / "pairs", pairs))
+    assert (task.independent("train"), task.independent("validation")) == (36, 4)
+    numbers = [{**row, "score": i / 120} for i, row in enumerate(pairs)]
+    assert load(_written(tmp_path / "numbers", numbers), kind="embeddings").groups("train") is None
+
+
+def test_a_column_names_what_rows_were_drawn_with(tmp_path: Path) -> None:
+    """Three hypotheses to a premise, the premise's number beside them."""
+    rows = [
+        {"premise": f"p {p}", "hypothesis": f"h {p} {q}", "label": "abc"[q], "number": p}
+        for q in range(3) for p in range(40)
+    ]  # fmt: skip
+    path = _written(tmp_path, rows)
+    plain, task = load(path), load(path, group="number")
+    assert (plain.groups("train"), len(plain.train)) == (None, 108)
+    assert (task.independent("train"), task.independent("validation"), len(task.train)) == (36, 4, 108)
+    assert "108 training examples share 36 values of 'number', each one independent example" in task.told
+    assert not {p for p, _ in task.train.inputs} & {p for p, _ in task.validation.inputs}
+    assert asked_again(task.kind, task.validation, task.train) == 0
+    assert asked_again(task.kind, task.validation, load(path, group="label").train) == 0
+    assert "group" not in TaskOptions().columns
+    for bad, why in (
+        ({"group": "nunber"}, "no column 'nunber'; it has premise"),
+        ({"group": "empty"}, "nothing in column"),
+    ):
+        _written(tmp_path / "bad", [{**row, "empty": "" if i == 7 else "x"} for i, row in enumerate(rows)])
+        with pytest.raises(InputError, match=why):
+            load(str(tmp_path / "bad"), **bad)
+    with pytest.raises(InputError, match="got group for task 'docstrings', which has its own"):
+        load("docstrings", group="x")
+
+
 def test_prompts_that_both_splits_ask_are_counted() -> None:
     train = documents([(_one(letter, number),) for letter, number in ("a1", "a2", "b1", "d1", "e1", "f1")])
     other = documents([(_one("a", "3"),), (_one("a", "4"),), (_one("c", "1"),)])
     assert asked_again(Instruction(), other, train) == 2
-    assert len(prompts(Instruction(), train)) == 5
+    assert len(asked_once(Instruction(), train)) == 5
     same = documents([(_one("", str(i)),) for i in range(9)])
     assert asked_again(Instruction(), same, same) == 0, "a prompt that all share tells nothing"
 

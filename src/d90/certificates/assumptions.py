@@ -14,9 +14,9 @@ import torch
 
 from d90.errors import InputError
 from d90.models.loading import Model, encode
-from d90.tasks import Split, Task
+from d90.tasks import Task
 from d90.tasks.hub import GLUE
-from d90.tasks.overlap import asked_again, common, keys, overlap, prompts
+from d90.tasks.overlap import asked_again, asked_once, common, keys, overlap
 
 __all__ = ["WARNING", "assumptions", "base_hints", "drop_copies", "refuse_copies"]
 
@@ -27,13 +27,14 @@ DATASETS = {name.removeprefix("glue/") for name in GLUE} | {"glue", "imdb", "yel
 def assumptions(task: Task, model: Model) -> tuple[str, ...]:
     """What the guarantee rests on: a line each; what was found against it begins with `WARNING`."""
     said, train = ["the examples are independent draws from the distribution the error is of"], task.train
-    grouped = task.groups("train") is not None
-    if grouped:
-        n, train = task.independent("train"), prompts(task.kind, train)
-        said += [
-            f"{len(task.train):,} answers to {n:,} prompts: a prompt with all its answers is one example, its loss their mean"
-        ]
-    found = overlap(train, phrases=not grouped).lines
+    groups = task.groups("train")
+    if groups is not None:
+        counted = (
+            "its loss their mean" if task.kind.generative else "of whose examples one counts, drawn by our own bits"
+        )
+        said += [f"{len(train):,} examples share {task.kind.shared(train)}: each is one independent example, {counted}"]
+        train = asked_once(task.kind, train)
+    found = overlap(train, phrases=groups is None).lines
     said += [f"{WARNING}: {line}" for line in found] or ["no example repeats another"]
     for name, other in (("test", task.test), ("validation", task.validation)):
         repeated = max(common(other, task.train), asked_again(task.kind, other, task.train)) if other else 0
@@ -72,11 +73,7 @@ def drop_copies(model: Model, task: Task) -> tuple[Task, int]:
         seen.update(named)
     if len(kept) == len(task.train):
         return task, 0
-    split = task.train
-    inputs = (
-        split.inputs[torch.tensor(kept)] if isinstance(split.inputs, torch.Tensor) else [split.inputs[i] for i in kept]
-    )
-    return replace(task, train=Split(inputs, split.labels[kept])), len(split) - len(kept)
+    return replace(task, train=task.train.pick(torch.tensor(kept))), len(task.train) - len(kept)
 
 
 def _keys(model: Model, task: Task) -> list[tuple[Hashable, ...]]:

@@ -43,6 +43,7 @@ from d90.options import DEFAULT, CertificateOptions, TaskOptions, TrainingOption
 from d90.options.certificate import CertificateFields
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
+from d90.projections.philox import permutation
 from d90.subspace import file as tune_file
 from d90.tasks import Task
 from d90.tasks.kinds import Classification
@@ -205,7 +206,7 @@ def check(
     Args:
         path: of the certificate.
         model, task: where they lie now; by default under the names in the certificate.
-        out: write (n, 2) int64 there, a .npy file: the decoded model's answer (-1: not finite) and the label of each example.
+        out: write (n, 2) int64 there, a .npy file: the decoded model's answer (-1: not finite) and the label of each example that counts.
 
     Raises:
         InputError: a file that is no certificate, other data or another base, or figures that do not come out.
@@ -233,7 +234,7 @@ class _Errors(Recount[Certificate]):
     def differs(self, said: Certificate, data: Data, measured: Tensor) -> str:
         """The errors and the bound."""
         errors = _count(measured)
-        found = replace(said.best, errors=errors).bounded(len(data.train), said.delta)
+        found = replace(said.best, errors=errors).bounded(len(measured), said.delta)
         if errors == said.errors and abs(found.bound - said.bound) <= 1e-9:
             return ""
         return f"{said.errors} errors and a bound of {said.bound:.4%}; counted again: {errors} and {found.bound:.4%}"
@@ -266,6 +267,7 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
         Candidate,
         lambda fresh, one: Candidate(**vars(one), errors=count_errors(fresh, "train", recipe)[0]),
         no_change=bool(ground.options.prior),
+        key=() if data.task.groups("train") is None else ("one of each source", n),
     )
     candidates = []
     for found in coded_tunes(ground, measure, progress, theta):
@@ -296,7 +298,7 @@ def _searched(ground: Preparation, progress: Progress, theta: Tensor | None, com
         test_error=wrong / seen,
         test_count=seen,
         majority=data.task.kind.constant_error(data.task.train, data.task.splits[ground.split]),
-        holdout=bounds.holdout_of_the_same_data(wrong / seen, len(ground.whole.train), 0.1, delta),
+        holdout=bounds.holdout_of_the_same_data(wrong / seen, ground.whole.independent("train"), 0.1, delta),
         best=best,
         candidates=tuple(candidates),
         tighter=_tighter(best, n, delta),
@@ -347,9 +349,24 @@ def _finished(tuned: Run | str, task: str | Task | None, options: Sequence[str])
 
 
 def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:
-    """Each example's answer and label (n, 2), int64: wrong where they differ (`TaskKind.held_against`)."""
+    """Each counted example's answer and label (n, 2), int64: wrong where they differ (`TaskKind.held_against`).
+
+    Examples of one source are no independent draws, and one of them counts: a source and then one of its examples is what is drawn.
+    """
     outputs = predict(data.model, data.split(split), precision_of(recipe, data))
-    return torch.stack(data.task.kind.held_against(outputs, data.task.splits[split]), 1)
+    rows, groups = (
+        torch.stack(data.task.kind.held_against(outputs, data.task.splits[split]), 1),
+        data.task.groups(split),
+    )
+    return rows if groups is None else rows[one_of_each(groups)]
+
+
+def one_of_each(groups: Tensor) -> Tensor:
+    """An example of each group (groups,), drawn by the stream "split" without a look at anything."""
+    order = permutation(0, "split", 3, len(groups))
+    first = torch.bincount(groups).cumsum(0).roll(1)
+    first[0] = 0
+    return order[torch.argsort(groups[order], stable=True)[first]]
 
 
 def count_errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:

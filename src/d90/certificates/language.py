@@ -38,7 +38,6 @@ from d90.certificates.preparation import (
     prepare,
     save_study,
     settled,
-    take,
 )
 from d90.errors import InputError
 from d90.methods import Spec, parse
@@ -242,9 +241,9 @@ def subsample(task: Task, m: int) -> tuple[Split, Tensor | None]:
         return task.train, groups
     chosen = permutation(0, "split", 2, n)[:m]
     if groups is None:
-        return take(task.train, chosen), None
+        return task.train.pick(chosen), None
     sizes = torch.bincount(groups)[chosen]
-    return take(task.train, members(groups, chosen)), torch.arange(m).repeat_interleave(sizes)
+    return task.train.pick(members(groups, chosen)), torch.arange(m).repeat_interleave(sizes)
 
 
 def smoothed_bits(nats: Tensor, alpha: float, vocabulary: int, groups: Tensor | None = None) -> Tensor:

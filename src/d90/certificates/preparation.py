@@ -26,8 +26,8 @@ from d90.methods import Full, Spec, parse
 from d90.models.loading import Model
 from d90.options import CertificateOptions
 from d90.projections.philox import permutation
-from d90.tasks import Split, Task
-from d90.tasks.overlap import common
+from d90.tasks import Task
+from d90.tasks.overlap import asked_again, common
 from d90.training.loop import Data, fit, open_model, open_task
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
@@ -44,7 +44,6 @@ __all__ = [
     "parts",
     "prepare",
     "save_study",
-    "take",
     "write_array",
 ]
 
@@ -292,7 +291,7 @@ def parts(task: Task, prior: float) -> tuple[Task | None, Task]:
     if not 0 < cut < n:
         raise InputError(f"got prior={prior} of {n} examples, expected at least one on each side")
     first, counted = (members(groups, some) for some in (order[:cut], order[cut:]))
-    return replace(task, train=take(task.train, first)), replace(task, train=take(task.train, counted))
+    return replace(task, train=task.train.pick(first)), replace(task, train=task.train.pick(counted))
 
 
 def members(groups: Tensor | None, chosen: Tensor) -> Tensor:
@@ -302,12 +301,6 @@ def members(groups: Tensor | None, chosen: Tensor) -> Tensor:
     order, sizes = torch.argsort(groups, stable=True), torch.bincount(groups)
     parts = order.split(sizes.tolist())
     return torch.cat([parts[i] for i in chosen.tolist()])
-
-
-def take(split: Split, chosen: Tensor) -> Split:
-    """The examples with these numbers."""
-    inputs = split.inputs[chosen] if isinstance(split.inputs, Tensor) else [split.inputs[i] for i in chosen.tolist()]
-    return Split(inputs, split.labels[chosen])
 
 
 # --- steps -------------------------------------------------------------------------------------------------------------
@@ -336,13 +329,15 @@ def _started(
 ) -> Data:
     """The examples that count, encoded; the model is left at the starting point.
 
-    The starting point's best evaluation is kept only where the validation split chooses it, reports nothing, and shares no example
-    with those that count: else its last weights.
+    The starting point's best evaluation is kept only where the validation split chooses it, reports nothing, and shares no example,
+    and no prompt or context of one, with those that count: else its last weights.
     """
     data = Data(model, counted)
     check_evaluation(data)
     if first is not None:
-        may_choose = first.test is not None and not common(first.validation, counted.train)
+        shown = first.validation
+        shared = common(shown, counted.train) or asked_again(first.kind, shown, counted.train)
+        may_choose = first.test is not None and not shared
         start = replace(
             recipe, method="full", lr=None, epochs=epochs, evaluations=recipe.evaluations if may_choose else 1
         )

@@ -12,7 +12,7 @@ __all__ = ["COLUMN_OPTIONS", "LossOn", "TaskFields", "TaskOptions"]
 LossOn = Literal["completions", "all"]
 COLUMN_OPTIONS = (
     *("text", "label", "metric", "kind", "positive"),
-    *("prompt", "completion", "chat_template", "loss_on"),
+    *("prompt", "completion", "chat_template", "loss_on", "group"),
 )  # as `d90.tasks.load` takes them
 
 
@@ -36,6 +36,8 @@ class TaskOptions(Options):
         prompt, completion: the columns of instruction data.
         chat_template: a file with a chat template in place of the tokenizer's own.
         loss_on: "completions" or "all": what counts of instruction data.
+        group: a column; rows of one value are one independent example together, as pictures of one patient. Prompts, contexts and
+            passages are found without it.
         train_limit, validation_limit: take the first examples alone.
         max_length: tokens of a text; longer ones are cut.
 
@@ -60,6 +62,9 @@ class TaskOptions(Options):
     loss_on: LossOn | None = option(
         None, "completions or all: what counts of instruction data; completions by default."
     )
+    group: str | None = option(
+        None, "A column: rows of one value are one independent example together, as pictures of one patient."
+    )
     train_limit: int | None = option(None, "Train on the first N examples.", limit=at_least(1))
     validation_limit: int | None = option(None, "Evaluate on the first N examples.", limit=at_least(1))
     max_length: int | None = option(None, "Cut texts to N tokens.", limit=at_least(1))
@@ -83,6 +88,7 @@ class TaskFields(TypedDict, total=False):
     completion: str | None
     chat_template: str | None
     loss_on: LossOn | None
+    group: str | None
     train_limit: int | None
     validation_limit: int | None
     max_length: int | None

@@ -22,7 +22,7 @@ class LowData(Result, Display):
 
     Attributes:
         model, task: names as given.
-        counts: the examples there really were.
+        counts: the independent examples there really were: answers to one prompt, questions on one context are one together.
         comparisons: one for each of them.
         command: the command line that asked.
     """

@@ -1,7 +1,8 @@
 """lowdata(model, task, methods, counts) -> LowData: methods against the number of training examples (Hu et al. 2021, table 16).
 
-For each n the first n examples train every method at its own best rate of a small grid (`d90.compare`); few examples are
-passed over more often, so that every run takes at least `least_steps` steps.
+For each n the first n independent examples (a prompt with its answers and a context with its questions are one) train every
+method at its own best rate of a small grid (`d90.compare`); few examples are passed over more often, so that every run takes at
+least `least_steps` steps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from d90.options.training import TrainingFields
 from d90.results.compare import Comparison
 from d90.results.low_data import LowData
 from d90.studies.compare import compare
+from d90.tasks import Task
 from d90.training.loop import open_task
 from d90.training.recipe import make_recipe
 from d90.training.showing import shows_progress
@@ -28,7 +30,7 @@ from d90.trials.executor import together
 from d90.trials.options import RunFields, RunOptions
 from d90.trials.store import digest
 
-__all__ = ["low_data"]
+__all__ = ["examples_of", "low_data"]
 
 
 class AllLowDataFields(LowDataFields, TrainingFields, TaskFields, RunFields, total=False):
@@ -49,7 +51,7 @@ def low_data(
     run: RunOptions = RunOptions(),
     **fields: Unpack[AllLowDataFields],
 ) -> LowData:
-    """Compare methods on n = counts training examples; None stands for all.
+    """Compare methods on n = counts independent training examples; None stands for all.
 
     Example:
         >>> found = d90.low_data(model, images, ["full", "bitfit"], [20], lr=0.01, least_steps=4, epochs=1)
@@ -72,19 +74,21 @@ def low_data(
     if data.train_limit is not None:
         raise InputError("got train_limit, expected counts to say how many examples there are")
     recipe = make_recipe(model, task, parse(methods[0] if methods else "full"), training, data)
-    whole = len(open_task(task, recipe, model).train)
+    opened = open_task(task, recipe, model)
+    whole = opened.independent("train")
     sizes = list(dict.fromkeys(min(n if n is not None else whole, whole) for n in counts))
     run = replace(run, store=run.open_store())
 
     def compared(n: int) -> Comparison:
-        epochs = max(float(recipe.epochs), options.least_steps * recipe.batch_size / n)
+        examples = examples_of(opened, n)
+        epochs = max(float(recipe.epochs), options.least_steps * recipe.batch_size / examples)
         return compare(
             model,
             task,
             methods,
             options=CompareOptions(seeds=options.seeds, rates=options.rates, costs=False),
             training=replace(training, epochs=round(epochs, 3)),
-            data=replace(data, train_limit=None if n == whole else n),
+            data=replace(data, train_limit=None if n == whole else examples),
             run=run,
         )
 
@@ -93,3 +97,11 @@ def low_data(
     asked = [model, task, list(methods), sizes, *(one.to_dict() for one in (options, training, data))]
     run.open_store().put_study(digest(asked), "lowdata", result.to_dict())
     return result
+
+
+def examples_of(task: Task, n: int) -> int:
+    """How many of the first training examples hold n independent ones: n, or all up to where the next prompt or context begins."""
+    groups = task.groups("train")
+    if n >= task.independent("train"):
+        return len(task.train)
+    return n if groups is None else int((groups == n).nonzero()[0])

@@ -96,21 +96,24 @@ def load(
         raise InputError(f"got a limit of {first} training examples, expected at least 1")
     if test not in (None, "made"):
         raise InputError(f"got test='{test}', expected made, or nothing")
-    columns = Columns(data.text, data.label, data.prompt, data.completion, data.chat_template, data.loss_on)
+    columns = Columns(data.text, data.label, data.prompt, data.completion, data.chat_template, data.loss_on, data.group)
     task = _open(name, columns, data.metric, data.kind).with_metric(data.metric, data.positive)
     return (task.with_test() if test else task).limit(first, data.validation_limit)
 
 
 def _open(name: str, columns: Columns, metric: str | None, kind: str | None) -> Task:
     if name in LOADERS or name.startswith(("idx:", "glue/", *UNITS)):
-        given = {"text": columns.text, "label": columns.given_label, "kind": kind, **columns.conversation}
+        given = {
+            "text": columns.text, "label": columns.given_label, "kind": kind, **columns.conversation,
+            "group": None if name.startswith("glue/") else columns.group,
+        }  # fmt: skip
         for option, value in given.items():
             if value is not None:
                 raise InputError(f"got {option} for task '{name}', which has its own; leave it out, or load a file")
         if name.startswith(tuple(UNITS)):
             return load_text(name, metric)
         if name.startswith("glue/"):
-            return load_glue(name, metric)
+            return load_glue(name, metric, columns.group)
         return LOADERS[name]() if name in LOADERS else load_images(name, name.removeprefix("idx:"))
     if Path(name).exists():
         return load_files(name, columns, metric, kind)

@@ -11,7 +11,7 @@ from d90.errors import InputError, quoted
 from d90.tasks.columns import Columns, Table, check_text
 from d90.tasks.readers import Row
 
-__all__ = ["choices_of", "has_choices", "questions_with_choices", "right_place"]
+__all__ = ["choices_of", "has_choices", "passages_of", "questions_with_choices", "right_place"]
 
 QUESTIONS = ("question", "question_stem", "ctx", "startphrase", "premise", "goal")
 LISTS = ("choices", "options", "endings")
@@ -55,13 +55,13 @@ def questions_with_choices(table: Table, columns: Columns) -> list[tuple[str, ..
         lacks = "no column of questions (question; name it with --text)" if name is None else "no choices"
         shown = ", ".join(quoted(one)[1:-1] for one in list(first)[:20])
         raise InputError(f"{table.where}: {lacks}; it has {shown}, expected question, choices (a list) and answer")
-    context = next((one for one in CONTEXTS if isinstance(first.get(one), str) and one != name), None)
+    passages = passages_of(table, columns)
     found: list[tuple[str, ...]] = []
     for i, row in enumerate(table.rows):
         spot = table.spot(i)
         question = _text(row.get(name), name, spot)
-        if context is not None:
-            question = f"{check_text(row.get(context), context, spot)} {question}"
+        if passages is not None:
+            question = f"{passages[i]} {question}"
         choices = choices_of(row, where, spot)
         if found and len(choices) != len(found[0]) - 1:
             raise InputError(
@@ -70,6 +70,19 @@ def questions_with_choices(table: Table, columns: Columns) -> list[tuple[str, ..
             )
         found.append((question, *choices))
     return found
+
+
+def passages_of(table: Table, columns: Columns) -> list[str] | None:
+    """The passage that each row's question is on; None where there is no column of them.
+
+    Raises:
+        InputError: a row without one.
+    """
+    first, question = table.rows[0], question_of(table.rows[0], columns)
+    name = next((one for one in CONTEXTS if isinstance(first.get(one), str) and one != question), None)
+    return (
+        None if name is None else [check_text(row.get(name), name, table.spot(i)) for i, row in enumerate(table.rows)]
+    )
 
 
 def choices_of(row: Row, where: Sequence[str], spot: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from d90.errors import InputError, quoted
 from d90.tasks.readers import Row
+from d90.tasks.split import Sources
 
 __all__ = ["Columns", "Table", "check_text"]
 
@@ -61,6 +62,7 @@ class Columns:
         prompt, completion: the columns of instruction data.
         chat_template: a file with a chat template in place of the tokenizer's own.
         loss_on: "completions", the answers alone, or "all".
+        group: the column whose equal values are of one independent example together.
 
     Raises:
         InputError: more than two text columns, or another word for what counts.
@@ -74,7 +76,9 @@ class Columns:
         completion: str | None = None,
         chat_template: str | None = None,
         loss_on: str | None = None,
+        group: str | None = None,
     ) -> None:
+        self.group = group
         self.prompt, self.completion, self.chat_template, self.loss_on = prompt, completion, chat_template, loss_on
         if loss_on not in (None, *LOSS_ON):
             raise InputError(f"got loss_on '{loss_on}', expected {' or '.join(LOSS_ON)}")
@@ -83,6 +87,32 @@ class Columns:
         self.label = label or "label"
         if self.text and len(self.text) > 2:
             raise InputError(f"got {len(self.text)} text columns ('{text}'), expected one, or two joined by a comma")
+
+    def sources(self, table: Table, examples: int) -> Sources | None:
+        """What each example was drawn with, as the column `group` has it; None where none was named.
+
+        Args:
+            examples: how many the kind of task read from the table.
+
+        Raises:
+            InputError: no such column, a row without a value, or examples that are no rows.
+        """
+        if self.group is None:
+            return None
+        if self.group not in table.rows[0]:
+            shown = ", ".join(quoted(name)[1:-1] for name in list(table.rows[0])[:MAX_SHOWN])
+            raise InputError(f"{table.where}: no column {quoted(self.group)}; it has {shown}. Name one with --group")
+        if examples != len(table.rows):
+            raise InputError(
+                f"{table.where}: {len(table.rows)} rows give {examples} examples, expected one a row for --group"
+            )
+        values = [row.get(self.group) for row in table.rows]
+        empty = next((i for i, value in enumerate(values) if value is None or value == ""), None)
+        if empty is not None:
+            raise InputError(
+                f"{table.spot(empty)}: nothing in column {quoted(self.group)}, expected what the row was drawn with"
+            )
+        return Sources(tuple(map(str, values)), f"values of {quoted(self.group)}")
 
     @property
     def conversation(self) -> dict[str, str | None]:

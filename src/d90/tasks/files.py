@@ -6,6 +6,7 @@ Every error names the file, and the line where there is one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from d90.errors import InputError
@@ -91,7 +92,10 @@ def from_tables(
             raise InputError(f"{table.where}: empty, expected at least one example")
     chosen = find_kind(kind) if kind else choose_kind(tables["train"], columns)
     reading = chosen.read(tables, columns, given=kind is not None)
-    splits = dict(reading.splits)
+    splits = {
+        part: replace(split, sources=columns.sources(tables[part], len(split)) or split.sources)
+        for part, split in reading.splits.items()
+    }
     notes = told = (*notes, *reading.notes)
     if "validation" not in splits:
         if len(splits["train"]) < 2:
@@ -104,7 +108,7 @@ def from_tables(
     fitted = reading.kind.fitted(splits["train"])
     groups = fitted.groups(*splits.values())[0]
     if groups is not None:
-        line = f"{len(groups):,} training examples are answers to {int(groups.max()) + 1:,} prompts, each one independent example"
+        line = f"{len(groups):,} training examples share {fitted.shared(splits['train'])}, each one independent example"
         notes, told = (*notes, line), (*told, line)
     return Task(
         name,

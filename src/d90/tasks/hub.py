@@ -39,7 +39,7 @@ GLUE = {
 SUBSETS = {"mnli_mismatched": "mnli"}  # whose files a task is made of, where they are not of its own name
 
 
-def load_glue(name: str, metric: str | None) -> Task:
+def load_glue(name: str, metric: str | None, group: str | None = None) -> Task:
     """A GLUE task; its test labels are hidden, so it has no test split.
 
     Raises:
@@ -61,7 +61,7 @@ def load_glue(name: str, metric: str | None) -> Task:
     task = from_tables(
         name,
         {part: Table(rows, f"{name} {part}") for part, rows in parts.items()},
-        Columns(text),
+        Columns(text, group=group),
         metric or own_metric,
         kind,
         notes=(f"validation: GLUE's {validation}",),

@@ -19,7 +19,7 @@ from d90.tasks.base import Split
 from d90.tasks.kinds import TaskKind
 from d90.tasks.kinds.base import MIN_ASKED
 
-__all__ = ["SHORTEST", "Overlap", "asked_again", "common", "keys", "normalised", "overlap", "prompts"]
+__all__ = ["SHORTEST", "Overlap", "asked_again", "asked_once", "common", "keys", "normalised", "overlap"]
 
 SHORTEST = 3  # words of a phrase: shorter ones lie in other texts by chance
 _NO_WORD = re.compile(r"[\W_]+")
@@ -62,18 +62,25 @@ class Overlap:
         return [f"{count:,} of {self.n:,} examples {words}" for count, words in shown if count]
 
 
-def prompts(kind: TaskKind, split: Split) -> Split:
-    """What the examples of a split ask, each once, as examples of their own: answers to one prompt are one independent example."""
-    asked = dict.fromkeys(str(kind.source(example)) for example in split.inputs)
+def asked_once(kind: TaskKind, split: Split) -> Split:
+    """The independent examples of a split as examples of their own: the prompt or context that several share, once; where a column
+    names what they share, the examples themselves, those that a group repeats once."""
+    drawn = kind.sources(split)
+    if drawn is None:
+        return split
+    if split.sources is not None:
+        named = zip(drawn.names, keys(split), strict=True)
+        last = {key: number for number, key in enumerate(named)}
+        return split.pick(torch.tensor(sorted(last.values())))
+    asked = dict.fromkeys(drawn.names)
     return Split([(text,) for text in asked], torch.zeros(len(asked), dtype=torch.int64))
 
 
 def asked_again(kind: TaskKind, some: Split, others: Split) -> int:
     """How many examples of `some` ask what examples of `others` ask; 0 where nothing is asked, or too few things to be draws."""
-    if isinstance(others.inputs, Tensor) or kind.source(others.inputs[0]) is None:
-        return 0
-    known = set(map(kind.source, others.inputs))
-    return sum(kind.source(example) in known for example in some.inputs) if len(known) >= MIN_ASKED else 0
+    drawn, here = kind.sources(others), kind.sources(some)
+    known = set(drawn.names) if drawn else set()
+    return sum(name in known for name in here.names) if here and len(known) >= MIN_ASKED else 0
 
 
 def overlap(split: Split, phrases: bool = True) -> Overlap:

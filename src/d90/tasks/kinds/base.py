@@ -17,7 +17,7 @@ from d90.tasks.answers import Questions
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder, Lazy
 from d90.tasks.metrics import LOSS, METRICS
-from d90.tasks.split import Split
+from d90.tasks.split import Sources, Split, numbered
 
 __all__ = ["MIN_ASKED", "Prediction", "Reading", "Scalar", "TaskKind", "TokenIds", "padded"]
 
@@ -81,6 +81,7 @@ class TaskKind(ABC):
         calibrates: whether a finished run's outputs on the validation split decide something (`calibrated`).
         right_or_wrong: whether each example is either (`held_against`), so that an error rate can be counted and bounded.
         mistake: when an example is wrong; of a kind whose examples are neither, why not.
+        sources_are: what `source` gives, in the plural, as a note says it.
 
     Attributes:
         labels: the names of the classes, in order; empty where there are none.
@@ -111,6 +112,7 @@ class TaskKind(ABC):
     calibrates: ClassVar[bool] = False
     right_or_wrong: ClassVar[bool] = False
     mistake: ClassVar[str] = ""
+    sources_are: ClassVar[str] = "prompts"
 
     labels: tuple[str, ...] = ()
 
@@ -253,21 +255,29 @@ class TaskKind(ABC):
         """What an example asks, where those that ask the same make one independent example together; None: each is one."""
         return None
 
+    def sources(self, split: Split) -> Sources | None:
+        """What the examples of a split were drawn with; None where each is an independent example of its own."""
+        if split.sources is not None or isinstance(split.inputs, Tensor) or not len(split):
+            return split.sources
+        names = [self.source(example) for example in split.inputs]
+        known = tuple(name for name in names if name is not None)
+        return Sources(known, self.sources_are) if len(known) == len(names) else None
+
+    def shared(self, split: Split) -> str:
+        """What the examples of a split share, as a note says it: "36 prompts"."""
+        drawn = self.sources(split)
+        return f"{len(set(drawn.names)):,} {drawn.what}" if drawn else f"{len(split):,} examples"
+
     def groups(self, *splits: Split) -> list[Tensor | None]:
         """Of each split which independent example each example is part of (n,), numbered as they first come; None where each is one.
 
         Fewer than `MIN_ASKED` different things that are asked in all splits together are conditions and no draws, as "Write a good
         review:"; then each example is one.
         """
-        asked = [] if isinstance(splits[0].inputs, Tensor) else [list(map(self.source, one.inputs)) for one in splits]
-        if not asked or asked[0][0] is None or len(set().union(*asked)) < MIN_ASKED:
+        asked = [drawn.names for one in splits if (drawn := self.sources(one))]
+        if len(asked) < len(splits) or len(set().union(*asked)) < MIN_ASKED:
             return [None] * len(splits)
-        found: list[Tensor | None] = []
-        for names in asked:
-            place: dict[str | None, int] = {}
-            numbers = [place.setdefault(name, len(place)) for name in names]
-            found.append(torch.tensor(numbers) if len(place) < len(numbers) else None)
-        return found
+        return [numbered(names) for names in asked]
 
     def of_images(self) -> TaskKind:
         """The kind for images where a split holds images; itself where there is none."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError
-from d90.tasks.choices import has_choices, questions_with_choices, right_place
+from d90.tasks.choices import has_choices, passages_of, questions_with_choices, right_place
 from d90.tasks.columns import Columns, Table
 from d90.tasks.encoded import Encoded, Encoder
 from d90.tasks.kinds.base import Prediction, Reading, TaskKind, padded
 from d90.tasks.kinds.language import ABSENT, Language
 from d90.tasks.metrics import LOSS
-from d90.tasks.split import Split
+from d90.tasks.split import Sources, Split
 
 __all__ = ["Choices"]
 
@@ -57,7 +57,9 @@ class Choices(TaskKind):
         splits = {}
         for part, table in tables.items():
             found = questions_with_choices(table, columns)
-            splits[part] = Split(found, torch.tensor(right_place(table, columns, found)))
+            passages = passages_of(table, columns)
+            drawn = None if passages is None else Sources(tuple(passages), "passages")
+            splits[part] = Split(found, torch.tensor(right_place(table, columns, found)), drawn)
         count = len(splits["train"].inputs[0]) - 1
         other = next((part for part, split in splits.items() if len(split.inputs[0]) - 1 != count), None)
         if other is not None:

@@ -56,6 +56,7 @@ class Embeddings(TaskKind):
     hub_task: ClassVar[str | None] = "sentence-similarity"
     peft_task: ClassVar[str | None] = "FEATURE_EXTRACTION"
     encoder_decoder: ClassVar[bool | None] = False
+    sources_are: ClassVar[str] = "anchors"
 
     numbers: bool = False
     low: float = 0.0
@@ -102,6 +103,10 @@ class Embeddings(TaskKind):
         )
         notes = [told] + ([] if given else ["kind: embeddings, guessed from the columns; --kind names another"])
         return Reading(cls(numbers=label is not None), splits, tuple(notes))
+
+    def source(self, example: tuple[str, ...]) -> str | None:
+        """The anchor, which several texts may belong to; of pairs with numbers nothing, for either text may stand in others."""
+        return None if self.numbers else example[0]
 
     def fitted(self, train: Split) -> TaskKind:
         """With the least and greatest of the training numbers; 0 to 1 where they lie between."""

@@ -73,6 +73,8 @@ class Answering(TaskKind):
     peft_task: ClassVar[str | None] = "QUESTION_ANS"
     shown: ClassVar[str] = "question,context"
 
+    sources_are: ClassVar[str] = "contexts"
+
     unanswerable: bool = False
 
     # --- data --------------------------------------------------------------------------------------------------------
@@ -109,6 +111,10 @@ class Answering(TaskKind):
             [f"{none:,} questions have no answer in their context: no answer is one that may be given"] if none else []
         )
         return Reading(kind, splits, tuple(notes))
+
+    def source(self, example: tuple[str, ...]) -> str:
+        """The context: questions on one are no independent draws."""
+        return example[1]
 
     def check(self, task: str, train: Split, metric: str) -> None:
         """As the others, and only those."""
