@@ -95,7 +95,7 @@ def test_a_prompt_with_all_its_answers_is_the_example_that_counts(form: dict[str
     )
     n = 30 if "prior" in form else 60
     assert (found.n, found.evaluated, found.test_count) == (n, form.get("evaluated", n), 60)
-    assert any("100 answers to 60 prompts" in line for line in found.assumptions) or "prior" in form
+    assert any("100 examples share 60 prompts" in line for line in found.assumptions) or "prior" in form
     found.save(tmp_path / "c.json")
     losses = tmp_path / "losses.npy"
     assert check_language(tmp_path / "c.json", out=losses) == found
