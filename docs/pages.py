@@ -211,16 +211,28 @@ def capabilities() -> str:
                 "yes" if method.starts_at_base else "no",
                 _cell(method.adds),
                 "yes",
+                "yes" if method.over_packed else "refused",
                 *cells,
             )
         )
     spaces = ", ".join(f"`{space}`" for space in SPACES if space)
-    head = ("method", "merges", "stores", "starts at the base", "adds at inference", "subspace over it")
+    head = (
+        "method",
+        "merges",
+        "stores",
+        "starts at the base",
+        "adds at inference",
+        "subspace over it",
+        "over a 4-bit base",
+    )
     return (
         "# What each method can do\n\nThe first columns are the methods' own attributes. The last ones say on which models the "
         "contract tests try it: *yes* where the whole contract holds, *refused* where the method says in one line why; an empty cell was "
         f"not tried. Each is tried plain and below {spaces}.\n\n{_table((*head, *(kinds.get(m, m) for m in MODELS)), rows)}\n"
-        "A task's own head moves with every method. What a method costs on a model in numbers: `d90 methods --model minilm`.\n"
+        "Over a 4-bit base (`--weights 4bit`, language models on a GPU): packed integers cannot move, so what reads or writes the base's "
+        "own weights is refused before anything is loaded; where a method adds its own, a subspace over it works there too, and a sum of "
+        "methods where each of them does.\n\nA task's own head moves with every method. What a method costs on a model in numbers: "
+        "`d90 methods --model minilm`.\n"
     )
 
 

@@ -127,7 +127,24 @@ def test_the_capabilities_are_those_of_the_contract_table(pages: ModuleType) -> 
     assert rows["hiwi"][2] == "tuned weights"
     for name, cells in rows.items():
         works = {row.model for row in APPLY if row.method.split(":")[0] == name}
-        assert sum(cell.strip(" |") == "yes" for cell in cells[6:]) == len(works), name
+        assert sum(cell.strip(" |") == "yes" for cell in cells[7:]) == len(works), name
+        refused = "packed integers cannot move" in _refusal(name)
+        assert cells[6] == ("refused" if refused else "yes"), name
+        assert ("packed integers cannot move" in _refusal(f"{name}@d=9")) == refused
+
+
+def _refusal(method: str) -> str:
+    """What is said of a method over four bits; where it may be trained, on a machine without a GPU, that one is needed."""
+    from d90.errors import InputError
+    from d90.methods import parse
+    from d90.tasks.kinds import Language
+    from d90.training.weights import check_weights
+
+    try:
+        check_weights("4bit", parse(method), Language())
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def test_decisions_are_found_by_their_subject(pages: ModuleType) -> None:

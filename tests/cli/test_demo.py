@@ -48,10 +48,13 @@ def test_the_demo_answers_within_a_factor_of_three_and_its_last_lines_run(
 
 
 def test_a_demo_that_is_cut_short_still_says_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "BUDGET", 1.0)
     monkeypatch.setattr(demo, "EPOCHS", 1.0)
-    shown = ran(tmp_path, monkeypatch, "--folder", "first")
+    shown = ran(tmp_path, monkeypatch, "--folder", "first", "--budget", "1")
     assert "d90" in shown
+    (more,) = re.findall(
+        "the budget ended the search: the same command with --budget ([0-9]+) goes on from here", shown
+    )
+    assert int(more) > 4
     assert "page: first/d90.html" in shown
     assert shown.rstrip().endswith(
         "on your own data: d90 measure minilm path/to/data, with a column text and a column label"

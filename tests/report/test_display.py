@@ -25,6 +25,7 @@ from d90.results.weight_change import Analysis
 from d90.trials.store import Store
 from tests.reference.blobs import blobs
 from tests.reference.results import made_cell, made_comparison, made_low_data, made_series
+from tests.reference.tiny import tiny_model
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -83,6 +84,24 @@ def test_a_run_shows_its_score_and_its_evaluations() -> None:
     assert "full@d=20: accuracy" in run._repr_html_()
     assert run.plot().count("step ") >= 2
     run.release()
+
+
+def test_a_tune_and_its_score_show_themselves_as_the_run_did(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = [json.dumps({"text": "a b" if i % 3 else "b b a", "label": int(i % 3 == 0)}) for i in range(40)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
+    run = d90.train(str(tiny_model(tmp_path / "base")), str(tmp_path / "data"), "full@d=20", epochs=1, evaluations=2)
+    run.save(tmp_path / "x.d90")
+    shown = run.plot().count("step ")
+    run.release()
+    tuned = d90.open_tune(tmp_path / "x.d90")
+    assert str(tuned).endswith(f"full@d=20: accuracy {run.score:.4f}")
+    assert f"full@d=20: accuracy {run.score:.4f}" in tuned._repr_html_()
+    assert tuned.plot().count("step ") == shown
+    scored = tuned.evaluate()
+    assert str(scored).startswith(f"accuracy {run.score:.4f} (95 % interval ")
+    assert f"accuracy {run.score:.4f}" in scored._repr_html_()
+    assert "validation accuracy" in scored.plot()
 
 
 def test_names_are_text_in_a_notebook() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,27 @@ def test_a_script_in_a_terminal_shows_its_trials_unless_progress_is_false() -> N
     assert "full@d=20" in shown
     assert "the end" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0, "the cursor comes back"
+
+
+STUDIES = """
+import tempfile
+import d90
+from tests.reference.blobs import blobs
+options = {"epochs": 1, "store": tempfile.mkdtemp() + "/s.sqlite"}
+d90.measure("mlp:16-8-3", blobs(), rule="gain", budget=3, start=32, lr="auto", baseline_lr=0.03, **options)
+d90.compare("mlp:16-8-3", blobs(), ["full", "full@d=20"], rates=[0.05], costs=False, **options)
+d90.train("mlp:16-8-3", blobs(), d=20, epochs=1).release()
+"""
+
+
+def test_what_is_shown_fits_a_terminal_of_80_columns() -> None:
+    """Bars, notes and the plan: no line is broken by the terminal, and the trial's name is not cut."""
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", in_terminal(STUDIES))
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown)]
+    assert [line for line in lines if len(line) > 80] == []
+    assert any(re.match(r"search 0:00:0\d the learning rate of full@d=32", line) for line in lines)
+    assert any(re.match(r"full@d=32 seed 0, rate 0\.\d+ +[^ ]+ loss ", line) for line in lines)
+    assert "structure=did,projection" not in shown
 
 
 def test_nobody_is_told_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:

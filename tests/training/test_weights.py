@@ -156,7 +156,8 @@ def test_weights_that_cannot_train_are_refused_in_one_line(tmp_path: Path) -> No
     for method, weights, words in (
         ("full", "bf16", "steps would be lost"), ("bitfit", "bf16", "steps would be lost"), ("full", "4bit", "packed integers cannot move"),
         ("bitfit", "4bit", "packed integers cannot move"), ("full@d=9", "4bit", "packed integers cannot move"),
-        ("lora:r=2+bitfit", "4bit", "with 'bitfit', which moves"),
+        ("lora:r=2+bitfit", "4bit", "with 'bitfit', which moves"), ("pafi", "4bit", "with 'sparse.*', which moves"),
+        ("hiwi:on=weight", "4bit", "with 'hiwi.*', which moves"), ("lora:r=2+hiwi@d=9", "4bit", "with 'hiwi.*', which moves"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
             check_weights(weights, parse(method), LANGUAGE)  # type: ignore[arg-type]

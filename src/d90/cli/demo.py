@@ -22,6 +22,9 @@ DIGIT = 7  # of the picture that is shown to the tune
 def demo(
     folder: Annotated[Path, typer.Option(help="A folder for the store, the page and the tune.")] = Path("demo"),
     seed: SeedOpt = 0,
+    budget: Annotated[
+        float, typer.Option(help="As of d90 measure: full fine-tunings' time; more goes on from there.")
+    ] = BUDGET,
 ) -> None:
     """Measure d90 of a small network that learns to read digits: a first answer in a minute or two, without a download."""
     from d90.options import TrainingOptions
@@ -34,9 +37,9 @@ def demo(
     echo(f"How many numbers does a network need to read digits? {MODEL} on the task '{TASK}', which is drawn here.")
     store = Store(folder / "d90.sqlite")
     run = RunOptions(store=store, progress=make_progress(), command=command_line())
-    result = measure(MODEL, TASK, training=training, run=run, baseline_lr=0.003, start=1000, budget=BUDGET)
+    result = measure(MODEL, TASK, training=training, run=run, baseline_lr=0.003, start=1000, budget=budget)
     page = write_report(store, folder / "d90.html")
-    for line in (*answer_lines(result), *_use(result, folder)):
+    for line in (*answer_lines(result), *_use(result, folder), *([result.more] if result.more else [])):
         echo(line)
     echo(f"page: {page}")
     echo("on your own data: d90 measure minilm path/to/data, with a column text and a column label")

@@ -176,21 +176,13 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="With --harness: examples of each task at most.")] = None,
 ) -> None:
     """Score a finished tune on a split of its task, or of another."""
-    from d90.tasks.metrics import LOSS, to_display
     from d90.training.loading import open_tune
 
     if harness is not None:
         _show_harness(tune, harness, limit)
         return
     tuned = open_tune(tune, make_notices(), forgetting=forgetting, keep=keep)
-    scored = tuned.evaluate(task, split, metric)
-    low, high = sorted(to_display(end, scored.metric) for end in (scored.low, scored.high))
-    interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
-    score = "" if scored.metric == LOSS else f"{scored.metric_name} {scored.score:.4f} {interval}, "
-    loss = f"loss {scored.loss:.4f}{f' {interval}' if scored.metric == LOSS else ''}"
-    loss += "" if scored.perplexity is None else f", perplexity {scored.perplexity:.4g}"
-    prompts = f" to {scored.independent} prompts" if scored.independent < scored.count else ""
-    echo(f"{score}{loss} on {scored.count} {scored.split} examples{prompts} of {scored.task}")
+    echo(str(tuned.evaluate(task, split, metric)))
     _echo_forgotten(tuned.forgotten())
 
 

@@ -119,6 +119,7 @@ class Method(ABC):
         leaves_weights: whether a file holds tuned weights of the base, and not what was trained.
         adds: what the method adds to the model at inference, in words; nothing where it merges.
         looks_at_data: whether training examples decide what moves, besides how it is trained: no certificate describes that choice.
+        over_packed: whether the base's weights may be packed into four bits: the method reads and writes none of them.
     """
 
     name: ClassVar[str]
@@ -128,6 +129,7 @@ class Method(ABC):
     leaves_weights: ClassVar[bool] = False
     adds: ClassVar[str] = "nothing"
     looks_at_data: ClassVar[bool] = False
+    over_packed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for field_ in fields_of(type(self)).values():
@@ -197,6 +199,8 @@ class Inserting(Method):
 
     They are held in fp32 in a half-precision model too, where an optimizer's steps would be lost in their rounding.
     """
+
+    over_packed: ClassVar[bool] = True
 
     @abstractmethod
     def insert(self, applied: Applied, context: Context) -> None:

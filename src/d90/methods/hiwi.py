@@ -43,6 +43,7 @@ class HiWi(Inserting):
     name: ClassVar[str] = "hiwi"
     summary: ClassVar[str] = "an adapter on the feed-forward biases or weights, thrown away at the end, and the head"
     leaves_weights: ClassVar[bool] = True
+    over_packed: ClassVar[bool] = False
 
     on: Literal["bias", "weight"] = "bias"
     r: int = 16

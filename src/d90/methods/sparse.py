@@ -34,6 +34,7 @@ class SparseMask(Inserting):
     summary: ClassVar[str] = (
         "k weights chosen by a mask (magnitude, fisher, fisher-least, change, random), and the head"
     )
+    over_packed: ClassVar[bool] = False
 
     mask: str = "magnitude"
     fraction: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from d90.display import drawn, told
@@ -26,6 +27,8 @@ from d90.results.measure import Measurement
 from d90.results.series import Series
 from d90.results.weight_change import Analysis
 from d90.tasks.metrics import to_display
+from d90.training.loading import Scored, Tuned
+from d90.training.result import TrialResult
 from d90.training.run import Run
 
 __all__: list[str] = []  # importing it registers what follows
@@ -186,8 +189,24 @@ def _(result: Generalization) -> Told:
 
 @drawn.register
 def _(result: Run) -> list[str]:
-    rows = [
-        Interval(f"step {look.step:,}", *[to_display(look.score, result.task.metric)] * 3)
-        for look in result.outcome.curve
-    ]
-    return [standalone(intervals_figure(str(result), f"validation {result.task.metric}", rows, []))] if rows else []
+    return _evaluations(str(result), result.task.metric, result.outcome)
+
+
+@drawn.register
+def _(result: Tuned) -> list[str]:
+    return _evaluations(str(result), result.record.task.metric, result.record.outcome)
+
+
+def _evaluations(title: str, metric: str, outcome: TrialResult) -> list[str]:
+    rows = [Interval(f"step {look.step:,}", *[to_display(look.score, metric)] * 3) for look in outcome.curve]
+    return [standalone(intervals_figure(title, f"validation {metric}", rows, []))] if rows else []
+
+
+@drawn.register
+def _(result: Scored) -> list[str]:
+    low, high = sorted(to_display(end, result.metric) for end in (result.low, result.high))
+    if not math.isfinite(high - low):
+        return []
+    row = Interval(base_name(result.task), to_display(result.score, result.metric), low, high)
+    title = f"{result.count:,} {result.split} examples"
+    return [standalone(intervals_figure(title, f"{result.split} {result.metric_name or result.metric}", [row], []))]

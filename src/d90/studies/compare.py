@@ -175,7 +175,7 @@ def _note_trainings(methods: int, asked: _Question, progress: Progress) -> None:
 
 def _row(column: _Column, place: str, rates: Sequence[float], progress: Progress) -> Entry | TrainingFailed:
     """A method's row, or why it has none."""
-    progress.search_planned(f"{column.spec} {place}")
+    progress.search_planned(f"{column.spec.brief} {place}")
     try:
         return column.entry(rates)
     except TrainingFailed as error:

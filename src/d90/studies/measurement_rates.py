@@ -115,7 +115,7 @@ class MeasurementRates:
 
     def _search(self, recipe: Recipe, spec: Spec) -> RateSearch:
         runner, steps = self.trials.runner, recipe.steps(len(self.trials.runner.task.train))
-        self.progress.search_planned(f"the learning rate of {spec}")
+        self.progress.search_planned(f"the learning rate of {spec.brief}")
         found = find_rate(self._run, recipe, default_lr(spec, runner.task.kind), steps)
         self.searches.append(found)
         # the best whole run is a trial of the measurement's own

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -111,21 +113,32 @@ class Lines(Progress):
         self._say(f"note: {message}")
 
 
+class _Bars(Bars):
+    """A line for the search, cut at the terminal's width, over a bar for each trial, which leaves the trial's name its room."""
+
+    search: str | None = None
+    began = 0.0
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.search is not None:
+            passed = timedelta(seconds=int(time.monotonic() - self.began))
+            yield Text(f"search {passed} {self.search}", no_wrap=True, overflow="ellipsis")
+        yield from super().get_renderables()
+
+
 class Terminal(Progress):
-    """One bar for the search and one for each trial under way; a line for each trial that ends."""
+    """A line for the search and a bar for each trial under way; a line for each trial that ends."""
 
     def __init__(self) -> None:
-        self._bars = Bars(
+        self._bars = _Bars(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[state]}", markup=False),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
         _drawn.append(self._bars)
-        self._search: TaskID | None = None
         self.trials: dict[int, TaskID] = {}  # those whose bars are drawn
         self._scores: dict[int, str] = {}
         self._at = 0
@@ -137,17 +150,17 @@ class Terminal(Progress):
         return self._bars.live.is_started
 
     def search_started(self, title: str) -> None:
-        console.print(printable(title))
-        self._search = self._bars.add_task("search", total=None, state="")
+        self._tell(title)
+        self._bars.search, self._bars.began = "", time.monotonic()
         self._bars.start()
 
     def search_expected(self, plan: Estimate) -> None:
         self._plan = plan
 
     def search_planned(self, message: str) -> None:
-        if self._search is not None:
+        if self._bars.search is not None:
             left = self._plan.left if self._plan is not None else None
-            self._bars.update(self._search, state=printable(message) + (f"; about {left} left" if left else ""))
+            self._bars.search = printable(message) + (f"; about {left} left" if left else "")
 
     def search_ended(self, message: str) -> None:
         if not self.trials:
@@ -166,7 +179,7 @@ class Terminal(Progress):
     def trial_step(self, step: int, loss: float) -> None:
         plan = self._plan.stepped(step) if self._plan is not None and not self._at else None
         if plan is not None:
-            console.print(plan)
+            self._tell(plan)
         if self._at in self.trials:
             state = f"loss {loss:.3f}{self._scores.get(self._at, '')}"
             self._bars.update(self.trials[self._at], completed=step, state=state)
@@ -178,11 +191,14 @@ class Terminal(Progress):
     def trial_ended(self, label: str, message: str) -> None:
         self._forget()
         console.print(printable(f"  {label}: {message}"))
-        if self._search is None:
+        if self._bars.search is None:
             self._bars.stop()
 
     def note(self, message: str) -> None:
-        console.print(printable(f"note: {message}"))
+        self._tell(f"note: {message}")
+
+    def _tell(self, message: str) -> None:
+        console.print(printable(message), soft_wrap=False)  # parted at words, as no terminal does
 
     def _forget(self) -> None:
         self._scores.pop(self._at, None)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d90.analysis.score_interval import bootstrap_interval, effective_count, wilson_interval
+from d90.display import Display
 from d90.errors import InputError
 from d90.files import Json
 from d90.methods import load
@@ -20,7 +21,7 @@ from d90.search.rules import scale_of
 from d90.tasks import Task, TaskKind
 from d90.tasks import load as load_task
 from d90.tasks.answers import SCRIPT
-from d90.tasks.metrics import LOSS
+from d90.tasks.metrics import LOSS, to_display
 from d90.training.answers import ask
 from d90.training.base import open_base
 from d90.training.batches import Batches
@@ -37,8 +38,8 @@ __all__ = ["Scored", "Tuned", "open_tune", "task_of"]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The metric and loss of a tune on one split of n examples."""
+class Scored(Display):
+    """The metric and loss of a tune on one split of n examples, as `Tuned.evaluate` gives them."""
 
     task: str
     split: str
@@ -50,10 +51,21 @@ class Scored:
     low: float = -math.inf  # the 95 % interval of the score, by the examples
     high: float = math.inf
     perplexity: float | None = None  # of a language model: e to the loss
-    independent: int = 0  # independent examples: fewer where several are answers to one prompt
+    independent: int = (
+        0  # independent examples: fewer where several are answers to one prompt, or questions on one context
+    )
+
+    def __str__(self) -> str:
+        low, high = sorted(to_display(end, self.metric) for end in (self.low, self.high))
+        interval = f"(95 % interval {low:.4f} to {high:.4f}, by the examples)"
+        score = "" if self.metric == LOSS else f"{self.metric_name or self.metric} {self.score:.4f} {interval}, "
+        loss = f"loss {self.loss:.4f}{f' {interval}' if self.metric == LOSS else ''}"
+        loss += "" if self.perplexity is None else f", perplexity {self.perplexity:.4g}"
+        fewer = f" ({self.independent} independent ones)" if 0 < self.independent < self.count else ""
+        return f"{score}{loss} on {self.count} {self.split} examples{fewer} of {self.task}"
 
 
-class Tuned:
+class Tuned(Display):
     """A model that carries a tune, as `d90.open_tune` gives it: it predicts texts and scores splits.
 
     Example:
@@ -70,6 +82,14 @@ class Tuned:
     def __init__(self, model: Model, record: TuneRecord, kept: Sequence[Retained] = ()) -> None:
         self.model, self.record, self._kept = model, record, kept
         self._precision = record.outcome.precision
+
+    def __str__(self) -> str:
+        metric, score = self.record.task.metric, self.record.outcome.score
+        recipe = self.record.recipe
+        return f"{recipe.model} on {recipe.task}, {self.record.spec.brief}: {metric} {to_display(score, metric):.4f}"
+
+    def __repr__(self) -> str:
+        return f"<Tuned: {self}>"
 
     @property
     def labels(self) -> list[str]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from d90.methods import parse
 from d90.tasks.metrics import to_display
 from d90.training.failures import all_failed
 from d90.training.recipe import Recipe
@@ -98,7 +99,8 @@ class RateSearch:
         readings = ", ".join(f"{t.lr:g}: {_loss(t):.4f}" for t in self.trials if t.until < 1)
         whole = ", ".join(f"{t.lr:g}: {to_display(t.score, metric):.4f}" for t in self.whole)
         shown = f"loss early in the run {readings}; " if readings else ""
-        return f"learning rate {self.lr:g} for {self.method} ({shown}{metric} of whole runs {whole}; {self.spent:.1f} whole runs spent)"
+        method = parse(self.method).brief
+        return f"learning rate {self.lr:g} for {method} ({shown}{metric} of whole runs {whole}; {self.spent:.1f} whole runs spent)"
 
 
 def find_rate(run: RunAll, recipe: Recipe, guess: float, steps: int, ladder: Ladder | None = None) -> RateSearch:

@@ -42,9 +42,10 @@ def check_weights(weights: Weights, spec: Spec, kind: TaskKind) -> None:
             f"got weights={weights} for a {kind.name}, expected fp32: other weights are for language models"
         )
     plain = [part for part in _parts(spec.method) if not isinstance(part, Inserting)]
-    if plain and weights == "4bit":
+    moving = next((part for part in _parts(spec.method) if not part.over_packed), None)
+    if moving is not None and weights == "4bit":
         raise InputError(
-            f"got weights=4bit with '{plain[0]}', which moves the base's own weights, and packed integers cannot move; expected a method "
+            f"got weights=4bit with '{moving}', which moves the base's own weights, and packed integers cannot move; expected a method "
             "that adds weights, as lora:r=8 or a subspace over it"
         )
     if plain and spec.space is None:

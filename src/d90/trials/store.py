@@ -223,6 +223,11 @@ class Store:
         except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
             raise self._advice(error) from error
 
+    def __del__(self) -> None:
+        """What was left open is closed with the store that goes, as SQLite asks."""
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self._db.close()
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
