@@ -401,11 +401,11 @@ def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.yaml").write_text(SMALL)
-    given: dict[str, ExecutorOptions | None] = {}
+    jobs: dict[str, int | None] = {}
 
     def spy(name: str) -> Any:
         def call(whole: SimpleNamespace, place: calls.Place) -> None:
-            given[name] = replace(whole.where, **place.where.to_dict()) if hasattr(whole, "where") else None
+            jobs[name] = replace(whole.run, **place.where.to_dict()).jobs if hasattr(whole, "run") else None
             raise InputError("seen")
 
         return call
@@ -414,8 +414,7 @@ def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
         monkeypatch.setitem(calls.CALLS, name, spy(name))
     plan = recipes.read(tmp_path / "r.yaml", COMMANDS, {"digits": str(digits)}, tmp_path / "out")
     recipes.run(plan, where=ExecutorOptions(jobs=2))
-    two = ExecutorOptions(jobs=2)
-    assert given == {"measure": two, "compare": two, "train": None, "certify": None}
+    assert jobs == {"measure": 2, "compare": 2, "train": None, "certify": None}
 
 
 def test_every_command_of_recipes_is_a_call_with_figures() -> None:

@@ -14,7 +14,7 @@ import pytest
 import d90
 from d90.errors import InputError
 from d90.training.progress import Progress
-from d90.training.trackers import TRACKERS, Tracked, tracked
+from d90.training.trackers import TRACKERS, Tracked, TrackerOptions
 from tests.reference.blobs import FAST, blobs
 from tests.reference.command import run
 
@@ -47,7 +47,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def test_a_run_for_each_trial(wandb: list[tuple[Any, ...]]) -> None:
-    with tracked(Progress(), "wandb") as progress:
+    with TrackerOptions(report_to="wandb").tracking(Progress()) as progress:
         d90.train("mlp:16-32-3", blobs(), "full@d=20", progress=progress, **FAST)
         d90.train("mlp:16-32-3", blobs(), "full@d=10", progress=progress, **FAST)
     kinds = [entry[0] for entry in wandb]
@@ -74,7 +74,7 @@ def test_a_failed_run_is_closed_and_all_is_passed_on(wandb: list[tuple[Any, ...]
             progress.append(label)
 
     def interrupted() -> None:
-        with tracked(Inner(), "wandb") as progress:
+        with TrackerOptions(report_to="wandb").tracking(Inner()) as progress:
             progress.trial_started("a", 1)
             progress.note("said")
             raise RuntimeError
@@ -92,7 +92,7 @@ def test_a_failed_run_is_closed_and_all_is_passed_on(wandb: list[tuple[Any, ...]
 def test_none_is_the_progress_itself() -> None:
     inner = Progress()
     for nothing in ("", "none", " , "):
-        with tracked(inner, nothing) as progress:
+        with TrackerOptions(report_to=nothing).tracking(inner) as progress:
             assert progress is inner
 
 
@@ -130,7 +130,7 @@ def test_tensorboard_has_the_curve(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with tracked(Progress(), "tensorboard", str(tmp_path)) as progress:
+    with TrackerOptions(report_to="tensorboard", logs=str(tmp_path)).tracking(Progress()) as progress:
         d90.train("mlp:16-32-3", blobs(), "full@d=20", progress=progress, **FAST)
     (folder,) = {file.parent for file in tmp_path.rglob("events.*")}
     read = EventAccumulator(str(folder)).Reload()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import ModelArg, PageOpt, TaskArg, command_line, echo, make_progress, split_methods
+from d90.cli.options import ModelArg, TaskArg, command_line, echo, make_progress, split_methods
 from d90.options import AdviseOptions, TaskOptions, TrainingOptions
-from d90.trials.options import ExecutorOptions, RunOptions, open_executor
+from d90.trials.options import CommandRunOptions
 
 if TYPE_CHECKING:
     from d90.results.advise import Recommendation
@@ -27,19 +26,16 @@ def advise(
     options: AdviseOptions = AdviseOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(),
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
 ) -> None:
     """Advise: the smallest method, rank or d that is as good as a reference on your model and data, trained."""
     from d90.report.advise import write_advice
     from d90.studies.advise import advise as study
 
-    chosen, store = split_methods(methods), run.open_store()
-    with open_executor(where) as executor:
-        run = replace(run, store=store, progress=make_progress(), executor=executor, command=command_line())
-        result = study(model, task, chosen, options=options, training=training, data=data, run=run)
-    written = write_advice(store, page or store.path.with_suffix(".advise.html"))
+    chosen = split_methods(methods)
+    with run.opened(make_progress(), command_line()) as opened:
+        result = study(model, task, chosen, options=options, training=training, data=data, run=opened)
+    written = write_advice(opened.open_store(), run.page_path(".advise.html"))
     _show(result)
     echo(f"page: {written}")
 

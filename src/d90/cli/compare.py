@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import ModelArg, PageOpt, TaskArg, command_line, echo, make_progress, split_methods
+from d90.cli.options import ModelArg, TaskArg, command_line, echo, make_progress, split_methods
 from d90.options import CompareOptions, TaskOptions, TrainingOptions
-from d90.trials.options import ExecutorOptions, RunOptions, open_executor
+from d90.trials.options import CommandRunOptions
 
 if TYPE_CHECKING:
     from d90.results.compare import Comparison
@@ -24,19 +23,16 @@ def compare(
     options: CompareOptions = CompareOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(),
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
 ) -> None:
     """Compare methods: numbers trained and stored, score with its spread, time, memory, latency."""
     from d90.report.compare import write_comparisons
     from d90.studies.compare import compare as study
 
-    chosen, store = split_methods(methods), run.open_store()
-    with open_executor(where) as executor:
-        run = replace(run, store=store, progress=make_progress(), executor=executor, command=command_line())
-        result = study(model, task, chosen, options=options, training=training, data=data, run=run)
-    written = write_comparisons(store, page or store.path.with_suffix(".compare.html"))
+    chosen = split_methods(methods)
+    with run.opened(make_progress(), command_line()) as opened:
+        result = study(model, task, chosen, options=options, training=training, data=data, run=opened)
+    written = write_comparisons(opened.open_store(), run.page_path(".compare.html"))
     _show(result)
     echo(f"page: {written}")
 

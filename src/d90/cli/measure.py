@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import (
-    LogsOpt,
-    MethodOpt,
-    ModelArg,
-    PageOpt,
-    ReportOpt,
-    StoreOpt,
-    TaskArg,
-    command_line,
-    echo,
-    make_progress,
-)
+from d90.cli.options import MethodOpt, ModelArg, StoreOpt, TaskArg, command_line, echo, make_progress
 from d90.cli.spelling import as_options
 from d90.options import SearchOptions, TaskOptions, TrainingOptions
-from d90.trials.options import ExecutorOptions, RunOptions, open_executor
+from d90.training.trackers import TrackerOptions
+from d90.trials.options import CommandRunOptions
 
 if TYPE_CHECKING:
     from d90.results.measure import Measurement
@@ -40,22 +29,16 @@ def measure(
     sure: Annotated[
         bool, typer.Option("--sure", help="Say as well the smallest d whose mean passes with a probability of 90 %.")
     ] = False,
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    report_to: ReportOpt = "",
-    logs: LogsOpt = "runs/logs",
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
+    trackers: TrackerOptions = TrackerOptions(),
 ) -> None:
     """Measure d90: the smallest d whose fine-tune reaches 90 % of full fine-tuning."""
     from d90.report import measure as report
     from d90.studies.measure import measure as study
-    from d90.training.trackers import tracked
 
-    with open_executor(where) as executor, tracked(make_progress(), report_to, logs) as progress:
-        store = run.open_store()
-        run = replace(run, store=store, progress=progress, executor=executor, command=command_line())
-        result = study(model, task, method, search=search, training=training, data=data, run=run)
-    written = report.write_report(store, page or store.path.with_suffix(".html"))
+    with trackers.tracking(make_progress()) as progress, run.opened(progress, command_line()) as opened:
+        result = study(model, task, method, search=search, training=training, data=data, run=opened)
+    written = report.write_report(opened.open_store(), run.page_path(".html"))
     _show(result)
     echo(f"\n{as_options(str(result), measure)}")
     if result.status == "found":

@@ -24,11 +24,6 @@ TextOpt = Annotated[str | None, typer.Option(help=fields_of(TaskOptions)["text"]
 MetricOpt = Annotated[str | None, typer.Option(help=fields_of(TaskOptions)["metric"].help)]
 SeedOpt = Annotated[int, typer.Option(help=fields_of(TrainingOptions)["seed"].help)]
 StoreOpt = Annotated[Path, typer.Option(help=fields_of(RunOptions)["store"].help)]
-PageOpt = Annotated[Path | None, typer.Option(help="The HTML page; beside the store by default.")]
-ReportOpt = Annotated[
-    str, typer.Option("--report-to", help="tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
-]
-LogsOpt = Annotated[str, typer.Option("--logs", help="Where TensorBoard's files go.")]
 
 
 def command_line() -> str:

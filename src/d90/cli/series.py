@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +10,6 @@ from d90.cli.expand import expanded
 from d90.cli.options import (
     MethodOpt,
     ModelArg,
-    PageOpt,
     TaskArg,
     command_line,
     echo,
@@ -21,7 +18,7 @@ from d90.cli.options import (
 )
 from d90.joined import read_joined
 from d90.options import LowDataOptions, SearchOptions, SeriesOptions, TaskOptions, TrainingOptions
-from d90.trials.options import ExecutorOptions, RunOptions, open_executor
+from d90.trials.options import CommandRunOptions
 
 if TYPE_CHECKING:
     from d90.results.series import Series
@@ -42,20 +39,17 @@ def trajectory(
     search: SearchOptions = SearchOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(lr="auto"),
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
 ) -> None:
     """d90 of each checkpoint of a pretraining run: folders, or branches of the hub as owner/model@step4000; the step is the last number."""
     from d90.studies.series import trajectory as study
 
-    with open_executor(where) as executor:
-        run = replace(run, store=run.open_store(), progress=make_progress(), executor=executor, command=command_line())
+    with run.opened(make_progress(), command_line()) as opened:
         result = study(
-            models, tasks.split(), method, options=options, search=search, training=training, data=data, run=run
+            models, tasks.split(), method, options=options, search=search, training=training, data=data, run=opened
         )
     _show(result)
-    _write_page(result, run, page)
+    _write_page(result, run)
 
 
 @expanded()
@@ -67,20 +61,17 @@ def family(
     search: SearchOptions = SearchOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(lr="auto"),
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
 ) -> None:
     """d90 against the number of weights, over models of several sizes."""
     from d90.studies.series import family as study
 
-    with open_executor(where) as executor:
-        run = replace(run, store=run.open_store(), progress=make_progress(), executor=executor, command=command_line())
+    with run.opened(make_progress(), command_line()) as opened:
         result = study(
-            models, tasks.split(), method, options=options, search=search, training=training, data=data, run=run
+            models, tasks.split(), method, options=options, search=search, training=training, data=data, run=opened
         )
     _show(result)
-    _write_page(result, run, page)
+    _write_page(result, run)
 
 
 @expanded(without=("train_limit",))
@@ -92,9 +83,7 @@ def lowdata(
     options: LowDataOptions = LowDataOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(),
-    run: RunOptions = RunOptions(),
-    page: PageOpt = None,
-    where: ExecutorOptions = ExecutorOptions(),
+    run: CommandRunOptions = CommandRunOptions(),
 ) -> None:
     """Methods against the number of training examples."""
     from d90.report.environment import write_page
@@ -103,9 +92,8 @@ def lowdata(
     from d90.tasks.metrics import to_display
 
     sizes, chosen = read_joined("counts", counts), split_methods(methods)
-    with open_executor(where) as executor:
-        run = replace(run, store=run.open_store(), progress=make_progress(), executor=executor, command=command_line())
-        result = study(model, task, chosen, sizes, options=options, training=training, data=data, run=run)
+    with run.opened(make_progress(), command_line()) as opened:
+        result = study(model, task, chosen, sizes, options=options, training=training, data=data, run=opened)
     metric = result.comparisons[0].metric
     for asked, entries in result.rows().items():
         scores = "  ".join(
@@ -113,15 +101,15 @@ def lowdata(
             for n, entry in zip(result.counts, entries, strict=True)
         )
         echo(f"{asked:<30} {scores}")
-    written = write_page(lowdata_page(result), page or run.open_store().path.with_suffix(".lowdata.html"))
+    written = write_page(lowdata_page(result), run.page_path(".lowdata.html"))
     echo(f"page: {written}")
 
 
-def _write_page(result: Series, run: RunOptions, page: Path | None) -> None:
+def _write_page(result: Series, run: CommandRunOptions) -> None:
     from d90.report.environment import write_page
     from d90.report.series import series_page
 
-    written = write_page(series_page(result), page or run.open_store().path.with_suffix(f".{result.kind}.html"))
+    written = write_page(series_page(result), run.page_path(f".{result.kind}.html"))
     echo(f"page: {written}")
 
 

@@ -10,11 +10,9 @@ import typer
 
 from d90.cli.expand import expanded
 from d90.cli.options import (
-    LogsOpt,
     MethodOpt,
     MetricOpt,
     ModelArg,
-    ReportOpt,
     TaskArg,
     TextOpt,
     echo,
@@ -24,6 +22,7 @@ from d90.cli.options import (
 )
 from d90.errors import InputError
 from d90.options import TaskOptions, TrainingOptions, fields_of
+from d90.training.trackers import TrackerOptions
 from d90.trials.options import RunOptions
 
 if TYPE_CHECKING:
@@ -46,17 +45,15 @@ def train(
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(lr="default"),
     dtype: Annotated[str, typer.Option(help="What theta is stored in: fp32, bf16 or int8.")] = "fp32",
-    report_to: ReportOpt = "",
-    logs: LogsOpt = "runs/logs",
+    trackers: TrackerOptions = TrackerOptions(),
     checkpoint_minutes: CheckpointOpt = RunOptions.checkpoint_minutes,
 ) -> None:
     """Fine-tune a model and write the tune."""
     from d90.tasks.metrics import to_display
     from d90.training.loop import train_to_file
     from d90.training.request import TrainingRequest
-    from d90.training.trackers import tracked
 
-    with tracked(make_progress(), report_to, logs) as progress:
+    with trackers.tracking(make_progress()) as progress:
         asked = TrainingRequest(model, task, method, d, training, data)
         result = train_to_file(asked, out, dtype=dtype, progress=progress, checkpoint_minutes=checkpoint_minutes)
     outcome = result.outcome

@@ -35,8 +35,8 @@ from d90.training.loop import open_model, open_task, train_to_file
 from d90.training.progress import Progress
 from d90.training.record import TuneRecord, read_record
 from d90.training.request import TrainingRequest
-from d90.training.trackers import tracked
-from d90.trials.options import ExecutorOptions, RunOptions, open_executor
+from d90.training.trackers import TrackerOptions
+from d90.trials.options import CommandRunOptions, ExecutorOptions, RunOptions
 
 __all__ = ["CALLS", "result_of"]
 
@@ -70,18 +70,18 @@ class Place:
 
     @contextmanager
     def opened(self, given: Given) -> Iterator[RunOptions]:
-        """The study's run options, with the store open, and the executor and the trackers that were asked for."""
-        run: RunOptions = given.run
-        trackers = tracked(self.progress, getattr(given, "report_to", ""), getattr(given, "logs", ""))
-        with open_executor(replace(given.where, **self.where.to_dict())) as executor, trackers as progress:
-            yield replace(run, store=run.open_store(), progress=progress, executor=executor, command=self.line)
+        """What the study is called with, its store open; the executor and the trackers that were asked for are there until the end."""
+        run: CommandRunOptions = replace(given.run, **self.where.to_dict())
+        trackers: TrackerOptions = getattr(given, "trackers", TrackerOptions())
+        with trackers.tracking(self.progress) as progress, run.opened(progress, self.line) as opened:
+            yield opened
 
 
 def _measure(given: Given, place: Place) -> Any:
     with place.opened(given) as run:
         options = {name: getattr(given, name) for name in ("search", "training", "data")}
         result = measure(given.model, given.task, given.method, **options, run=run)
-    write_report(run.open_store(), _page(given, run, ".html"))
+    write_report(run.open_store(), given.run.page_path(".html"))
     return result
 
 
@@ -89,7 +89,7 @@ def _compare(given: Given, place: Place) -> Any:
     with place.opened(given) as run:
         options = {name: getattr(given, name) for name in ("options", "training", "data")}
         result = compare(given.model, given.task, split("methods", given.methods), **options, run=run)
-    write_comparisons(run.open_store(), _page(given, run, ".compare.html"))
+    write_comparisons(run.open_store(), given.run.page_path(".compare.html"))
     return result
 
 
@@ -98,7 +98,7 @@ def _series(study: Callable[..., Any]) -> Callable[[Given, Place], Any]:
         with place.opened(given) as run:
             options = {name: getattr(given, name) for name in ("options", "search", "training", "data")}
             result = study(given.models, split("tasks", given.tasks), given.method, **options, run=run)
-        write_page(series_page(result), _page(given, run, f".{result.kind}.html"))
+        write_page(series_page(result), given.run.page_path(f".{result.kind}.html"))
         return result
 
     return call
@@ -109,12 +109,8 @@ def _low_data(given: Given, place: Place) -> Any:
         options = {name: getattr(given, name) for name in ("options", "training", "data")}
         methods, counts = split("methods", given.methods), read_joined("counts", given.counts)
         result = low_data(given.model, given.task, methods, counts, **options, run=run)
-    write_page(lowdata_page(result), _page(given, run, ".lowdata.html"))
+    write_page(lowdata_page(result), given.run.page_path(".lowdata.html"))
     return result
-
-
-def _page(given: Given, run: RunOptions, ending: str) -> Path:
-    return Path(given.page or run.open_store().path.with_suffix(ending))
 
 
 def _latency(given: Given, place: Place) -> Latency:
@@ -151,7 +147,7 @@ def _train(given: Given, place: Place) -> TuneRecord:
         place.progress.note(f"{out} is there, of the same recipe")
     else:
         options = {name: getattr(given, name) for name in ("dtype", "checkpoint_minutes")}
-        with tracked(place.progress, given.report_to, given.logs) as progress:
+        with given.trackers.tracking(place.progress) as progress:
             run = train_to_file(_request(given), out, progress=progress, **options)
         run.release()
     return read_record(out)

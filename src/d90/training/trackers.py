@@ -10,14 +10,16 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from d90.errors import InputError, unknown_name
 from d90.joined import split_joined
+from d90.options.base import Options, option
 from d90.training.estimate import Estimate
 from d90.training.progress import Progress
 
-__all__ = ["TRACKERS", "Tracked", "tracked"]
+__all__ = ["TRACKERS", "Tracked", "TrackerOptions"]
 
 TRACKERS = {  # the modules that do, the first of which is installed with pip
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -25,6 +27,36 @@ TRACKERS = {  # the modules that do, the first of which is installed with pip
     "trackio": ("trackio",),
     "mlflow": ("mlflow",),
 }
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrackerOptions(Options):
+    """Which trackers get the learning curves.
+
+    Attributes:
+        report_to: names of `TRACKERS`, joined by commas; none by default.
+        logs: the folder that TensorBoard's files go to.
+    """
+
+    report_to: str = option("", "tensorboard, wandb, trackio or mlflow, joined by commas: curves go there.")
+    logs: str = option("runs/logs", "Where TensorBoard's files go.")
+
+    @contextmanager
+    def tracking(self, inner: Progress) -> Iterator[Progress]:
+        """`inner`, with these trackers; closed at the end, whatever happens.
+
+        Raises:
+            InputError: as `Tracked`.
+        """
+        names = [name for name in split_joined(self.report_to) if name != "none"]
+        if not names:
+            yield inner
+            return
+        progress = Tracked(inner, names, self.logs)
+        try:
+            yield progress
+        finally:
+            progress.close()
 
 
 class Tracked(Progress):
@@ -109,24 +141,6 @@ class Tracked(Progress):
     def _log(self, values: dict[str, float], step: int) -> None:
         for tracker in self._open.get(self._at, []):
             tracker.log(values, step=step)
-
-
-@contextmanager
-def tracked(inner: Progress, report_to: str, folder: str = "runs/logs") -> Iterator[Progress]:
-    """`inner`, with the trackers that `report_to` names, joined by commas; closed at the end, whatever happens.
-
-    Raises:
-        InputError: as `Tracked`.
-    """
-    names = [name for name in split_joined(report_to) if name != "none"]
-    if not names:
-        yield inner
-        return
-    progress = Tracked(inner, names, folder)
-    try:
-        yield progress
-    finally:
-        progress.close()
 
 
 def _check(name: str) -> None:

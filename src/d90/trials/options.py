@@ -16,7 +16,7 @@ from d90.training.showing import Told, listener
 from d90.trials.executor import Executor
 from d90.trials.store import CHECKPOINT_MINUTES, Store
 
-__all__ = ["ExecutorOptions", "Place", "RunFields", "RunOptions", "open_executor"]
+__all__ = ["CommandRunOptions", "ExecutorOptions", "Place", "RunFields", "RunOptions", "open_executor"]
 
 Place = Literal["here", "ray"]
 
@@ -126,3 +126,44 @@ def open_executor(where: ExecutorOptions) -> Iterator[Executor | None]:
     finally:
         if executor is not None:
             executor.close()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CommandRunOptions(RunOptions, ExecutorOptions):
+    """How a command or a recipe runs a study: `RunOptions`, where its trials run, and the page it leaves.
+
+    Attributes:
+        page: the HTML page; beside the store by default.
+
+    Raises:
+        InputError: which option cannot be, and what was expected.
+    """
+
+    page: Path | None = option(None, "The HTML page; beside the store by default.")
+
+    @contextmanager
+    def opened(self, progress: Progress, command: str) -> Iterator[RunOptions]:
+        """What the study is called with: its store open, its executor there until the end.
+
+        Args:
+            progress: is told what happens.
+            command: the command line that does the same, kept with the result.
+
+        Raises:
+            StoreError, RunFailed: the store cannot be used.
+        """
+        store = self.open_store()
+        with open_executor(self) as executor:
+            yield RunOptions(
+                store=store,
+                checkpoint_minutes=self.checkpoint_minutes,
+                log=self.log,
+                progress=progress,
+                executor=executor,
+                command=command,
+            )
+
+    def page_path(self, ending: str) -> Path:
+        """Where the page goes: beside the store, with this ending, where none was named."""
+        store = self.store.path if isinstance(self.store, Store) else Path(self.store)
+        return self.page or store.with_suffix(ending)
