@@ -44,7 +44,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 def written(model: torch.nn.Module, folder: Path, d: int, structure: str, count: int) -> None:
     """`count` tunes of random numbers over the model."""
-    space = d90.Subspace(model, d, structure)
+    space = d90.Subspace(model, d, structure=structure)
     header = space.header()
     space.release()
     generator = torch.Generator().manual_seed(0)

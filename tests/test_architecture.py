@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "d90"
 FILES = sorted(SOURCE.rglob("*.py"))
+MAX_LINES, MAX_PARAMETERS = 100, 10
 
 
 def package_of(name: str) -> str:
@@ -60,6 +63,34 @@ def test_projections_need_torch_and_numpy_alone() -> None:
 def test_a_file_is_read_in_one_sitting(file: Path) -> None:
     lines = len(file.read_text().splitlines())
     assert lines <= 440, f"{file.name} has {lines} lines: past about 400 it is usually two files"
+
+
+@pytest.fixture(scope="module")
+def counts() -> ModuleType:
+    """docs/counts.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("counts", ROOT / "docs" / "counts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_functions_fit_a_screen_and_take_few_parameters(counts: ModuleType) -> None:
+    """What takes more has options, or a value, that nobody has named. Triton's kernels take pointers and numbers alone."""
+    every = [one for file in FILES for one in counts.functions(file) if not one.kernel]
+    wrong = [str(one) for one in every if one.lines > MAX_LINES or one.parameters > MAX_PARAMETERS]
+    assert not wrong
+    assert max(one.lines for one in every) > 40, "the docstring is counted"
+
+
+def test_the_longest_way_down_and_parameters_are_counted(counts: ModuleType) -> None:
+    assert counts.chain({("a", "b"), ("b", "d"), ("a", "d"), ("c", "d")}) == ["a", "b", "d"]
+    (kernel,) = [
+        one for one in counts.functions(SOURCE / "projections" / "kernels" / "gpu.py") if one.name == "write_tiles"
+    ]
+    assert kernel.kernel
+    assert kernel.parameters == 15
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

@@ -79,7 +79,7 @@ def test_release_gives_back_everything(structure: str, head: str, dtype: torch.d
     before, marked = values(model), marks(model)
     grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    space = Subspace(model, 20, structure, head=head)
+    space = Subspace(model, 20, structure=structure, head=head)
     steps(space)
     assert not same(values(model), before)
     assert list(model.state_dict()) == list(before)
@@ -89,7 +89,7 @@ def test_release_gives_back_everything(structure: str, head: str, dtype: torch.d
     assert grads.keys() == {name for name, p in model.named_parameters() if p.grad is not None}
     assert all(torch.equal(model.get_parameter(name).grad, grad) for name, grad in grads.items())  # type: ignore[arg-type]
     user.remove()
-    again = Subspace(model, 20, structure, head=head)  # and the model takes another
+    again = Subspace(model, 20, structure=structure, head=head)  # and the model takes another
     again.release()
     assert same(values(model), before)
 
@@ -125,8 +125,8 @@ def test_errors_say_what_was_got_and_expected() -> None:
     model = zoo()
     for d in range(1, 5):
         with pytest.raises(InputError, match=rf"got d={d}, expected more than 4.*layer='block'"):
-            Subspace(model, d, "said")
-    Subspace(model, 5, "said").release()
+            Subspace(model, d, structure="said")
+    Subspace(model, 5, structure="said").release()
     with pytest.raises(InputError, match="got d=0, expected at least 1"):
         Subspace(model, 0)
     D = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -134,7 +134,7 @@ def test_errors_say_what_was_got_and_expected() -> None:
         Subspace(model, D + 1)
     Subspace(model, D).release()
     with pytest.raises(InputError, match=r"unknown structure 'sayd': expected one of did, said. Did you mean 'said'"):
-        Subspace(model, 9, "sayd")
+        Subspace(model, 9, structure="sayd")
     with pytest.raises(InputError, match=r"unknown scale 'tenso'.*Did you mean 'tensor'"):
         Subspace(model, 9, scale="tenso")
     with pytest.raises(InputError, match="requires_grad=False"):
@@ -373,7 +373,7 @@ def test_a_cast_under_a_space_is_refused(part: bool) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
 @pytest.mark.parametrize("structure", ["did", "said"])
 def test_a_moved_model_is_followed(structure: str) -> None:
-    stays, moves = (Subspace(zoo(), 20, structure) for _ in range(2))
+    stays, moves = (Subspace(zoo(), 20, structure=structure) for _ in range(2))
     for space in (stays, moves):
         with torch.no_grad():
             space.theta.normal_(0, 0.01, generator=torch.Generator().manual_seed(1))
@@ -495,4 +495,4 @@ def test_two_processes_exchange_d_numbers(tmp_path: Path) -> None:
 
 
 def test_repr_names_what_was_chosen() -> None:
-    assert "d=20 (4 lambdas)" in repr(Subspace(zoo(), 20, "said"))
+    assert "d=20 (4 lambdas)" in repr(Subspace(zoo(), 20, structure="said"))

@@ -33,6 +33,7 @@ from d90.options.search import SearchFields
 from d90.options.studies import CompareFields, LatencyFields, LowDataFields, SeriesFields, StudyFields
 from d90.options.task import TaskFields
 from d90.options.training import TrainingFields
+from d90.subspace.options import SubspaceFields, SubspaceOptions
 from d90.trials.options import ExecutorOptions, RunFields, RunOptions
 from tests.reference.blobs import FAST, blobs
 
@@ -47,6 +48,7 @@ KEYWORDS: dict[type[Options], Any] = {
     StudyOptions: StudyFields,
     LatencyOptions: LatencyFields,
     CertificateOptions: CertificateFields,
+    SubspaceOptions: SubspaceFields,
 }
 COMMANDS = {
     "measure": (SearchOptions, TaskOptions, TrainingOptions, RunOptions, ExecutorOptions),

@@ -86,7 +86,7 @@ def test_a_space_trains_the_same(structure: str, layer: str, waiting: int, monke
 
     def trained(device: str) -> list[torch.Tensor]:
         model = zoo().to(device)
-        space = Subspace(model, 24, structure, layer=layer, seed=3)
+        space = Subspace(model, 24, structure=structure, layer=layer, seed=3)
         optimizer = torch.optim.Adam(space.parameters(), lr=0.02)
         seen = []
         for _ in range(3):

@@ -59,7 +59,7 @@ def test_loss_and_gradient_equal_the_slow_twin(structure: str, projection: str, 
     expected = twin.loss(theta, loss_of, words())
     (slow,) = torch.autograd.grad(expected, theta)
 
-    space = Subspace(model, d, structure, projection, scale, layer, seed=3)
+    space = Subspace(model, d, structure=structure, projection=projection, scale=scale, layer=layer, seed=3)
     assert space.m == len(set(layers))
     with torch.no_grad():
         space.theta.copy_(theta)
@@ -76,7 +76,7 @@ def test_loss_and_gradient_equal_the_slow_twin(structure: str, projection: str, 
 
 @pytest.fixture(params=["did", "said"])
 def enabled(request: pytest.FixtureRequest) -> Iterator[Subspace]:
-    space = Subspace(zoo(), D_, request.param, seed=3)
+    space = Subspace(zoo(), D_, structure=request.param, seed=3)
     with torch.no_grad():
         space.theta.copy_(some_theta(D_))
     yield space
@@ -88,7 +88,7 @@ def test_the_first_outputs_are_the_base_outputs() -> None:
         model = zoo().to(dtype)
         expected = model(words())
         for structure in ("did", "said"):
-            space = Subspace(model, D_, structure, scale="relative")
+            space = Subspace(model, D_, structure=structure, scale="relative")
             assert torch.equal(model(words()), expected)
             with torch.no_grad():
                 space.theta.copy_(some_theta(D_))
@@ -117,7 +117,7 @@ def test_activation_checkpointing_changes_nothing(recompute: str, structure: str
     """Recomputed activations must not fold a gradient twice."""
     grads = []
     for how in (None, recompute):
-        space = Subspace(zoo(how), D_, structure)
+        space = Subspace(zoo(how), D_, structure=structure)
         with torch.no_grad():
             space.theta.copy_(some_theta(D_))
         space.model.train()
@@ -186,7 +186,7 @@ def test_every_change_of_theta_is_noticed(enabled: Subspace, change: Callable[[n
     after = enabled.model(words())
     assert not torch.equal(before, after)
     twin = copy.deepcopy(zoo())
-    fresh = Subspace(twin, D_, enabled.options.structure, seed=3)
+    fresh = Subspace(twin, D_, structure=enabled.options.structure, seed=3)
     fresh.theta.data.copy_(enabled.theta.data)
     assert torch.equal(twin(words()), after)
 
@@ -291,7 +291,7 @@ def test_evaluation_in_inference_mode_between_steps(enabled: Subspace) -> None:
     with torch.inference_mode():
         enabled.model(words())
     after_inference = gradient(enabled, loss_of(enabled.model, words()))
-    fresh = Subspace(zoo(), D_, enabled.options.structure, seed=3)
+    fresh = Subspace(zoo(), D_, structure=enabled.options.structure, seed=3)
     fresh.theta.data.copy_(enabled.theta.data)
     assert near(after_inference, gradient(fresh, loss_of(fresh.model, words())), 3e-6)
 
@@ -320,7 +320,7 @@ def test_sparse_gradients_are_folded() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("structure", ["did", "said"])
 def test_a_plain_loop_with_adam_lowers_the_loss(structure: str, fused: bool) -> None:
-    space = Subspace(zoo(), 60, structure)
+    space = Subspace(zoo(), 60, structure=structure)
     optimizer = space.attach(torch.optim.Adam(space.parameters(), lr=0.01, fused=fused))
     losses = []
     for _ in range(25):

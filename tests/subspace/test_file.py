@@ -33,7 +33,7 @@ RECIPE = "0123456789abcdef"
 
 
 def tuned(d: int = 12, structure: str = "did", **options: object) -> Subspace:
-    space = Subspace(zoo(), d, structure, **options)  # type: ignore[arg-type]
+    space = Subspace(zoo(), d, structure=structure, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         space.theta.normal_(0, 0.01, generator=torch.Generator().manual_seed(d))
     space.flush()

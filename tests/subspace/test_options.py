@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from d90 import Subspace, SubspaceOptions
 from d90.errors import InputError
 from d90.methods import parse
 from d90.subspace import file as tune_file
-from d90.subspace.options import option_help
+from d90.subspace.options import SubspaceFields, option_help
 from tests.reference.models import zoo
 
 OTHER: dict[str, Any] = {
@@ -44,9 +45,16 @@ def test_every_option_goes_through_constructor_file_and_grammar(tmp_path: Path) 
     assert str(parse(f"full@d=40,{text}")) == f"full@d=40,{text}"
 
 
-def test_options_and_single_keywords_exclude_one_another() -> None:
-    with pytest.raises(InputError, match="single options beside them, expected one or the other"):
-        Subspace(zoo(), 20, options=SubspaceOptions(seed=1), scale="global")
+def test_a_single_keyword_replaces_the_options_field() -> None:
+    space = Subspace(zoo(), 20, options=SubspaceOptions(seed=1, projection="onehot:one"), scale="global")
+    assert space.options == SubspaceOptions(seed=1, projection="onehot:one", scale="global")
+    assert set(SubspaceFields.__annotations__) <= inspect.signature(Subspace).parameters.keys()
+    with pytest.raises(InputError, match=r"unknown option 'scal'.*Did you mean 'scale'"):
+        Subspace(zoo(), 20, scal="global")  # type: ignore[call-arg]
+
+
+def test_the_largest_seed_of_64_bits_is_one() -> None:
+    assert SubspaceOptions(seed=(1 << 64) - 1).seed == d90.TrainingOptions(seed=(1 << 64) - 1).seed == (1 << 64) - 1
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def check(seed: int) -> None:
     expected = twin.loss(theta, loss_of, x.double())
     (slow,) = torch.autograd.grad(expected, theta)
 
-    space = Subspace(model, d, structure, projection, scale, "tensor", seed=seed)
+    space = Subspace(model, d, structure=structure, projection=projection, scale=scale, layer="tensor", seed=seed)
     optimizer = torch.optim.SGD(space.parameters(), lr=0.0)
     with torch.no_grad():
         space.theta.copy_(theta)

@@ -236,7 +236,7 @@ class Bias(nn.Module):
 @pytest.mark.parametrize("part", [False, True])
 def test_said_refuses_a_flush_between_forward_and_backward(part: bool) -> None:
     """The gradient of lambda took the new z where torch, with theta in the graph, refuses."""
-    space = moved(Subspace(Bias(), 9, "said", layer="tensor"))
+    space = moved(Subspace(Bias(), 9, structure="said", layer="tensor"))
     x = torch.randn(4, 30)
     out = space.model.part(x) if part else space.model(x)["out"][0]  # type: ignore[operator]
     moved(space)
@@ -450,7 +450,7 @@ def test_embeddings_that_are_sparse_already_train_and_keep_their_flag(tmp_path: 
     for sparse in (False, True):
         torch.manual_seed(0)
         model = nn.ModuleList([nn.Embedding(20, 6, sparse=sparse), nn.EmbeddingBag(20, 6, sparse=sparse)])
-        space = Subspace(model, 7, "said", layer="tensor")
+        space = Subspace(model, 7, structure="said", layer="tensor")
         tokens = torch.tensor([[1, 5, 5], [19, 1, 0]])
         (model[0](tokens).sum(1) * model[1](tokens) + model[0](tokens).mean(1)).square().sum().backward()
         assert space.theta.grad is not None

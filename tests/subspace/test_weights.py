@@ -48,10 +48,10 @@ def test_the_weights_stay_theta_0_plus_delta(structure: str, projection: str) ->
     before = moved(fresh)
     m = len(set(layout.layer_of(fresh, list(before), "block")[0])) if structure == "said" else 0
     d = m + suited(projection, 24 - m)
-    space = Subspace(model, d, structure, projection, seed=3, keep_theta0=False)
+    space = Subspace(model, d, structure=structure, projection=projection, seed=3, keep_theta0=False)
     first = train(space, 1)
     assert train(space, 100) < first
-    twin = Subspace(fresh, d, structure, projection, seed=3)
+    twin = Subspace(fresh, d, structure=structure, projection=projection, seed=3)
     twin.theta.data.copy_(space.theta.data)
     twin.flush()
     assert drift(model, fresh) < 1e-6
@@ -63,14 +63,14 @@ def test_the_drift_of_two_thousand_steps_is_rounding() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     fresh = copy.deepcopy(model)
-    space = Subspace(model, 300, "said", keep_theta0=False)
+    space = Subspace(model, 300, structure="said", keep_theta0=False)
     optimizer = torch.optim.Adam(space.parameters(), lr=5e-3)
     x, y = torch.randn(64, 512), torch.randint(10, (64,))
     for _ in range(2000):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-    twin = Subspace(fresh, 300, "said")
+    twin = Subspace(fresh, 300, structure="said")
     twin.theta.data.copy_(space.theta.data)
     space.flush()
     twin.flush()
@@ -117,7 +117,7 @@ def test_half_precision_keeps_theta_0() -> None:
 def test_a_tune_is_saved_and_loaded_without_theta_0(tmp_path: Path) -> None:
     model = zoo()
     base, other = copy.deepcopy(model), copy.deepcopy(model)
-    space = Subspace(model, 24, "said", keep_theta0=False)
+    space = Subspace(model, 24, structure="said", keep_theta0=False)
     train(space, 5)
     space.save(tmp_path / "t.d90")
     again = Subspace.load(tmp_path / "t.d90", base, keep_theta0=False)

@@ -179,9 +179,7 @@ def certify(
     asked = settled(options, spec, DIMS, LEVELS, quantise_epochs=2)
     if tune is not None:
         asked = replace(asked, dims=(len(tune.theta),))
-    if asked.evaluated is not None or asked.form != "bernstein":
-        given = f"form='{asked.form}'" if asked.evaluated is None else f"evaluated={asked.evaluated}"
-        raise InputError(f"got {given} for labelled examples, expected documents (text:PATH, lines:PATH); leave it out")
+    _check_options(asked)
     check_sound(spec, asked)
     recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
@@ -241,6 +239,13 @@ class _Errors(Recount[Certificate]):
 
 
 # --- steps -------------------------------------------------------------------------------------------------------------
+
+
+def _check_options(asked: CertificateOptions) -> None:
+    """Refuse what bounds documents alone."""
+    if asked.evaluated is not None or asked.form != "bernstein":
+        given = f"form='{asked.form}'" if asked.evaluated is None else f"evaluated={asked.evaluated}"
+        raise InputError(f"got {given} for labelled examples, expected documents (text:PATH, lines:PATH); leave it out")
 
 
 def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:

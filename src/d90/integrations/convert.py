@@ -110,15 +110,13 @@ def convert(
             adapter.save_pretrained(whole)
         note = "" if unit == (0.0, 1.0) else f"the model puts out z, and a value is {unit[0]:.6g} + {unit[1]:.6g} z"
         return Converted(Path(folder), to, str(spec), note=note)
-    from d90.integrations.lora import to_lora
+    from d90.integrations.lora import TaskExtras, to_lora
 
     probe, score, metric = _probe(model, record) if check else (None, None, "")
     model.module.to(best_device() if check else "cpu")
     kind = record.kind
-    found = to_lora(
-        path, model.module, folder, rank=rank, method=spec, seed=recipe.seed, probe=probe, unit=unit,
-        task_type=TASK_TYPES.get(str(kind.auto_class)), beside=partial(write_tokenizer, model, kind),
-    )  # fmt: skip
+    extras = TaskExtras(unit, TASK_TYPES.get(str(kind.auto_class)), partial(write_tokenizer, model, kind))
+    found = to_lora(path, model.module, folder, rank=rank, method=spec, seed=recipe.seed, probe=probe, task=extras)
     scores = [score(outputs) for outputs in (found.tuned, found.exported)] if score else [None, None]
     return Converted(
         Path(folder), to, str(spec), found.rank, found.exact, found.kept, found.lost, metric, scores[0], scores[1],

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from d90.methods.base import task_head
 from d90.subspace import file as tune_file
 from d90.subspace import layout, support
 
-__all__ = ["Exported", "to_lora"]
+__all__ = ["Exported", "TaskExtras", "to_lora"]
 
 Probe = Callable[[nn.Module], Tensor]
 
@@ -60,6 +61,26 @@ class Exported:
         return (self.exported - self.tuned).abs().max().item()
 
 
+@dataclass(frozen=True)
+class TaskExtras:
+    """What the folder gets from the task that the tune was trained on.
+
+    Attributes:
+        unit: (mean, deviation) of a regression's values: the folder's head puts out mean + deviation z.
+        task_type: peft's word for the kind of model, as "CAUSAL_LM".
+        write: writes what else belongs into the folder, as a tokenizer.
+    """
+
+    unit: tuple[float, float] = (0.0, 1.0)
+    task_type: str | None = None
+    write: Callable[[Path], object] | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the outputs have a unit of their own."""
+        return self.unit != (0.0, 1.0)
+
+
 def to_lora(
     path: str | os.PathLike[str],
     model: nn.Module,
@@ -69,9 +90,7 @@ def to_lora(
     method: str | Spec = "full",
     seed: int = 0,
     probe: Probe | None = None,
-    unit: tuple[float, float] = (0.0, 1.0),
-    task_type: str | None = None,
-    beside: Callable[[Path], object] | None = None,
+    task: TaskExtras = TaskExtras(),
 ) -> Exported:
     """Write a tune as a folder of a peft LoRA adapter; the model is given back as it was.
 
@@ -82,9 +101,7 @@ def to_lora(
         method: what the tune was trained with (`d90.methods`); a file of `d90 train` has it in the recipe beside it.
         seed: the run's, which drew the method's own weights.
         probe: gives outputs of a model, to see what is lost: (n, outputs).
-        unit: (mean, deviation) of a regression's values: the folder's head puts out mean + deviation z.
-        task_type: peft's word for the kind of model, as "CAUSAL_LM"; written into the folder.
-        beside: writes what else belongs into the folder, as a tokenizer.
+        task: what the folder gets from the task.
 
     Raises:
         InputError: a folder that holds something; no rank where one is needed, or one that does not fit; a method that does not
@@ -94,41 +111,56 @@ def to_lora(
     spec = parse(method) if isinstance(method, str) else method
     if spec.space is None and tune_file.about(path).header.structure != "direct":
         spec = replace(spec, space=Space())
-    own = spec.method if isinstance(spec.method, LoRA) else None
-    if own and rank not in (None, own.r):
-        raise InputError(f"got rank={rank}, expected none: '{path}' has LoRA's own rank {own.r}")
-    if not own and (rank is None or rank < 1):
+    rank = _rank(spec, rank, path)
+    with _given_back(model):
+        base = {name: p.detach().clone() for name, p in model.named_parameters()}
+        found, changed, tuned = _tuned(spec, path, model, seed, probe)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(base[name])
+        head = {name: changed[name] for name in task_head(model) if name in changed}
+        if task.scaled:
+            head = unit_in_head(model, head, *task.unit, path)
+        own = spec.method if isinstance(spec.method, LoRA) else None
+        kept: float = 1.0
+        lost: dict[str, float] = {}
+        if own:
+            adapter = Adapter(found, head, rank, own.alpha or rank, own.rslora)
+        else:
+            found, kept, lost = _cut(model, base, changed, set(head), rank)
+            adapter = Adapter(found, head, rank, rank, False)
+        exported = _write(model, Path(folder), adapter, probe, task)
+    if exported is not None and task.scaled:
+        exported = (exported - task.unit[0]) / task.unit[1]  # as the tune's
+    return Exported(Path(folder), rank, own is not None, kept, lost, tuned, exported)
+
+
+def _rank(spec: Spec, rank: int | None, path: str | os.PathLike[str]) -> int:
+    """The adapter's rank: LoRA's own, or the one that was chosen."""
+    if isinstance(spec.method, LoRA):
+        if rank not in (None, spec.method.r):
+            raise InputError(f"got rank={rank}, expected none: '{path}' has LoRA's own rank {spec.method.r}")
+        return spec.method.r
+    if rank is None or rank < 1:
         raise InputError(
             f"got rank={rank}, expected at least 1: '{path}' was trained with '{spec.method}', whose change of a matrix has "
             "any rank and must be cut. Choose one, as rank=8; the result says how much of the change it holds"
         )
+    return rank
+
+
+@contextmanager
+def _given_back(model: nn.Module) -> Iterator[None]:
+    """Afterwards the model's flags and modes are what they were."""
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes = [(module, module.training) for module in model.modules()]
-    base = {name: p.detach().clone() for name, p in model.named_parameters()}
-    found, changed, tuned = _tuned(spec, path, model, seed, probe)
-    with torch.no_grad():
+    try:
+        yield
+    finally:
         for name, p in model.named_parameters():
-            p.copy_(base[name])
-            p.requires_grad_(flags[name])
-    head = {name: changed[name] for name in task_head(model) if name in changed}
-    if unit != (0.0, 1.0):
-        head = unit_in_head(model, head, *unit, path)
-    kept: float = 1.0
-    lost: dict[str, float] = {}
-    if own:
-        adapter = Adapter(found, head, own.r, own.alpha or own.r, own.rslora, task_type)
-    else:
-        assert rank is not None
-        found, kept, lost = _cut(model, base, changed, set(head), rank)
-        adapter = Adapter(found, head, rank, rank, False, task_type)
-    exported = _write(model, Path(folder), adapter, probe, beside)
-    if exported is not None and unit != (0.0, 1.0):
-        exported = (exported - unit[0]) / unit[1]  # as the tune's
-    for name, p in model.named_parameters():
-        p.requires_grad_(flags[name])
-    for module, mode in modes:
-        module.training = mode
-    return Exported(Path(folder), adapter.r, own is not None, kept, lost, tuned, exported)
+            p.requires_grad_(flags.get(name, p.requires_grad))
+        for module, mode in modes:
+            module.training = mode
 
 
 def _tuned(
@@ -136,7 +168,7 @@ def _tuned(
 ) -> tuple[Factors, dict[str, Tensor], Tensor | None]:
     """The tune's own factors where it has any, its weights by name, and the probe's outputs; nothing of the method stays."""
     own = isinstance(spec.method, LoRA)
-    names = [name for name, _ in model.named_parameters()]
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
     applied_method = load(spec, path, model, seed)
     try:
         outputs = probe(model) if probe else None
@@ -144,12 +176,14 @@ def _tuned(
         if not own:
             applied_method.merge()
         named = dict(model.named_parameters())
-        changed = {name: named[name].detach().clone() for name in names if name in named}
+        changed = {name: named[name].detach().clone() for name in flags if name in named}
     except BaseException:
         applied_method.release()
         raise
     if own:
         applied_method.release()
+    for name, p in model.named_parameters():
+        p.requires_grad_(flags[name])
     return found, changed, outputs
 
 
@@ -158,14 +192,13 @@ Factors = dict[str, tuple[Tensor, Tensor]]  # module name -> A (r, inputs), B (o
 
 @dataclass(frozen=True)
 class Adapter:
-    """What goes into the folder: `task_type` is peft's word, or None."""
+    """The factors, the head, and how they are scaled."""
 
     factors: Factors
     head: Mapping[str, Tensor]
     r: int
     alpha: float
     rslora: bool
-    task_type: str | None
 
 
 def _trained(model: nn.Module) -> Factors:
@@ -218,9 +251,7 @@ def _matrices(model: nn.Module) -> dict[str, bool]:
     return {f"{name}.weight": isinstance(m, Conv1D) for name, m in layers if f"{name}.weight" in own}
 
 
-def _write(
-    model: nn.Module, folder: Path, adapter: Adapter, probe: Probe | None, beside: Callable[[Path], object] | None
-) -> Tensor | None:
+def _write(model: nn.Module, folder: Path, adapter: Adapter, probe: Probe | None, task: TaskExtras) -> Tensor | None:
     """Write the folder; the probe's outputs with the adapter on the model."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
@@ -248,11 +279,11 @@ def _write(
             raise RuntimeError(f"peft does not take {unknown[:3]}")
         found.eval()
         # only now: given before, peft would look for a head of its own
-        found.peft_config["default"].task_type = adapter.task_type
+        found.peft_config["default"].task_type = task.task_type
         with new_folder(folder) as whole:
             found.save_pretrained(whole)
-            if beside is not None:
-                beside(whole)
+            if task.write is not None:
+                task.write(whole)
         return probe(model) if probe else None
     finally:
         found.unload()

@@ -48,7 +48,7 @@ class Limit:
     open_low: bool = False
     open_high: bool = False
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: Any) -> bool:
         """Whether a number lies within; NaN does not."""
         above = value > self.low if self.open_low else value >= self.low
         return bool(above and (value < self.high if self.open_high else value <= self.high))
@@ -133,7 +133,7 @@ class OptionField:
             raise InputError(f"got {self.name}={value!r:.60}, expected {expected}{' or None' if self.optional else ''}")
         if int in self.kinds and float not in self.kinds and _fits(value, int):
             value = operator.index(value)
-        if self.limit is not None and isinstance(value, numbers.Real) and not self.limit.holds(float(value)):
+        if self.limit is not None and isinstance(value, numbers.Real) and not self.limit.holds(value):
             raise InputError(f"got {self.name}={value}, expected {self.limit.words}")
         return tuple(value) if tuple in self.kinds else value
 

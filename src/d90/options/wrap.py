@@ -38,7 +38,7 @@ def with_options(function: Callable[P, R]) -> Callable[P, R]:
         loose = {name: value for name, value in given.items() if name not in own}
         call: dict[str, Any] = {name: value for name, value in given.items() if name in own}
         whole = [default if call.get(name) is None else call[name] for name, default in groups.items()]
-        call |= zip(groups, from_fields(loose, *whole, others=own - groups.keys()), strict=True)
+        call |= zip(groups, from_fields(loose, *whole, others=own - groups.keys() - {"self"}), strict=True)
         return function(*args, **call)
 
     shown = [

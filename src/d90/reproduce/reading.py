@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ WRITTEN = ("store", "page", "out", "log", "logs")  # options that name what a st
 MAX_CHARACTERS, MAX_DEPTH = 1 << 20, 12  # of a recipe's file
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What every study of a recipe is read with: the commands by name, the recipe's defaults and variables, its folder."""
+
+    source: str
+    commands: Mapping[str, Command]
+    defaults: Json
+    variables: Mapping[str, str]
+    folder: Path
+    anywhere: bool
+
+
 def read(
     path: str | os.PathLike[str],
     commands: Mapping[str, Command],
@@ -48,25 +60,26 @@ def read(
         InputError: what is wrong in which study, what was expected, what to do.
     """
     source, target = Path(path), Path(folder) if folder is not None else folder_of(path)
-    progress = _mapping(_load(source), f"'{source}'", TOP, ("title", "studies"))
+    recipe = _mapping(_load(source), f"'{source}'", TOP, ("title", "studies"))
     where = f"'{source}'"
-    known = _variables(progress.get("variables", {}), dict(values or {}), where) | {"out": str(target)}
-    defaults = progress.get("defaults", {})
+    known = _variables(recipe.get("variables", {}), dict(values or {}), where) | {"out": str(target)}
+    defaults = recipe.get("defaults", {})
     if not isinstance(defaults, dict) or not all(isinstance(key, str) for key in defaults):
         raise InputError(f"{where}: got defaults: {defaults!r}, expected options by name, as in epochs: 3")
     for name in defaults:
         if not any(command.takes(name) for command in commands.values()):
             every = {option.names[0] for command in commands.values() for option in command.options}
             raise unknown_name(f"option '{name}' among the defaults of", str(source), sorted(every))
-    listed = progress["studies"]
+    listed = recipe["studies"]
     if not isinstance(listed, list) or not listed:
         raise InputError(
             f"{where}: got studies: {listed!r}, expected a list of studies, each with a command and options"
         )
+    setting = Setting(where, commands, defaults, known, target, anywhere)
     studies: list[Study] = []
     for number, item in enumerate(listed, 1):
         made = [path for study in studies for path in makes(study)]
-        study = _study(item, number, where, commands, defaults, known, target, made, anywhere)
+        study = _study(item, number, setting, made)
         twin = next((other for other in studies if other.name == study.name or other.line == study.line), None)
         if twin is not None:
             what = "name" if twin.name == study.name else "command and options"
@@ -74,11 +87,11 @@ def read(
                 f"{where}: study {number} has the {what} of '{twin.name}', expected each once; rename it, or change its options"
             )
         studies.append(study)
-    differs = progress.get("differs", [])
+    differs = recipe.get("differs", [])
     return Plan(
         source,
-        _text(progress["title"], f"{where}: title"),
-        _text(progress.get("paper", ""), f"{where}: paper"),
+        _text(recipe["title"], f"{where}: title"),
+        _text(recipe.get("paper", ""), f"{where}: paper"),
         tuple(_text(line, f"{where}: differs") for line in (differs if isinstance(differs, list) else [differs])),
         tuple(studies),
         target,
@@ -229,34 +242,33 @@ def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
 # --- studies -------------------------------------------------------------------------------------------------------
 
 
-def _study(
-    item: Any, number: int, where: str, commands: Mapping[str, Command], defaults: Mapping[str, Any],
-    known: Mapping[str, str], folder: Path, made: Sequence[str], anywhere: bool,
-) -> Study:  # fmt: skip
+def _study(item: Any, number: int, setting: Setting, made: Sequence[str]) -> Study:
+    """One study of the list; `made` are the folders that those before it will write."""
+    where, commands = setting.source, setting.commands
     name = f"study {number}"
     if isinstance(item, dict) and isinstance(item.get("name"), str):
         name = f"study {number}, '{item['name']}'"
-    progress = _mapping(item, f"{where}, {name}", STUDY, ("name", "command"))
-    shown = _text(progress["name"], f"{where}, {name}: name")
+    stated = _mapping(item, f"{where}, {name}", STUDY, ("name", "command"))
+    shown = _text(stated["name"], f"{where}, {name}: name")
     try:
-        if progress["command"] not in commands:
-            raise unknown_name("command", progress["command"], commands)
-        command = commands[progress["command"]]
-        options = progress.get("options") or {}
+        if stated["command"] not in commands:
+            raise unknown_name("command", stated["command"], commands)
+        command = commands[stated["command"]]
+        options = stated.get("options") or {}
         if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
             raise InputError(f"got options: {options!r}, expected options by name, as in epochs: 3")
-        given = {key: value for key, value in defaults.items() if command.takes(key)}
+        given = {key: value for key, value in setting.defaults.items() if command.takes(key)}
         own = {command.field(key) for key in options}
         given = {key: value for key, value in given.items() if command.field(key) not in own} | options
-        arguments = command.arguments({key: _filled(value, known, name) for key, value in given.items()})
-        _placed(command, arguments, shown, folder)
-        if not anywhere:
-            _check_places(arguments, folder)
+        arguments = command.arguments({key: _filled(value, setting.variables, name) for key, value in given.items()})
+        _placed(command, arguments, shown, setting.folder)
+        if not setting.anywhere:
+            _check_places(arguments, setting.folder)
         if hasattr(arguments, "models"):
             arguments.models = [found for text in arguments.models for found in _globbed(text, made)]
         _check(command, arguments)
         study = Study(shown, command, arguments, ())
-        published = progress.get("published") or []
+        published = stated.get("published") or []
         if not isinstance(published, list):
             raise InputError(f"got published: {published!r}, expected a list of figures with value and source")
         return replace(study, published=tuple(_published(entry, study) for entry in published))
@@ -321,14 +333,14 @@ def _published(entry: Any, study: Study) -> Published:
     kind = KINDS[study.command.name]
     expected = kind.keys(study.arguments)
     names = (*dict.fromkeys(key for keys in expected for key in keys), *kind.free)
-    progress = _mapping(entry, "published", (*PUBLISHED, *names), ("value", "source"))
-    value, source = progress["value"], _text(progress["source"], "published: source")
+    stated = _mapping(entry, "published", (*PUBLISHED, *names), ("value", "source"))
+    value, source = stated["value"], _text(stated["source"], "published: source")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InputError(f"got published value: {value!r}, expected a number as the paper prints it, or a statement")
-    of = progress.get("of", "")
+    of = stated.get("of", "")
     if of and of not in kind.of:
         raise unknown_name(f"figure of {study.command.name}", of, kind.of)
-    keys = {key: canonical(key, str(progress[key])) for key in names if key in progress}
+    keys = {key: canonical(key, str(stated[key])) for key in names if key in stated}
     if isinstance(value, str) and not of and not keys:
         return Published(value, source)  # of the study as a whole
     if any(key in kind.free for key in keys):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
 
-from d90.errors import InputError, unknown_name
+from d90.errors import unknown_name
+from d90.options.base import Limit, Options, fields_of, option
 from d90.projections import resolve
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Layer",
     "Scale",
     "Structure",
+    "SubspaceFields",
     "SubspaceOptions",
     "option_help",
 ]
@@ -36,15 +37,13 @@ HEADS: tuple[str, ...] = get_args(Head)
 STEP_RULES = (1, 2)  # theta's unit: `layout.step_factor`, and from rule 2 on `layout.balance` as well
 STEP_RULE = STEP_RULES[-1]
 
-_CLOSED = {"structure": STRUCTURES, "scale": SCALES, "layer": LAYERS, "head": HEADS}
 
-
-@dataclass(frozen=True)
-class SubspaceOptions:
+@dataclass(frozen=True, repr=False)
+class SubspaceOptions(Options):
     """What fixes a subspace besides the model and d.
 
         d90.Subspace(model, d=200, options=SubspaceOptions(structure="said", seed=1))
-        d90.Subspace(model, d=200, structure="said", seed=1)      # the same
+        d90.Subspace(model, d=200, structure="said", seed=1)      # the same; a keyword replaces the options' field
 
     Example:
         >>> d90.SubspaceOptions(structure="said").scale
@@ -64,34 +63,36 @@ class SubspaceOptions:
         InputError: a name outside a closed list, an unknown projection, a seed outside 64 bits.
     """
 
-    structure: Structure = field(default="did", metadata={"help": "did, or said for a learned scale per layer"})
-    projection: str = field(
-        default="fastfood", metadata={"help": "the random map P, with its entries after a colon: fastfood:gaussian"}
+    structure: Structure = option("did", "did, or said for a learned scale per layer")
+    projection: str = option("fastfood", "the random map P, with its entries after a colon: fastfood:gaussian")
+    scale: Scale = option("tensor", "how far each tensor moves: tensor, global or relative")
+    layer: Layer = option("block", "what a layer is under said: block, module or tensor")
+    head: Head = option("inside", "inside, or outside to train the head's own parameters beside theta")
+    seed: int = option(
+        0, "the seed of P, 64 bits", limit=Limit("a 64-bit number, 0 <= seed < 2^64", 0, 1 << 64, open_high=True)
     )
-    scale: Scale = field(default="tensor", metadata={"help": "how far each tensor moves: tensor, global or relative"})
-    layer: Layer = field(default="block", metadata={"help": "what a layer is under said: block, module or tensor"})
-    head: Head = field(
-        default="inside", metadata={"help": "inside, or outside to train the head's own parameters beside theta"}
-    )
-    seed: int = field(default=0, metadata={"help": "the seed of P, 64 bits"})
-    step_rule: int = field(default=STEP_RULE, metadata={"help": "the version of theta's unit"})
+    step_rule: int = option(STEP_RULE, "the version of theta's unit")
 
-    def __post_init__(self) -> None:
-        for name, known in _CLOSED.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+    def check(self) -> None:
+        """Refuse what cannot be."""
         resolve(self.projection)
-        try:
-            object.__setattr__(self, "seed", operator.index(self.seed))  # numpy's integers too
-        except TypeError:
-            raise InputError(f"got seed={self.seed!r}, expected a whole number") from None
-        if not 0 <= self.seed < 1 << 64:
-            raise InputError(f"got seed={self.seed}, expected a 64-bit number, 0 <= seed < 2^64")
-        if isinstance(self.step_rule, bool) or self.step_rule not in STEP_RULES:
+        super().check()
+        if self.step_rule not in STEP_RULES:
             raise unknown_name("step_rule", self.step_rule, STEP_RULES)
+
+
+class SubspaceFields(TypedDict, total=False):
+    """The fields of `SubspaceOptions`, as keywords of a function."""
+
+    structure: Structure
+    projection: str
+    scale: Scale
+    layer: Layer
+    head: Head
+    seed: int
+    step_rule: int
 
 
 def option_help(name: str) -> str:
     """The help text of an option, for a command line or another configuration that shows it."""
-    found: dict[str, Field[Any]] = {one.name: one for one in fields(SubspaceOptions)}
-    return str(found[name].metadata["help"])
+    return fields_of(SubspaceOptions)[name].help

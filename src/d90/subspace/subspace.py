@@ -20,8 +20,10 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
 from d90.errors import InputError
+from d90.options.wrap import with_options
 from d90.projections import Projection, build
 from d90.projections.base import exact
 from d90.subspace import file as tune_file
@@ -31,12 +33,11 @@ from d90.subspace.distributed import Exchange, digest, refuse_wrapped
 from d90.subspace.fingerprint import Base, base_of
 from d90.subspace.guard import Guard
 from d90.subspace.hooks import LAMBDA_STEP, Hooks, refuse_pickling
-from d90.subspace.options import Head, Layer, Scale, Structure, SubspaceOptions
+from d90.subspace.options import SubspaceFields, SubspaceOptions
 from d90.subspace.weights import Weights
 
 __all__ = ["Subspace"]
 
-DEFAULT = SubspaceOptions()
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 
 
@@ -52,11 +53,11 @@ class Subspace:
     Args:
         model: any module; its parameters with `requires_grad` are moved, tied ones once.
         d: how many numbers are trained, lambdas included.
-        structure, projection, scale, layer, head, seed, step_rule: the fields of `SubspaceOptions`, or all of them at
-            once as `options`.
+        options: everything else that fixes the subspace.
         keep_theta0: hold a copy of theta_0. Without it (fp32 only) there is no second copy of the model: each step adds
             P (theta_new - theta_old), and `release()` and `unmerge()` mean loading the base again.
         head_names: the parameters of a head that is outside; by default `layout.head_tensors`. A file names them.
+        fields: those of `SubspaceOptions` as keywords, as structure="said", scale="global".
 
     `theta` (d,) starts at zero: first the coordinates, then the m lambdas as lambda - 1. `space.parameters()` gives it
     to an optimizer; the training loop over `model` is then an ordinary one. `torch.autograd.grad` fires no hook and
@@ -74,27 +75,43 @@ class Subspace:
             share memory; state that `get_extra_state` gives.
     """
 
+    @with_options
     def __init__(
         self,
         model: nn.Module,
         d: int,
-        structure: Structure = DEFAULT.structure,
-        projection: str = DEFAULT.projection,
-        scale: Scale = DEFAULT.scale,
-        layer: Layer = DEFAULT.layer,
-        head: Head = DEFAULT.head,
-        seed: int = DEFAULT.seed,
-        step_rule: int = DEFAULT.step_rule,
-        keep_theta0: bool = True,
         *,
-        options: SubspaceOptions | None = None,
+        options: SubspaceOptions = SubspaceOptions(),
+        keep_theta0: bool = True,
         head_names: Iterable[str] | None = None,
+        **fields: Unpack[SubspaceFields],
     ) -> None:
-        keywords = SubspaceOptions(structure, projection, scale, layer, head, seed, step_rule)
-        if options is not None and keywords != DEFAULT:
-            raise InputError(f"got options={options} and single options beside them, expected one or the other")
-        options = options or keywords
-        compiled, model = model, layout.uncompiled(model)
+        self.model, self.d = layout.uncompiled(model), d
+        self._choose_parameters(options, head_names)
+        self.m = self._number_layers(options)
+        shapes = [tuple(tensor.shape) for tensor in self._tensors]
+        self.projection: Projection = build(options.projection, d - self.m, shapes, options.seed)
+        self.D = self.projection.D
+        self.options = replace(
+            options,
+            projection=f"{self.projection.name}:{self.projection.entries}",
+            step_rule=1 if options.scale == "tensor" else options.step_rule,  # the rules agree there
+        )
+        self._weights = self._hold_weights(keep_theta0)
+        self._hold_start()
+        self.guard = Guard(self.model, self._names, self._tensors, self._head)
+        self._hooks = Hooks(self, self._weights, list(self._head.values()))
+        self._lock = threading.RLock()
+        self.guard.note()
+        self.enable()
+        if self.model is not model:
+            torch.compiler.reset()  # what was compiled before saw no hooks
+
+    # --- how it is made --------------------------------------------------------------------------------------------
+
+    def _choose_parameters(self, options: SubspaceOptions, head_names: Iterable[str] | None) -> None:
+        """Which parameters move, and which are the head's outside."""
+        model = self.model
         support.check_supported(model)
         support.check_no_overlap(model)
         if getattr(model, "_d90_space", None) is not None:
@@ -104,50 +121,47 @@ class Subspace:
             raise InputError(
                 "the model has no trainable parameters (all have requires_grad=False), expected at least one"
             )
-        outside = set(head_names or _head_outside(model, named)) if options.head == "outside" else set()
+        outside = set(head_names or support.head_outside(model, named)) if options.head == "outside" else set()
         self._names = [name for name in named if name not in outside]
         self._head = {name: named[name] for name in named if name in outside}
         self._tensors = [named[name] for name in self._names]
-        self.layer_names, self.layer_definition = self._layers(model, options)
+
+    def _number_layers(self, options: SubspaceOptions) -> int:
+        """Which layer each parameter is of; m, the lambdas of "said"."""
+        self.layer_names, definition = layout.layer_of(self.model, self._names, options.layer)
+        self.layer_definition = definition if options.structure == "said" else "none (did)"
+        if options.structure == "did":
+            return 0
         m = len(dict.fromkeys(self.layer_names))
-        if options.structure == "said" and d <= m:
+        if self.d <= m:
             raise InputError(
-                f"got d={d}, expected more than {m}: 'said' spends one number on the lambda of each of {m} layers "
+                f"got d={self.d}, expected more than {m}: 'said' spends one number on the lambda of each of {m} layers "
                 f"(layer='{options.layer}') and needs at least one more. Raise d, or choose a coarser layer or structure='did'."
             )
-        self.model, self.d, self.m = model, d, m if options.structure == "said" else 0
-        shapes = [tuple(tensor.shape) for tensor in self._tensors]
-        self.projection: Projection = build(options.projection, d - self.m, shapes, options.seed)
-        self.D = self.projection.D
-        self.options = replace(
-            options,
-            projection=f"{self.projection.name}:{self.projection.entries}",
-            step_rule=1 if options.scale == "tensor" else options.step_rule,  # the rules agree there
-        )
-        units = layout.units(self.options.scale, self._tensors, d - self.m, self.options.step_rule)
+        return m
+
+    def _hold_weights(self, keep_theta0: bool) -> Weights:
+        """The weights as theta_0 + Delta."""
+        units = layout.units(self.options.scale, self._tensors, self.d - self.m, self.options.step_rule)
         order = {name: i for i, name in enumerate(dict.fromkeys(self.layer_names))}
         layers = [order[name] for name in self.layer_names]
         if not keep_theta0:
-            support.check_renormed(model, dict(zip(self._names, self._tensors, strict=True)))
-        still = layout.padding_rows(model, self._tensors)
-        self._weights = Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0, still)
-        self._base: Base | None = None  # once it is known
+            support.check_renormed(self.model, dict(zip(self._names, self._tensors, strict=True)))
+        still = layout.padding_rows(self.model, self._tensors)
+        return Weights(self._names, self._tensors, units, layers, self.projection, keep_theta0, still)
+
+    def _hold_start(self) -> None:
+        """theta at zero, and what `unmerge` and `release` put back."""
         with torch.inference_mode(False):
-            self.theta = nn.Parameter(torch.zeros(d, dtype=torch.float32, device=self._weights.device))
-            self.buffers = Buffers(model)
+            self.theta = nn.Parameter(torch.zeros(self.d, dtype=torch.float32, device=self._weights.device))
+            self.buffers = Buffers(self.model)
             self._head_0 = {name: parameter.detach().clone() for name, parameter in self._head.items()}
-        self._attributes_0 = plain_attributes(model)
+        self._base: Base | None = None  # once it is known
+        self._attributes_0 = plain_attributes(self.model)
         self._set_aside: tuple[dict[str, Tensor], dict[str, Tensor | None]] | None = None  # the tune's head and buffers
         self._grads_0 = [(p, p.grad) for p in (*self._tensors, *self._head.values())]
         self._written: Tensor | None = self.theta.detach().clone()
         self.writes = 0  # how often the weights were written
-        self.guard = Guard(model, self._names, self._tensors, self._head)
-        self._hooks = Hooks(self, self._weights, list(self._head.values()))
-        self._lock = threading.RLock()
-        self.guard.note()
-        self.enable()
-        if compiled is not model:
-            torch.compiler.reset()  # what was compiled before saw no hooks
 
     # --- what the optimizer sees -----------------------------------------------------------------------------------
 
@@ -398,10 +412,6 @@ class Subspace:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _layers(self, model: nn.Module, options: SubspaceOptions) -> tuple[list[str], str]:
-        names, definition = layout.layer_of(model, self._names, options.layer)
-        return names, definition if options.structure == "said" else "none (did)"
-
     def _follow_model(self) -> Tensor:
         """Follow a model that was moved; refuse one that was cast."""
         self._weights.check_dtypes()
@@ -420,20 +430,3 @@ class Subspace:
             f"projection={self.projection!r}, scale='{self.options.scale}', layer={self.layer_definition!r}, "
             f"head='{self.options.head}')"
         )
-
-
-def _head_outside(model: nn.Module, named: Iterable[str]) -> list[str]:
-    """The names of the head's own parameters that are trainable; what is tied to the body moves with the body, and this is told."""
-    every = layout.head_tensors(model, [name for name, _ in model.named_parameters(remove_duplicate=False)])
-    tied = support.tied_head(model, every)
-    found = [name for name in layout.head_tensors(model, named) if tied is None or not _in_body(model, name, every)]
-    if tied or not found:  # a warning: files that were written so are read
-        why = f"the head's '{tied[0]}' is tied to '{tied[1]}', which lies inside" if tied else "the head is frozen"
-        rest = f"only {found} are trained outside" if found else "it changes nothing: all is trained inside"
-        warnings.warn(f"head='outside': {why}; {rest}", stacklevel=3)
-    return found
-
-
-def _in_body(model: nn.Module, name: str, head: Iterable[str]) -> bool:
-    held, outside = model.get_parameter(name), set(head)
-    return any(p is held and n not in outside for n, p in model.named_parameters(remove_duplicate=False))

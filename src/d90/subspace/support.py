@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from d90.errors import InputError, UnsupportedModelError
+from d90.subspace import layout
 
-__all__ = ["FLOATING", "check_no_overlap", "check_renormed", "check_supported", "renormed", "tied_head"]
+__all__ = ["FLOATING", "check_no_overlap", "check_renormed", "check_supported", "head_outside", "renormed", "tied_head"]
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -209,3 +211,20 @@ def check_renormed(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"keep_theta0=False: '{name}' belongs to an embedding with max_norm, which writes into its weights at each lookup; "
                 "expected weights that theta alone moves. Keep theta_0, or freeze that embedding"
             )
+
+
+def head_outside(model: nn.Module, named: Iterable[str]) -> list[str]:
+    """The names of the head's own parameters that are trainable; what is tied to the body moves with the body, with a warning."""
+    every = layout.head_tensors(model, [name for name, _ in model.named_parameters(remove_duplicate=False)])
+    tied = tied_head(model, every)
+    found = [name for name in layout.head_tensors(model, named) if tied is None or not _in_body(model, name, every)]
+    if tied or not found:  # a warning: files that were written so are read
+        why = f"the head's '{tied[0]}' is tied to '{tied[1]}', which lies inside" if tied else "the head is frozen"
+        rest = f"only {found} are trained outside" if found else "it changes nothing: all is trained inside"
+        warnings.warn(f"head='outside': {why}; {rest}", stacklevel=5)
+    return found
+
+
+def _in_body(model: nn.Module, name: str, head: Iterable[str]) -> bool:
+    held, outside = model.get_parameter(name), set(head)
+    return any(p is held and n not in outside for n, p in model.named_parameters(remove_duplicate=False))
