@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import statistics
 import sys
@@ -38,6 +39,19 @@ def test_a_row_holds_its_truth_or_not(simulator: Any) -> None:
     assert simulator.holds({**row, "high": None, "truth": 21})
     assert not simulator.holds({**row, "high": None, "truth": 9})
     assert simulator.holds({"low": None, "high": 64, "truth": 3})
+
+
+def test_pages_quote_the_coverage_and_the_width_that_were_found() -> None:
+    found = json.loads((BENCHMARKS / "search.json").read_text())
+    means, narrow = (
+        " ".join((BENCHMARKS.parent / "docs" / kind / "interval.md").read_text().split())
+        for kind in ("explanation", "how-to")
+    )
+    five, seven, twelve = (f"{found[f'budget {budget}']['ratio of closed ends']:.1f}" for budget in (5, 7, 12))
+    assert f"ratio is {five} at a budget of 5, {seven} at 7 and {twelve} at 12" in narrow
+    held = [f"{100 * found[part]['holds']:.1f} %" for part in ("all", "noise 0.5", "noise 2")]
+    assert f"held the true d90 in {held[0]}: {held[1]} at half a point of noise, {held[2]} at two points" in means
+    assert f"{found['all']['searches']:,} simulated searches" in means
 
 
 @pytest.mark.slow
