@@ -26,9 +26,11 @@ from certificate_worlds import (
     step_model,
     true_bits,
     true_error,
+    true_error_of_draws,
 )
 
 from d90.certificates.classification import certify
+from d90.certificates.gaussian import certify_gaussian
 from d90.certificates.language import certify_language
 from d90.models.loading import load as load_model
 
@@ -43,6 +45,11 @@ FAST: dict[str, Any] = {
 KINDS: dict[str, dict[str, Any]] = {
     "errors": {},
     "errors, prior": {"prior": 0.5},
+    "errors, shared codebook, prior": {"prior": 0.5, "codebook": "shared"},
+    "errors, gaussian": {"posterior": "gaussian"},
+    "errors, gaussian, prior": {"posterior": "gaussian", "prior": 0.5},
+    "errors, draw": {"posterior": "draw"},
+    "errors, draw, prior": {"posterior": "draw", "prior": 0.5},
     "bits per token": {},
     "bits per token, prior": {"prior": 0.5},
     "bits per token, betting": {"form": "betting"},
@@ -68,6 +75,10 @@ def holds_as_promised(held: int, tasks: int) -> bool:
 def _errors(seed: int, options: dict[str, Any]) -> dict[str, Any]:
     task, probability = half_space(seed)
     model = load_model(f"mlp:{WIDTH}-6-2", 2, seed=0)
+    if "posterior" in options:
+        drawn = certify_gaussian(model, task, dims=(6,), lr=0.1, **options)
+        truth = true_error_of_draws(drawn, certified_start(drawn, model, task), probability, seed)
+        return {"n": drawn.n, "certified": drawn.certified, "bound": drawn.bound, "truth": truth}
     found = certify(model, task, dims=(6,), levels=(3,), lr=0.1, **options)
     truth = true_error(found, certified_start(found, model, task), probability, seed)
     return {"n": found.n, "certified": found.certified, "bound": found.bound, "truth": truth}

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from d90.analysis import coding
+from d90.analysis.posterior import Gaussian
 from d90.certificates.certificate import BaseCertificate
 from d90.certificates.classification import Certificate
+from d90.certificates.drawn import GaussianCertificate
 from d90.certificates.preparation import ground_of
 from d90.certificates.starting_point import own_copy
 from d90.methods import Context, apply, parse
@@ -52,6 +54,29 @@ def true_error(certificate: Certificate, model: Model, probability: Callable[[Te
         answered = module(x).argmax(dim=1)
     of_one = probability(x)
     return float(torch.where(answered == 1, 1 - of_one, of_one).mean())
+
+
+def true_error_of_draws(
+    certificate: GaussianCertificate, model: Model, probability: Callable[[Tensor], Tensor], seed: int
+) -> float:
+    """The same of what a Gaussian certifies: its one draw, or the mean over 200 draws that neither training nor the certificate made."""
+    best, x = certificate.best, torch.randn(20_000, 1, 1, WIDTH, generator=torch.Generator().manual_seed(10**6 + seed))
+    model, of_one = own_copy(model), probability(x)
+    if not best.payload:
+        numbers: list[Tensor | None] = [None]
+    else:
+        q = Gaussian.from_hex(best.payload, best.d)
+        fresh = torch.randn(200, best.d, generator=torch.Generator().manual_seed(seed))
+        numbers = [q.draw(0)] if best.posterior == "draw" else [q.mean + q.sigma * row for row in fresh]
+        laid = apply(parse(certificate.method), model.module, 0, Context(step_rule=certificate.recipe.step_rule))
+    found, module = 0.0, model.module.eval()
+    with torch.no_grad():
+        for theta in numbers:
+            if theta is not None:
+                laid.trained.theta.copy_(theta)  # type: ignore[union-attr]
+                laid.trained.flush()
+            found += float(torch.where(module(x).argmax(dim=1) == 1, 1 - of_one, of_one).mean()) / len(numbers)
+    return found
 
 
 def chain(seed: int) -> tuple[Task, Tensor]:

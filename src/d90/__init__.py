@@ -11,6 +11,8 @@ from d90._version import __version__
 if TYPE_CHECKING:
     from d90 import analysis, methods, projections, tasks
     from d90.certificates.classification import Certificate, certify
+    from d90.certificates.drawn import GaussianCertificate
+    from d90.certificates.gaussian import certify_gaussian
     from d90.certificates.language import LanguageCertificate, certify_language
     from d90.integrations.hub import pull, push
     from d90.integrations.merge import merge
@@ -69,6 +71,7 @@ __all__ = [
     "CertificateOptions",
     "CompareOptions",
     "Comparison",
+    "GaussianCertificate",
     "LanguageCertificate",
     "Latency",
     "LatencyOptions",
@@ -100,6 +103,7 @@ __all__ = [
     "analysis",
     "analyze",
     "certify",
+    "certify_gaussian",
     "certify_language",
     "compare",
     "family",
@@ -132,6 +136,7 @@ _MODULES = {
     "CertificateOptions": "options",
     "CompareOptions": "options",
     "Comparison": "results.compare",
+    "GaussianCertificate": "certificates.drawn",
     "LanguageCertificate": "certificates.language",
     "Latency": "results.latency",
     "LatencyOptions": "options",
@@ -161,6 +166,7 @@ _MODULES = {
     "advise": "studies.advise",
     "analyze": "studies.weight_change",
     "certify": "certificates.classification",
+    "certify_gaussian": "certificates.gaussian",
     "certify_language": "certificates.language",
     "compare": "studies.compare",
     "family": "studies.series",

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d90.analysis.coding import MODELS, Coded, Quantised, decode, encode, kmeans, omega_bits, uniform
+from d90.analysis.coding import MODELS, Coded, Quantised, decode, encode, kmeans, omega_bits, shared, uniform
 from d90.errors import InputError
 
 settings.register_profile("coding", max_examples=150, deadline=None)
@@ -112,10 +112,30 @@ def test_kmeans_finds_the_clusters_and_beats_the_grid() -> None:
     assert 0.030 < error < 0.038, "Max (1960): 0.03454 at 8 levels"
 
 
+@pytest.mark.parametrize(("d", "levels", "own"), [(50, 3, 149), (600, 9, None), (1, 1, None)])
+def test_a_shared_codebook_costs_five_bits_and_comes_back_exactly(d: int, levels: int, own: int | None) -> None:
+    """A message of 50 numbers in three values: 108 bits, where 149 are needed with values of its own."""
+    x = 0.03 * torch.randn(d, generator=torch.Generator().manual_seed(0))
+    quantised = shared(x, levels)
+    written = encode(quantised)
+    assert written.codebook == 5
+    assert torch.equal(decode(written.payload).vector(), quantised.vector())
+    assert torch.equal(quantised.values, -quantised.values.flip(0))
+    if own is not None:
+        assert (written.bits, encode(kmeans(x, levels)).bits) == (108, own)
+    error = (quantised.vector() - x).square().sum()
+    assert all(error <= (step * (torch.arange(levels) - (levels - 1) / 2)[:, None] - x).square().amin(0).sum() + 1e-9
+               for step in (2.0**-12, 2.0**-6, 2.0**-5, 1.0))  # fmt: skip
+
+
 @pytest.mark.parametrize("sealed", [False, True], ids=["checksum", "checksum forged"])
 def test_damaged_payloads_are_refused_or_read_as_what_they_say(sealed: bool) -> None:
     draw = random.Random(5)
-    sound = [encode(q, m).payload for q in (uniform(normal(40), 0.3), kmeans(normal(40), 5)) for m in MODELS]  # type: ignore[arg-type]
+    sound = [
+        encode(q, m).payload
+        for q in (uniform(normal(40), 0.3), kmeans(normal(40), 5), shared(normal(40), 5))
+        for m in MODELS
+    ]  # type: ignore[arg-type]
     refused = 0
     for trial in range(1500):
         bad = bytearray(draw.choice(sound))
@@ -159,6 +179,10 @@ def test_a_large_claim_allocates_little() -> None:
         lambda: kmeans(torch.tensor([1e6]), 1, "fp16"),
         lambda: kmeans(torch.tensor([1.0]), 0),
         lambda: kmeans(torch.tensor([1.0]), 2, "int8"),  # type: ignore[arg-type]
+        lambda: shared(torch.tensor([1.0]), 0),
+        lambda: shared(torch.tensor([math.inf]), 3),
+        lambda: encode(Quantised("shared", torch.tensor([0]), torch.tensor([0.0]), 0.3)),
+        lambda: encode(Quantised("shared", torch.tensor([0]), torch.tensor([0.5]), 1.0)),
         lambda: encode(Quantised("bf16", torch.tensor([1]), torch.tensor([0.5]))),
         lambda: encode(Quantised("bf16", torch.tensor([0]), torch.tensor([0.1]))),
         lambda: encode(Quantised("bf16", torch.tensor([0]), torch.tensor([0.5])), "huffman"),  # type: ignore[arg-type]

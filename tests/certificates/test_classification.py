@@ -60,6 +60,24 @@ def test_the_bound_is_of_the_decoded_model_and_pays_for_every_bit(certificate: t
     assert found.tighter["twice the examples"] < found.bound
 
 
+def test_shared_codebook_costs_five_bits_and_the_decoded_model_is_what_is_counted(tmp_path: Path) -> None:
+    """Its own: 48 bits for three levels."""
+    found = made(tmp_path / "s.sqlite", codebook="shared", dims=(20,), levels=(3,))
+    own = made(tmp_path / "own.sqlite", dims=(20,), levels=(3,))
+    assert (found.parts["codebook"], own.parts["codebook"]) == (5, 48)
+    quantised = coding.decode(bytes.fromhex(found.best.payload), 20)
+    assert quantised.step in coding.STEPS
+    assert torch.equal(quantised.values, quantised.step * torch.tensor([-1.0, 0.0, 1.0]))
+    model, task = load("mlp:16-32-3", 3).module, blobs()
+    space = d90.Subspace(model, 20)
+    with torch.no_grad():
+        space.theta.copy_(quantised.vector())
+        wrong = (model(task.train.inputs).argmax(dim=1) != task.train.labels).sum().item()
+    assert wrong == found.errors
+    found.save(tmp_path / "c.json")
+    assert check(tmp_path / "c.json", task=blobs()) == found
+
+
 def test_asked_again_nothing_is_trained(certificate: tuple[Certificate, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     found, store = certificate
     monkeypatch.setattr(sys.modules["d90.certificates.coding"], "fit", lambda *a, **k: pytest.fail("trained again"))

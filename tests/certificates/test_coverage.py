@@ -54,6 +54,11 @@ def test_the_true_bits_per_token_are_those_of_fresh_documents(coverage: Any) -> 
 KINDS = (
     "errors",
     "errors, prior",
+    "errors, shared codebook, prior",
+    "errors, gaussian",
+    "errors, gaussian, prior",
+    "errors, draw",
+    "errors, draw, prior",
     "bits per token",
     "bits per token, prior",
     "bits per token, betting",

@@ -60,6 +60,7 @@ def test_its_decoder_reads_what_the_encoder_wrote(levels: int, model: Any) -> No
             coding.kmeans(vector, levels),
             coding.kmeans(vector, levels, "fp16"),
             coding.uniform(vector, 0.7),
+            coding.shared(vector, levels),
         ):
             written = coding.encode(quantised, model)
             symbols, count, lengths = checker.decode(written.payload)

@@ -20,6 +20,7 @@ STREAM = {
     "probe": 13,
     "kronecker.rows": 15,
     "kronecker.columns": 16,
+    "posterior": 17,
 }
 
 

@@ -3,7 +3,8 @@
 The message, most significant bit first; omega is Elias' omega code of an integer >= 1:
 
     header     omega(kind) omega(d) omega(L), one bit for the model
-    codebook   grid: the step (float32, 32 bits), omega(zigzag(first level)); else L values of 16 bits
+    codebook   grid: the step (float32, 32 bits), omega(zigzag(first level)); shared: which of 32 steps (5 bits), the L values being
+               those next to 0 on both sides; else L values of 16 bits
     counts     static model only: omega(count_i + 1) for each level
     symbols    the arithmetic code of d symbols, ended so that it decodes alike whatever follows
 
@@ -26,10 +27,11 @@ from torch import Tensor
 
 from d90.errors import InputError, unknown_name
 
-__all__ = ["Coded", "Quantised", "decode", "encode", "kmeans", "omega_bits", "uniform"]
+__all__ = ["Coded", "Quantised", "decode", "encode", "kmeans", "omega_bits", "shared", "uniform"]
 
-KINDS = ("grid", "bf16", "fp16")
+KINDS = ("grid", "bf16", "fp16", "shared")
 MODELS = ("adaptive", "static")
+STEPS = tuple(float(np.float32(2.0 ** ((i - 24) / 2))) for i in range(32))  # of a shared codebook: 2^-12 ... 2^3.5
 MAX_LEVELS = 1 << 12
 MAX_SYMBOLS = 1 << 20
 _CHECK = 4  # bytes of CRC-32
@@ -42,10 +44,11 @@ class Quantised:
     """A vector of d numbers out of L values.
 
     Attributes:
-        kind: how the values are written: "grid", "bf16" or "fp16".
+        kind: how the values are written: "grid", "bf16", "fp16" or "shared".
         symbols: (d,) int64 in 0 ... L-1.
         values: (L,) float32, exactly what the payload says.
-        step, first: of a grid: values[i] = (first + i) step, rounded once to float32.
+        step, first: of a grid: values[i] = (first + i) step, rounded once to float32. Of a shared codebook step is one of `STEPS`
+            and values[i] = (i - (L-1)/2) step.
     """
 
     kind: str
@@ -146,6 +149,26 @@ def kmeans(vector: Tensor, levels: int, kind: Literal["bf16", "fp16"] = "bf16", 
     return Quantised(kind, torch.from_numpy(symbols.astype(np.int64)), torch.from_numpy(values[used]).float())
 
 
+def shared(vector: Tensor, levels: int) -> Quantised:
+    """Round to L values on both sides of 0 whose step is one of 32, fixed beforehand: the one of least squared error. Five bits name it.
+
+    Args:
+        vector: (d,) finite numbers.
+        levels: 1 ... 4,096.
+
+    Raises:
+        InputError: an empty or non-finite vector, or levels out of range.
+    """
+    x = _finite(vector)
+    if not 1 <= levels <= MAX_LEVELS:
+        raise InputError(f"got {levels} levels, expected 1 ... {MAX_LEVELS}")
+    step = min(
+        STEPS, key=lambda step: float(np.square(x - _centred(step, levels).numpy()[_place(x, step, levels)]).sum())
+    )
+    symbols = torch.from_numpy(_place(x, step, levels))
+    return Quantised("shared", symbols, _centred(step, levels), step)
+
+
 def encode(quantised: Quantised, model: Literal["adaptive", "static", "best"] = "best") -> Coded:
     """Write the message. "adaptive": Krichevsky-Trofimov (1981) counts (n_i + 1/2) / (n + L/2); "static": counts sent.
 
@@ -167,6 +190,8 @@ def encode(quantised: Quantised, model: Literal["adaptive", "static", "best"] = 
     if quantised.kind == "grid":
         writer.write(struct.unpack(">I", struct.pack(">f", quantised.step))[0], 32)
         writer.omega(2 * quantised.first + 1 if quantised.first >= 0 else -2 * quantised.first)
+    elif quantised.kind == "shared":
+        writer.write(STEPS.index(quantised.step), 5)
     else:
         for word in _round16(quantised.values, quantised.kind).view(torch.int16).tolist():
             writer.write(word & 0xFFFF, 16)
@@ -205,6 +230,9 @@ def decode(payload: bytes, most: int = MAX_SYMBOLS) -> Quantised:
         if not (math.isfinite(step) and step > 0.0 and abs(first) <= 1 << 53):
             raise _damaged("its grid is no grid")
         values = _grid(step, first, size)
+    elif KINDS[kind - 1] == "shared":
+        step = STEPS[reader.read(5)]
+        values = _centred(step, size)
     else:
         words = np.array([reader.read(16) for _ in range(size)], dtype=np.uint16).view(np.int16)
         values = torch.from_numpy(words).view(_DTYPES[KINDS[kind - 1]]).float()
@@ -233,6 +261,14 @@ def _grid(step: float, first: int, size: int) -> Tensor:
     return torch.from_numpy((np.arange(first, first + size, dtype=np.float64) * step).clip(-1e39, 1e39)).float()
 
 
+def _centred(step: float, levels: int) -> Tensor:
+    return torch.from_numpy((np.arange(levels) - (levels - 1) / 2) * step).float()
+
+
+def _place(x: np.ndarray, step: float, levels: int) -> np.ndarray:
+    return np.clip(np.rint(x / step + (levels - 1) / 2), 0, levels - 1).astype(np.int64)
+
+
 def _nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.searchsorted(0.5 * (centres[1:] + centres[:-1]), x)
 
@@ -256,6 +292,10 @@ def _checked(quantised: Quantised) -> list[int]:
         raise InputError(f"got {len(symbols)} symbols of {len(values)} levels, at most {MAX_SYMBOLS} and {MAX_LEVELS}")
     if int(symbols.min()) < 0 or int(symbols.max()) >= len(values):
         raise InputError(f"got symbols {int(symbols.min())} ... {int(symbols.max())} for {len(values)} levels")
+    if quantised.kind == "shared":
+        if quantised.step not in STEPS or not torch.equal(values, _centred(quantised.step, len(values))):
+            raise InputError(f"got a shared codebook with a step of {quantised.step}, expected one of `STEPS`")
+        return [int(s) for s in symbols.tolist()]
     grid = quantised.kind == "grid"
     if grid and float(np.float32(quantised.step)) != quantised.step:
         raise InputError(f"got a grid step of {quantised.step}, expected a float32 number: take it from `uniform`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
@@ -12,13 +13,14 @@ from torch import Tensor
 from d90.certificates.certificate import BaseCertificate
 from d90.certificates.coding import decoded
 from d90.certificates.preparation import opened_again, write_array
+from d90.certificates.starting_point import StartingPoint
 from d90.errors import InputError
 from d90.methods import parse
 from d90.models.loading import Model
 from d90.tasks import Task
 from d90.training.loop import Data
 
-__all__ = ["Recount", "checked"]
+__all__ = ["Recount", "checked", "decoded_again"]
 
 _Certificate = TypeVar("_Certificate", bound=BaseCertificate[Any])
 
@@ -41,7 +43,7 @@ class Recount(ABC, Generic[_Certificate]):
         """
 
     @abstractmethod
-    def measured(self, said: _Certificate, fresh: Data) -> Tensor:
+    def measured(self, said: _Certificate, data: Data, start: StartingPoint) -> Tensor:
         """What the model that carries the message gives each example."""
 
     @abstractmethod
@@ -51,6 +53,13 @@ class Recount(ABC, Generic[_Certificate]):
     @abstractmethod
     def differs(self, said: _Certificate, data: Data, measured: Tensor) -> str:
         """What the certificate says and what was found instead; empty where they agree."""
+
+
+def decoded_again(
+    said: BaseCertificate[Any], data: Data, start: StartingPoint
+) -> contextlib.AbstractContextManager[Data]:
+    """The examples for a copy of the starting point that carries the certificate's message."""
+    return decoded(data, start, parse(said.method), said.recipe, said.best.d, said.best.payload)
 
 
 def checked(
@@ -75,8 +84,7 @@ def checked(
         recount.refuse_unsound(said, data)
     except InputError as error:
         raise InputError(f"'{path}' is not a certificate: {error}; write it again") from None
-    with decoded(data, start, parse(said.method), said.recipe, said.best.d, said.best.payload) as fresh:
-        measured = recount.measured(said, fresh)
+    measured = recount.measured(said, data, start)
     if out is not None:
         write_array(out, recount.rows(said, data, measured))
     apart = recount.differs(said, data, measured)

@@ -69,7 +69,7 @@ def what_was_tried(
         InputError: the store shows more alternatives than are paid for.
     """
     n = len(task.train)
-    needed = Needed.of(options)
+    needed = Needed.of(options, recipe)
     mine = _decoder(model.fingerprint, str(spec), recipe, needed, n)
     shown, bases, rates = {mine}, {model.fingerprint}, {recipe.lr}
     looked = set()
@@ -86,14 +86,14 @@ def what_was_tried(
         shown.add(_decoder(base, row.recipe.method, row.recipe, replace(needed, prior=0.0), examples))
         if base == model.fingerprint:
             rates.add(row.result.lr)
-    for kind in ("certify", "certify language"):
+    for kind in ("certify", "certify language", "certify gaussian"):
         for body in store.studies(kind):
             known, theirs = Definitions.from_dict(body["definitions"]), Recipe.from_dict(body["recipe"])
             if _same_examples(theirs, known.task, known.first_example, task, recipe):
                 base = _base(known.base, model)
                 bases.add(base)
                 examples = body["n"] + body["prior"] if known.examples is None else known.examples
-                shown.add(_decoder(base, body["method"], theirs, Needed.of_certificate(body, known), examples))
+                shown.add(_decoder(base, body["method"], theirs, Needed.of_certificate(body, known, theirs), examples))
                 rates.add(theirs.lr)
     alternatives = len(shown) + len(looked - bases)
     if (options.tried or 1) < alternatives:
@@ -109,18 +109,7 @@ def choices_of(task: Task, spec: Spec, recipe: Recipe, options: CertificateOptio
     """Every choice that could have looked at the examples, with what it costs."""
     many = f"one of {tried.count} alternatives" if tried.count > 1 else "fixed beforehand: no alternative in the store"
     said = [
-        Choice(
-            "the message",
-            f"d of {_list(options.dims or ())}, levels of {_list(options.levels or ())}",
-            0.0,
-            "its bits are paid in full",
-        ),
-        Choice(
-            "rate, epochs, clip, batches",
-            "of the training",
-            0.0,
-            "free: the bound holds at once for every message, whatever chose it",
-        ),
+        *_of_what_is_trained(options),
         Choice("base, seed, structure, projection, prior, limits", str(spec), tried.bits, many),
         Choice(
             "alternatives outside the store",
@@ -154,6 +143,39 @@ def choices_of(task: Task, spec: Spec, recipe: Recipe, options: CertificateOptio
     shown = "test" if task.test is not None else "validation"
     said.append(Choice("error beside the bound", f"{shown} split", 0.0, "chose nothing here"))
     return said
+
+
+def _of_what_is_trained(options: CertificateOptions) -> list[Choice]:
+    """The message or the Gaussian, and how it was trained."""
+    dims, how = f"d of {_list(options.dims or ())}", "rate, epochs, clip, batches"
+    if options.posterior == "message":
+        levels = f"{dims}, levels of {_list(options.levels or ())}"
+        return [
+            Choice("the message", levels, 0.0, "its bits are paid in full"),
+            Choice(how, "of the training", 0.0, "free: the bound holds at once for every message, whatever chose it"),
+        ]
+    named = [
+        Choice("d", dims, bounds.choice_bits([len(options.dims or ())]), "one of the list, which was fixed beforehand"),
+        Choice("width of P", "1 ... 2^-15", 4.0, "one of 16 that were fixed beforehand"),
+        Choice("temperature", "4 ... 0.022", 4.0, "one of 16 that were fixed beforehand"),
+    ]
+    if options.posterior == "gaussian":
+        return [
+            Choice("the Gaussian", dims, 0.0, "its divergence from P is paid in full"),
+            *named,
+            Choice(how, "of the training", 0.0, "free: the bound holds at once for every Gaussian, whatever chose it"),
+            Choice(
+                "draws", f"{options.passes} of each example", 0.0, "bits fixed beforehand; a fifth of delta is theirs"
+            ),
+        ]
+    return [
+        Choice("the draw", dims, 0.0, "its ln dQ/dP is paid in full"),
+        *named,
+        Choice(
+            how, "of the training", 0.0, "one of the alternatives: the bound holds for the Gaussian that was trained"
+        ),
+        Choice("seed of the draw", "0", 0.0, "free: fixed beforehand"),
+    ]
 
 
 def first_example(split: Split) -> str:
@@ -190,9 +212,10 @@ class Needed:
     delta: float
     evaluated: int | None
     form: str
+    posterior: str
 
     @classmethod
-    def of(cls, options: CertificateOptions) -> Needed:
+    def of(cls, options: CertificateOptions, recipe: Recipe) -> Needed:
         """Of a search that begins."""
         return cls(
             float(options.prior),
@@ -201,10 +224,11 @@ class Needed:
             options.delta,
             options.evaluated,
             options.form,
+            _posterior(options.posterior, options.dims or (), options.passes, options.quantise_epochs, recipe),
         )
 
     @classmethod
-    def of_certificate(cls, body: Json, known: Definitions) -> Needed:
+    def of_certificate(cls, body: Json, known: Definitions, recipe: Recipe) -> Needed:
         """Of a stored certificate."""
         evaluated, form = body.get("evaluated"), body.get("form")
         part = None if evaluated == body["n"] else evaluated
@@ -215,7 +239,16 @@ class Needed:
             body["delta"],
             part,
             "betting" if form == "betting" else "bernstein",
+            _posterior(known.posterior, known.dims, known.passes or 0, known.quantise_epochs, recipe),
         )
+
+
+def _posterior(posterior: str, dims: Sequence[int], passes: int, quantise_epochs: float | None, recipe: Recipe) -> str:
+    """What a Gaussian's bound was fixed with: its list of d; of one draw also the training, for it holds for the one Q that was trained."""
+    if posterior not in ("gaussian", "draw"):
+        return ""
+    trained = (recipe.lr, recipe.epochs, recipe.batch_size, recipe.warmup, recipe.weight_decay, quantise_epochs)
+    return str([posterior, list(dims), *(trained if posterior == "draw" else (passes,))])
 
 
 def _same_examples(theirs: Recipe, fingerprint: str, first: str | None, task: Task, mine: Recipe) -> bool:
@@ -244,4 +277,16 @@ def _decoder(base: str, method: str, recipe: Recipe, options: Needed, examples: 
         needed += [options.prior, options.prior_epochs, *(getattr(recipe, name) for name in _NEEDED_BY_A_PRIOR)]
     with contextlib.suppress(InputError):  # a method that this version does not have is an alternative all the same
         method = str(parse(method).at(1))
-    return str([base, method, examples, *needed, options.copies, options.delta, options.evaluated, options.form])
+    return str(
+        [
+            base,
+            method,
+            examples,
+            *needed,
+            options.copies,
+            options.delta,
+            options.evaluated,
+            options.form,
+            options.posterior,
+        ]
+    )

@@ -27,7 +27,7 @@ from typing_extensions import Unpack
 
 from d90.analysis import bounds
 from d90.certificates.certificate import BaseCertificate, CodedTune
-from d90.certificates.checking import Recount, checked
+from d90.certificates.checking import Recount, checked, decoded_again
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
     Preparation,
@@ -36,6 +36,7 @@ from d90.certificates.preparation import (
     save_study,
     settled,
 )
+from d90.certificates.starting_point import StartingPoint
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -56,7 +57,7 @@ from d90.training.run import Run
 from d90.training.showing import Told, listener, shows_progress
 from d90.trials.store import Store
 
-__all__ = ["Candidate", "Certificate", "certify", "check"]
+__all__ = ["Candidate", "Certificate", "answers", "certify", "check", "check_task", "one_of_each"]
 
 DIMS, LEVELS = (100, 200, 400), (3, 5, 9)
 
@@ -183,7 +184,7 @@ def certify(
     check_sound(spec, asked)
     recipe = tune.recipe if tune is not None else make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
-    _check_task(whole, recipe, finished=tune is not None)
+    check_task(whole, recipe, finished=tune is not None)
     if whole.kind.mistake != Classification.mistake:
         progress.note(f"an error is {whole.kind.mistake}")
     ground = prepare(model, whole, recipe, asked, store if isinstance(store, Store) else Store(store), progress)
@@ -220,9 +221,10 @@ class _Errors(Recount[Certificate]):
     def refuse_unsound(self, said: Certificate, data: Data) -> None:
         """Nothing beside what is counted."""
 
-    def measured(self, said: Certificate, fresh: Data) -> Tensor:
+    def measured(self, said: Certificate, data: Data, start: StartingPoint) -> Tensor:
         """Each example's answer and label (n, 2)."""
-        return _answers(fresh, "train", said.recipe)
+        with decoded_again(said, data, start) as fresh:
+            return answers(fresh, "train", said.recipe)
 
     def rows(self, said: Certificate, data: Data, measured: Tensor) -> NDArray[Any]:
         """(n, 2): answers and labels."""
@@ -242,13 +244,20 @@ class _Errors(Recount[Certificate]):
 
 
 def _check_options(asked: CertificateOptions) -> None:
-    """Refuse what bounds documents alone."""
+    """Refuse what bounds documents, or what is drawn, alone."""
     if asked.evaluated is not None or asked.form != "bernstein":
         given = f"form='{asked.form}'" if asked.evaluated is None else f"evaluated={asked.evaluated}"
         raise InputError(f"got {given} for labelled examples, expected documents (text:PATH, lines:PATH); leave it out")
+    if asked.posterior != "message":
+        raise InputError(f"got posterior='{asked.posterior}' for a message, expected d90.certify_gaussian; call that")
 
 
-def _check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
+def check_task(whole: Task, recipe: Recipe, finished: bool) -> None:
+    """Refuse a task whose examples are not right or wrong, and an error beside the bound that would not be honest.
+
+    Raises:
+        InputError: why.
+    """
     if whole.kind.generative:
         raise InputError(
             f"task '{whole.name}' has documents: their bound is in bits per token. Use d90.certify_language"
@@ -353,7 +362,7 @@ def _finished(tuned: Run | str, task: str | Task | None, options: Sequence[str])
     return _Finished(theta.detach().cpu().clone(), parse(recipe.method), given, recipe)
 
 
-def _answers(data: Data, split: str, recipe: Recipe) -> Tensor:
+def answers(data: Data, split: str, recipe: Recipe) -> Tensor:
     """Each counted example's answer and label (n, 2), int64: wrong where they differ (`TaskKind.held_against`).
 
     Examples of one source are no independent draws, and one of them counts: a source and then one of its examples is what is drawn.
@@ -375,7 +384,7 @@ def one_of_each(groups: Tensor) -> Tensor:
 
 
 def count_errors(data: Data, split: str, recipe: Recipe) -> tuple[int, int]:
-    rows = _answers(data, split, recipe)
+    rows = answers(data, split, recipe)
     return _count(rows), len(rows)
 
 

@@ -30,7 +30,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, trial_key
 from d90.trials.store import digest
 
-__all__ = ["Measure", "coded_tunes", "decoded"]
+__all__ = ["Measure", "candidate_key", "coded_tunes", "decoded", "laid", "stored_key", "write"]
 
 _Tune = TypeVar("_Tune", bound=CodedTune)
 
@@ -72,16 +72,16 @@ def coded_tunes(
     if measure.no_change:
         with decoded(ground.data, ground.start, ground.spec, ground.recipe, 0, "") as fresh:
             yield measure.record(fresh, 0, 0, "", {"no change": 1.0, "tried": extra})
-    known = {_key(body["key"]): body["candidate"] for body in ground.store.studies("certify candidate")}
+    known = {stored_key(body["key"]): body["candidate"] for body in ground.store.studies("certify candidate")}
     for d in ground.options.dims or ():
         trial = replace(ground.recipe, method=str(ground.spec.at(d)))
-        asked = _asked(ground, trial, measure.key, given)
+        asked = candidate_key(ground, trial, measure.key, given)
         tuned: _Tuned | None = None
         try:
             for count in ground.options.levels or ():
                 key = [*asked, count]
-                if _key(key) in known:
-                    yield measure.tune_type.from_dict(known[_key(key)])
+                if stored_key(key) in known:
+                    yield measure.tune_type.from_dict(known[stored_key(key)])
                     continue
                 tuned = tuned or _trained(ground, d, trial, progress, given)
                 coded = _quantised(ground, tuned, count, progress)
@@ -106,25 +106,43 @@ def decoded(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int
     Raises:
         InputError: a message that is not sound, or a model that does not hold still while it is evaluated.
     """
-    fresh = data.for_model(start.fresh())
-    if payload:
-        applied = apply(spec.at(d), fresh.model.module, recipe.seed, Context(step_rule=recipe.step_rule))
-        assert isinstance(applied.trained, Subspace)
-        _write(applied.trained, coding.decode(_bytes(payload), d).vector())
+    fresh, space = laid(data, start, spec, recipe, d if payload else 0)
+    if space is not None:
+        write(space, coding.decode(_bytes(payload), d).vector())
     with steady(fresh):
         yield fresh
+
+
+def laid(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int) -> tuple[Data, Subspace | None]:
+    """The same examples for a copy of the starting point, and the d numbers that change it; none where d is 0."""
+    fresh = data.for_model(start.fresh())
+    if not d:
+        return fresh, None
+    applied = apply(spec.at(d), fresh.model.module, recipe.seed, Context(step_rule=recipe.step_rule))
+    assert isinstance(applied.trained, Subspace)
+    return fresh, applied.trained
+
+
+@torch.no_grad()
+def write(space: Subspace, theta: Tensor) -> None:
+    """Lay theta on the model."""
+    space.theta.copy_(theta)
+    space.flush()
 
 
 # --- steps -------------------------------------------------------------------------------------------------------------
 
 
-def _asked(ground: Preparation, trial: Recipe, also: Sequence[Any], given: Tensor | None) -> list[Any]:
+def candidate_key(ground: Preparation, trial: Recipe, also: Sequence[Any], given: Tensor | None = None) -> list[Any]:
+    """What decides a record, as the store keeps it."""
     options = ground.options
     asked = [
         trial_key(trial, ground.data.task, ground.data.model, ground.start.weights),
         options.quantise_epochs, ground.tried.count, bool(options.prior),
         *also,
     ]  # fmt: skip
+    if options.posterior == "message" and options.codebook != "own":
+        asked.append(f"codebook {options.codebook}")
     if ground.start.base.buffers != NO_PART:
         asked.append(f"buffers {ground.start.base.buffers}")
     if given is not None:
@@ -167,20 +185,14 @@ def _quantised(ground: Preparation, tuned: _Tuned, levels: int, progress: Progre
     trial, applied, epochs = tuned.recipe, tuned.applied, ground.options.quantise_epochs or 0.0
     space, spec = applied.trained, applied.spec
     assert isinstance(space, Subspace)
-    _write(space, tuned.theta)
-    few = QuantisedSpace(space, levels)
+    write(space, tuned.theta)
+    few = QuantisedSpace(space, levels, ground.options.codebook)
     if epochs > 0:
         usual = trial.lr if trial.lr is not None else default_lr(spec, ground.data.task.kind)
         # a tenth of the rate: the numbers must settle among few values (docs/decisions.md)
         again = replace(trial, lr=usual / 10, epochs=epochs, evaluations=1)
         fit(ground.data, spec, again, progress=progress, applied_method=AppliedMethod(spec, applied.applied, few))
     return coding.encode(few.quantised())
-
-
-@torch.no_grad()
-def _write(space: Subspace, theta: Tensor) -> None:
-    space.theta.copy_(theta)
-    space.flush()
 
 
 def _bytes(payload: str) -> bytes:
@@ -190,5 +202,6 @@ def _bytes(payload: str) -> bytes:
         raise InputError("the message is not written in hex; likely cause: an altered file, copy it again") from None
 
 
-def _key(asked: Sequence[Any]) -> tuple[Any, ...]:
+def stored_key(asked: Sequence[Any]) -> tuple[Any, ...]:
+    """The same, to compare: JSON has no tuples."""
     return tuple(tuple(part) if isinstance(part, list) else part for part in asked)

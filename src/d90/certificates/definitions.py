@@ -22,6 +22,7 @@ class Definitions:
         task, examples, first_example: fingerprint of the task, how many training examples it has, and a hash of the first.
         base: fingerprint of the base.
         start, start_parts: the starting point's weights, and all its parts.
+        posterior, passes: of a Gaussian: what is certified, and how many draws each example is predicted with.
         alphas, among: of a language model: what smooths, and how many pairs of a model and an alpha were evaluated.
         d90, torch, numpy, python, machine, threads: where it was made.
     """
@@ -39,6 +40,8 @@ class Definitions:
     base: str
     start: str
     start_parts: Base | None = None
+    posterior: str = ""
+    passes: int | None = None
     alphas: tuple[float, ...] | None = None
     among: int | None = None
     d90: str = ""

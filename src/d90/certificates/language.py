@@ -27,18 +27,12 @@ from typing_extensions import Unpack
 from d90.analysis import bounds
 from d90.analysis.betting import betting_upper
 from d90.certificates.certificate import BaseCertificate, Choice, CodedTune
-from d90.certificates.checking import Recount, checked
+from d90.certificates.checking import Recount, checked, decoded_again
 from d90.certificates.choices import messages_evaluated
 from d90.certificates.classification import ONE_LOOK, AllCertifyFields
 from d90.certificates.coding import Measure, coded_tunes, decoded
-from d90.certificates.preparation import (
-    Preparation,
-    check_sound,
-    members,
-    prepare,
-    save_study,
-    settled,
-)
+from d90.certificates.preparation import Preparation, check_sound, members, prepare, save_study, settled
+from d90.certificates.starting_point import StartingPoint
 from d90.errors import InputError
 from d90.methods import Spec, parse
 from d90.models.loading import Model
@@ -208,10 +202,13 @@ class _BitsPerToken(Recount[LanguageCertificate]):
                 f"it says that {among} models were evaluated, expected at least the {own} of its own search"
             )
 
-    def measured(self, said: LanguageCertificate, fresh: Data) -> Tensor:
+    def measured(self, said: LanguageCertificate, data: Data, start: StartingPoint) -> Tensor:
         """-ln p of each token of the documents that are evaluated (documents, tokens)."""
-        documents, _ = subsample(fresh.task, said.evaluated)
-        return predict(fresh.model, Batches(fresh.model, documents, fresh.task.kind), precision_of(said.recipe, fresh))
+        documents, _ = subsample(data.task, said.evaluated)
+        with decoded_again(said, data, start) as fresh:
+            return predict(
+                fresh.model, Batches(fresh.model, documents, data.task.kind), precision_of(said.recipe, fresh)
+            )
 
     def rows(self, said: LanguageCertificate, data: Data, measured: Tensor) -> NDArray[Any]:
         """Each document's bits per token, smoothed (documents,)."""

@@ -123,7 +123,11 @@ class Preparation:
 
 
 def settled(
-    options: CertificateOptions, spec: Spec, dims: tuple[int, ...], levels: tuple[int, ...], quantise_epochs: float
+    options: CertificateOptions,
+    spec: Spec,
+    dims: tuple[int, ...],
+    levels: tuple[int, ...] | None,
+    quantise_epochs: float,
 ) -> CertificateOptions:
     """The options, with the values of a kind of certificate where they leave some open; a method's own d is tried alone."""
     own = spec.space.d if spec.space else None

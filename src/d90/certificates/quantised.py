@@ -4,20 +4,23 @@
     dL/dw = dL/dtheta                straight through (Bengio, Leonard, Courville 2013)
     dL/dv_l = sum of dL/dtheta over the coordinates that take v_l
 
-Lotfi et al. 2022, section 4.2, train theta's levels in the same way before they are coded.
+Lotfi et al. 2022, section 4.2, train theta's levels in the same way before they are coded. With a shared codebook
+(`d90.analysis.coding.shared`) the values stay as they are, and w alone learns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d90.analysis.coding import Quantised, kmeans
+from d90.analysis.coding import Quantised, kmeans, shared
+from d90.options.certificate import Codebook
 from d90.subspace.subspace import Subspace
 
 __all__ = ["QuantisedSpace"]
@@ -31,19 +34,22 @@ class QuantisedSpace:
     Args:
         space: laid over its model; its theta is written from here.
         levels: how many values theta may take at most, at first those of k-means on the theta it has.
+        codebook: "own": the values learn and are sent; "shared": the values of the shared step nearest to theta.
     """
 
-    def __init__(self, space: Subspace, levels: int) -> None:
-        found = kmeans(space.theta.detach().cpu(), levels)
+    def __init__(self, space: Subspace, levels: int, codebook: Codebook = "own") -> None:
+        theta = space.theta.detach().cpu()
+        self._found = kmeans(theta, levels) if codebook == "own" else shared(theta, levels)
         self.space, self.model = space, space.model
         self.latent = nn.Parameter(space.theta.detach().clone())
-        self.values = nn.Parameter(found.values.to(space.theta.device))
+        self.values = nn.Parameter(self._found.values.to(space.theta.device), requires_grad=codebook == "own")
         self.flush()
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """w, then v."""
+        """w, then v where it learns."""
         yield self.latent
-        yield self.values
+        if self.values.requires_grad:
+            yield self.values
 
     def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
         """Before a step theta's gradient becomes that of w and v; after it theta follows them."""
@@ -54,6 +60,8 @@ class QuantisedSpace:
     def quantised(self) -> Quantised:
         """theta as symbols and the values that are used."""
         values, symbols = self._nearest()
+        if self._found.kind == "shared":
+            return replace(self._found, symbols=symbols.cpu())
         used, numbers = torch.unique(values[symbols], return_inverse=True)
         return Quantised("bf16", numbers.cpu(), used.cpu())
 
@@ -74,7 +82,8 @@ class QuantisedSpace:
         return self.space.release()
 
     def _nearest(self) -> tuple[Tensor, Tensor]:
-        values = self.values.detach().to(torch.bfloat16).float()
+        values = self.values.detach()
+        values = values if self._found.kind == "shared" else values.to(torch.bfloat16).float()
         return values, (self.latent.detach()[:, None] - values).abs().argmin(dim=1)
 
     @torch.no_grad()
@@ -84,6 +93,8 @@ class QuantisedSpace:
             return
         self.space.theta.grad = None
         self.latent.grad = gradient
+        if not self.values.requires_grad:
+            return
         self.values.grad = torch.zeros_like(self.values).index_add_(0, self._nearest()[1], gradient)
 
     @torch.no_grad()

@@ -4,8 +4,8 @@ Needs numpy alone and imports nothing of d90. The message is decoded by a decode
 the bound is computed again from them; given predictions, what was measured is counted too. `d90 verify --data` runs the model.
 
 The message, most significant bit first: omega(kind) omega(d) omega(L), a bit for the model of the symbols; a grid's step (32 bits) and
-omega(zigzag(first)), or L values of 16 bits; omega(count + 1) of each level for static counts; d symbols by a 48-bit arithmetic code
-that ends in two bits more than it shifted; zeros to a whole byte; a CRC-32.
+omega(zigzag(first)), the place of a shared step (5 bits), or L values of 16 bits; omega(count + 1) of each level for static counts; d
+symbols by a 48-bit arithmetic code that ends in two bits more than it shifted; zeros to a whole byte; a CRC-32.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def decode(payload: bytes) -> tuple[list[int], int, list[int]]:
     """(symbols, levels, bits of header, codebook and numbers) of a message."""
     reader = Bits(payload)
     kind, d, levels = reader.omega(), reader.omega(), reader.omega()
-    if kind > 3 or d > MAX_SYMBOLS or levels > MAX_LEVELS:
+    if kind > 4 or d > MAX_SYMBOLS or levels > MAX_LEVELS:
         raise Refused(f"'payload': kind {kind}, {d} numbers, {levels} levels are out of range")
     static = reader.read(1)
     header = reader.at
@@ -77,7 +77,7 @@ def decode(payload: bytes) -> tuple[list[int], int, list[int]]:
         reader.read(32)
         reader.omega()
     else:
-        reader.read(16 * levels)
+        reader.read(5 if kind == 4 else 16 * levels)
     codebook = reader.at - header
     weights = [reader.omega() - 1 for _ in range(levels)] if static else [1] * levels
     if static and sum(weights) != d:
@@ -275,8 +275,8 @@ def verify(path: str, predictions: str | None = None) -> list[str]:
         rows = np.load(predictions, allow_pickle=False) if predictions else None
         with open(path, encoding="utf-8") as file:
             c = json.load(file, parse_constant=int)  # NaN and Infinity are no numbers
-        if ("majority" in c) + ("vocabulary" in c) != 1:
-            raise Refused("not a certificate: expected an object with 'majority' or with 'vocabulary'")
+        if ("majority" in c) + ("vocabulary" in c) != 1 or "posterior" in c:
+            raise Refused("not a certificate of a message: expected 'majority' or 'vocabulary', no 'posterior'")
         check_whole(c)
         for index, one in enumerate(c["candidates"]):
             check_message(f"candidates[{index}]", one, c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -35,16 +36,19 @@ def verify(
 ) -> None:
     """Decode a certificate's message, count its bits and compute its bound again; with --data or --predictions what was measured too.
 
-    The first part is one file that needs numpy alone: python verify.py certificate.json [predictions.npy].
+    The first part is one file that needs numpy alone: python verify.py certificate.json [predictions.npy]; verify_gaussian.py for a
+    Gaussian.
     """
-    from d90.certificates import verify as checker
+    from d90.certificates import verify as message
+    from d90.certificates import verify_gaussian as gaussian
 
     if out is not None and data is None and model is None:
         raise InputError("got --out without --data, expected the data to measure on; give --data")
     check_output(out, certificate, predictions)
+    checker: ModuleType = gaussian if _holds_a_gaussian(certificate) else message
     try:
         lines = checker.verify(str(certificate), None if predictions is None else str(predictions))
-    except checker.Refused as error:
+    except (message.Refused, gaussian.Refused) as error:
         raise InputError(f"'{certificate}' is refused: {error}") from None
     except FileNotFoundError as error:
         raise InputError(f"no such file: '{error.filename}'") from None
@@ -61,10 +65,24 @@ def verify(
     echo(f"'{certificate}' holds")
 
 
+def _holds_a_gaussian(certificate: Path) -> bool:
+    import json
+
+    try:
+        return "posterior" in json.loads(certificate.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False  # the checker says what is wrong
+
+
 def _measured_again(certificate: Path, model: str | None, data: str | None, out: Path | None) -> str:
     """The second path: the model runs again."""
     import json
 
+    if _holds_a_gaussian(certificate):
+        from d90.certificates.gaussian import check_gaussian
+
+        drawn = check_gaussian(certificate, model, data, out)
+        return f"{drawn.best.errors:,} errors counted again on {drawn.best.predictions:,} predictions with the Gaussian's draws"
     if "vocabulary" in json.loads(certificate.read_text(encoding="utf-8")):
         from d90.certificates.language import check_language
 

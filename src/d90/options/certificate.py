@@ -9,10 +9,12 @@ from typing import Literal, TypedDict
 from d90.errors import InputError
 from d90.options.base import Limit, Options, option
 
-__all__ = ["CertificateFields", "CertificateOptions", "Copies", "Form"]
+__all__ = ["CertificateFields", "CertificateOptions", "Codebook", "Copies", "Form", "Posterior"]
 
 Copies = Literal["refuse", "drop"]
 Form = Literal["bernstein", "betting"]
+Codebook = Literal["own", "shared"]
+Posterior = Literal["message", "gaussian", "draw"]
 POSITIVE = Limit("more than 0", 0, open_low=True, open_high=True)
 
 
@@ -38,6 +40,11 @@ class CertificateOptions(Options):
         evaluated: of documents: evaluate so many of those that count, drawn before anything is seen; None for all.
         form: of documents, where all are evaluated: "bernstein" (Maurer & Pontil 2009), or "betting" (`d90.analysis.betting`), which is
             tighter; fixed before they are seen.
+        codebook: of a message: the values that the numbers take are its "own", learned and sent at 16 bits each, or "shared": on both
+            sides of 0, at one of 32 steps that were fixed beforehand, which five bits name.
+        posterior: what the d numbers are: a "message"; a "gaussian" from which each prediction draws anew (a randomised predictor); or one
+            "draw" of it. The last two are `d90.certify_gaussian`'s.
+        passes: of a Gaussian: predictions of each example that estimate its training error, each batch with a draw of its own.
 
     Raises:
         InputError: which option cannot be, and what was expected.
@@ -76,6 +83,16 @@ class CertificateOptions(Options):
     )
     evaluated: int | None = option(None, "Documents alone: evaluate so many of those that count; all by default.")
     form: Form = option("bernstein", "Documents alone: bernstein, or betting, which is tighter; fix it beforehand.")
+    codebook: Codebook = option(
+        "own", "A message's values: its own, 16 bits each, or shared ones, fixed beforehand, for 5 bits in all."
+    )
+    posterior: Posterior = option(
+        "message",
+        "What the d numbers are: a message, a gaussian that each prediction draws from anew, or one draw of it.",
+    )
+    passes: int = option(
+        4, "Gaussian alone: predictions of each example that estimate its training error.", limit=Limit("at least 1", 1)
+    )
 
     def check(self) -> None:
         """Refuse what no bound can be had from."""
@@ -97,3 +114,6 @@ class CertificateFields(TypedDict, total=False):
     copies: Copies
     evaluated: int | None
     form: Form
+    codebook: Codebook
+    posterior: Posterior
+    passes: int

@@ -54,6 +54,7 @@ STREAMS = {
     "mask": 14,  # tokens that a masked language model is asked for
     "kronecker.rows": 15,
     "kronecker.columns": 16,
+    "posterior": 17,  # draws of a certified Gaussian
 }
 
 

@@ -1,0 +1,109 @@
+"""A subspace whose d numbers are a Gaussian, trained against the bound of what is drawn from it.
+
+    theta = mean + sigma eps           eps (d,) drawn anew at every step
+    minimised: C L(theta) / ln 2 + KL(Q || P) / n
+
+L is the mean loss in nats, which over ln 2 is no smaller than the error; C is the temperature of Catoni's bound, whose numerator this is.
+P's width follows Q while it trains, at the value of least divergence; it is rounded to one of `WIDTHS` when it ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from d90.analysis.posterior import SEED, Gaussian
+from d90.projections.philox import gaussians
+from d90.subspace.subspace import Subspace
+
+__all__ = ["GaussianSpace"]
+
+_AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
+TRAINING = 1 << 40  # the number of the first draw of training: none of them is measured
+PACE = 0.05  # how far ln sigma goes in a step of Adam at the peak of its rate
+
+
+class GaussianSpace:
+    """Trains like the `Subspace` under it; `gaussian()` is what is certified.
+
+    Args:
+        space: laid over its model; its theta is written from here. The mean begins at the theta it has, sigma at `lr`: as far as a
+            number goes in one step.
+        n: the examples that count.
+        temperature: C.
+        lr: Adam's rate.
+    """
+
+    def __init__(self, space: Subspace, n: int, temperature: float, lr: float) -> None:
+        self.space, self.model = space, space.model
+        self.mean = nn.Parameter(space.theta.detach().clone())
+        self.pace = nn.Parameter(torch.zeros_like(space.theta))  # ln sigma in units of PACE / lr
+        self.start, self.gain = math.log(lr), PACE / lr
+        self.n, self._drawn = n, 0
+        self.aim(temperature)
+        self.flush()
+
+    def aim(self, temperature: float) -> None:
+        """Train for another temperature from here on."""
+        self.weight = math.log(2) / (temperature * self.n)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The mean, then ln sigma in units of its pace."""
+        yield self.mean
+        yield self.pace
+
+    def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
+        """Before a step theta's gradient becomes that of the mean and of sigma; after it another theta is drawn."""
+        optimizer.register_step_pre_hook(self._hand_over)
+        optimizer.register_step_post_hook(self._follow)
+        return optimizer
+
+    @property
+    def sigma(self) -> Tensor:
+        """(d,), more than 0."""
+        return torch.exp(self.start + self.gain * self.pace.detach())
+
+    def gaussian(self) -> Gaussian:
+        """What was learned, in fp32 on the CPU."""
+        return Gaussian(self.mean.detach().float().cpu().clone(), self.sigma.float().cpu())
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Write the mean, and through it the weights: what is looked at between steps."""
+        self.space.theta.copy_(self.mean)
+        self.space.flush()
+        self._eps: Tensor | None = None
+
+    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
+        """Write the subspace's file, with the mean."""
+        self.flush()
+        self.space.save(path, recipe, dtype)
+
+    def release(self) -> nn.Module:
+        """Give the model back untouched."""
+        return self.space.release()
+
+    @torch.no_grad()
+    def _hand_over(self, *_: Any) -> None:
+        gradient = self.space.theta.grad
+        if gradient is None:
+            return
+        self.space.theta.grad = None
+        mean, sigma = self.mean.detach(), self.sigma
+        square = float((sigma.square() + mean.square()).mean())  # of the width of least divergence
+        noise = self._eps if self._eps is not None else torch.zeros_like(mean)
+        self.mean.grad = gradient + self.weight * mean / square
+        self.pace.grad = self.gain * (gradient * noise * sigma + self.weight * (sigma.square() / square - 1))
+
+    @torch.no_grad()
+    def _follow(self, *_: Any) -> None:
+        eps = gaussians(SEED, "posterior", torch.tensor([TRAINING + self._drawn]), len(self.mean))[0]
+        self._drawn += 1
+        self._eps = eps.to(self.mean)
+        self.space.theta.copy_(self.mean + self.sigma * self._eps)
