@@ -26,6 +26,10 @@ certify sst2_prior75 minilm "$data/sst2_sentences" --dims 20 --levels 3 --epochs
 certify qqp_prior minilm "$data/qqp" --dims 20 --levels 3 --epochs 0.5 --quantise-epochs 0.3 --prior 0.5 --prior-epochs 2 --tried 2 --copies drop
 certify mrpc_prior minilm "$data/mrpc" --dims 20 --levels 3 --epochs 1 --quantise-epochs 1 --prior 0.6 --prior-epochs 4 --tried 2 --copies drop
 
+store=certify_gaussian
+certify mnist_gaussian lenet "idx:$data/mnist" --dims 200 --lr 5e-3 --epochs 2 --quantise-epochs 1 --batch-size 128 --prior 0.75 \
+    --prior-epochs 20 --posterior gaussian --passes 8 --tried 4
+
 store=certify_language
 certify stories models/stories260k "text:$data/wiki" -m lora:r=4,targets=qv@structure=did --dims 50 --levels 3 --lr 1e-2 --epochs 0.6 \
     --quantise-epochs 0.2 --max-length 64

@@ -14,6 +14,7 @@ from refit import refits
 from summary_studies import study_tables
 
 from d90.certificates.classification import Candidate
+from d90.certificates.drawn import DrawnTune
 from d90.certificates.language import TextCandidate
 from d90.report.words import answer, spread, trained_there
 from d90.results.compare import Comparison
@@ -106,7 +107,7 @@ def main() -> None:
 def certificates() -> list[str]:
     """A row for each certificate beside the store they come from; those of language models, in bits per token, apart."""
     found = [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("certify_*.json"))]
-    errors = [(path, c) for path, c in found if "majority" in c]
+    errors = [(path, c) for path, c in found if "majority" in c]  # of messages, and of what is drawn
     language = [(path, c) for path, c in found if "vocabulary" in c]
     parts = []
     if errors:
@@ -121,11 +122,9 @@ def certificates() -> list[str]:
             "| certificate | certified | prior | n | training error | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
         ]
     for path, c in errors:
-        words = (
-            f"{c['errors'] / c['n']:.2%} | {_smaller(c, '.2%')[0]} | {c['test_error']:.2%} | {_smaller(c, '.2%')[1]}"
-        )
+        words = f"{c['best']['errors'] / c['best'].get('predictions', c['n']):.2%} | {_smaller(c, '.2%')[0]} | {c['test_error']:.2%} | {_smaller(c, '.2%')[1]}"
         prior = f"{c['prior']:,}" if c["prior"] else "none"
-        said = Candidate.from_dict(c["best"]).certified
+        said = (DrawnTune if "posterior" in c else Candidate).from_dict(c["best"]).certified
         parts.append(f"| [{path.stem}]({path.name}) | {said} | {prior} | {c['n']:,} | {words} | {c['majority']:.2%} |")
     warned = [(path.stem, line) for path, c in found for line in c["assumptions"] if line.startswith("warning")]
     if warned:

@@ -13,7 +13,9 @@ import torch
 
 import d90
 from d90.certificates.classification import check, one_of_each
+from d90.certificates.gaussian import check_gaussian
 from d90.certificates.verify import verify
+from d90.certificates.verify_gaussian import verify as verify_gaussian
 from d90.errors import InputError
 from d90.tasks import Split
 from d90.tasks import load as load_task
@@ -130,3 +132,22 @@ def test_kinds_without_right_and_wrong_are_refused_with_the_reason(tmp_path: Pat
     data = written(tmp_path / "data", kind)
     with pytest.raises(InputError, match=f"is a {kind}; a bound on the error rate needs classes, or .*: {why}"):
         d90.certify("minilm", data, "full@structure=did", store=tmp_path / "s.sqlite", kind=kind, **SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posterior", ["gaussian", "draw"])
+def test_one_question_of_each_context_counts_for_a_gaussian(tmp_path: Path, posterior: str) -> None:
+    base, data = str(tiny_model(tmp_path / "base")), tmp_path / "data"
+    data.mkdir()
+    for seed, part in enumerate(("train", "validation", "test")):
+        pairs = [{**row, "question": question} for row in rows("question-answering", seed) for question in ("c", "a")]
+        (data / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    given = {name: value for name, value in SMALL.items() if name != "levels"}
+    found = d90.certify_gaussian(
+        base, str(data), "full@structure=did", store=tmp_path / "s.sqlite", posterior=posterior, passes=2, **given
+    )
+    assert found.n == 40
+    assert found.best.predictions == (80 if posterior == "gaussian" else 40)
+    found.save(tmp_path / "c.json")
+    assert check_gaussian(tmp_path / "c.json", out=tmp_path / "rows.npy") == found
+    verify_gaussian(str(tmp_path / "c.json"), str(tmp_path / "rows.npy"))
