@@ -13,6 +13,7 @@ from typing import Any
 from refit import refits
 from summary_studies import study_tables
 
+from d90.analysis import bounds
 from d90.certificates.classification import Candidate
 from d90.certificates.drawn import DrawnTune
 from d90.certificates.language import TextCandidate
@@ -57,6 +58,8 @@ minilm, DID, in fp32: the same question with two sets of seeds, `benchmarks/stud
 answered before its budget of 12 was spent (`--budget 1` at the end); the same command without it goes on. Trials of less than 200 seconds
 ran on an H100, sixteen searches side by side.
 """
+
+FLOOR_BITS, SHARES = (11, 25, 60, 200), (0.1, 0.2, 0.3, 0.4, 0.5)  # bits of a message, shares held out
 
 
 def main() -> None:
@@ -122,7 +125,9 @@ def certificates() -> list[str]:
             "| certificate | certified | prior | n | training error | bound | test error | hold-out | majority |\n|-|-|-|-|-|-|-|-|-|",
         ]
     for path, c in errors:
-        words = f"{c['best']['errors'] / c['best'].get('predictions', c['n']):.2%} | {_smaller(c, '.2%')[0]} | {c['test_error']:.2%} | {_smaller(c, '.2%')[1]}"
+        error = c["best"]["errors"] / c["best"].get("predictions", c["n"])
+        bound, holdout = _smaller(c, ".2%")
+        words = f"{error:.2%} | {bound} | {c['test_error']:.2%} | {holdout}"
         prior = f"{c['prior']:,}" if c["prior"] else "none"
         said = (DrawnTune if "posterior" in c else Candidate).from_dict(c["best"]).certified
         parts.append(f"| [{path.stem}]({path.name}) | {said} | {prior} | {c['n']:,} | {words} | {c['majority']:.2%} |")
@@ -145,7 +150,36 @@ def certificates() -> list[str]:
         parts.append(
             f"| [{path.stem}]({path.name}) | {said} | {c['n']:,} | {c['evaluated']:,} | {c['alpha']:g} | {words} |"
         )
-    return parts + certificate_coverage()
+    return parts + certificate_floor([(path, c) for path, c in errors if c["prior"]]) + certificate_coverage()
+
+
+def certificate_floor(found: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """What d > 0 numbers would have to reach beside "no change", from each certificate with a prior."""
+    parts = [
+        "\n## What numbers would have to reach\n",
+        'Beside "no change" of the same starting point: the training error at which a message (or a Gaussian) of so many bits has the same '
+        "bound. Twenty numbers in three values take some 60 bits with a shared codebook. Hold-out: the least bound over shares of 10 to "
+        "50 %, were its model no worse for the examples it gives up; a prior of a half and a hold-out of a half are the same test.\n",
+        f"| certificate | n | no change errs | bound | {' | '.join(f'{bits} bits' for bits in FLOOR_BITS)} | best hold-out |\n"
+        f"|-|-|-|-|{'-|' * len(FLOOR_BITS)}-|",
+    ]
+    for path, c in found:
+        none, n, delta = next(one for one in c["candidates"] if not one["payload"]), c["n"], c["delta"]
+        bound = bounds.binomial_upper(none["errors"], n, delta, none["bits"])
+        cells = [f"{_errors_for(bound, n, delta, bits) / n:.2%}" for bits in FLOOR_BITS]
+        held = min(bounds.holdout_of_the_same_data(c["test_error"], n + c["prior"], share, delta) for share in SHARES)
+        shown = f"{none['errors'] / n:.2%} | {bound:.2%} | {' | '.join(cells)} | {held:.2%}"
+        parts.append(f"| [{path.stem}]({path.name}) | {n:,} | {shown} |")
+    return parts if found else []
+
+
+def _errors_for(bound: float, n: int, delta: float, bits: float) -> int:
+    """The most errors at which so many bits do not exceed a bound."""
+    low, high = -1, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bounds.binomial_upper(middle, n, delta, bits) <= bound else (low, middle)
+    return max(low, 0)
 
 
 def certificate_coverage() -> list[str]:
