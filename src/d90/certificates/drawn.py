@@ -72,7 +72,7 @@ class GaussianCertificate(BaseCertificate[DrawnTune]):
     """What is guaranteed about a predictor that is drawn, with everything needed to check it again.
 
     Example:
-        >>> found = d90.certify_gaussian(model, task, dims=[10], epochs=1)
+        >>> found = d90.certify_gaussian(model, task, dims=[10], epochs=1, passes=1)
         >>> found.error <= found.error_bound <= found.bound
         True
 
