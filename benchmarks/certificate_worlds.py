@@ -18,6 +18,7 @@ from d90.analysis.posterior import Gaussian
 from d90.certificates.certificate import BaseCertificate
 from d90.certificates.classification import Certificate
 from d90.certificates.drawn import GaussianCertificate
+from d90.certificates.posterior import draw
 from d90.certificates.preparation import ground_of
 from d90.certificates.starting_point import own_copy
 from d90.methods import Context, apply, parse
@@ -67,7 +68,7 @@ def true_error_of_draws(
     else:
         q = Gaussian.from_hex(best.payload, best.d)
         fresh = torch.randn(200, best.d, generator=torch.Generator().manual_seed(seed))
-        numbers = [q.draw(0)] if best.posterior == "draw" else [q.mean + q.sigma * row for row in fresh]
+        numbers = [draw(q, 0)] if best.posterior == "draw" else [q.mean + q.sigma * row for row in fresh]
         laid = apply(parse(certificate.method), model.module, 0, Context(step_rule=certificate.recipe.step_rule))
     found, module = 0.0, model.module.eval()
     with torch.no_grad():

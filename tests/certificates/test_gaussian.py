@@ -21,7 +21,7 @@ from d90.analysis import bounds
 from d90.analysis.posterior import TEMPERATURES, WIDTHS, Gaussian, best_temperature, catoni_upper, sampled_upper
 from d90.certificates import verify_gaussian as checker
 from d90.certificates.gaussian import batch_size, check_gaussian
-from d90.certificates.posterior import GaussianSpace
+from d90.certificates.posterior import GaussianSpace, draw
 from d90.errors import InputError
 from d90.projections.philox import gaussians
 from tests.certificates.planted import planted_model, random_task
@@ -46,9 +46,9 @@ def test_the_divergence_is_that_of_torch_and_the_mean_of_the_draws_log_ratios() 
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(q.mean.double(), q.sigma.double()), normal(0.0, width)).sum()
     assert q.divergence(width) == pytest.approx(float(expected), rel=1e-9)
-    ratios = torch.tensor([q.log_ratio(q.draw(i), width) for i in range(400)])
+    ratios = torch.tensor([q.log_ratio(draw(q, i), width) for i in range(400)])
     assert abs(float(ratios.mean()) - q.divergence(width)) < 4 * float(ratios.std()) / 20
-    theta = q.draw(7)
+    theta = draw(q, 7)
     of = normal(q.mean.double(), q.sigma.double()).log_prob(theta.double()) - normal(0.0, width).log_prob(
         theta.double()
     )
@@ -145,7 +145,7 @@ def test_it_holds_says_what_it_is_and_is_paid_for(folder: Path) -> None:
     for one in found.candidates:
         if one.payload:
             q, width = Gaussian.from_hex(one.payload, one.d), WIDTHS[one.width]
-            worth = q.divergence(width) if found.posterior == "gaussian" else max(0.0, q.log_ratio(q.draw(0), width))
+            worth = q.divergence(width) if found.posterior == "gaussian" else max(0.0, q.log_ratio(draw(q, 0), width))
             assert one.parts["divergence"] == pytest.approx(worth / math.log(2), rel=1e-6, abs=1e-6)
             assert one.bits == pytest.approx(sum(one.parts.values()))
             assert {"width", "temperature", "d"} <= one.parts.keys()
@@ -171,7 +171,7 @@ def test_its_errors_are_those_of_the_draws_by_hand(folder: Path) -> None:
     for number, start in enumerate(range(0, len(order), size)):
         chosen = torch.tensor(order[start : start + size])
         with torch.no_grad():
-            space.theta.copy_(q.draw(number))
+            space.theta.copy_(draw(q, number))
             wrong += int((model(task.train.inputs[chosen]).argmax(dim=1) != task.train.labels[chosen]).sum())
     assert wrong == best["errors"]
 

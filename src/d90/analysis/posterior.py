@@ -25,14 +25,12 @@ from torch import Tensor
 
 from d90.analysis.bounds import nats
 from d90.errors import InputError
-from d90.projections.philox import gaussians
 
 __all__ = ["TEMPERATURES", "WIDTHS", "Gaussian", "best_temperature", "catoni_upper", "sampled_upper"]
 
 WIDTHS = tuple(2.0**-j for j in range(16))  # fixed; one of them is named in four bits
 TEMPERATURES = tuple(4 * 2 ** (-j / 2) for j in range(16))  # fixed; one of them is named in four bits
 STAKES = tuple(2 ** (-j / 2) for j in range(12))  # fixed; all of them are bet, in equal parts
-SEED = 0  # of the draws that are measured: fixed, so that no draw is chosen
 MAX_NUMBERS = 1 << 20
 
 
@@ -69,10 +67,6 @@ class Gaussian:
     def width(self) -> int:
         """Which of `WIDTHS` is nearest to Q in divergence."""
         return min(range(len(WIDTHS)), key=lambda j: self.divergence(WIDTHS[j]))
-
-    def draw(self, number: int) -> Tensor:
-        """The draw with that number, (d,) float32: a function of Q and the number alone."""
-        return self.mean + self.sigma * gaussians(SEED, "posterior", torch.tensor([number]), len(self.mean))[0]
 
     def to_hex(self) -> str:
         """mean, then sigma, as little-endian float32 in hex."""

@@ -38,7 +38,7 @@ from d90.certificates.choices import first_example
 from d90.certificates.classification import ONE_LOOK, AllCertifyFields, answers, check_task, one_of_each
 from d90.certificates.coding import candidate_key, laid, stored_key, write
 from d90.certificates.drawn import DrawnTune, GaussianCertificate
-from d90.certificates.posterior import GaussianSpace
+from d90.certificates.posterior import GaussianSpace, draw
 from d90.certificates.preparation import Preparation, check_sound, prepare, save_study, settled
 from d90.certificates.starting_point import StartingPoint, steady
 from d90.errors import InputError, TrainingFailed
@@ -289,7 +289,7 @@ def _measured(ground: Preparation, trial: Recipe, d: int, q: Gaussian) -> DrawnT
     errors, histogram = int(_wrong(rows).sum()), _histogram(rows, batch)
     divergence = q.divergence(WIDTHS[width])
     if options.posterior == "draw":
-        divergence = max(0.0, q.log_ratio(q.draw(0), WIDTHS[width]))
+        divergence = max(0.0, q.log_ratio(draw(q, 0), WIDTHS[width]))
     among = len(options.dims or ())
     parts = {
         "divergence": divergence / math.log(2),
@@ -321,7 +321,7 @@ def _answers(
     if space is None or q is None:
         with steady(fresh):
             return answers(fresh, split, recipe)
-    write(space, q.draw(0))
+    write(space, draw(q, 0))
     with steady(fresh):
         if posterior == "draw":
             return answers(fresh, split, recipe)
@@ -331,7 +331,7 @@ def _answers(
     order = counted[torch.argsort(seen.lengths[counted], descending=True, stable=True)].repeat(passes)
     precision, first, found = precision_of(recipe, fresh), 0 if split == "train" else TESTED, []
     for number, chosen in enumerate(order.split(batch)):
-        write(space, q.draw(first + number))
+        write(space, draw(q, first + number))
         fresh.model.module.eval()
         with autocast(fresh.model.module, precision):
             outputs = outputs_of(fresh.model.module, seen.inputs(chosen), fresh.task.kind).float().cpu()

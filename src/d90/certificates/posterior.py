@@ -18,15 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d90.analysis.posterior import SEED, Gaussian
+from d90.analysis.posterior import Gaussian
 from d90.projections.philox import gaussians
 from d90.subspace.subspace import Subspace
 
-__all__ = ["GaussianSpace"]
+__all__ = ["GaussianSpace", "draw"]
 
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
+SEED = 0  # of all draws: fixed, so that none is chosen
 TRAINING = 1 << 40  # the number of the first draw of training: none of them is measured
 PACE = 0.05  # how far ln sigma goes in a step of Adam at the peak of its rate
+
+
+def draw(q: Gaussian, number: int) -> Tensor:
+    """The draw of Q with that number, (d,) float32: a function of Q and the number alone."""
+    return q.mean + q.sigma * gaussians(SEED, "posterior", torch.tensor([number]), len(q.mean))[0]
 
 
 class GaussianSpace:
