@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from d90.models.loading import Model
 from d90.tasks import Split, Task
 
-__all__ = ["MODELS", "planted_model", "random_task"]
+__all__ = ["MODELS", "altered", "planted_model", "random_task"]
 
 
 def random_task(n: int = 120, twice: bool = False) -> Task:
@@ -162,6 +162,17 @@ def errors_of(case: str, body: dict[str, Any]) -> int:
         space.theta.copy_(coding.decode(bytes.fromhex(best["payload"])).vector())
         outputs = module.eval()(task.train.inputs)
     return int((outputs.argmax(dim=1) != task.train.labels).sum())
+
+
+def altered(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A certificate with another value (or a function of the old one) at a path such as best.errors."""
+    changed = json.loads(json.dumps(body))
+    place = changed
+    *way, last = path.split(".")
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else place[step]
+    place[last] = value(place[last]) if callable(value) else value
+    return changed
 
 
 if __name__ == "__main__":

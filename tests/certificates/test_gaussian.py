@@ -24,8 +24,7 @@ from d90.certificates.gaussian import batch_size, check_gaussian
 from d90.certificates.posterior import GaussianSpace, draw
 from d90.errors import InputError
 from d90.projections.philox import gaussians
-from tests.certificates.planted import planted_model, random_task
-from tests.certificates.test_verify import _altered
+from tests.certificates.planted import altered, planted_model, random_task
 
 FILE = Path(checker.__file__)
 FAST: dict[str, Any] = {
@@ -238,7 +237,7 @@ def test_an_altered_line_is_refused_and_named(
     line: str, value: Any, message: str, folder: Path, tmp_path: Path
 ) -> None:
     body = json.loads((folder / "c.json").read_text())
-    changed = _altered(body, line, value)
+    changed = altered(body, line, value)
     nothing = (line == "method" and not body["best"]["payload"]) or (
         line.endswith("passes") and body["posterior"] == "draw"
     )

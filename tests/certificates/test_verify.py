@@ -24,7 +24,7 @@ from d90.certificates.classification import Certificate, check
 from d90.certificates.drawn import GaussianCertificate
 from d90.certificates.language import LanguageCertificate, certify_language, check_language
 from d90.errors import InputError
-from tests.certificates.planted import planted_model, random_task
+from tests.certificates.planted import altered, planted_model, random_task
 from tests.reference.tiny_causal import tiny_causal, tiny_documents
 
 FILE = Path(checker.__file__)
@@ -134,16 +134,6 @@ def test_the_verifier_runs_alone_and_counts_predictions(
     assert refused.stderr.startswith("refused: 'errors' says" if kind == "errors" else "refused: 'mean' says")
 
 
-def _altered(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    changed = json.loads(json.dumps(body))
-    place = changed
-    *way, last = path.split(".")
-    for step in way:
-        place = place[int(step)] if isinstance(place, list) else place[step]
-    place[last] = value(place[last]) if callable(value) else value
-    return changed
-
-
 def _flipped(payload: str) -> str:
     return payload[:6] + f"{int(payload[6], 16) ^ 1:x}" + payload[7:]
 
@@ -187,7 +177,7 @@ def test_an_altered_line_is_refused_and_named(
     kind: str, line: str, value: Any, message: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     body = json.loads((request.getfixturevalue(kind) / "c.json").read_text())
-    (tmp_path / "c.json").write_text(json.dumps(_altered(body, line, value)))
+    (tmp_path / "c.json").write_text(json.dumps(altered(body, line, value)))
     with pytest.raises(checker.Refused, match=message):
         checker.verify(str(tmp_path / "c.json"))
 
