@@ -21,6 +21,8 @@ __all__ = [
     "check_new_folder",
     "check_output",
     "check_outputs",
+    "check_recipe",
+    "check_tune",
     "new_folder",
     "replaced",
     "write_bytes",
@@ -119,6 +121,19 @@ def check_tune(path: str | os.PathLike[str]) -> Path:
     """
     if not Path(path).is_file():
         raise InputError(f"'{path}': no such file; expected a tune written by d90 (task.d90)")
+    return Path(path)
+
+
+def check_recipe(path: str | os.PathLike[str]) -> Path:
+    """Refuse a path at which no recipe can lie, before anything large is imported or read.
+
+    Raises:
+        InputError: no such file, or a folder.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"'{path}' is a folder, expected a YAML file; name one inside it")
+    if not Path(path).exists():
+        raise InputError(f"no such recipe: '{path}'; expected a YAML file, as recipes/aghajanyan-table1.yaml")
     return Path(path)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
-from typing import Generic, TypeVar
+from importlib import import_module, metadata
+from typing import Generic, TypeVar, cast
 
 from d90.errors import InputError, unknown_name
 
@@ -28,7 +28,7 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
     Args:
         what: the variant in words, for errors, as "method".
         group: the entry points' group, as "d90.methods".
-        own: those that d90 brings; nothing may replace them.
+        own: those that d90 brings; nothing may replace them. One given as "module:name" is imported when it is asked for.
         hint: the next step, said with an unknown name.
         check: refuses a variant that lacks what is needed of it, whether registered or brought by a package.
     """
@@ -37,12 +37,12 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
         self,
         what: str,
         group: str,
-        own: Mapping[str, Variant],
+        own: Mapping[str, Variant | str],
         hint: str = "",
         check: Callable[[Variant], None] = lambda variant: None,
     ) -> None:
         self.what, self.group, self.hint, self._check = what, group, hint, check
-        self._known = dict(own)
+        self._known: dict[str, Variant | str] = dict(own)
         self._own = frozenset(own)
         self._waiting: dict[str, metadata.EntryPoint] | None = None
 
@@ -79,12 +79,28 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
             self._load(name)
         if name not in self._known:
             raise unknown_name(self.what, name, sorted(self), self.hint)
-        return self._known[name]
+        return self[name]
+
+    def check_name(self, name: str) -> None:
+        """Whether there is such a variant; one of d90's own is not imported for that.
+
+        Raises:
+            InputError: no such variant, or its package fails to load.
+        """
+        if name not in self._own:
+            self.find(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in self._entry_points()
 
     def __getitem__(self, name: str) -> Variant:
         if name not in self._known:
             self._load(name)
-        return self._known[name]
+        found = self._known[name]
+        if isinstance(found, str) and name in self._own:
+            module, _, attribute = found.partition(":")
+            found = self._known[name] = cast(Variant, getattr(import_module(module), attribute))
+        return cast(Variant, found)
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self._known, *self._entry_points()]))
@@ -113,4 +129,6 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
 
 def _place(variant: object) -> str:
     """Where a variant is written: the same for a module that is loaded twice."""
+    if isinstance(variant, str):
+        return variant.replace(":", ".")
     return f"{getattr(variant, '__module__', '')}.{getattr(variant, '__qualname__', repr(variant))}"

@@ -9,41 +9,80 @@ from pathlib import Path
 
 import pytest
 
-PROBE = """
-import atexit, json, sys
-atexit.register(lambda: print(json.dumps([n for n in ("torch", "torch._dynamo", "transformers", "scipy") if n in sys.modules])))
-sys.argv = ["d90", *sys.argv[1:]]
+LARGE = ("torch", "torch._dynamo", "transformers", "scipy")
+PROBE = f"""
+import contextlib, io, json, sys
 from d90.cli.main import main
-main()
+
+told = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, heard = ["d90", *arguments], io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(io.StringIO()):
+            main()
+    except SystemExit as end:
+        told.append((end.code or 0, heard.getvalue(), [name for name in {LARGE} if name in sys.modules]))
+print(json.dumps(told))
 """
 
 
-def imported(*arguments: str, cwd: Path) -> tuple[int, str, list[str]]:
-    """Exit status, the error's text, and which of the large packages were imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stderr, json.loads(done.stdout.splitlines()[-1])
+def imported(*commands: list[str], cwd: Path) -> list[tuple[int, str, list[str]]]:
+    """Of commands given one after the other in a fresh process: exit status, the error, which large packages are there."""
+    given = [sys.executable, "-c", PROBE, json.dumps(commands)]
+    done = subprocess.run(given, cwd=cwd, capture_output=True, text=True, check=True)
+    return [(status, error, packages) for status, error, packages in json.loads(done.stdout.splitlines()[-1])]
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (["predict", "none.d90", "a text"], "no such file"),
-        (["evaluate", "none.d90"], "no such file"),
-        (["merge", "none.d90", "--out", "x"], "no such file"),
-        (["inspect", "none.d90"], "no such file"),
-        (["measure", "--budget", "0"], "got --budget"),
-        (["measur"], "No such command"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
+MISTAKES = [
+    (["predict", "none.d90", "a text"], "no such file"),
+    (["predict", "broken.d90", "a text"], "not a sound d90 file"),
+    (["evaluate", "none.d90"], "no such file"),
+    (["evaluate", "broken.d90"], "not a sound d90 file"),
+    (["generate", "none.d90", "a prompt"], "no such file"),
+    (["merge", "none.d90", "--out", "x"], "no such file"),
+    (["convert", "broken.d90", "--to", "lora", "--out", "x"], "not a sound d90 file"),
+    (["push", "none.d90", "me/mine"], "no such file"),
+    (["inspect", "broken.d90"], "not a sound d90 file"),
+    (["analyze", "none.d90"], "no such file"),
+    (["measure", "--budget", "0"], "got --budget"),
+    (["measure", "lenet", "none.csv"], "no such file or folder: 'none.csv'"),
+    (["train", "lenet", "glue/mprc"], "Did you mean 'mrpc'"),
+    (["train", "lenet", "docstrings", "-m", "lora:rr=8"], "Did you mean 'r'"),
+    (["compare", "lenet", "docstrings", "--methods", "full lorra"], "Did you mean 'lora'"),
+    (["advise", "lenet", "docstring"], "Did you mean 'docstrings'"),
+    (["lowdata", "lenet", "text:none.txt"], "no such file or folder"),
+    (["family", "a", "b", "--tasks", "digits none.jsonl"], "no such file or folder: 'none.jsonl'"),
+    (["preflight", "lenet", "-m", "full@projection=fastfod"], "Did you mean 'fastfood'"),
+    (["latency", "lenet", "--methods", "full,lora"], "expected methods separated by spaces"),
+    (["certify", "lenet", "none.csv"], "no such file or folder"),
+    (["verify", "none.json"], "no such file"),
+    (["report", "--store", "none.sqlite"], "no store at"),
+    (["gap", "none.sqlite"], "no store at"),
+    (["export", "none.sqlite"], "no store at"),
+    (["run", "none.yaml"], "no such recipe"),
+    (["measur"], "No such command"),
+    (["train", "--nothing"], "No such option"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, list[str]]]:
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "broken.d90").write_bytes(b"\xff" * 20)
+    return imported(["--version"], ["--help"], *(command for command, _ in MISTAKES), cwd=folder)
+
+
+def test_help_and_version_import_nothing_large(mistakes: list[tuple[int, str, list[str]]]) -> None:
+    assert mistakes[:2] == [(0, "", [])] * 2
+
+
+@pytest.mark.parametrize("row", range(len(MISTAKES)), ids=[" ".join(command[:3]) for command, _ in MISTAKES])
 def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported(
-    command: list[str], words: str, tmp_path: Path
+    row: int, mistakes: list[tuple[int, str, list[str]]]
 ) -> None:
-    status, error, packages = imported(*command, cwd=tmp_path)
+    status, error, packages = mistakes[row + 2]
     assert (status, packages) == (2, [])
-    assert words in error
+    assert MISTAKES[row][1] in error
 
 
 def test_what_opens_a_tune_imports_no_scipy() -> None:
@@ -52,9 +91,9 @@ def test_what_opens_a_tune_imports_no_scipy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_training_and_methods_import_no_compiler(tmp_path: Path) -> None:
+def test_training_and_methods_import_no_compiler() -> None:
     """torch's compiler took four tenths of the time of `import d90.training.loop`."""
-    status, error, packages = imported("train", "lenet", "docstrings", "-m", "lora:rr=8", cwd=tmp_path)
-    assert status == 2
-    assert "Did you mean 'r'" in error
-    assert "torch._dynamo" not in packages
+    code = (
+        "import sys, d90.training.loop, d90.methods.applied, d90.methods.modules; print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

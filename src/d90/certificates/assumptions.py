@@ -15,7 +15,7 @@ import torch
 from d90.errors import InputError
 from d90.models.loading import Model, encode
 from d90.tasks import Task
-from d90.tasks.hub import GLUE
+from d90.tasks.names import GLUE
 from d90.tasks.overlap import asked_again, asked_once, common, keys, overlap
 
 __all__ = ["WARNING", "assumptions", "base_hints", "drop_copies", "refuse_copies"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import ModelArg, TaskArg, command_line, echo, make_progress, split_methods
+from d90.cli.options import ModelArg, TaskArg, check_methods, command_line, echo, make_progress, split_methods
 from d90.options import AdviseOptions, TaskOptions, TrainingOptions
 from d90.trials.options import CommandRunOptions
 
@@ -21,7 +21,10 @@ def advise(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",
     methods: Annotated[
-        str, typer.Option("--methods", help="Candidates in place of the usual ones, separated by spaces.")
+        str,
+        typer.Option(
+            "--methods", help="Candidates in place of the usual ones, separated by spaces.", callback=check_methods
+        ),
     ] = "",
     options: AdviseOptions = AdviseOptions(),
     data: TaskOptions = TaskOptions(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import StoreOpt, command_line, echo, make_progress
+from d90.cli.options import StoreOpt, check_method, check_task, command_line, echo, make_progress
 from d90.errors import InputError
 from d90.files import check_output
 from d90.options import CertificateOptions, TaskOptions, TrainingOptions
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 )
 def certify(
     model: Annotated[str, typer.Argument(help="As for train; or a tune that 'd90 train' wrote (.d90).")] = "minilm",
-    task: Annotated[str | None, typer.Argument(help="As for train; not needed beside a tune.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="As for train; not needed beside a tune.", callback=check_task)
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
             "-m",
+            callback=check_method,
             help="What moves, with a subspace; full@structure=did, for documents lora:r=4,targets=qv@structure=did.",
         ),
     ] = None,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from d90.cli.expand import expanded
-from d90.cli.options import ModelArg, TaskArg, command_line, echo, make_progress, split_methods
+from d90.cli.options import MethodsOpt, ModelArg, TaskArg, command_line, echo, make_progress, split_methods
 from d90.options import CompareOptions, TaskOptions, TrainingOptions
 from d90.trials.options import CommandRunOptions
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def compare(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",
-    methods: Annotated[str, typer.Option("--methods", help="Methods, separated by spaces.")] = "full bitfit lora:r=8",
+    methods: MethodsOpt = "full bitfit lora:r=8",
     options: CompareOptions = CompareOptions(),
     data: TaskOptions = TaskOptions(),
     training: TrainingOptions = TrainingOptions(),

@@ -27,6 +27,11 @@ def gap(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("runs/gap.html"),
 ) -> None:
     """d90 against evaluation accuracy and against the relative generalization gap, over every measurement in the stores."""
+    from d90.trials.store import Store
+
+    for store in stores:  # one that is not there is told before torch is imported
+        Store(store, write=False).close()
+
     from d90.report.environment import write_page
     from d90.report.generalization import gaps_page
     from d90.studies.generalization import LEVELS, generalization

@@ -35,10 +35,7 @@ def generate(
     """Answer prompts with a finished tune of a language model: greedy, an answer a line, each asked as in training."""
     from d90.files import check_output, write_text
     from d90.tasks.columns import Columns
-    from d90.tasks.examples import read_examples
-    from d90.training.generation import answer
-    from d90.training.loading import open_tune
-    from d90.training.record import read_record
+    from d90.tasks.readers import check_regular
 
     if chat and (prompts or file):
         raise InputError("got prompts with --chat, which reads turns from standard input; leave one out")
@@ -52,6 +49,14 @@ def generate(
     if chat:
         _converse(tune, max_new_tokens, out)
         return
+    if file is not None:
+        check_regular(file)
+
+    from d90.tasks.examples import read_examples  # torch, once nothing that needs none is wrong
+    from d90.training.generation import answer
+    from d90.training.loading import open_tune
+    from d90.training.record import read_record
+
     asked = list(prompts or [])
     if file is not None:
         column = text or read_record(tune).recipe.columns.get("prompt") or "prompt"

@@ -11,7 +11,7 @@ from typing import Any
 
 from d90.cli.spelling import as_options
 from d90.errors import D90Error, RunFailed
-from d90.files import check_outputs, check_tune
+from d90.files import check_outputs
 
 __all__ = ["Interrupted", "catch_signals", "interruptible"]
 
@@ -38,8 +38,7 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         check_outputs(command.__name__, kwargs)
-        if isinstance(kwargs.get("tune"), Path):
-            check_tune(kwargs["tune"])
+        _check_tunes(kwargs)
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -48,6 +47,20 @@ def interruptible(command: Callable[..., None]) -> Callable[..., None]:
             raise type(error)(as_options(str(error), command)) from error
 
     return run
+
+
+def _check_tunes(given: Mapping[str, Any]) -> None:
+    """Tell a tune that is missing or broken before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: no such file, or no sound one.
+    """
+    for name in ("tune", "other"):
+        path = given.get(name)
+        if isinstance(path, Path) or (isinstance(path, str) and not Path(path).is_dir()):  # a folder is an adapter's
+            from d90.subspace.header import about
+
+            about(path)
 
 
 def what_is_kept(command: str, given: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d90.cli.expand import expanded
-from d90.cli.options import ModelArg, command_line, echo, make_progress, split_methods
+from d90.cli.options import ModelArg, check_methods, command_line, echo, make_progress, split_methods
 from d90.joined import read_joined
 from d90.options import LatencyOptions
 
@@ -23,7 +23,9 @@ def latency(
     options: LatencyOptions = LatencyOptions(),
     r: Annotated[str, typer.Option("--r", help="Widths of the adapters, joined by commas.")] = "64",
     prefix: Annotated[int, typer.Option(help="Positions of PreEmbed and PreLayer.")] = 16,
-    methods: Annotated[str | None, typer.Option(help="Methods, separated by spaces, in place of the usual.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, separated by spaces, in place of the usual.", callback=check_methods)
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The figures, as JSON.")] = Path("runs/latency.json"),
 ) -> None:
     """Time forward passes with each method on the model, as table 1 of the LoRA paper."""

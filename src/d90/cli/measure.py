@@ -75,10 +75,13 @@ def report(
             echo(f"http://127.0.0.1:{server.server_address[1]}/ (Ctrl-C ends it)")
             server.serve_forever()
         return
-    from d90.report.store import write_store
     from d90.trials.store import Store
 
-    echo(f"page: {write_store(Store(store, write=False), out or store.with_suffix('.report.html'))}")
+    opened = Store(store, write=False)  # where there is none, that is told before what draws pages is imported
+
+    from d90.report.store import write_store
+
+    echo(f"page: {write_store(opened, out or store.with_suffix('.report.html'))}")
 
 
 def _show(result: Measurement) -> None:

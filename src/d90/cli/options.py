@@ -17,9 +17,65 @@ from d90.trials.options import RunOptions
 if TYPE_CHECKING:
     from d90.training.progress import Progress
 
+
+def check_task(name: str | None) -> str | None:
+    """A task's name as it was given, told to be wrong before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: no such file or folder, or a name of no form.
+    """
+    from d90.tasks.names import check_name
+
+    if name is not None:
+        check_name(name)
+    return name
+
+
+def check_tasks(names: str) -> str:
+    """The same of several tasks, separated by spaces.
+
+    Raises:
+        InputError: as `check_task`.
+    """
+    for name in names.split():
+        check_task(name)
+    return names
+
+
+def check_method(text: str | None) -> str | None:
+    """A method's text as it was given, told to be wrong before torch is imported.
+
+    Raises:
+        InputError: an unknown method or option, or a value of the wrong type.
+    """
+    from d90.methods import parse
+
+    if text is not None:
+        parse(text)
+    return text
+
+
+def check_methods(text: str | None) -> str | None:
+    """The same of several methods, separated by spaces.
+
+    Raises:
+        InputError: as `check_method`; a comma between two methods.
+    """
+    for method in split_methods(text or ""):
+        check_method(method)
+    return text
+
+
 ModelArg = Annotated[str, typer.Argument(help="minilm, smollm2, fc, lenet, mlp:WIDTHS, a hub name or a local folder.")]
-TaskArg = Annotated[str, typer.Argument(help="docstrings, glue/NAME, a file or folder, idx:FOLDER, or a hub dataset.")]
-MethodOpt = Annotated[str, typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].")]
+TaskArg = Annotated[
+    str,
+    typer.Argument(help="docstrings, glue/NAME, a file or folder, idx:FOLDER, or a hub dataset.", callback=check_task),
+]
+MethodOpt = Annotated[
+    str,
+    typer.Option("--method", "-m", help="What moves: method[:key=value,...][@key=value,...].", callback=check_method),
+]
+MethodsOpt = Annotated[str, typer.Option("--methods", help="Methods, separated by spaces.", callback=check_methods)]
 TextOpt = Annotated[str | None, typer.Option(help=fields_of(TaskOptions)["text"].help)]
 MetricOpt = Annotated[str | None, typer.Option(help=fields_of(TaskOptions)["metric"].help)]
 SeedOpt = Annotated[int, typer.Option(help=fields_of(TrainingOptions)["seed"].help)]

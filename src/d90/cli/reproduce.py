@@ -12,12 +12,15 @@ from d90.cli import certify, compare, latency, measure, pretrain, series, tunes,
 from d90.cli.expand import expanded
 from d90.cli.options import echo, make_progress
 from d90.errors import InputError, RunFailed
+from d90.files import check_recipe
 from d90.trials.options import ExecutorOptions
 
 if TYPE_CHECKING:
     from d90.reproduce import Plan, TableRow
 
-RecipeArg = Annotated[Path, typer.Argument(help="A YAML file, as recipes/aghajanyan-table1.yaml.")]
+RecipeArg = Annotated[
+    Path, typer.Argument(help="A YAML file, as recipes/aghajanyan-table1.yaml.", callback=check_recipe)
+]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="A variable of the recipe, NAME=VALUE; once for each.")]
 DryOpt = Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print what would run.")]
 OutOpt = Annotated[

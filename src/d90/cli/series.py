@@ -9,8 +9,10 @@ import typer
 from d90.cli.expand import expanded
 from d90.cli.options import (
     MethodOpt,
+    MethodsOpt,
     ModelArg,
     TaskArg,
+    check_tasks,
     command_line,
     echo,
     make_progress,
@@ -27,7 +29,7 @@ ModelsArg = Annotated[
     list[str],
     typer.Argument(help="Models: folders, hub names, or NAME@REVISION; the last one's target counts for all."),
 ]
-TasksOpt = Annotated[str, typer.Option("--tasks", help="Tasks, separated by spaces.")]
+TasksOpt = Annotated[str, typer.Option("--tasks", help="Tasks, separated by spaces.", callback=check_tasks)]
 
 
 @expanded()
@@ -78,7 +80,7 @@ def family(
 def lowdata(
     model: ModelArg = "minilm",
     task: TaskArg = "docstrings",
-    methods: Annotated[str, typer.Option("--methods", help="Methods, separated by spaces.")] = "full bitfit lora:r=8",
+    methods: MethodsOpt = "full bitfit lora:r=8",
     counts: Annotated[str, typer.Option(help="Numbers of training examples, and 'all'.")] = "100,1000,10000,all",
     options: LowDataOptions = LowDataOptions(),
     data: TaskOptions = TaskOptions(),

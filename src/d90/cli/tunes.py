@@ -15,6 +15,7 @@ from d90.cli.options import (
     ModelArg,
     TaskArg,
     TextOpt,
+    check_task,
     echo,
     make_notices,
     make_progress,
@@ -122,14 +123,19 @@ def predict(
     from d90.cli.predictions import format_of, lines_of
     from d90.files import check_output, write_text
     from d90.tasks.columns import Columns
-    from d90.tasks.examples import Examples, read_examples
-    from d90.training.loading import open_tune
-    from d90.training.record import read_record
+    from d90.tasks.readers import check_regular
 
     if bool(texts) == bool(file):
         raise InputError("expected either texts or --file, and one of them")
     form = format_of(form, out)
     check_output(out, tune, file)
+    if file is not None:
+        check_regular(file)
+
+    from d90.tasks.examples import Examples, read_examples  # torch, once nothing that needs none is wrong
+    from d90.training.loading import open_tune
+    from d90.training.record import read_record
+
     record = read_record(tune)
     kind, width = record.kind, max(1, record.task.texts)
     shown = kind.shown
@@ -157,7 +163,7 @@ def predict(
 
 def evaluate(
     tune: Annotated[Path, typer.Argument(help="A tune written by 'd90 train'.")],
-    task: Annotated[str | None, typer.Option(help="Another task with the same labels.")] = None,
+    task: Annotated[str | None, typer.Option(help="Another task with the same labels.", callback=check_task)] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     metric: MetricOpt = None,
     forgetting: Annotated[

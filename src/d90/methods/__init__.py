@@ -1,11 +1,15 @@
-"""Which weights move, or what is put in: a short file each, and the grammar that names them."""
+"""Which weights move, or what is put in: a short file each, and the grammar that names them.
+
+A method's text is read without torch; what puts a method on a model is imported when it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from d90.methods.adapter import Adapter
-from d90.methods.applied import AppliedMethod, Counts, apply, counts, load
 from d90.methods.base import Applied, Context, Method
 from d90.methods.bitfit import BitFit
 from d90.methods.combined import Combined
-from d90.methods.direct import Direct, Trainable, restore, snapshot
 from d90.methods.full import Full
 from d90.methods.hiwi import HiWi
 from d90.methods.lora import LoRA
@@ -15,6 +19,10 @@ from d90.methods.prelayer import PreLayer
 from d90.methods.sparse import PaFi, SparseMask
 from d90.methods.spec import METHODS, Space, Spec, parse, register_method
 from d90.methods.top import TopLayers
+
+if TYPE_CHECKING:
+    from d90.methods.applied import AppliedMethod, Counts, apply, counts, load
+    from d90.methods.direct import Direct, Trainable, restore, snapshot
 
 Sparse = SparseMask  # its name before 0.1
 
@@ -50,3 +58,15 @@ __all__ = [
     "restore",
     "snapshot",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("AppliedMethod", "Counts", "apply", "counts", "load"), "applied"),
+    **dict.fromkeys(("Direct", "Trainable", "restore", "snapshot"), "direct"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'd90.methods' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"d90.methods.{_MODULES[name]}"), name)
+    return value

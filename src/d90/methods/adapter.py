@@ -15,34 +15,22 @@ With W_up = 0 the untrained model is the base, to the bit. W_down is drawn as `n
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import ClassVar, Literal
 
 from d90.errors import InputError, unknown_name
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.targets import linear_matrices
-from d90.models.fresh import draw
 
-__all__ = ["Adapter", "Bottleneck"]
+__all__ = ["Adapter"]
 
 KINDS = {  # the roles of the matrices it follows, whether it normalises, the nonlinearity of the released code
     "houlsby": (("o", "mlp_out"), False, "gelu"),
     "lin": (("mlp_out",), True, "relu"),
     "pfeiffer": (("mlp_out",), False, "relu"),
 }
-NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
+NONLINEARITIES = ("relu", "gelu", "silu", "tanh")
 REDUCTION = 16  # d / r where neither is given
 
 
@@ -76,6 +64,10 @@ class Adapter(Inserting):
         self._settle(reduction=reduction, nonlinearity=nonlinearity)
 
     def insert(self, applied: Applied, context: Context) -> None:
+        from torch import nn
+
+        from d90.methods.modules import Bottleneck
+
         wanted, normed, _ = KINDS[self.kind]
         have = linear_matrices(applied.model)
         found = [matrix for matrix in have if matrix.role in wanted]
@@ -113,37 +105,3 @@ class Adapter(Inserting):
                 f"1 ... {width}, as reduction of 1 ... {width}: a wider layer is no bottleneck"
             )
         return r
-
-
-class Bottleneck(nn.Module):
-    """y -> y + up(f(down(norm(y))))."""
-
-    def __init__(self, width: int, r: int, normed: bool, nonlinearity: str, like: Any) -> None:
-        super().__init__()
-        place = {"device": like.device, "dtype": like.dtype}
-        self.norm = nn.LayerNorm(width, **place) if normed else nn.Identity()
-        # skip_init: torch's own draws would move its generator
-        self.down = nn.utils.skip_init(nn.Linear, width, r, **place)
-        self.up = nn.utils.skip_init(nn.Linear, r, width, **place)
-        self.nonlinearity = nonlinearity
-
-    @torch.no_grad()
-    def start(self, name: str, seed: int) -> None:
-        """The weights at the start, drawn for the module of that name."""
-        if self.down.weight.is_meta:
-            return
-        for parameter in (self.down.bias, self.up.bias, self.up.weight):
-            parameter.zero_()
-        drawn = draw(f"adapter.down:{name}", self.down.weight.shape, seed, uniform=True)
-        self.down.weight.copy_(drawn / math.sqrt(self.down.in_features))
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(..., d) -> (..., d)."""
-        given = y.to(self.down.weight.dtype)  # fp32 in a half-precision model
-        change: Tensor = self.up(NONLINEARITIES[self.nonlinearity](self.down(self.norm(given))))
-        return y + change.to(y.dtype)
-
-    def behind(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        """Forward hook of the module it follows."""
-        out: Tensor = self(output)
-        return out

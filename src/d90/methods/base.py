@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from d90.errors import InputError
 from d90.methods.fields import check_value, fields_of
-from d90.subspace import layout
-from d90.subspace.fingerprint import Base
 from d90.subspace.options import STEP_RULE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from d90.subspace.fingerprint import Base
 
 __all__ = ["Applied", "Context", "Inserting", "Method", "task_head"]
 
@@ -207,6 +207,8 @@ class Inserting(Method):
         """Put them in."""
 
     def move(self, applied: Applied, context: Context) -> set[str]:
+        import torch
+
         before = {id(parameter) for parameter in applied.model.parameters()}
         heads = {id(applied.flags[name][0]) for name in applied.head}
         self.insert(applied, context)
@@ -222,6 +224,8 @@ def task_head(model: nn.Module) -> set[str]:
 
     A language model's output matrix is none, nor is the last part of a transformer that has no head.
     """
+    from d90.subspace import layout
+
     names = [name for name, _ in model.named_parameters()]
     heads = [] if getattr(model, "_d90_language", False) else layout.head_modules(model)
     if not heads and not hasattr(model, "base_model_prefix"):

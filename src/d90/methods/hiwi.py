@@ -8,32 +8,20 @@ theta' is kept: with biases a file holds them and the head, whatever the number 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils import parametrize
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.module_state import module_state
 from d90.methods.targets import find_targets
-from d90.models.fresh import draw
-from d90.subspace.fingerprint import base_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["HiWi"]
-
-NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "tanh": torch.tanh,
-    "none": lambda x: x,
-}
 
 
 @dataclass(frozen=True)
@@ -56,6 +44,11 @@ class HiWi(Inserting):
             raise InputError(f"hiwi: got r={self.r}, expected a width of at least 1")
 
     def insert(self, applied: Applied, context: Context) -> None:
+        from torch.nn.utils import parametrize
+
+        from d90.methods.modules import WeightAdapter
+        from d90.subspace.fingerprint import base_of
+
         model, on = applied.model, self.on
         found = {matrix.name: matrix.module._parameters.get(on) for matrix in find_targets(model, self.targets)}
         chosen = {name: parameter for name, parameter in found.items() if parameter is not None}
@@ -94,29 +87,13 @@ class HiWi(Inserting):
         applied.stored = stored
 
 
-class WeightAdapter(nn.Module):
-    """A parametrisation: theta + f(theta W_down) W_up; a bias is one row."""
-
-    def __init__(self, theta: nn.Parameter, r: int, nonlinearity: str, name: str, seed: int) -> None:
-        super().__init__()
-        n = theta.shape[-1]
-        self.down = nn.Parameter(theta.new_empty(n, r))
-        self.up = nn.Parameter(theta.new_zeros(r, n))
-        if not theta.is_meta:
-            with torch.no_grad():
-                self.down.copy_(draw(f"hiwi.down:{name}", self.down.shape, seed) / math.sqrt(n))
-        self._f = NONLINEARITIES[nonlinearity]
-
-    def forward(self, theta: Tensor) -> Tensor:
-        # theta' is a weight: rounded to bf16 by the run's autocast, it would lose what is learned
-        with torch.autocast("cpu" if theta.is_meta else theta.device.type, enabled=False):
-            return theta + self._f(theta @ self.down) @ self.up
-
-
-@torch.no_grad()
 def _off(module: nn.Module, key: str, keep: bool) -> None:
     """Take the adapter off; with `keep`, theta' stays in the weight."""
+    import torch
+    from torch.nn.utils import parametrize
+
     original = module.parametrizations[key].original  # type: ignore[index,union-attr]
     if keep:
-        original.copy_(getattr(module, key))
+        with torch.no_grad():
+            original.copy_(getattr(module, key))
     parametrize.remove_parametrizations(module, key, leave_parametrized=False)

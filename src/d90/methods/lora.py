@@ -14,13 +14,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Inserting
 from d90.methods.peft import inject
 from d90.methods.targets import DEFAULT_TARGETS, fallback_targets, find_targets
-from d90.models.fresh import draw
 
 __all__ = ["LoRA"]
 
@@ -54,7 +51,10 @@ class LoRA(Inserting):
             self._settle(alpha=self.r)
 
     def insert(self, applied: Applied, context: Context) -> None:
+        import torch
         from peft import LoraConfig
+
+        from d90.models.fresh import draw
 
         r, paper = self.r, self.init == "paper"
         found = find_targets(applied.model, self.targets)

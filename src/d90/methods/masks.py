@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from d90.errors import InputError
 from d90.methods.base import Applied, Context
+from d90.methods.sparse import NEEDS_DATA
 from d90.models.fresh import draw
 from d90.subspace.buffers import Buffers
 
-__all__ = ["MASKS", "NEEDS_DATA", "eligible", "scores", "smallest"]
-
-MASKS = ("magnitude", "fisher", "fisher-least", "change", "random")
-NEEDS_DATA = ("fisher", "fisher-least", "change")
+__all__ = ["eligible", "scores", "smallest"]
 
 
 def eligible(applied: Applied) -> dict[str, nn.Parameter]:

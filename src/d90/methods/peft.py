@@ -8,15 +8,15 @@ prompt tuning, p-tuning) wraps the model's forward pass instead of changing laye
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, TypeAlias
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from d90.errors import InputError, unknown_name
 from d90.methods.base import Applied, Context, Inserting, Method
 from d90.methods.module_state import module_state, plain
 from d90.methods.targets import find_targets
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["Peft", "inject"]
 
@@ -71,6 +71,8 @@ class Peft(Inserting):
         return not any(key.startswith("init") and value is False for key, value in self.settings)
 
     def insert(self, applied: Applied, context: Context) -> None:
+        import torch
+
         before = {name: (p, p.detach().clone()) for name, (p, _) in applied.flags.items()}
         applied.undo.append(lambda: _put_back(before))  # some types change the base's weights at the start
         with torch.random.fork_rng(devices=()):
@@ -136,10 +138,12 @@ def inject(method: Method, applied: Applied, config: Any) -> None:
     applied.claim(method, (plain(module, "weight") for module in weights if hasattr(module, "weight")))
 
 
-@torch.no_grad()
-def _put_back(before: dict[str, tuple[nn.Parameter, torch.Tensor]]) -> None:
-    for parameter, value in before.values():
-        parameter.copy_(value)
+def _put_back(before: dict[str, tuple[nn.Parameter, Tensor]]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for parameter, value in before.values():
+            parameter.copy_(value)
 
 
 def _read(text: str) -> Setting:

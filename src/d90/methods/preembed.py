@@ -2,7 +2,7 @@
 
     E(x) = [p_1 ... p_{l_p}, E(x_1) ... E(x_n), i_1 ... i_{l_i}]        d_model (l_p + l_i) numbers
 
-Where they stand, and what becomes of masks, positions, labels and caches: `d90.methods.prompt`.
+Where they stand, and what becomes of masks, positions, labels and caches: `d90.methods.inserted_positions`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from d90.methods.base import Applied, Context
-from d90.methods.prompt import Prompt, Vectors, insert_positions, std_of, transformer_under
+from d90.methods.prompt import Prompt
 
 __all__ = ["PreEmbed"]
 
@@ -25,6 +25,8 @@ class PreEmbed(Prompt):
     summary: ClassVar[str] = "embeddings of prefix and infix positions around the text, and the head"
 
     def insert(self, applied: Applied, context: Context) -> None:
+        from d90.methods.inserted_positions import Vectors, insert_positions, std_of, transformer_under
+
         prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
         embedding = base.get_input_embeddings()

@@ -5,21 +5,24 @@
 The paper replaces the activations after each layer. Here those in front of each of the L layers are replaced, the
 embeddings' included: as many numbers, and none is without a gradient, as those after the last layer would be.
 It is not peft's prefix tuning, which trains keys and values. In a decoder that classifies nothing follows the infix, and
-its vectors below the last layer are without effect: give such a model a prefix. Where the positions stand: `d90.methods.prompt`.
+its vectors below the last layer are without effect: give such a model a prefix.
+Where the positions stand: `d90.methods.inserted_positions`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from d90.methods.base import Applied, Context
-from d90.methods.prompt import Call, InsertedPositions, Prompt, Vectors, insert_positions, std_of, transformer_under
+from d90.methods.prompt import Prompt
 from d90.methods.targets import hidden_size, transformer_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from d90.methods.inserted_positions import Call, InsertedPositions, Vectors
 
 __all__ = ["PreLayer"]
 
@@ -32,6 +35,8 @@ class PreLayer(Prompt):
     summary: ClassVar[str] = "activations of prefix and infix positions in every layer, and the head"
 
     def insert(self, applied: Applied, context: Context) -> None:
+        from d90.methods.inserted_positions import Vectors, insert_positions, std_of, transformer_under
+
         prefix, infix = self.prefix, self.infix
         base = transformer_under(str(self), applied.model, prefix + infix)
         width, like = hidden_size(applied.model), base.get_input_embeddings().weight
@@ -61,6 +66,8 @@ class Replacement:
         return args, {**kwargs, "hidden_states": self._replaced(kwargs["hidden_states"])}
 
     def _replaced(self, states: Tensor) -> Tensor:
+        import torch
+
         assert self.inserted.place is not None
         slots = self.inserted.place.slots.to(states.device)
         rows = torch.arange(len(states), device=states.device)[:, None]

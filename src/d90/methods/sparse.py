@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from d90.errors import InputError, unknown_name
 from d90.methods.base import Applied, Context, Inserting
-from d90.methods.masks import MASKS, NEEDS_DATA, eligible, scores, smallest
 from d90.methods.module_state import holders, module_state
 
-__all__ = ["PaFi", "SparseMask"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
+    from d90.methods.modules import Masked
+
+__all__ = ["MASKS", "NEEDS_DATA", "PaFi", "SparseMask"]
+
+MASKS = ("magnitude", "fisher", "fisher-least", "change", "random")
+NEEDS_DATA = ("fisher", "fisher-least", "change")
 FRACTION = 0.005  # of the weights, where neither a share nor a count is given
 
 
@@ -61,6 +63,11 @@ class SparseMask(Inserting):
         return self.mask in NEEDS_DATA
 
     def insert(self, applied: Applied, context: Context) -> None:
+        from torch.nn.utils import parametrize
+
+        from d90.methods.masks import eligible
+        from d90.methods.modules import Masked
+
         named = eligible(applied)
         if not named:
             raise InputError(f"'{self}' found no weights to choose from: all but the head are frozen; unfreeze some")
@@ -80,6 +87,10 @@ class SparseMask(Inserting):
         applied.fold += [give_back, *folds]
 
     def _chosen(self, applied: Applied, context: Context) -> list[Tensor]:
+        import torch
+
+        from d90.methods.masks import eligible, scores, smallest
+
         named = eligible(applied)
         if context.stored is not None and self.looks_at_data:
             return [self._read(applied, context, parameter) for parameter in named.values()]
@@ -102,6 +113,8 @@ class SparseMask(Inserting):
 
     def _read(self, applied: Applied, context: Context, parameter: nn.Parameter) -> Tensor:
         """The stored mask of one tensor."""
+        import torch
+
         assert context.stored is not None
         place, _, key = holders(applied.model, parameter)[0]
         path = ".".join(filter(None, (place, "parametrizations", key, "0", "indices")))
@@ -134,27 +147,15 @@ class PaFi(SparseMask):
         return SparseMask("magnitude", fraction, k, per)
 
 
-class Masked(nn.Module):
-    """A parametrisation: the tensor with `values` at `indices`."""
-
-    indices: Tensor
-
-    def __init__(self, parameter: nn.Parameter, indices: Tensor, stored: bool) -> None:
-        super().__init__()
-        self.belongs_to_tune = stored  # layout.running_statistics: its buffer goes into the file
-        self.values = nn.Parameter(parameter.detach().reshape(-1)[indices.to(parameter.device)].clone())
-        self.register_buffer("indices", indices.to(parameter.device, torch.int32), persistent=False)
-
-    def forward(self, original: Tensor) -> Tensor:
-        return original.reshape(-1).index_copy(0, self.indices.long(), self.values).view(original.shape)
-
-
-@torch.no_grad()
 def _off(module: nn.Module, key: str, part: Masked | None = None) -> None:
     """Take a parametrisation off; with `part`, leave its values in the weight."""
+    import torch
+    from torch.nn.utils import parametrize
+
     original = module.parametrizations[key].original  # type: ignore[index,union-attr]
     if part is not None:
-        original.copy_(part(original))
+        with torch.no_grad():
+            original.copy_(part(original))
     parametrize.remove_parametrizations(module, key, leave_parametrized=False)
 
 
@@ -171,5 +172,7 @@ def _shares(sizes: list[int], k: int) -> list[int]:
 
 
 def _evenly(found: list[Tensor], k: int) -> list[Tensor]:
+    import torch
+
     shares = _shares([len(score) for score in found], k)
     return [torch.arange(share) for share in shares]

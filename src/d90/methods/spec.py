@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from d90.errors import InputError, unknown_name
 from d90.methods.adapter import Adapter
@@ -31,7 +29,11 @@ from d90.methods.sparse import PaFi, SparseMask
 from d90.methods.top import TopLayers
 from d90.registry import Registry
 from d90.subspace.options import STEP_RULE, SubspaceOptions
-from d90.subspace.subspace import Subspace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from d90.subspace.subspace import Subspace
 
 __all__ = ["METHODS", "Space", "Spec", "parse", "register_method", "short_text"]
 
@@ -100,6 +102,8 @@ class Space:
 
     def apply(self, model: nn.Module, seed: int, step_rule: int = STEP_RULE) -> Subspace:
         """Make the subspace over the model's trainable parameters."""
+        from d90.subspace.subspace import Subspace
+
         if self.d is None:
             raise InputError("a subspace needs its dimension; expected d=... after '@', as in full@d=1000")
         own = seed if self.seed is None else self.seed

@@ -11,10 +11,12 @@ decided by structure: the whole fused matrix, else the linear layers of its atte
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from d90.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -61,6 +63,8 @@ class Matrix:
     @property
     def transposed(self) -> bool:
         """Whether the weight is (inputs, outputs), as in Conv1D."""
+        from torch import nn
+
         return not isinstance(self.module, nn.Linear)
 
     @property
@@ -76,6 +80,8 @@ def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     Raises:
         InputError: the model has none.
     """
+    from torch import nn
+
     found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{block}.") for block, _ in found)
@@ -188,4 +194,6 @@ def _role(name: str) -> str:
 
 
 def _is_linear(module: nn.Module) -> bool:
+    from torch import nn
+
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from d90.errors import InputError
 from d90.methods.base import Applied, Context, Method
-from d90.subspace.layout import layer_of
 
 __all__ = ["TopLayers"]
 
@@ -22,6 +21,8 @@ class TopLayers(Method):
     n: int = 2
 
     def move(self, applied: Applied, context: Context) -> set[str]:
+        from d90.subspace.layout import layer_of
+
         names = list(applied.flags)
         layers, definition = layer_of(applied.model, names, "block")
         blocks = [layer for layer in dict.fromkeys(layers) if not layer.startswith("(")]

@@ -1,23 +1,27 @@
 """Random projections P: R^d -> R^D with unit columns in expectation.
 
 One joins by `register_projection`, or from an installed package by an entry point of the group `d90.projections`.
+Names are known without torch: each class is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from inspect import isabstract
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from d90.errors import InputError
-from d90.projections.base import Projection
-from d90.projections.dense import Dense
-from d90.projections.fastfood import Fastfood
-from d90.projections.kronecker import Kronecker
-from d90.projections.onehot import OneHot
-from d90.projections.sparse import Sparse
 from d90.registry import Registry
+
+if TYPE_CHECKING:
+    from d90.projections.base import Projection
+    from d90.projections.dense import Dense
+    from d90.projections.fastfood import Fastfood
+    from d90.projections.kronecker import Kronecker
+    from d90.projections.onehot import OneHot
+    from d90.projections.sparse import Sparse
 
 __all__ = [
     "PROJECTIONS",
@@ -28,14 +32,17 @@ __all__ = [
     "Projection",
     "Sparse",
     "build",
+    "check_name",
     "register_projection",
     "resolve",
 ]
 
-_Kind = TypeVar("_Kind", bound=type[Projection])
+_Kind = TypeVar("_Kind", bound="type[Projection]")
 
 
 def _check(kind: type[Projection]) -> None:
+    from d90.projections.base import Projection
+
     if not (isinstance(kind, type) and issubclass(kind, Projection)) or isabstract(kind):
         raise InputError(
             f"got {kind!r}, expected a subclass of d90.projections.Projection with rows, fold and draws written"
@@ -50,7 +57,13 @@ def _check(kind: type[Projection]) -> None:
 PROJECTIONS: Registry[type[Projection]] = Registry(
     "projection",
     "d90.projections",
-    {kind.name: kind for kind in (Dense, Sparse, Fastfood, OneHot, Kronecker)},
+    {
+        "dense": "d90.projections.dense:Dense",
+        "sparse": "d90.projections.sparse:Sparse",
+        "fastfood": "d90.projections.fastfood:Fastfood",
+        "onehot": "d90.projections.onehot:OneHot",
+        "kronecker": "d90.projections.kronecker:Kronecker",
+    },
     check=_check,
 )
 
@@ -76,6 +89,35 @@ def register_projection(kind: _Kind) -> _Kind:
     """
     PROJECTIONS.register(getattr(kind, "name", ""), kind)
     return kind
+
+
+_MODULES = {
+    "Projection": "base",
+    "Dense": "dense",
+    "Fastfood": "fastfood",
+    "Kronecker": "kronecker",
+    "OneHot": "onehot",
+    "Sparse": "sparse",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'd90.projections' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"d90.projections.{_MODULES[name]}"), name)
+    return value
+
+
+def check_name(spec: str) -> None:
+    """Whether a name, or `name:entries`, stands for a projection; a name alone of d90's own needs no import.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    if isinstance(spec, str) and ":" not in spec:
+        PROJECTIONS.check_name(spec)
+    else:
+        resolve(spec)
 
 
 def resolve(spec: str) -> tuple[type[Projection], str | None]:

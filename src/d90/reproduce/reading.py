@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d90.errors import D90Error, InputError, unknown_name
-from d90.files import Json
+from d90.files import Json, check_recipe
 from d90.methods import parse
 from d90.reproduce.figures import KINDS, canonical
 from d90.reproduce.plan import Plan, Published, Study, slug
@@ -113,12 +113,8 @@ def _load(path: Path) -> Any:
     import yaml
 
     try:
-        with path.open(encoding="utf-8") as file:
+        with check_recipe(path).open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
-    except FileNotFoundError:
-        raise InputError(f"no such recipe: '{path}'; expected a YAML file, as recipes/aghajanyan-table1.yaml") from None
-    except IsADirectoryError:
-        raise InputError(f"'{path}' is a folder, expected a YAML file; name one inside it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}': broken UTF-8 at byte {error.start}; save the file as UTF-8") from None
     if len(text) > MAX_CHARACTERS:

@@ -16,7 +16,8 @@ from d90.reproduce.plan import Plan, Study
 from d90.reproduce.schema import Arguments, split
 from d90.studies.pretrain import folders
 from d90.tasks import load as load_task
-from d90.tasks.hub import GLUE, SUBSETS
+from d90.tasks.hub import SUBSETS
+from d90.tasks.names import GLUE
 from d90.tasks.readers import ending_of
 
 __all__ = ["makes", "names", "resolve"]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from d90.errors import InputError
 from d90.files import Json
+from d90.subspace.header import NO_PART
 from d90.subspace.layout import fingerprint as earlier_weights
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "tokenizer_of",
 ]
 
-NO_PART = "-"
 NOT_COVERED = (
     "it was written before fingerprints covered tokenizer, config and buffers, and knows the base's weights to 3 digits "
     "alone; make sure that the rest of the base is unchanged"

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict, get_args
 
 from d90.errors import unknown_name
 from d90.options.base import Limit, Options, fields_of, option
-from d90.projections import resolve
+from d90.projections import check_name
 
 __all__ = [
     "HEADS",
@@ -75,7 +75,7 @@ class SubspaceOptions(Options):
 
     def check(self) -> None:
         """Refuse what cannot be."""
-        resolve(self.projection)
+        check_name(self.projection)
         super().check()
         if self.step_rule not in STEP_RULES:
             raise unknown_name("step_rule", self.step_rule, STEP_RULES)

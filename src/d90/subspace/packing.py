@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from d90.errors import InputError, unknown_name
+from d90.subspace.header import damaged
 
-__all__ = ["DTYPES", "check_dtype", "damaged", "finite", "pack", "unpack"]
+__all__ = ["DTYPES", "check_dtype", "finite", "pack", "unpack"]
 
 DTYPES = ("fp32", "bf16", "int8")
 GROUP = 64  # numbers that share a scale in int8
@@ -73,10 +74,3 @@ def finite(tensor: Tensor) -> bool:
     """Whether every number is finite."""
     # in parts: isfinite makes copies of what it is given
     return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(1 << 18))
-
-
-def damaged(target: Path, why: str) -> InputError:
-    """The error for a file whose bytes are not sound."""
-    return InputError(
-        f"'{target}' is not a sound d90 file: {why}. Likely cause: a truncated or altered file; copy it again"
-    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 
-from d90.subspace.file import _LINE, _NO_CHECK, _shorter
+from d90.subspace.header import LINE, NO_CHECK, shorter
 
 __all__ = ["with_recipe"]
 
-_PLACE = 1 + _LINE.index("recipe")  # in the metadata line, behind the format
+_PLACE = 1 + LINE.index("recipe")  # in the metadata line, behind the format
 
 
 def with_recipe(content: bytes, recipe: str) -> bytes:
@@ -22,13 +22,13 @@ def with_recipe(content: bytes, recipe: str) -> bytes:
     start = 8 + int.from_bytes(content[:8], "little")
     line = json.loads(content[8:start])["__metadata__"]["d90"]
     values = line.split("|")
-    values[_PLACE] = _shorter(recipe) if values[_PLACE].startswith("~") else recipe  # of the same length
+    values[_PLACE] = shorter(recipe) if values[_PLACE].startswith("~") else recipe  # of the same length
     checked = values[0] != "1"
     if checked:
-        values[-1] = _NO_CHECK
+        values[-1] = NO_CHECK
     header = content[8:start].replace(f'"{line}"'.encode(), f'"{"|".join(values)}"'.encode(), 1)
     changed = content[:8] + header + content[start:]
     if not checked:
         return changed
     check = hashlib.sha256(changed).hexdigest()[:8]
-    return changed.replace(f'|{_NO_CHECK}"'.encode(), f'|{check}"'.encode(), 1)
+    return changed.replace(f'|{NO_CHECK}"'.encode(), f'|{check}"'.encode(), 1)

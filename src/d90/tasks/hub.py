@@ -14,28 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from d90.errors import InputError, unknown_name
+from d90.errors import InputError
 from d90.tasks.base import Task
 from d90.tasks.columns import Columns, Table
 from d90.tasks.files import PARTS, from_tables
 from d90.tasks.kinds import Classification
+from d90.tasks.names import GLUE
 from d90.tasks.readers import Row, find_split
 
-__all__ = ["GLUE", "SUBSETS", "load_glue", "load_hub"]
+__all__ = ["SUBSETS", "load_glue", "load_hub"]
 
-# columns, metric, validation split
-GLUE = {
-    "cola": ("sentence", "matthews", "validation"),
-    "sst2": ("sentence", "accuracy", "validation"),
-    "mrpc": ("sentence1,sentence2", "accuracy", "validation"),
-    "qqp": ("question1,question2", "accuracy", "validation"),
-    "stsb": ("sentence1,sentence2", "pearson", "validation"),
-    "mnli": ("premise,hypothesis", "accuracy", "validation_matched"),
-    "mnli_mismatched": ("premise,hypothesis", "accuracy", "validation_mismatched"),
-    "qnli": ("question,sentence", "accuracy", "validation"),
-    "rte": ("sentence1,sentence2", "accuracy", "validation"),
-    "wnli": ("sentence1,sentence2", "accuracy", "validation"),
-}
 SUBSETS = {"mnli_mismatched": "mnli"}  # whose files a task is made of, where they are not of its own name
 
 
@@ -43,11 +31,9 @@ def load_glue(name: str, metric: str | None, group: str | None = None) -> Task:
     """A GLUE task; its test labels are hidden, so it has no test split.
 
     Raises:
-        InputError: no such GLUE task, or its data cannot be had.
+        InputError: its data cannot be had.
     """
     subset = name.removeprefix("glue/")
-    if subset not in GLUE:
-        raise unknown_name("GLUE task", subset, GLUE)
     text, own_metric, validation = GLUE[subset]
     kind = "regression" if subset == "stsb" else "classification"
     source = SUBSETS.get(subset, subset)

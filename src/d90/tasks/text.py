@@ -14,11 +14,11 @@ from d90.tasks.base import Split, Task
 from d90.tasks.files import split_files
 from d90.tasks.kinds.language import Language, documents
 from d90.tasks.metrics import LOSS
+from d90.tasks.names import UNITS
 from d90.tasks.readers import ending_of, numbered_lines
 
-__all__ = ["UNITS", "load_text"]
+__all__ = ["load_text"]
 
-UNITS = {"text:": "documents, separated by blank lines", "lines:": "documents, one a line"}
 ENDINGS = (".txt", ".txt.gz")
 
 
@@ -29,12 +29,10 @@ def load_text(name: str, metric: str | None = None) -> Task:
         name: "text:" or "lines:" and a path.
 
     Raises:
-        InputError: no such file, an unsound one, or fewer than two documents.
+        InputError: an unsound file, or fewer than two documents.
     """
     unit = next(unit for unit in UNITS if name.startswith(unit))
     path = Path(name.removeprefix(unit))
-    if not path.exists():
-        raise InputError(f"no such file or folder: '{path}'; expected text, one file or a folder with train.txt")
     if ending_of(path) is not None:
         raise InputError(
             f"'{path}' is a table, and {unit} takes plain text ({', '.join(ENDINGS)}); leave {unit} out and, where it has no "

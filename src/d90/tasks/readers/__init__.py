@@ -15,7 +15,7 @@ from d90.tasks.readers.jsons import read_json, read_json_lines
 from d90.tasks.readers.lines import FileRows, Row, check_regular, numbered_lines
 from d90.tasks.readers.parquet import read_parquet
 
-__all__ = ["ENDINGS", "FileRows", "Row", "ending_of", "find_split", "numbered_lines", "read_rows"]
+__all__ = ["ENDINGS", "FileRows", "Row", "check_regular", "ending_of", "find_split", "numbered_lines", "read_rows"]
 
 _READERS: dict[str, Callable[[Path], FileRows]] = {
     ".jsonl": read_json_lines,
