@@ -5,6 +5,7 @@ also reads and checks a file and computes P theta. In turn, medians of rounds; "
 a round.
 
     python benchmarks/bank.py [--rounds 15] [--tunes 1000] [--clock cpu] [--only batch]        writes bank.json
+    python benchmarks/bank.py --only generate --rounds 2                                      SmolLM2 writes: minutes
 
 `--clock cpu` counts this process's processor time, for a machine that others keep busy; run it with OMP_NUM_THREADS=1.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batch import many, mixed
+from batch import READING, WRITING, many, mixed
 from machine import beside, processor
 
 import d90
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--tunes", type=int, default=1000)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--many", type=int, default=10_000)
-    parser.add_argument("--only", choices=("switch", "batch", "many"))
+    parser.add_argument("--only", choices=("switch", "batch", "many", "generate"))
     given = parser.parse_args()
     global clock
     clock = CLOCKS[given.clock]
@@ -113,9 +114,14 @@ def main() -> None:
         line["listing"] = listing(model, given.tunes, given.rounds)
     if given.only in (None, "batch"):
         told = {"rounds": given.rounds, "load": round(os.getloadavg()[0], 1)}
-        line["batch"] = told | mixed(lambda: models.load("minilm", 2).module, given.rounds, clock)
+        line["batch"] = told | mixed(lambda: models.load("minilm", 2).module, given.rounds, clock, READING)
     if given.only in (None, "many"):
         line["many"] = many(lambda: models.load("minilm", 2).module, given.many, clock)
+    if given.only == "generate":
+        told = {"rounds": given.rounds, "load": round(os.getloadavg()[0], 1)}
+        line["generate"] = told | mixed(
+            lambda: models.load("smollm2", 0, "language").module, given.rounds, clock, WRITING
+        )
     print(json.dumps(line, indent=1))
     out = Path(__file__).with_suffix(".json")
     held = json.loads(out.read_text()) if out.exists() else []

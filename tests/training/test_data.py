@@ -12,14 +12,19 @@ from torch import nn
 
 import d90
 from d90.errors import InputError
+from d90.methods import parse
 from d90.models import loading as models
 from d90.models.model import Model
-from d90.training.data import open_model, open_task
+from d90.options import TrainingOptions
+from d90.training.data import Data, open_model, open_task
 from d90.training.device import best_device, check_device
+from d90.training.evaluation import Assessment, assess
 from d90.training.loading import open_tune
+from d90.training.loop import fit
 from d90.training.progress import Progress
-from d90.training.recipe import Recipe
-from tests.reference.blobs import blobs
+from d90.training.recipe import Recipe, make_recipe
+from d90.training.result import Evaluation
+from tests.reference.blobs import FAST, blobs
 from tests.reference.tiny import tiny_model, tiny_task
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "evaluations": 2, "max_length": 8, "precision": "fp32"}
@@ -186,3 +191,35 @@ def test_padding_does_not_change_a_prediction(tmp_path: Path) -> None:
         space.theta.normal_()
     space.flush()
     assert not model.module.bert.embeddings.word_embeddings.weight[0].any()  # type: ignore[union-attr]
+
+
+def test_the_untrained_model_is_looked_at_once_for_trials_that_start_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is kept is what each would have seen; fresh weights of another seed are looked at themselves."""
+    looks: list[Model] = []
+
+    def counted(data: Data, split: str, precision: str) -> Assessment:
+        looks.append(data.model)
+        return assess(data, split, precision)
+
+    monkeypatch.setattr("d90.training.data.assess", counted)
+
+    def begun(data: Data, method: str) -> Evaluation:
+        result, applied = fit(data, parse(method), recipe, progress=Progress())
+        applied.release()
+        return result.curve[0]
+
+    task, network = blobs(), "mlp:16-32-3"
+    recipe = make_recipe(network, task, parse("full"), TrainingOptions(**FAST))
+    data = Data(models.load(network, 3), task)
+    first = [begun(data, method) for method in ("full", "full@d=20", "bitfit")]
+    assert (len(looks), len(set(first))) == (1, 1)
+    alone = [begun(Data(models.load(network, 3, seed=seed), task), "full") for seed in (0, 1)]
+    assert alone[0] == first[0]
+    assert alone[1] != first[0]
+    assert begun(data.for_model(models.load(network, 3, seed=1)), "bitfit") == alone[1]
+    assert begun(data, "bitfit") == first[0]
+    assert len(looks) == 4
+
+    _, applied = fit(data, parse("full@d=20"), recipe, progress=Progress())
+    further, _ = fit(data, parse("full@d=20"), recipe, progress=Progress(), applied_method=applied)
+    assert further.curve[0].score > first[0].score, "a method trained further does not begin at the base"

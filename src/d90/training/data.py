@@ -20,6 +20,7 @@ from d90.tasks import load as load_task
 from d90.tasks.answers import Questions
 from d90.training.answers import ask
 from d90.training.batches import Batches, outputs_of
+from d90.training.evaluation import Assessment, assess
 from d90.training.forgetting import Retained, measure_forgetting, retained
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
@@ -48,6 +49,7 @@ class Data:
         self._told: set[str] = set()
         self._questions: dict[str, Questions] = {}
         self._retained: dict[str | None, list[Retained]] = {}
+        self._untrained: dict[str, Assessment] = {}
 
     def split(self, name: str) -> Batches:
         """A split, encoded; the test split when it is first asked for."""
@@ -75,6 +77,12 @@ class Data:
         """What the tune that lies on the model has forgotten of that."""
         return measure_forgetting(self.model, self._retained[keep])
 
+    def untrained(self, precision: str) -> Assessment:
+        """What the plain model gives on the validation split, looked at once: the same for every method that starts at the base."""
+        if precision not in self._untrained:
+            self._untrained[precision] = assess(self, "validation", precision)
+        return self._untrained[precision]
+
     def chance(self, split: str) -> float:
         """The score on a split of the best guess that sees no input: `Task.chance`, or of hidden tokens their frequencies in training."""
         kind, held = self.task.kind, self.split(split)
@@ -88,6 +96,8 @@ class Data:
         """The same encoded task for the same kind of model with other fresh weights."""
         other = copy.copy(self)
         other.model = model
+        if model.fresh or self.task.kind.from_scratch:
+            other._untrained = {}
         model.choose_attention(max(self.model.longest_seen, 1))
         return other
 

@@ -212,7 +212,8 @@ def fit(
     if recipe.measures_forgetting:
         data.remember(recipe.keep, progress)
     whole = control.test or (recipe.measures_forgetting and recipe.until == 1)
-    control = replace(control, keep_best=control.keep_best or whole)
+    at_base = applied_method is None and spec.method.starts_at_base
+    control = replace(control, keep_best=control.keep_best or whole, at_base=at_base)
     applied_method = applied_method or apply(spec, module, recipe.seed, context(data, recipe, progress))
     try:
         with undisturbed(module, recipe.seed), recomputing(module, recipe.gradient_checkpointing):

@@ -42,6 +42,7 @@ class RunControl:
         checkpoint: keeps the run's state; one that was killed goes on from it.
         test: score the best evaluation's weights, which are then kept, on the test split.
         pause: where a reading (`Recipe.until`) leaves its state, from which the whole run goes on, bit for bit.
+        at_base: the untrained model gives what the base gives, so the look at it may be that of an earlier run.
     """
 
     stop_at: float | None = None
@@ -51,6 +52,7 @@ class RunControl:
     checkpoint: Checkpoint | None = None
     pause: Checkpoint | None = None
     test: bool = False
+    at_base: bool = False
 
 
 NO_CONTROL = RunControl()
@@ -211,7 +213,10 @@ class Loop:
 
         A look that has forgotten more than the recipe allows counts as the untrained model's.
         """
-        found = assess(self.data, "validation", self.precision)
+        if self.step == 0 and self.control.at_base:
+            found = self.data.untrained(self.precision)
+        else:
+            found = assess(self.data, "validation", self.precision)
         best = max((look.score for look in self.curve), default=-math.inf)
         score, forgets, most = found.score, None, self.recipe.forget_at_most
         better = score > best and math.isfinite(found.loss)
