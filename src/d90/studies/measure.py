@@ -221,6 +221,7 @@ def _search(
     trials.begin()
     runner.note(runner.study)
     own, others = trials.stored()
+    threshold = trials.goal.at(trials.full_score)  # again: the store may have held more full fine-tunings
     levels = (f"{to_display(value, setting.task.metric):.4f}" for value in (trials.full_score, threshold, chance))
     progress.search_planned("baseline {}, threshold {} ({rule} rule), chance {}".format(*levels, rule=setting.rule))
     problem = _problem(setting, trials, rates, chance, gain)
