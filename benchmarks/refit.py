@@ -1,7 +1,7 @@
 """Every published d90 again, by today's rule, from the trials in docs/results: no model, no data, nothing trained.
 
     python benchmarks/refit.py            # the interval told then, and today's, side by side
-    python benchmarks/refit.py --pages    # and the pages beside the stores, with today's
+    python benchmarks/refit.py --pages    # and all pages of docs/results, with today's
 
 The stores stay as they are: what was told then is part of the record.
 """
@@ -9,22 +9,30 @@ The stores stay as they are: what was told then is part of the record.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
 
+from d90.report.compare import comparison_page
 from d90.report.figure import points
+from d90.report.generalization import gaps_page
 from d90.report.measure import other_trials, page
-from d90.report.series import series_page
+from d90.report.series import lowdata_page, series_page
+from d90.report.weight_change import analysis_page
 from d90.report.words import answer, names, spread
+from d90.results.compare import Comparison
+from d90.results.low_data import LowData
 from d90.results.measure import Measurement
 from d90.results.result import stored_results
 from d90.results.series import Cell, Series
+from d90.results.weight_change import Analysis
 from d90.search import NextTrial, Observation, SearchProblem, SearchResult, summarise
 from d90.search.noise import expected_noise
 from d90.search.rules import goal
+from d90.studies.generalization import LEVELS, generalization
 from d90.studies.measurement_trials import scatter_of
 from d90.trials.predictions import unpack
 from d90.trials.row import TrialRow
@@ -33,6 +41,7 @@ from d90.trials.store import Store
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 VALIDATION = {"mrpc": 408}  # of stores from before predictions were kept
 USUAL = 1000
+GAP_OF = "full@structure=did,projection=fastfood,"  # begins the methods whose measurements are shown
 
 
 @dataclass(frozen=True)
@@ -156,13 +165,34 @@ def with_cells(series: Series, pairs: Sequence[Refit]) -> Series:
 def write_pages(path: Path, pairs: Sequence[Refit], page_path: Path | None = None) -> None:
     """The page of a store, where there is one: beside it, or at `page_path`."""
     target = page_path or path.with_suffix(".html")
-    if not target.exists() or not pairs:
+    if not target.exists():
         return
     store = Store(path, write=False)
     series = [study for kind in ("trajectory", "family") for study in stored_results(store, Series, kind)]
-    text = series_page(with_cells(series[-1], pairs)) if series else page([p.after for p in pairs], other_trials(store))
+    low_data = stored_results(store, LowData, "lowdata")
+    compared = stored_results(store, Comparison, "compare")
+    if series:
+        text = series_page(with_cells(series[-1], pairs))
+    elif low_data or compared:
+        text = lowdata_page(low_data[-1]) if low_data else comparison_page(compared)
+    else:
+        text = page([p.after for p in pairs], other_trials(store)) if pairs else ""
     store.close()
-    target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    if text:
+        target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+
+
+def write_others() -> None:
+    """The pages that belong to no store: of what tunes changed, and of d90 beside generalization gaps."""
+    for path in sorted(RESULTS.glob("analyze_*.json")):
+        found = Analysis.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        path.with_suffix(".html").write_text(analysis_page(found), encoding="utf-8", newline="\n")
+    stores = ["mnist", "sst2_sentences", "mrpc"]
+    command = (
+        f"d90 gap {' '.join(f'docs/results/{name}.sqlite' for name in stores)} -m {GAP_OF} -o docs/results/gap.html"
+    )
+    rows = generalization([RESULTS / f"{name}.sqlite" for name in stores], method=GAP_OF)
+    (RESULTS / "gap.html").write_text(gaps_page(rows, LEVELS, command), encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -186,6 +216,8 @@ def main() -> None:
                   + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")  # fmt: skip
         if given.pages:
             write_pages(path, pairs)
+    if given.pages:
+        write_others()
 
 
 if __name__ == "__main__":

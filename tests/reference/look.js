@@ -1,6 +1,7 @@
 // What is wrong with a page, in words: nothing may be wider than the window, be cut, overlap, or be too small to read.
 function faults(frame) {
   const page = frame.contentDocument, view = frame.contentWindow, wide = page.documentElement.clientWidth, found = [];
+  for (const one of page.querySelectorAll('details')) one.open = true;
   if (page.documentElement.scrollWidth > wide) found.push(`the page is ${page.documentElement.scrollWidth} wide`);
   const scrolls = (e) => {
     for (; e; e = e.parentElement) if (/auto|scroll/.test(view.getComputedStyle(e).overflowX)) return true;

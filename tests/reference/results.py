@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from d90.analysis.amplification import Amplification, Spectrum
+from d90.results.advise import Recommendation, Tried
 from d90.results.compare import Comparison, Entry
 from d90.results.low_data import LowData
 from d90.results.series import Cell, Series
@@ -48,6 +49,29 @@ def made_cell(x: int, d90: int | None, status: str = "found", **changes: Any) ->
 def made_series(*cells: Cell, kind: str = "trajectory", **changes: Any) -> Series:
     """A trajectory of these cells."""
     return Series(kind, "full@structure=did", "paper", "pretraining step", cells, {}, **changes)
+
+
+def made_tried(method: str, stored: int, *scores: float, gap: float | None = 0.0, **changes: Any) -> Tried:
+    """A candidate of an advice; its standard error is 0.006."""
+    given = {"family": method.partition("=")[0], "size": float(stored), "lr": 0.0013, "error": 0.006}
+    given |= {"shown": False, "worse": False, "bytes": 4 * stored + 400, "trained": stored, **changes}
+    return Tried(method=method, scores=scores, gap=gap, stored=stored, **given)
+
+
+def made_advice(status: str, tried: Sequence[Tried], reference: Tried | None, **changes: Any) -> Recommendation:
+    """Its answer is the smallest shown, or the reference."""
+    shown = [one for one in tried if one.shown]
+    chosen = min(shown, key=lambda one: one.stored) if shown else reference
+    given: dict[str, Any] = {
+        "model": "minilm", "task": "data/reviews", "metric": "accuracy", "chosen": chosen, "guess": None, "margin": 0.01, "gain": 0.3,
+        "zero": 0.5, "goal": None, "spent": 11.2, "grid": 84.0, "complete": False, "seconds": 400.0, "limit": (300.0, 2200.0), "looks": 3,
+        "rates": (("lora", 0.31, 0.08, 4), ("full@d", 0.0, 0.1, 0)), "line": "d90 train minilm data/reviews -m lora:r=1 --lr 0.0013",
+        "readings": (("lora:r=1,alpha=1.0,targets=qkvo/mlp", 0.0013, 0.6121), ("full@d=100", 0.9, None)),
+        "snippets": {"peft": "LoraConfig(r=1, lora_alpha=1.0, target_modules=[" + ", ".join(f"'layer.{i}.query'" for i in range(9)) + "])"},
+        "tune": "", "adapter": "", "unknown": ("whether longer training changes the answer",), "settle": "--budget 24", "corrected": "",
+        "recipe": {"epochs": 3, "batch_size": 32}, "definitions": {"task": "f" * 64}, "command": "d90 advise minilm data/reviews",
+    }  # fmt: skip
+    return Recommendation(status=status, tried=tuple(tried), reference=reference, **{**given, **changes})
 
 
 def made_row(role: str, *factors: tuple[int, float], own: float = 1.0) -> WeightChangeRow:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from d90.report.advise import advice_page
 from d90.report.compare import comparison_page
 from d90.report.draw import Dot, Level, Look, Mark, Trials, draw
 from d90.report.generalization import gaps_page
@@ -24,7 +25,7 @@ from d90.results.weight_change import Analysis
 from d90.studies.generalization import generalization
 from d90.trials.store import Store
 from tests.reference.browser import browser, looked_at
-from tests.reference.results import made_cell, made_comparison, made_low_data, made_series
+from tests.reference.results import made_advice, made_cell, made_comparison, made_low_data, made_series, made_tried
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -78,6 +79,49 @@ def gaps() -> str:
     return gaps_page(generalization([RESULTS / "mrpc.sqlite"]), 3, "d90 gap docs/results/mrpc.sqlite")
 
 
+def advised() -> str:
+    """Twelve candidates, two of the same size and one that failed; nothing smaller than the reference; no candidate at all."""
+    names = [
+        "full@d=100",
+        "full@d=1000",
+        "full@d=10000",
+        *(f"lora:r={r},alpha=8.0,targets=qkvo/mlp,init=code" for r in (1, 2, 4, 8, 16)),
+    ]
+    names += ["bitfit", "adapter:kind=pfeiffer,r=16", "preembed:prefix=8+lora:r=8,alpha=8.0", "pafi:fraction=0.005"]
+    tried = [
+        made_tried(
+            name,
+            100 * 3 ** (i % 9),
+            0.7 + 0.02 * i,
+            0.71 + 0.02 * i,
+            gap=0.2 - 0.02 * i,
+            shown=7 <= i < 11,
+            worse=i < 4,
+        )
+        for i, name in enumerate(names)
+    ]
+    failed = made_tried("hiwi:r=4,targets=mlp", 30_000, gap=None)
+    full = made_tried("full", 22_713_216, 0.89, 0.9)
+    return advice_page([
+        made_advice("shown", [*tried, failed], full),
+        made_advice("reference", tried[:1], full, task="other/" + "long-name-" * 12),
+        made_advice("none", [], None, goal=0.99, line="", snippets={}),
+    ])  # fmt: skip
+
+
+def overlaid() -> str:
+    """Several methods on one task in one figure."""
+    found = [one for one in stored("mrpc", Measurement, "measure") if isinstance(one, Measurement)]
+    names = ("full", "lora:r=8", "preembed:prefix=8+lora:r=8,targets=qkvo/mlp", "bitfit")
+    studies = [
+        replace(found[0], method=f"{name}@structure=did", d90=d, interval=(2 * d // 3, None if i > 2 else 2 * d))
+        for i, (name, d) in enumerate(zip(names, (300, 900, 2700, 8100), strict=True))
+    ]
+    text = page(studies)
+    assert text.count('id="o1-') > 10
+    return text
+
+
 def index() -> str:
     store = Store(RESULTS / "lowdata.sqlite", write=False)
     text = store_pages(store, "index.html")["index.html"]()
@@ -86,7 +130,8 @@ def index() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (measured, compared, low_data, series, nothing_measured, analysed, gaps, index)
+    one.__name__: one
+    for one in (measured, compared, low_data, series, nothing_measured, analysed, gaps, index, advised, overlaid)
 }
 
 

@@ -44,7 +44,7 @@ def advice_page(studies: Sequence[Recommendation], *, index: str = "") -> str:
             **vars(study),
             "told": study.lines(),
             "rows": _rows(study),
-            "svg": Markup(advice_figure(study, f"a{i}")),
+            "svg": Markup(advice_figure(study, f"a{i}")) if any(one.scores for one in _rows(study)) else "",
             "falls": [
                 f"{name}: the best rate falls as size^-{fall:.2f} (give or take {deviation:.2f}), from {read} sizes"
                 for name, fall, deviation, read in study.rates
@@ -89,7 +89,7 @@ def advice_figure(study: Recommendation, prefix: str) -> str:
         axes.set_ylabel(f"held-out {label}")
         axes.margins(x=0.12, y=0.15)
         log_ticks(axes.xaxis, lambda value: short_count(round(value)))
-        axes.legend(frameon=False, loc="best", fontsize=8)
+        axes.legend(frameon=False, loc="best", fontsize=8.5)
         drawn = rendered(figure)
     hover = {
         f"{key}-dots": [f"{one.method}: {score(one.score, study.metric)} at {one.lr:g}" for one in group]

@@ -144,7 +144,7 @@ def comparison_figure(study: Comparison, prefix: str, forgetting: bool = False) 
             dots[0].set_gid(f"{name}-dots")
         axes.set_xlabel("forgets, nats a token of the base's own text" if forgetting else "numbers stored (log scale)")
         axes.set_ylabel(f"{study.split} {label}")
-        axes.margins(x=0.12, y=0.15)
+        axes.margins(x=0.2, y=0.15)  # names are centred over their dots, the first and the last too
         if not forgetting:
             log_ticks(axes.xaxis, lambda value: short_count(round(value)))
             figure.legend(frameon=False, loc="outside lower left", ncols=2, fontsize=8.5)

@@ -30,6 +30,7 @@ __all__ = [
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
 WIDTH = 5.2  # inches, of 374 units: on a telephone a letter of 8.5 is still 8 pixels high
+LONGEST_TITLE = 56  # letters of a line over a figure of this width
 INK = "#0a0b0c"  # stands for currentColor; not black, which matplotlib would leave unsaid
 
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "d90", "font.size": 10, "axes.grid": False}
@@ -105,7 +106,7 @@ def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix
 
     Args:
         svg: a file's text, in which TITLE0, TITLE1 ... stand for the title's lines.
-        title: any text at all; escaped here.
+        title: any text at all; escaped here, and lines cut that would not fit the figure: the page's heading has them whole.
         hover: for the id of a group of dots, what each of them tells, in their order.
         prefix: put before every id.
     """
@@ -121,7 +122,8 @@ def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix
             group += f"{before}<{name} {rest}><title>{html.escape(text)}</title></{name}>"
         body = head + group + tail
     for i, line in enumerate(title):
-        body = body.replace(f">TITLE{i}<", f">{html.escape(line)}<")
+        shown = line if len(line) <= LONGEST_TITLE else f"{line[: LONGEST_TITLE - 1]}…"
+        body = body.replace(f">TITLE{i}<", f">{html.escape(shown)}<")
     label = html.escape("; ".join(title))
     return f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>{body}'
 
