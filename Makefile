@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # two processes, a file of tests at a time, a thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: attack demo docs smollm2 test test-all older no-compiler bench lint clean
+.PHONY: attack demo docs smollm2 test test-all pythons older no-compiler bench lint clean
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/d90/projections/kernels/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +51,14 @@ older: $(INSTALLED)
 	$(BIN)/pip install -q --no-deps --upgrade --target build/older -r constraints-older.txt
 	PYTHONPATH=build/older $(BIN)/python -c "import peft, transformers as t; assert (peft.__version__, t.__version__) == ('0.18.0', '4.57.1'), t"
 	PYTHONPATH=build/older $(PYTEST) -m "not slow" -W "ignore:Could not find a config file:UserWarning" tests/integrations
+
+# the newest Python that is declared, where it is installed: the tests of what depends on the language and its library
+NEWEST ?= python3.13
+pythons:
+	test -x build/newest/bin/python || $(NEWEST) -m venv build/newest
+	build/newest/bin/pip install -q -c constraints.txt '.[demo,test]'
+	OMP_NUM_THREADS=1 build/newest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile tests/projections tests/subspace tests/options tests/trials/test_store.py \
+		tests/tasks/test_files.py tests/tasks/test_groups.py tests/cli/test_main.py tests/cli/test_expand.py tests/studies/test_measure.py tests/test_errors.py tests/test_registry.py
 
 # an install where no C compiler is found: torch does the projections' work
 no-compiler: $(INSTALLED)

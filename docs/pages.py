@@ -128,22 +128,35 @@ def commands() -> dict[str, Any]:
 
 
 def command_page(name: str, command: Any) -> str:
-    """A command with every argument and option."""
+    """A command with every argument and option.
+
+    Raises:
+        ValueError: one has no help text, so that nobody would learn what it does.
+    """
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     usage = " ".join(["d90", name, *(_argument(each) for each in arguments), "[OPTIONS]"])
     parts = [f"# d90 {name}\n\n{textwrap.dedent(command.help or '').strip()}\n\n```\n{usage}\n```\n"]
     if arguments:
-        rows = [(f"`{each.name}`", _default(each), _cell(getattr(each, "help", "") or "")) for each in arguments]
+        rows = [(f"`{each.name}`", _default(each), _help(name, each)) for each in arguments]
         parts.append(_table(("argument", "default", "what it is"), rows))
     rows = []
     for each in options:
         if getattr(each, "hidden", False):
             continue
         spelled = ", ".join(f"`{word}`" for word in [*each.opts, *each.secondary_opts])
-        rows.append((spelled, _default(each), _cell(each.help or "")))
+        rows.append((spelled, _default(each), _help(name, each)))
     parts.append(_table(("option", "default", "what it does"), rows))
     return "\n".join(parts)
+
+
+def _help(command: str, parameter: Any) -> str:
+    text = getattr(parameter, "help", None)
+    if not text:
+        raise ValueError(
+            f"{parameter.opts[0]} of d90 {command} has no help text; the reference says what each option does"
+        )
+    return _cell(text)
 
 
 def _argument(argument: Any) -> str:

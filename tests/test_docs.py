@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +106,16 @@ def test_every_option_that_help_shows_is_in_the_reference(pages: ModuleType) -> 
         assert options or name in ("inspect", "tasks"), shown
         for option in options:
             assert f"`{option}`" in text, f"{name}: {option}"
+
+
+def test_an_option_that_nobody_explains_ends_the_build(pages: ModuleType) -> None:
+    command = pages.commands()["measure"]
+    (budget,) = (each for each in command.params if each.name == "budget")
+    bare = copy.copy(budget)
+    bare.help = None
+    params = [bare if each is budget else each for each in command.params]
+    with pytest.raises(ValueError, match="--budget of d90 measure has no help text"):
+        pages.command_page("measure", SimpleNamespace(params=params, help="Measure."))
 
 
 def test_every_public_name_has_a_page_that_tells_what_it_is(pages: ModuleType) -> None:

@@ -40,13 +40,17 @@ def call(*words: object, where: Path) -> str:
 def test_the_declared_python_begins_where_the_tests_run() -> None:
     """3.10 was declared, where `from typing import Self` fails at the first result that is read."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    lowest = re.fullmatch(r">=(\d+)\.(\d+)", project["project"]["requires-python"])
-    assert lowest
-    version = f"{lowest[1]}.{lowest[2]}"
+    declared = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["project"]["requires-python"])
+    assert declared
+    oldest, newest = int(declared[1]), int(declared[2]) - 1
+    version = f"3.{oldest}"
     assert project["tool"]["mypy"]["python_version"] == version, "types are checked for the oldest"
     named = [word.rpartition(" ")[2] for word in project["project"]["classifiers"] if "Python :: 3" in word]
-    assert named == [version], "each version that is named is one that the tests run on"
-    assert sys.version_info[:2] >= (int(lowest[1]), int(lowest[2]))
+    assert named == [version, f"3.{newest}"], "each version that is named is one that the tests run on"
+    assert f"NEWEST ?= python3.{newest}\n" in (ROOT / "Makefile").read_text(encoding="utf-8"), (
+        "make pythons runs the newest"
+    )
+    assert (3, oldest) <= sys.version_info[:2] <= (3, newest)
 
 
 @pytest.mark.slow

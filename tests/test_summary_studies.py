@@ -79,7 +79,7 @@ def test_few_examples_and_analyses(script: ModuleType, tmp_path: Path) -> None:
     text = "\n".join(script.study_tables(tmp_path))
     assert "| `lora:r=8` | 10 | 0.7000 ± 0.0000 | 0.8000 ± 0.0000 |" in text
     assert text.count("LoRA is no worse than full: **") == 2
-    assert text.count("LoRA is no worse than full: **does not hold**") == 1
+    assert text.count("LoRA is no worse than full: **points the other way, not shown**") == 1
     assert "| `lora:r=2` | W_q | 1.5 of 3 | 2 | 5 | 3 | 0.5 | 4 | 0.1 | 6 |" in text
     assert "| q | A | 1 | 0.200 | 0.010 | 0.90 | 1.10 |" in text
     assert "in 0 of 1 matrices; at full rank 0.200 (random 0.010): **does not hold**" in text

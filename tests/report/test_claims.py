@@ -33,8 +33,9 @@ def series(*cells: tuple[int, int | None, str], kind: str = "trajectory") -> Ser
         ([8000, 4000, 2000, 1000], "holds"),
         ([8000, 2000, 4000, 1000], "holds"),
         ([1000, 2000, 4000, 8000], "does not hold"),
-        ([8000, 9000, 7000, 8500], "does not hold"),
-        ([4000, 8000, 2000, 3000], "holds in part"),
+        ([8000, 9000, 7000, 8500], "points the other way, not shown"),
+        ([4000, 8000, 2000, 3000], "points that way, not shown"),
+        ([9000, 16_000, 2000, 3000], "holds in part"),
         ([1000, 1000], "not to be told"),
         ([1000], "not to be told"),
     ],
@@ -69,8 +70,8 @@ def test_lowdata_compares_with_full() -> None:
     few = made_comparison(full=[0.6], lora_8=[0.65], preembed=[0.5], prelayer=[0.55])
     many = made_comparison(full=[0.9], lora_8=[0.8], prelayer=[0.95])
     study = made_low_data([100, 1000], few, many)
-    hints = "points that way, not shown"  # one seed, and no interval
-    assert [verdict for _, verdict in lowdata_claims(study)] == [hints, hints, "does not hold", "does not hold"]
+    hints, against = "points that way, not shown", "points the other way, not shown"  # one seed, and no interval
+    assert [verdict for _, verdict in lowdata_claims(study)] == [hints, hints, against, against]
     assert lowdata_claims(made_low_data([10], made_comparison(bitfit=[0.5]))) == []
     losses = made_comparison("loss", full=[-3.2], lora_8=[-3.1])
     ((words, verdict),) = lowdata_claims(made_low_data([10], losses))

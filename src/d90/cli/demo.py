@@ -69,11 +69,14 @@ def _use(result: Measurement, folder: Path) -> list[str]:
     test = load(TASK).test
     assert test is not None
     write_bytes(picture, base64.b64decode(str(test.inputs[DIGIT][0])))
-    (told,) = open_tune(result.tune).describe([(str(picture),)])
+    tuned = open_tune(result.tune)
+    (told,) = tuned.describe([(str(picture),)])
     label, share = list(told.values())[:2]
+    space = tuned.record.spec.space
+    assert space is not None
     size = Path(result.tune).stat().st_size
     return [
-        f"the tune: {result.tune}, {size:,} bytes, by which d90 rebuilds all {result.D:,} weights",
+        f"the tune: {result.tune}, {space.d:,} numbers in {size:,} bytes, by which d90 rebuilds all {result.D:,} weights",
         f"a prediction: {picture}, a {DIGIT} in a font that it has not seen, is read as {label} ({share:.0%})",
         f"the same again: d90 predict {result.tune} {picture}",
     ]

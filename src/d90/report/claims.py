@@ -5,8 +5,8 @@
     lowdata      LoRA is no worse than full fine-tuning with few examples, prefixes are     (Hu et al. 2021, table 16)
     analyze      the top directions agree, phi(1, 1) > 0.5; a smaller r amplifies more      (section 7.2, table 7)
 
-A sentence is (words, verdict); the verdict is "holds", "points that way, not shown", "holds in part", "does not hold" or "not to be
-told". A claim that compares numbers holds only where some of their intervals are apart.
+A sentence is (words, verdict); the verdict is "holds", "points that way, not shown", "holds in part", "points the other way, not
+shown", "does not hold" or "not to be told". A claim that compares numbers holds, or does not, only where some of their intervals are apart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Claim", "amplified", "analysis_claims", "lowdata_claims", "ratio_of_
 Claim = tuple[str, str]
 
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not to be told"
-HINTS = "points that way, not shown"
+HINTS, AGAINST = "points that way, not shown", "points the other way, not shown"
 MOST = 0.75  # of the pairs: so many must fall for a claim to hold
 HALF = 0.5  # phi above which the paper calls directions shared
 
@@ -63,11 +63,11 @@ def series_claims(study: Series) -> list[Claim]:
         falls = sum(b.d90 < a.d90 for a, b in pairs)
         apart = sum(a.high < b.low or b.high < a.low for a, b in pairs)
         first, last = points[0], points[-1]
-        verdict = PART
+        verdict = PART if apart else HINTS
         if falls >= MOST * len(pairs) and last.d90 < first.d90:
             verdict = HOLDS if apart else HINTS
         elif falls <= len(pairs) / 2:
-            verdict = FAILS
+            verdict = FAILS if apart else AGAINST
         words = (
             f"{head}: from {first.words()} at {first.x:,} to {last.words()} at {last.x:,}; it falls {along} in {falls} of "
             f"{len(pairs)} pairs; the intervals of {apart} of them are apart"
@@ -112,7 +112,7 @@ def lowdata_claims(study: LowData) -> list[Claim]:
             words = f"n = {n:,}: prefixes {', '.join(shown[name] for name in prefixes)}: they are worse than full"
             worse = [scores[name] < full for name in prefixes]
             apart = [_apart(entries[name], entries["full"]) for name in prefixes]
-            found.append((words, _shown(True, apart) if all(worse) else _verdict(worse)))
+            found.append((words, _shown(2 * sum(worse) > len(worse), apart, PART if not all(worse) else HOLDS)))
     return found
 
 
@@ -183,9 +183,11 @@ def _apart(one: Entry, other: Entry) -> bool:
     return not indistinct(one.mean, (one.high - one.low) / 2, other.mean, (other.high - other.low) / 2)
 
 
-def _shown(points: bool, apart: Sequence[bool]) -> str:
-    """The verdict of a claim that the numbers point to or not; it holds where all of them are apart."""
-    return FAILS if not points else HOLDS if all(apart) else HINTS
+def _shown(points: bool, apart: Sequence[bool], holds: str = HOLDS) -> str:
+    """The verdict of a claim that the numbers point to or not: `holds` where all of them are apart, and it fails where any is."""
+    if points:
+        return holds if all(apart) else HINTS
+    return FAILS if any(apart) else AGAINST
 
 
 def _verdict(each: Sequence[bool]) -> str:
