@@ -28,7 +28,7 @@ from d90.projections import build
 from d90.results.preflight import MemoryParts, Preflight
 from d90.subspace import layout
 from d90.tasks.kinds import TaskKind, stored_kind
-from d90.training.evaluation import ROWS, rows_of_logits
+from d90.training.evaluation import rows_looked_at, rows_of_logits
 from d90.training.footprint import emptied, fold_gradients, peak_of, size_of
 from d90.training.recipe import bf16_is_fast, suited
 from d90.training.schedule import recomputing
@@ -141,9 +141,9 @@ def _passes(
     module: Any, spec: Spec, kind: TaskKind, precision: str, options: PreflightOptions, tokens: int
 ) -> tuple[int, int]:
     """Bytes beside what is held: at the peak of a step, and of an evaluated batch."""
-    rows = ROWS
+    rows = rows_looked_at(options.device, hasattr(module, "config"))
     if kind.generative:
-        rows = rows_of_logits(module.config.vocab_size, tokens)
+        rows = rows_of_logits(module.config.vocab_size, tokens, rows)
     block = BLOCKS[options.device]
 
     def losses(examples: int, outputs_of: Callable[..., Tensor]) -> Tensor:

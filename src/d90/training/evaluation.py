@@ -15,15 +15,16 @@ from d90.models.model import Model
 from d90.tasks import Task
 from d90.tasks.answers import Questions
 from d90.training.answers import score_answers
-from d90.training.batches import Batches, outputs_of
+from d90.training.batches import Batches, device_of, outputs_of
 from d90.training.precision import autocast
 
 if TYPE_CHECKING:
     from d90.training.data import Data
 
-__all__ = ["Assessment", "assess", "evaluate", "look", "predict", "rows_of_logits"]
+__all__ = ["Assessment", "assess", "evaluate", "look", "predict", "rows_looked_at", "rows_of_logits"]
 
 ROWS = 128  # in an evaluated batch
+TEXT_ROWS = 16  # of texts on a processor: what a layer makes then stays in its caches (benchmarks/README.md)
 MAX_TOKENS = 1 << 14  # in an evaluated batch of windows
 MAX_LOGITS = 1 << 26  # numbers in an evaluated batch of a language model
 
@@ -58,7 +59,8 @@ def look(model: Model, task: Task, batches: Batches, precision: str, asked: Ques
         batches: they, encoded.
         asked: where the task's metric is of answers, what they ask (`d90.training.answers.ask`).
     """
-    outputs = predict(model, batches, precision)
+    texts = model.tokenizer is not None
+    outputs = predict(model, batches, precision, rows_looked_at(device_of(model.module).type, texts))
     loss = task.loss(outputs, batches.labels).item()
     if asked is None:
         score = task.kind.score(task.metric, outputs, batches.labels)
@@ -71,6 +73,11 @@ def evaluate(data: Data, split: str, precision: str) -> tuple[float, float]:
     """(score, loss) of the model on one split that `data` holds encoded."""
     found = assess(data, split, precision)
     return found.score, found.loss
+
+
+def rows_looked_at(device: str, texts: bool) -> int:
+    """How many examples a look evaluates at once."""
+    return TEXT_ROWS if texts and device == "cpu" else ROWS
 
 
 def rows_of_logits(vocabulary: int, longest: int, size: int = ROWS) -> int:
