@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import d90
-from d90 import GaussianCertificate, certify, certify_gaussian
+from d90 import GaussianCertificate, certify, certify_gaussian, certify_language
 from d90.analysis import bounds
 from d90.analysis.posterior import TEMPERATURES, WIDTHS, Gaussian, best_temperature, catoni_upper, sampled_upper
 from d90.certificates import verify_gaussian as checker
@@ -25,6 +25,7 @@ from d90.certificates.posterior import GaussianSpace, draw
 from d90.errors import InputError
 from d90.projections.philox import gaussians
 from tests.certificates.planted import altered, planted_model, random_task
+from tests.reference.tiny_causal import tiny_causal, tiny_documents
 
 FILE = Path(checker.__file__)
 FAST: dict[str, Any] = {
@@ -287,6 +288,15 @@ def test_options_that_a_gaussian_does_not_have_are_refused(given: dict[str, Any]
         certify_gaussian(planted_model("plain"), random_task(), store=":memory:", **{**FAST, **given})
 
 
+def test_documents_have_no_gaussian(tmp_path: Path) -> None:
+    base = tiny_causal(tmp_path / "base")
+    tiny_documents(tmp_path / "text")
+    with pytest.raises(InputError, match="for documents, expected 'message'"):
+        certify_language(str(base), f"text:{tmp_path / 'text'}", "lora:r=2@structure=did", posterior="draw")
+    with pytest.raises(InputError, match="their bound is in bits per token"):
+        certify_gaussian(str(base), f"text:{tmp_path / 'text'}", "lora:r=2@structure=did", store=":memory:")
+
+
 def test_a_message_is_not_made_of_a_posterior() -> None:
     with pytest.raises(InputError, match=r"d90\.certify_gaussian"):
         certify(planted_model("plain"), random_task(), store=":memory:", posterior="gaussian")
@@ -325,8 +335,9 @@ def test_another_rate_is_an_alternative_of_a_draw_and_free_for_a_gaussian(tmp_pa
 
 
 def test_asked_again_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {**FAST, "dims": (8,), "epochs": 1, "quantise_epochs": 0, "store": tmp_path / "s.sqlite"}
+    given: dict[str, Any] = {**FAST, "dims": (8, 8), "epochs": 1, "quantise_epochs": 0, "store": tmp_path / "s.sqlite"}
     found = certify_gaussian(planted_model("plain"), random_task(), **given)
+    assert (len(found.candidates), found.parts["d"]) == (1, 0.0)
     monkeypatch.setattr(sys.modules["d90.certificates.gaussian"], "fit", lambda *a, **k: pytest.fail("trained again"))
     assert certify_gaussian(planted_model("plain"), random_task(), **given) == found
 

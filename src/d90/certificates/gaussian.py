@@ -106,7 +106,8 @@ def certify_gaussian(
             "got levels, evaluated or form for a Gaussian, expected none: it has no levels; leave them out"
         )
     asked = settled(options, spec, DIMS, None, quantise_epochs=2)
-    asked = replace(asked, posterior="gaussian" if asked.posterior == "message" else asked.posterior)
+    posterior = "gaussian" if asked.posterior == "message" else asked.posterior
+    asked = replace(asked, posterior=posterior, dims=tuple(dict.fromkeys(asked.dims or ())))
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)

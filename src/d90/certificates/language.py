@@ -156,6 +156,10 @@ def certify_language(
     progress = listener(progress)
     spec = parse(method) if isinstance(method, str) else method
     asked = settled(options, spec, DIMS, LEVELS, quantise_epochs=1)
+    if asked.posterior != "message":
+        raise InputError(
+            f"got posterior='{asked.posterior}' for documents, expected 'message': a Gaussian's bound is on errors"
+        )
     check_sound(spec, asked)
     recipe = make_recipe(model, task, spec, training, data)
     whole = open_task(task, recipe, model)
