@@ -121,6 +121,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "The betting bound",
         "A Gaussian is",
         "One draw of",
+        "A Gaussian's loss",
         "The checker of",
         "Bits per token",
         "`tried` is counted",

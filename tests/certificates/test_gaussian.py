@@ -115,7 +115,7 @@ def test_training_moves_mean_and_sigma_down_their_gradients() -> None:
         optimizer.step()
     found = trained.gaussian()
     assert found.mean.mean() == pytest.approx(1.0, abs=0.2)
-    weight = math.log(2) / (0.5 * 50)
+    weight = 4 / (0.5 * 50)
     square = float((found.mean.square() + found.sigma.square()).mean())
     # noise costs sigma^2 / 2, divergence weight (sigma^2 / (2 width^2) - ln sigma)
     assert float(found.sigma.square().mean()) == pytest.approx(weight / (1 + weight / square), rel=0.5)

@@ -1,9 +1,10 @@
 """A subspace whose d numbers are a Gaussian, trained against the bound of what is drawn from it.
 
     theta = mean + sigma eps           eps (d,) drawn anew at every step
-    minimised: C L(theta) / ln 2 + KL(Q || P) / n
+    minimised: C L(theta) / 4 + KL(Q || P) / n
 
-L is the mean loss in nats, which over ln 2 is no smaller than the error; C is the temperature of Catoni's bound, whose numerator this is.
+C is the temperature of Catoni's bound, whose numerator this is, but that the mean loss L in nats stands for the error, at some four nats
+each. (Over ln 2 the loss is no smaller than the error, but far larger: the divergence then counts for too little, docs/decisions.md.)
 P's width follows Q while it trains, at the value of least divergence; it is rounded to one of `WIDTHS` when it ends.
 """
 
@@ -27,6 +28,7 @@ __all__ = ["GaussianSpace", "draw"]
 _AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 SEED = 0  # of all draws: fixed, so that none is chosen
 TRAINING = 1 << 40  # the number of the first draw of training: none of them is measured
+NATS = 4.0  # of loss for an error
 PACE = 0.05  # how far ln sigma goes in a step of Adam at the peak of its rate
 
 
@@ -57,7 +59,7 @@ class GaussianSpace:
 
     def aim(self, temperature: float) -> None:
         """Train for another temperature from here on."""
-        self.weight = math.log(2) / (temperature * self.n)
+        self.weight = NATS / (temperature * self.n)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The mean, then ln sigma in units of its pace."""
