@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_stores_and_folders_are_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a file, not a folder"):
         check_output(store / "page.html")
     assert store.read_bytes() == before
-    with sqlite3.connect(store) as db:
+    with closing(sqlite3.connect(store)) as db, db:
         assert db.execute("SELECT count(*) FROM trials").fetchone() == (0,)
 
 

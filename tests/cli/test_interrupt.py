@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ def test_an_interrupted_measurement_says_what_is_kept_and_gives_the_cursor_back(
     assert b"Traceback" not in ended.screen
     assert HIDE in ended.screen, "bars were drawn"
     assert ended.screen.rindex(SHOW) > ended.screen.rindex(HIDE)
-    with sqlite3.connect(tmp_path / "runs" / "d90.sqlite") as db:
+    with closing(sqlite3.connect(tmp_path / "runs" / "d90.sqlite")) as db, db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> dict[str, 
 
     folder = tmp_path_factory.mktemp("bad")
     newer = folder / "newer.sqlite"
-    with sqlite3.connect(newer) as db:
+    with closing(sqlite3.connect(newer)) as db, db:
         db.execute("PRAGMA user_version=99")
     db.close()
     (folder / "nomodel").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def idx_folder(folder: Path) -> str:
 
 def rows(path: Path) -> set[tuple[Any, ...]]:
     """Everything of a store's trials that does not say when, or how long."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         found = db.execute(
             "SELECT t.key, t.stop_at, t.d, t.seed, t.score, t.status, t.recipe, json_extract(t.outcome, '$.curve'), "
             "json_extract(t.outcome, '$.train_loss'), json_extract(t.outcome, '$.test'), t.context, t.predictions FROM trials t"

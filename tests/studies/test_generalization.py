@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_a_task_that_changed_is_a_row_with_a_note(store: Path, tmp_path: Path) -
     import sqlite3
 
     shutil.copy(store, tmp_path / "s.sqlite")
-    with sqlite3.connect(tmp_path / "s.sqlite") as db:
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as db, db:
         ((key, text),) = db.execute("SELECT key, body FROM studies WHERE key = 'a'").fetchall()
         body = json.loads(text)
         body["definitions"]["task"] = "0" * 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_rows_written_long_ago_are_read_and_would_be_written_unchanged(path: Pat
     store = Store(path, write=False)
     rows = store.trials()
     store.close()
-    with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db, db:
         stored = db.execute("SELECT recipe, outcome, context, score, status FROM trials ORDER BY id").fetchall()
     db.close()
     assert len(rows) == len(stored)

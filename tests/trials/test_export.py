@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ DID = "full@d=30,structure=did,projection=fastfood,scale=tensor,layer=block,head
 
 def first_schema(path: Path) -> None:
     """A store as the first version wrote it, with one trial whose loss was not finite."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.executescript(
             "CREATE TABLE trials (id INTEGER PRIMARY KEY, key TEXT NOT NULL, stop_at REAL, ended TEXT NOT NULL, d INTEGER, "
             "seed INTEGER NOT NULL, score REAL NOT NULL, status TEXT NOT NULL, recipe TEXT NOT NULL, outcome TEXT NOT NULL, "
@@ -88,7 +89,7 @@ def test_an_old_store_is_read_as_it_is_and_upgraded_for_writing(tmp_path: Path) 
     assert unpack(new.find("n", None).result.predictions).tolist() == [0, 1, 2]
     assert new.used("study") == {"n": True}
     new.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA
         assert db.execute("SELECT p_seed FROM runs WHERE key = 'k'").fetchone()[0] == 4, "any SQLite tool has the view"
     db.close()
@@ -99,7 +100,7 @@ def test_no_two_columns_of_the_view_are_one_to_sqlite(tmp_path: Path) -> None:
     """A store of schema 2 had `d` and `D`; opened for writing its view is made again."""
     path = tmp_path / "s.sqlite"
     shutil.copy(RESULTS / "mrpc.sqlite", path)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 2
         assert "D:1" in [column[0] for column in db.execute("SELECT * FROM runs").description], "what it was before"
         trials = db.execute("SELECT * FROM trials").fetchall()
@@ -108,7 +109,7 @@ def test_no_two_columns_of_the_view_are_one_to_sqlite(tmp_path: Path) -> None:
     rows = as_rows(read)
     read.close()
     Store(path).close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA == 3
         names = [column[0] for column in db.execute("SELECT * FROM runs").description]
         assert len({name.lower() for name in names}) == len(names)

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def good_store(folder: Path) -> Path:
     path = folder / "good.sqlite"
     shutil.copy(RESULTS / "mnist.sqlite", path)
     Store(path).close()  # of today's schema
-    with sqlite3.connect(path) as db:  # one study: a page takes its time
+    with closing(sqlite3.connect(path)) as db, db:  # one study: a page takes its time
         db.execute("DELETE FROM studies WHERE key NOT IN (SELECT key FROM studies LIMIT 1)")
     db.close()
     return path
@@ -114,7 +115,7 @@ def test_each_kind_of_damage_has_its_own_advice(tmp_path: Path) -> None:
         ("UPDATE studies SET body = '{}'", "is damaged (KeyError"),
     ):
         fresh_copy(good, tmp_path / "s.sqlite")
-        with sqlite3.connect(tmp_path / "s.sqlite") as db:
+        with closing(sqlite3.connect(tmp_path / "s.sqlite")) as db, db:
             db.execute(statement)
         db.close()
         done = run(*COMMANDS[0], cwd=tmp_path)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert (row.key, row.stop_at, row.d, row.seed, row.score, row.status) == ("k", 0.7, 100, 0, 0.75, "passed")
     assert row.stored_recipe == {"model": "m", "task": "t", "method": "full", "lr": 1}
     assert row.recipe == Recipe("m", "t", lr=1)
-    assert row.result == TrialResult(0.75, "passed", context=TrialContext(torch="x"))
+    assert repr(row.result) == repr(TrialResult(0.75, "passed", context=TrialContext(torch="x"))), (
+        "NaN is no NaN's equal"
+    )
 
 
 def test_a_stopped_trial_answers_only_for_thresholds_up_to_its_score(tmp_path: Path) -> None:
@@ -51,16 +54,17 @@ def test_the_file_is_in_wal_mode_with_full_synchronisation(tmp_path: Path, monke
     opened: list[sqlite3.Connection] = []
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
-    Store(tmp_path / "s.sqlite")
+    store = Store(tmp_path / "s.sqlite")
     (connection,) = opened
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    store.close()
 
 
 def test_a_newer_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     add(Store(path))
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute(f"PRAGMA user_version={SCHEMA + 1}")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
@@ -75,7 +79,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     text.write_text("not a database, and long enough to be looked at as one" * 40)
     with pytest.raises(StoreError, match="not an SQLite file"):
         Store(text)
-    with sqlite3.connect(tmp_path / "other.sqlite") as db:
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as db, db:
         db.execute("CREATE TABLE mine (x)")
     db.close()
     with pytest.raises(StoreError, match="no d90 store"):
@@ -145,7 +149,7 @@ def test_a_row_without_json_is_a_damaged_store(tmp_path: Path) -> None:
     store = Store(path)
     add(store)
     for broken in ("{", "[1]", "\x00"):
-        with sqlite3.connect(path) as db:
+        with closing(sqlite3.connect(path)) as db, db:
             db.execute("UPDATE trials SET recipe = ?", (broken,))
         db.close()
         with pytest.raises(StoreError, match="is damaged"):
@@ -155,7 +159,7 @@ def test_a_row_without_json_is_a_damaged_store(tmp_path: Path) -> None:
 def test_a_store_that_lacks_a_table_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     Store(path).close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE studies")
     db.close()
     with pytest.raises(StoreError, match="no such table"):
@@ -171,5 +175,6 @@ def test_a_locked_store_says_who_and_what_to_do(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RunFailed, match=r"is locked: another process.*--store"):
         add(store)
     other.execute("COMMIT")
+    other.close()
     add(store)
     assert len(store.trials()) == 1
