@@ -46,6 +46,24 @@ def test_imports_are_absolute_and_of_public_names(file: Path) -> None:
                 assert not private, f"{file} imports {private} of {node.module}"
 
 
+def test_no_module_imports_one_of_another_package_by_its_name() -> None:
+    """The contract sees imports that are written as such. `d90/__init__.py` names every public module, and what shows results."""
+    for file in FILES:
+        own = f"d90.{file.relative_to(SOURCE).parts[0].removesuffix('.py')}"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+                "import_module",
+                "__import__",
+            )
+            if (
+                called and file != SOURCE / "__init__.py" and file.name != "worker.py"
+            ):  # a job of a worker names its function
+                texts = [
+                    one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                ]
+                assert all(not text.startswith("d90.") or package_of(text) == own for text in texts), f"{file}: {texts}"
+
+
 def test_projections_need_torch_and_numpy_alone() -> None:
     """The bottom floor can be lifted out."""
     for file in (SOURCE / "projections").rglob("*.py"):
@@ -119,6 +137,14 @@ def test_a_kind_of_task_is_asked_and_never_compared_by_name(file: Path) -> None:
         words = {part.value for part in parts if isinstance(part, ast.Constant)}
         kinds = [part for part in parts if getattr(part, "attr", getattr(part, "id", "")) == "kind"]
         assert not (kinds and words & names), f"line {node.lineno}: ask the kind instead (d90.tasks.kinds)"
+
+
+def test_what_a_result_keeps_as_json_is_read_by_key_in_results_alone() -> None:
+    """Pages, studies and commands read attributes; `definitions` and `recipe` are shown whole."""
+    for file in [*FILES, *SOURCE.rglob("*.html")]:
+        if not file.is_relative_to(SOURCE / "results"):
+            found = re.findall(r"\b(?:definitions|recipe)(?:\.get\(|\[)[\"'][^\n]*", file.read_text(encoding="utf-8"))
+            assert not found, f"{file.relative_to(SOURCE)}: {found}"
 
 
 def test_no_test_file_imports_another() -> None:

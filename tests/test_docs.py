@@ -168,7 +168,7 @@ def test_decisions_are_found_by_their_subject(pages: ModuleType) -> None:
             assert sum(title.startswith(name) for title in (re.sub(r"\s+", " ", title) for title in titles)) == 1, name
 
 
-def test_every_environment_variable_that_the_code_reads_is_told() -> None:
+def test_every_environment_variable_that_the_code_reads_is_reported() -> None:
     text = (DOCS / "reference" / "environment.md").read_text(encoding="utf-8")
     found = set()
     for file in (ROOT / "src").rglob("*.py"):

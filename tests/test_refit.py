@@ -48,7 +48,7 @@ def test_each_answer_of_a_store_is_refitted_and_its_page_rebuilt(refit: Any, pat
         assert "confirmed" not in text
 
 
-def test_lenets_interval_is_wider_than_was_told(refit: Any) -> None:
+def test_lenets_interval_is_wider_than_was_reported(refit: Any) -> None:
     """ "240 to 257" and "222 to 258" were told; 228 to 266 and 199 to 281 by the prototype of today's rule."""
     pairs = [pair for pair in refit.refits(RESULTS / "mnist.sqlite") if pair.before.model == "lenet"]
     ends = {pair.before.interval: pair.after.interval for pair in pairs}

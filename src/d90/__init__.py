@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from d90._version import __version__
+from d90.display import before_showing
 
 if TYPE_CHECKING:
     from d90 import analysis, methods, projections, tasks
@@ -188,6 +189,9 @@ _MODULES = {
     "trajectory": "studies.series",
 }
 _PACKAGES = ("analysis", "methods", "projections", "tasks")
+
+
+before_showing(lambda: import_module("d90.report.display"))
 
 
 def __getattr__(name: str) -> object:

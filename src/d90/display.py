@@ -1,23 +1,26 @@
 """How a result shows itself: `plot()` gives its figure, and in a notebook it stands as its answer, its table and that figure.
 
-A class derives from `Display`; what is drawn of it is registered for its type with `drawn`, what is written with `told`. Those of the
-results of studies stand in `d90.report.display`, far above them, which is imported when the first of them is to be shown.
+A class derives from `Display`; its figures are registered for its type with `figures_of`, its sentences and table with `text_of`. Those
+of the results of studies stand in `d90.report.display`, far above: `d90` itself names it with `before_showing`.
 """
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import singledispatch
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from d90.errors import InputError
 from d90.files import write_text
 
-__all__ = ["Display", "Drawing", "drawn", "told"]
+__all__ = ["Display", "Drawing", "Text", "before_showing", "figures_of", "text_of"]
+
+Text: TypeAlias = tuple[
+    Sequence[str], Sequence[Sequence[str]]
+]  # sentences, the first the answer; a table, its head first
 
 STYLE = (
     "<style>.d90{max-width:46rem;overflow-wrap:anywhere}.d90 svg{width:100%;height:auto}"
@@ -37,15 +40,23 @@ class Drawing(str):
         return write_text(path, self)
 
 
+_loads: list[Callable[[], object]] = []
+
+
+def before_showing(load: Callable[[], object]) -> None:
+    """Have `load` called before a result is shown: it imports a module that registers figures and texts."""
+    _loads.append(load)
+
+
 @singledispatch
-def drawn(result: Any) -> list[str]:
+def figures_of(result: Any) -> list[str]:
     """The figures of a result, the first that of `plot()`; none where there is nothing to draw."""
     return []
 
 
 @singledispatch
-def told(result: Any) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """What is said of a result: sentences, the first the answer; and a table, its head first, which may be empty."""
+def text_of(result: Any) -> Text:
+    """A result in sentences, the first the answer, and a table, its head first, which may be empty."""
     return [str(result)], []
 
 
@@ -64,12 +75,13 @@ class Display:
         return Drawing(figures[0])
 
     def _figures(self) -> list[str]:
-        import_module("d90.report.display")  # registers what it draws; nothing of a result rests on it
-        return drawn(self)
+        for load in _loads:
+            load()
+        return figures_of(self)
 
     def _repr_html_(self) -> str:
         figures = self._figures()
-        sentences, table = told(self)
+        sentences, table = text_of(self)
         parts = [
             f"<p>{'<b>' if not i else ''}{html.escape(one)}{'</b>' if not i else ''}</p>"
             for i, one in enumerate(sentences)

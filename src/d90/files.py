@@ -1,7 +1,7 @@
 """Every file that d90 writes appears whole or not at all, and never over something that is not its own kind.
 
 A file is written beside its place under a name of its own, brought to the disk, and renamed. After a kill or on a full
-disk what lay there before is untouched.
+disk what was there before is untouched.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         InputError: the path is a folder or an SQLite store.
-        RunFailed: the disk is full, or the folder cannot be written; what lay at `path` is untouched.
+        RunFailed: the disk is full, or the folder cannot be written; what was at `path` is untouched.
     """
     check_output(path)
     target = Path(os.path.realpath(path))  # a link stays one
@@ -90,7 +90,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     except OSError as error:
         raise RunFailed(
-            f"'{target}' could not be written: {error.strerror or error}. What lay there before is untouched; free some space or "
+            f"'{target}' could not be written: {error.strerror or error}. What was there before is untouched; free some space or "
             "choose another folder with --out"
         ) from None
     finally:

@@ -102,7 +102,7 @@ def test_random_labels_present_twice_are_refused(tmp_path: Path) -> None:
     assert check(tmp_path / "c.json", planted_model("plain"), random_task(twice=True)) == found
 
 
-def test_copies_within_the_part_that_counts_are_told_with_their_number(tmp_path: Path) -> None:
+def test_copies_within_the_part_that_counts_are_reported_with_their_number(tmp_path: Path) -> None:
     found = certify(planted_model("plain"), random_task(twice=True), store=tmp_path / "s.sqlite", **FAST)
     assert any("120 of 240 examples repeat another" in line for line in found.assumptions)
 

@@ -203,7 +203,7 @@ def test_a_tokenizer_without_a_list_of_special_tokens_trains(tmp_path: Path) -> 
     assert len(found.entries) == 1
 
 
-def test_a_tune_that_was_damaged_is_told_by_generate(tmp_path: Path) -> None:
+def test_a_tune_that_was_damaged_is_reported_by_generate(tmp_path: Path) -> None:
     chat_model(tmp_path / "model")
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(GOOD)}\n" * 20)
     run = d90.train(str(tmp_path / "model"), str(tmp_path / "data.jsonl"), "full@d=5", epochs=0.1, evaluations=1)

@@ -35,7 +35,7 @@ def test_fields_are_options_and_the_command_gets_whole_options() -> None:
     assert seen == ["n", SearchOptions(start=64, dims=(10, 20), prune=False), TrainingOptions(warmup=0.2, lr="1e-3")]
 
 
-def test_an_earlier_spelling_works_and_is_told() -> None:
+def test_an_earlier_spelling_works_and_is_reported() -> None:
     app, seen = command()
     done = CliRunner().invoke(app, ["--of", "lora:r=8", "--no-hopeless"])
     assert (seen[1].baseline, seen[1].prune) == ("lora:r=8", False)

@@ -77,7 +77,7 @@ def test_help_and_version_import_nothing_large(mistakes: list[tuple[int, str, li
 
 
 @pytest.mark.parametrize("row", range(len(MISTAKES)), ids=[" ".join(command[:3]) for command, _ in MISTAKES])
-def test_a_mistake_on_the_command_line_is_told_before_torch_is_imported(
+def test_a_mistake_on_the_command_line_is_reported_before_torch_is_imported(
     row: int, mistakes: list[tuple[int, str, list[str]]]
 ) -> None:
     status, error, packages = mistakes[row + 2]

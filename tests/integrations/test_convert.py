@@ -66,7 +66,7 @@ def test_lora_goes_over_exactly(make: Callable[[], nn.Module], method: str, tmp_
 
 
 @pytest.mark.parametrize("make", [bert, gpt2, llama])
-def test_a_full_space_is_cut_to_a_rank_and_the_loss_is_told(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_a_full_space_is_cut_to_a_rank_and_the_loss_is_reported(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     expected = tune_of("full@d=40", make, tmp_path / "task.d90")
     low, high = (folder_of("full", make, tmp_path, rank) for rank in (1, 16))
     assert low.error is not None

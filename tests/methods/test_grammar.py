@@ -88,7 +88,7 @@ def test_parse_errors(text: str, message: str) -> None:
         parse(text)
 
 
-def test_a_subspace_without_its_dimension_is_refused_when_it_is_laid() -> None:
+def test_a_subspace_without_its_dimension_is_refused_when_it_is_applied() -> None:
     space = parse("full@structure=said").space
     assert space is not None
     with pytest.raises(InputError, match=r"needs its dimension; expected d=.*full@d=1000"):

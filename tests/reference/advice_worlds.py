@@ -48,7 +48,7 @@ class World:
     def __post_init__(self) -> None:
         self.made: dict[tuple[float, float, int, float], tuple[float, numpy.ndarray]] = {}
         self.asked: list[Request] = []
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     # --- truth -----------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class World:
         return numpy.mean(rows, axis=0) if rows else numpy.zeros(self.examples)
 
     def tell(self, message: str) -> None:
-        self.told.append(message)
+        self.messages.append(message)
 
 
 def draw_world(number: int, examples: int = 400) -> World:

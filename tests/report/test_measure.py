@@ -124,7 +124,7 @@ def test_numbers_are_of_the_metric() -> None:
     assert "paper rule: 0.4568</text>" in text
 
 
-def test_a_loss_is_told_as_a_loss() -> None:
+def test_a_loss_is_reported_as_a_loss() -> None:
     """Scores are minus the loss; a reader of "loss" sees the loss, and bounds turn round."""
     shown = study(
         metric="loss", rule="gain", baseline=-3.0, baseline_scores=[-3.0], majority=-8.0, zero=-5.0, threshold=-3.2,
@@ -157,7 +157,7 @@ def test_studies_of_one_task_share_a_figure() -> None:
     assert 'id="o1-dots1trial"' not in page([study(), gain]), "one method keeps one colour"
 
 
-def test_studies_are_told_apart() -> None:
+def test_studies_are_distinguished() -> None:
     assert names([study(), study(method=SAID)]) == ["full DID fastfood", "full SAID fastfood"]
     assert names([study(), study(rule="gain")])[1] == "full DID fastfood, gain rule"
     assert names([study(), study(recipe={"lr": 0.1})])[0].endswith("lr 0.01, model m, task t")
@@ -220,7 +220,7 @@ def test_an_open_end_is_said_and_drawn_as_an_arrow(
     assert re.findall(r'id="s1-(open\w+)"', above) == ["openabove"]
 
 
-def test_training_at_d90_is_told_with_its_mean_beside_the_threshold() -> None:
+def test_training_at_d90_is_reported_with_its_mean_beside_the_threshold() -> None:
     """ "Confirmed" was a median with two seeds trained: in three of six cases their mean lay under the threshold."""
     curve = [point(240, 0.8921), point(240, 0.8939, seed=1), point(240, 0.91, "passed", seed=2), point(100, 0.6)]
     shown = study(d90=240, threshold=0.9, baseline=1.0, curve=curve, coverage=0.9, confirmed=True, interval=[228, 266])
@@ -244,7 +244,7 @@ def test_users_strings_are_escaped_and_no_mathematics() -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $x_{ 数据" in text
 
 
-def test_scores_that_are_not_finite_are_told_but_not_drawn() -> None:
+def test_scores_that_are_not_finite_are_reported_but_not_drawn() -> None:
     text = page([study(curve=[*CURVE, point(500, float("nan"), "diverged")])])
     assert "nan %" in text
     assert text.count("</title>") == 1 + len(CURVE)

@@ -397,7 +397,7 @@ def test_mistakes_of_the_command_line(tmp_path: Path) -> None:
     assert "without --on ray" in run("run", "r.yaml", "--num-gpus", "1", cwd=tmp_path).stderr
 
 
-def test_where_trials_run_is_told_to_the_studies_that_have_a_choice(
+def test_where_trials_run_is_reported_to_the_studies_that_have_a_choice(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.yaml").write_text(SMALL)
@@ -428,7 +428,7 @@ def test_recipes_call_no_command_and_read_no_command_line(path: Path) -> None:
     assert "d90.cli" not in text
 
 
-def test_an_earlier_spelling_in_a_recipe_is_read_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_spelling_in_a_recipe_is_read_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     given = COMMANDS["measure"].arguments({"of": "lora:r=8", "hopeless": False})
     assert (given.baseline, given.prune) == ("lora:r=8", False)
     told = capsys.readouterr().err

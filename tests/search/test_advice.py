@@ -63,7 +63,7 @@ def test_the_budget_is_kept_and_what_is_not_shown_is_not_claimed(budget: float) 
     if budget < 2:
         assert (advice.shown, advice.guess) == (None, None)
     if budget == 6.0:
-        assert any("so far: " in line for line in world.told)
+        assert any("so far: " in line for line in world.messages)
 
 
 def test_the_reference_runs_at_two_rates() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from d90.errors import InputError
 from d90.search import NextTrial, Observation, SearchProblem, nearest_d, next_trial, round_d, search, summarise
-from d90.search.pruning import hopeless
+from d90.search.pruning import will_fail
 from d90.search.rules import Goal
 
 HALF = Goal(0.5, 0.0)
@@ -252,7 +252,7 @@ def test_a_failed_training_is_flagged_and_left_out() -> None:
     assert with_failed.interval[1] <= 1.5 * sound.interval[1]
 
 
-def test_a_failed_training_is_told_and_tried_again() -> None:
+def test_a_failed_training_is_reported_and_tried_again() -> None:
     world, progress = World(750), list[str]()
 
     def evaluate(asked: NextTrial) -> Observation:
@@ -345,8 +345,8 @@ EARLIER = [[0.5, 0.6, 0.7, 0.72, 0.73, 0.74], [0.5, 0.62, 0.68, 0.7, 0.72, 0.72]
 
 
 def test_a_trial_is_given_up_only_far_below() -> None:
-    assert hopeless([0.4, 0.5, 0.55], EARLIER, 6, 0.75, 0.01)
-    assert not hopeless([0.4, 0.5, 0.69], EARLIER, 6, 0.75, 0.01), "it may rise as the others did"
-    assert not hopeless([0.4, 0.5], EARLIER, 6, 0.75, 0.01), "not before half of the evaluations"
-    assert not hopeless([0.4, 0.5, 0.55], EARLIER[:1], 6, 0.75, 0.01), "not by one trial"
-    assert not hopeless([0.4, 0.7, 0.5], EARLIER, 6, 0.75, 0.01), "the best so far counts"
+    assert will_fail([0.4, 0.5, 0.55], EARLIER, 6, 0.75, 0.01)
+    assert not will_fail([0.4, 0.5, 0.69], EARLIER, 6, 0.75, 0.01), "it may rise as the others did"
+    assert not will_fail([0.4, 0.5], EARLIER, 6, 0.75, 0.01), "not before half of the evaluations"
+    assert not will_fail([0.4, 0.5, 0.55], EARLIER[:1], 6, 0.75, 0.01), "not by one trial"
+    assert not will_fail([0.4, 0.7, 0.5], EARLIER, 6, 0.75, 0.01), "the best so far counts"

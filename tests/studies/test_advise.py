@@ -339,7 +339,7 @@ def test_options_read_margins_and_budgets() -> None:
     assert AdviseOptions(budget=0.25).spend == (0.25, "grid")
 
 
-def test_too_few_examples_are_told_with_how_many_would_do(advised: tuple[Recommendation, Path]) -> None:
+def test_too_few_examples_are_reported_with_how_many_would_do(advised: tuple[Recommendation, Path]) -> None:
     """A margin of 2 standard errors is shown four times of five from 2.49: (2.49 / 2)^2 = 1.55 times the examples."""
     found, _ = advised
     assert found.reference is not None

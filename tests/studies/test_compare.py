@@ -41,7 +41,7 @@ class Planned(Notes):
         self.planned.append(message)
 
 
-def test_how_many_trainings_there_will_be_is_told_before_the_first(tmp_path: Path) -> None:
+def test_how_many_trainings_there_will_be_is_reported_before_the_first(tmp_path: Path) -> None:
     told = Planned()
     store = Store(tmp_path / "s.sqlite")
     compare("mlp:16-32-3", blobs(), ["full", "bitfit"], seeds=2, store=store, progress=told, **OPTIONS)

@@ -152,7 +152,9 @@ def test_memory_exhausted_by_every_trial_is_a_failed_run(tmp_path: Path, monkeyp
         d90.measure(MODEL, blobs(), store=tmp_path / "s.sqlite", **OPTIONS)
 
 
-def test_memory_exhausted_in_a_worker_is_told_as_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_exhausted_in_a_worker_is_reported_as_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changed_fit(monkeypatch, lambda recipe, train: torch.empty(1 << 58))
     recipe = Recipe(MODEL, idx_folder(tmp_path / "data"), "full@d=16", **FAST)
     sent = json.loads(json.dumps(TrialJob(TrialRequest(parse(recipe.method), recipe), None).to_dict()))

@@ -78,7 +78,7 @@ def looks(*scores: float) -> list[Evaluation]:
     return [Evaluation(10 * i, score, 1.0) for i, score in enumerate(scores)]
 
 
-def test_a_baseline_near_chance_or_still_improving_is_told() -> None:
+def test_a_baseline_near_chance_or_still_improving_is_reported() -> None:
     flat = baseline_doubts(looks(0.5, 0.51, 0.52, 0.52), chance=0.5, noise=0.01, auto=False)
     assert ["not clearly above chance" in line and "--baseline-lr auto" in line for line in flat] == [True]
     rising = baseline_doubts(looks(0.5, 0.6, 0.7, 0.8), chance=0.5, noise=0.01, auto=True)
@@ -88,7 +88,7 @@ def test_a_baseline_near_chance_or_still_improving_is_told() -> None:
     assert loss == []
 
 
-def test_a_trial_above_its_baseline_is_told() -> None:
+def test_a_trial_above_its_baseline_is_reported() -> None:
     points = [Point(d, 0, score, False, "finished", 1.0, 0) for d, score in ((100, 0.6), (1600, 0.99), (3000, 0.985))]
     (line,) = better_than_baseline(points, 0.582, 0.01, "accuracy")
     assert line.startswith("d = 1,600 scored 0.9900, clearly above the baseline's own 0.5820")

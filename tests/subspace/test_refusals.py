@@ -340,7 +340,7 @@ def test_backward_passes_in_two_threads_both_arrive() -> None:
 # --- told instead of ignored ------------------------------------------------------------------------------------------
 
 
-def test_an_optimizer_over_the_models_parameters_is_told() -> None:
+def test_an_optimizer_over_the_models_parameters_is_reported() -> None:
     model = zoo()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     space = Subspace(model, 20)
@@ -356,7 +356,7 @@ def test_an_optimizer_over_the_models_parameters_is_told() -> None:
 @pytest.mark.parametrize(
     "clip", [clip_grad_norm_, clip_grad_value_, nn.utils.clip_grad_value_, nn.utils.clip_grad_norm_]
 )
-def test_clipping_the_models_gradients_is_told(clip: Callable[..., object]) -> None:
+def test_clipping_the_models_gradients_is_reported(clip: Callable[..., object]) -> None:
     space = Subspace(zoo(), 20)
     loss_of(space.model, words()).backward()
     if (
@@ -372,7 +372,7 @@ def test_clipping_the_models_gradients_is_told(clip: Callable[..., object]) -> N
     clip(space.model.parameters(), 1e-3)
 
 
-def test_a_head_outside_that_is_tied_is_told() -> None:
+def test_a_head_outside_that_is_tied_is_reported() -> None:
     with pytest.warns(
         UserWarning, match=r"'head.weight' is tied to 'embed.weight', .*only \['head.bias'\] are trained outside"
     ):
@@ -386,7 +386,7 @@ def test_a_head_outside_that_is_tied_is_told() -> None:
         Subspace(model, 3, head="outside")
 
 
-def test_create_graph_is_told_and_a_gradient_penalty_is_not_hindered() -> None:
+def test_create_graph_is_reported_and_a_gradient_penalty_is_not_hindered() -> None:
     space = moved(Subspace(zoo(), 20))
     with pytest.raises(UnsupportedModelError, match=r"backward\(create_graph=True\) under a Subspace"):
         loss_of(space.model, words()).backward(create_graph=True)

@@ -120,7 +120,7 @@ def _plain(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_field_that_swallowed_rows_is_told(tmp_path: Path) -> None:
+def test_a_field_that_swallowed_rows_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text('text,label\n"a,pos\nb,neg\nc,pos\nd",neg\n' + CSV.partition("\n")[2])
     assert "line 2: one field holds 3 line ends and rows of its own" in tasks.load(str(path)).notes[0]
@@ -155,28 +155,28 @@ def test_the_kind_is_guessed_from_how_labels_are_written_and_said(
 ) -> None:
     task = tasks.load(_labelled(tmp_path, labels, name))
     assert task.kind.name == kind
-    assert any(note.startswith(f"kind: {kind}") and "guessed" in note for note in task.told)
+    assert any(note.startswith(f"kind: {kind}") and "guessed" in note for note in task.shown_notes)
     if kind == "classification":
         assert set(task.labels) == {str(label) for label in labels}, "3.10 stays 3.10"
 
 
-def test_spaces_around_labels_are_taken_away_and_told(tmp_path: Path) -> None:
+def test_spaces_around_labels_are_taken_away_and_reported(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(CSV)
     (tmp_path / "validation.csv").write_text("text,label\na,neg \nb, pos\n")
     task = tasks.load(str(tmp_path))
     assert task.labels == ("neg", "pos")
-    assert "validation: spaces around 2 labels were left out" in task.told
+    assert "validation: spaces around 2 labels were left out" in task.shown_notes
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("1.0", "1"), ("Pos", "pos"), ("1e0", "1")])
-def test_labels_that_differ_in_writing_alone_are_told(ours: str, theirs: str, tmp_path: Path) -> None:
+def test_labels_that_differ_in_writing_alone_are_reported(ours: str, theirs: str, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(f"text,label\na,{ours}\nb,z\nc,{ours}\nd,z\n")
     (tmp_path / "validation.csv").write_text(f"text,label\na,{theirs}\n")
     with pytest.raises(InputError, match=f"label '{theirs}' is not among .* it differs from '{ours}' in writing alone"):
         tasks.load(str(tmp_path), kind="classification")
     (tmp_path / "validation.csv").unlink()
     (tmp_path / "train.csv").write_text(f"text,label\na,{ours}\nb,z\nc,{theirs}\nd,z\n" * 1)
-    told = tasks.load(str(tmp_path / "train.csv"), kind="classification").told
+    told = tasks.load(str(tmp_path / "train.csv"), kind="classification").shown_notes
     assert any("differ in writing alone" in note for note in told)
 
 
@@ -196,7 +196,7 @@ def test_nearly_unique_labels_are_no_classes_unless_said(tmp_path: Path) -> None
 # --- what is missing -----------------------------------------------------------------------------------------------------
 
 
-def test_missing_columns_are_told_together(tmp_path: Path) -> None:
+def test_missing_columns_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text('{"body": "x", "stars": 1}\n' * 3)
     words = "no column 'text or text_a,text_b' and no label column 'label'; it has body, stars. Name them with --text"
@@ -211,7 +211,7 @@ def test_texts_alone_are_documents(tmp_path: Path) -> None:
     )
     task = tasks.load(str(path))
     assert (task.kind.name, task.metric, len(task.train) + len(task.validation)) == ("language", "loss", 12)
-    assert "kind: language, guessed as there is no label column; --label names one" in task.told
+    assert "kind: language, guessed as there is no label column; --label names one" in task.shown_notes
     path.write_text("".join(json.dumps({"text": t, "stars": 1}) + "\n" for t in TEXTS))
     with pytest.raises(InputError, match=r"no label column 'label'; it has text, stars.*--kind language"):
         tasks.load(str(path))
@@ -362,7 +362,7 @@ def test_f1_is_of_the_rarer_class_or_the_one_named(tmp_path: Path) -> None:
     name = _labelled(tmp_path, (["ham"] * 2 + ["spam"] * 8) * 3)
     rare = tasks.load(name, metric="f1")
     assert rare.metric_name == "f1 of 'ham'"
-    assert any(note.startswith("metric: f1 of 'ham'") for note in rare.told)
+    assert any(note.startswith("metric: f1 of 'ham'") for note in rare.shown_notes)
     other = tasks.load(name, metric="f1", positive="spam")
     assert other.metric_name == "f1 of 'spam'"
     assert rare.fingerprint != other.fingerprint

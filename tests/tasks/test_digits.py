@@ -33,7 +33,7 @@ def test_a_picture_is_a_png_of_its_digit() -> None:
         assert max(picture.tobytes()) > 120
 
 
-def test_missing_fonts_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_fonts_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(digits.FONTS, "train", ("NoSuchFont",))
     with pytest.raises(InputError, match="matplotlib came without its font 'NoSuchFont'"):
         load_digits()

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_pairs_triplets_and_numbers_are_told_apart(tmp_path: Path) -> None:
+def test_pairs_triplets_and_numbers_are_distinguished(tmp_path: Path) -> None:
     task = load_task(write_rows(tmp_path / "a.jsonl", pairs()))
     assert (task.kind, task.metric, task.texts, task.chance()) == (Embeddings(), "recall_1", 1, 0.0)
     three = load_task(write_rows(tmp_path / "b.jsonl", pairs(negative=True)))

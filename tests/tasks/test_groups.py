@@ -51,7 +51,7 @@ def test_a_split_that_is_made_keeps_the_answers_to_a_prompt_together(kind: str, 
     assert (len(task.train), len(task.validation)) == (36 * 3, 4 * 3)
     assert not _sources(task, "train") & _sources(task, "validation")
     assert (task.independent("train"), task.independent("validation")) == (36, 4)
-    assert "108 training examples share 36 prompts, each one independent example" in task.told
+    assert "108 training examples share 36 prompts, each one independent example" in task.shown_notes
     tested = task.with_test()
     assert (len(tested.train), len(tested.splits["test"])) == (33 * 3, 3 * 3)
     assert not _sources(tested, "train") & _sources(tested, "test")
@@ -130,7 +130,7 @@ def test_questions_on_one_context_are_one_independent_example(tmp_path: Path) ->
     assert (task.kind.name, len(task.train), len(task.validation)) == ("question-answering", 36 * 3, 4 * 3)
     assert not {c for _, c in task.train.inputs} & {c for _, c in task.validation.inputs}
     assert (task.independent("train"), task.independent("validation")) == (36, 4)
-    assert "108 training examples share 36 contexts, each one independent example" in task.told
+    assert "108 training examples share 36 contexts, each one independent example" in task.shown_notes
     assert task.with_test().independent("test") == 3
     assert [examples_of(task, n) for n in (2, 36)] == [2, 108]
     near = load(_written(tmp_path / "near", sorted(_asked(40, 3), key=lambda row: row["context"])))
@@ -164,7 +164,7 @@ def test_a_column_names_what_rows_were_drawn_with(tmp_path: Path) -> None:
     plain, task = load(path), load(path, group="number")
     assert (plain.groups("train"), len(plain.train)) == (None, 108)
     assert (task.independent("train"), task.independent("validation"), len(task.train)) == (36, 4, 108)
-    assert "108 training examples share 36 values of 'number', each one independent example" in task.told
+    assert "108 training examples share 36 values of 'number', each one independent example" in task.shown_notes
     assert not {p for p, _ in task.train.inputs} & {p for p, _ in task.validation.inputs}
     assert asked_again(task.kind, task.validation, task.train) == 0
     assert asked_again(task.kind, task.validation, load(path, group="label").train) == 0

@@ -302,7 +302,7 @@ def _encode(
     Instruction().tokens(tokenizer, [(good,), (bad,)], longest, True, "m")
 
 
-def test_a_template_that_refuses_or_rewrites_is_told_with_the_example() -> None:
+def test_a_template_that_refuses_or_rewrites_is_reported_with_the_example() -> None:
     with pytest.raises(
         InputError, match=r"example 2: the chat template of 'm' refuses .*user, user, assistant.*alternate"
     ):
@@ -318,7 +318,7 @@ def test_a_template_that_refuses_or_rewrites_is_told_with_the_example() -> None:
         _encode(rewriting, [ASKED, ANSWERED, *MORE])
 
 
-def test_what_a_tokenizer_lacks_is_told() -> None:
+def test_what_a_tokenizer_lacks_is_reported() -> None:
     with pytest.raises(InputError, match=r"no chat template.*--chat-template FILE.*--prompt and --completion"):
         _encode(chat_tokenizer("mistral", chat_template=False), [ASKED, ANSWERED])
     endless = chat_tokenizer("mistral", chat_template=False)

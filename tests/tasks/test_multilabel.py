@@ -65,7 +65,7 @@ def test_lists_one_hot_lists_and_columns_are_one_task(tmp_path: Path) -> None:
     hot = [{"text": row["text"], "label": [row["x"], row["y"]]} for row in rows]
     found = load_task(write_rows(tmp_path / "e.jsonl", hot))
     assert torch.equal(found.train.labels, task.train.labels)
-    assert "examples have no class" in " ".join(task.told)
+    assert "examples have no class" in " ".join(task.shown_notes)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_broken_picture_is_refused_with_its_place(tmp_path: Path) -> None:
 def test_empty_class_folders_unknown_classes_and_classes_that_validation_lacks(tmp_path: Path) -> None:
     folders(tmp_path / "a" / "train")
     folders(tmp_path / "a" / "validation", 3, ("dark", "light"))
-    assert "validation: no picture of the class red" in load_task(str(tmp_path / "a")).told
+    assert "validation: no picture of the class red" in load_task(str(tmp_path / "a")).shown_notes
     folders(tmp_path / "b" / "train", 3, ("dark", "light"))
     folders(tmp_path / "b" / "validation", 3)
     with pytest.raises(InputError, match=r"red/0.png: label 'red' is not among the 2 training labels dark, light"):
@@ -152,7 +152,9 @@ def test_empty_class_folders_unknown_classes_and_classes_that_validation_lacks(t
     with pytest.raises(InputError, match="empty': no picture in this class folder"):
         load_task(str(tmp_path / "c"))
     (folders(tmp_path / "d") / "red" / "notes.txt").write_text("x")
-    assert any("1 files that are no pictures were passed over" in note for note in load_task(str(tmp_path / "d")).told)
+    assert any(
+        "1 files that are no pictures were passed over" in note for note in load_task(str(tmp_path / "d")).shown_notes
+    )
 
 
 def test_models_of_the_other_kind_of_input_are_refused(tmp_path: Path, folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_squads_columns_are_recognised_in_both_shapes(tmp_path: Path) -> None:
     assert load_task(write_rows(tmp_path / "b.jsonl", listed)).fingerprint == task.fingerprint
     open_ = load_task(write_rows(tmp_path / "c.jsonl", rows(20, none=True)))
     assert open_.kind == Answering(unanswerable=True)
-    assert "5 questions have no answer" in " ".join(open_.told)
+    assert "5 questions have no answer" in " ".join(open_.shown_notes)
 
 
 def nested(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from d90.training.evaluation import predict
 from d90.training.loading import open_tune
 from tests.reference.command import run as cli
 from tests.reference.families import save_family
+from tests.reference.rows import write_split
 from tests.reference.tiny_causal import tiny_causal
 
 RULE = {"a": "b", "b": "c", "c": "a"}  # what is written for each word
@@ -42,12 +43,6 @@ def words(count: int) -> list[dict[str, str]]:
     return [{"source": word, "target": RULE[word]} for word in ("abc" * count)[:count]]
 
 
-def written(folder: Path, rows: list[dict[str, Any]], name: str = "train.jsonl") -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(folder)
-
-
 def base(folder: Path, family: str) -> str:
     return str(save_family(family, folder / family, "AutoModelForSeq2SeqLM"))
 
@@ -56,8 +51,8 @@ def base(folder: Path, family: str) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A T5, a task, and a tune of all weights."""
     path = tmp_path_factory.mktemp("seq2seq")
-    written(path / "data", words(90))
-    written(path / "data", words(30), "validation.jsonl")
+    write_split(path / "data", words(90))
+    write_split(path / "data", words(30), "validation.jsonl")
     run = d90.train(base(path, "t5"), str(path / "data"), "full", **{**OPTIONS, "lr": 1e-2})
     run.save(path / "task.d90")
     run.release()
@@ -71,16 +66,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_usual_columns_and_translations_are_one_task(tmp_path: Path, names: tuple[str, str]) -> None:
     rows = [dict(zip(names, row.values(), strict=True)) for row in pairs(20)]
     given = [{"translation": row} for row in rows] if names[0] == "en" else rows
-    task = load_task(written(tmp_path, given))
+    task = load_task(write_split(tmp_path, given))
     assert (task.kind.name, task.metric, task.texts) == ("seq2seq", "loss", 1)
-    assert task.fingerprint == load_task(written(tmp_path / "same", pairs(20))).fingerprint
+    assert task.fingerprint == load_task(write_split(tmp_path / "same", pairs(20))).fingerprint
     turned = load_task(str(tmp_path), kind="seq2seq", text=names[1], label=names[0])
     assert turned.train.inputs[0] == task.train.inputs[0][::-1]
 
 
 @pytest.mark.parametrize("options", [{"text": "mr", "label": "ref"}, {"prompt": "mr", "completion": "ref"}])
 def test_other_columns_are_named(tmp_path: Path, options: dict[str, str]) -> None:
-    where = written(tmp_path, [{"id": i, "mr": f"name[{i}]", "ref": f"It is {i}."} for i in range(20)])
+    where = write_split(tmp_path, [{"id": i, "mr": f"name[{i}]", "ref": f"It is {i}."} for i in range(20)])
     task = load_task(where, kind="seq2seq", **options)
     assert ("name[3]", "It is 3.") in [*task.train.inputs, *task.validation.inputs]
     with pytest.raises(InputError, match=r"no columns source and target; it has id, mr, ref. Name both with --text"):
@@ -88,7 +83,7 @@ def test_other_columns_are_named(tmp_path: Path, options: dict[str, str]) -> Non
 
 
 def test_prompts_and_completions_are_sources_and_targets_where_the_kind_is_named(tmp_path: Path) -> None:
-    where = written(tmp_path, [{"prompt": f"ask {i}", "completion": f"say {i}"} for i in range(20)])
+    where = write_split(tmp_path, [{"prompt": f"ask {i}", "completion": f"say {i}"} for i in range(20)])
     assert load_task(where).kind.name == "instruction"
     assert load_task(where, kind="seq2seq").train.inputs[0][0].startswith("ask")
 
@@ -105,11 +100,11 @@ def test_prompts_and_completions_are_sources_and_targets_where_the_kind_is_named
 )
 def test_a_row_without_both_texts_is_refused_with_its_line(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_task(written(tmp_path, [*pairs(2), row]))
+        load_task(write_split(tmp_path, [*pairs(2), row]))
 
 
 def test_a_model_of_the_other_direction_is_refused_with_what_fits(tmp_path: Path) -> None:
-    where = written(tmp_path / "data", pairs(20))
+    where = write_split(tmp_path / "data", pairs(20))
     with pytest.raises(
         InputError, match=r"is no encoder-decoder.*for a causal language model name the columns with --prompt"
     ):
@@ -147,7 +142,7 @@ def test_texts_longer_than_the_model_are_cut_and_counted(tmp_path: Path) -> None
     kind = Seq2Seq()
     model = load_model(base(tmp_path, "bart"), 0, kind, max_length=6)
     data = load_task(
-        written(tmp_path / "data", [{"source": "a " * 9, "target": "b"}, {"source": "a", "target": "b " * 9}])
+        write_split(tmp_path / "data", [{"source": "a " * 9, "target": "b"}, {"source": "a", "target": "b " * 9}])
     )
     batches = Batches(model, data.train, kind)
     assert batches.truncated + Batches(model, data.validation, kind).truncated == 2
@@ -253,7 +248,7 @@ def test_a_merged_folder_generates_the_same_texts(folder: Path, tmp_path: Path) 
 def test_a_position_table_that_no_folder_holds_does_not_move(tmp_path: Path) -> None:
     """Marian's sinusoids: moved, they were lost in the merged folder, whose outputs differed by 1e-3."""
     run = d90.train(
-        base(tmp_path, "marian"), written(tmp_path / "data", pairs(24)), "full@d=50", **{**OPTIONS, "epochs": 1}
+        base(tmp_path, "marian"), write_split(tmp_path / "data", pairs(24)), "full@d=50", **{**OPTIONS, "epochs": 1}
     )
     run.save(tmp_path / "t.d90")
     kind, split = run.task.kind, run.task.validation
@@ -274,7 +269,7 @@ METHODS = (
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_an_encoder_decoder_and_opens_again(tmp_path: Path, method: str) -> None:
-    data = load_task(written(tmp_path / "data", pairs(60)))
+    data = load_task(write_split(tmp_path / "data", pairs(60)))
     run = d90.train(base(tmp_path, "bart"), data, method, **{**OPTIONS, "epochs": 2, "lr": 0.02})
     assert run.outcome.curve[-1].loss < run.outcome.curve[0].loss
     run.save(tmp_path / "t.d90")

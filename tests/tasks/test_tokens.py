@@ -22,6 +22,7 @@ from d90.training.batches import Batches, outputs_of
 from d90.training.loading import open_tune
 from d90.training.loop import predict
 from tests.reference.command import run as cli
+from tests.reference.rows import write_split
 from tests.reference.tiny import tiny_model
 
 RULE = {"a": "B-x", "b": "I-x", "c": "O"}  # what each word's tag is
@@ -34,19 +35,13 @@ def sentences(count: int, seed: int = 0) -> list[dict[str, list[str]]]:
     return [{"tokens": words, "tags": [RULE[word] for word in words]} for words in rows]
 
 
-def written(folder: Path, rows: list[dict[str, Any]], name: str = "train.jsonl") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a task, and a tune of all weights."""
     path = tmp_path_factory.mktemp("tokens")
     tiny_model(path / "base")
-    written(path / "data", sentences(60))
-    written(path / "data", sentences(30, seed=1), "validation.jsonl")
+    write_split(path / "data", sentences(60))
+    write_split(path / "data", sentences(30, seed=1), "validation.jsonl")
     run = d90.train(str(path / "base"), str(path / "data"), "full", **OPTIONS)
     run.save(path / "task.d90")
     run.release()
@@ -59,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["tags", "ner_tags", "labels"])
 def test_lists_of_words_and_tags_are_recognised(tmp_path: Path, name: str) -> None:
     rows = [{"id": i, "tokens": row["tokens"], name: row["tags"]} for i, row in enumerate(sentences(20))]
-    task = load_task(str(written(tmp_path, rows)))
+    task = load_task(write_split(tmp_path, rows))
     assert (task.kind.name, task.labels, task.metric) == ("tokens", ("B-x", "I-x", "O"), "entity_f1")
     assert task.train.inputs[0] == ("a", "b", "c")
     assert task.train.labels[0, :4].tolist() == [0, 1, 2, NO_TAG]
@@ -78,7 +73,7 @@ def test_conll_files_are_the_same_task(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / ("t.conll.gz" if packed else "t.conll")
     path.write_bytes(gzip.compress(data) if packed else data)
     (tmp_path / "j").mkdir()
-    assert load_task(str(path)).fingerprint == load_task(str(written(tmp_path / "j", rows))).fingerprint
+    assert load_task(str(path)).fingerprint == load_task(write_split(tmp_path / "j", rows)).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -93,12 +88,12 @@ def test_conll_files_are_the_same_task(tmp_path: Path, packed: bool) -> None:
 )
 def test_a_row_that_is_no_tagged_sentence_is_refused_with_its_line(tmp_path: Path, rows: list[Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        load_task(str(written(tmp_path, [*sentences(2), *rows])))
+        load_task(write_split(tmp_path, [*sentences(2), *rows]))
 
 
 def test_a_tag_that_only_validation_has_is_refused_with_its_line(tmp_path: Path) -> None:
-    written(tmp_path, sentences(9))
-    written(tmp_path, [*sentences(3), {"tokens": ["a"], "tags": ["B-y"]}], "validation.jsonl")
+    write_split(tmp_path, sentences(9))
+    write_split(tmp_path, [*sentences(3), {"tokens": ["a"], "tags": ["B-y"]}], "validation.jsonl")
     with pytest.raises(InputError, match=r"validation.jsonl', line 4: label 'B-y' is not among the 3 training labels"):
         load_task(str(tmp_path))
 
@@ -112,15 +107,15 @@ def test_a_conll_line_of_other_columns_is_refused(tmp_path: Path) -> None:
         load_task(str(tmp_path / "t.conll"))
 
 
-def test_an_inside_tag_without_its_beginning_is_counted_and_told(tmp_path: Path) -> None:
+def test_an_inside_tag_without_its_beginning_is_counted_and_reported(tmp_path: Path) -> None:
     rows = [*sentences(20)[:1], {"tokens": ["c", "b", "b"], "tags": ["O", "I-x", "I-x"]}, *sentences(8)[:1]] * 4
-    task = load_task(str(written(tmp_path, rows)))
-    assert "train: 4 I- tags follow no tag of their entity" in " ".join(task.told)
+    task = load_task(write_split(tmp_path, rows))
+    assert "train: 4 I- tags follow no tag of their entity" in " ".join(task.shown_notes)
 
 
 def test_tags_that_mark_no_entities_are_scored_by_accuracy(tmp_path: Path) -> None:
     rows = [{"tokens": row["tokens"], "tags": [w.upper() for w in row["tokens"]]} for row in sentences(20)]
-    task = load_task(str(written(tmp_path, rows)))
+    task = load_task(write_split(tmp_path, rows))
     assert task.metric == "token_accuracy"
     commonest = task.train.labels[task.train.labels >= 0].bincount().argmax()
     words = task.validation.labels[task.validation.labels >= 0]
@@ -183,7 +178,7 @@ def test_padding_and_neighbours_change_no_words_outputs(folder: Path) -> None:
             assert bool((whole[place, words:] == UNSEEN).all())
 
 
-def test_a_word_of_several_tokens_is_told_by_its_first() -> None:
+def test_a_word_of_several_tokens_is_labelled_by_its_first() -> None:
     from d90.models.encoding import first_tokens
 
     # "new york's": new | york | ' | s, behind a mark; a byte-level token begins at the space before its word

@@ -99,7 +99,7 @@ def test_the_checkpoints_names_order_the_classes(tmp_path: Path) -> None:
     assert tuned.evaluate().score == pytest.approx(run.score)
 
 
-def test_other_names_are_told_to_be_used_by_number(tmp_path: Path) -> None:
+def test_other_names_have_to_be_used_by_number(tmp_path: Path) -> None:
     model, path = str(named(tmp_path / "model", ["yes", "no"])), str(tiny_task(tmp_path / "data"))
     recipe = Recipe(model, path)
     task = open_task(path, recipe)

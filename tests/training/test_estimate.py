@@ -17,7 +17,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_plan_is_told_once_after_twenty_steps(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_is_reported_once_after_twenty_steps(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines()
     lines.search_expected(Estimate(240, 120, (6, 10)))
     clock[0] = 100.0  # the model was loaded

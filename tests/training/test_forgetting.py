@@ -89,7 +89,7 @@ def _train(tmp_path: Path, **options: Any) -> Any:
     )
 
 
-def test_the_wait_for_the_bases_own_text_is_told(tmp_path: Path, cache: Path) -> None:
+def test_the_wait_for_the_bases_own_text_is_reported(tmp_path: Path, cache: Path) -> None:
     notes = Notes()
     _train(tmp_path, forgetting=True, progress=notes)
     said = [note for note in notes.notes if "text it writes itself" in note]

@@ -241,7 +241,7 @@ class _Events(Progress):
         self.scores.append(score)
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     events = _Events()
     run = d90.train("mlp:16-32-3", blobs(), "full", **FAST, progress=events)
     assert events.total == run.outcome.steps == events.steps[-1] == 30

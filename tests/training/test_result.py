@@ -35,7 +35,7 @@ def test_rows_written_long_ago_are_read_and_would_be_written_unchanged(path: Pat
         assert (row.score, row.status) == (score, status)
 
 
-def test_of_an_objective_only_what_was_told_is_stored() -> None:
+def test_of_an_objective_only_what_was_reported_is_stored() -> None:
     """`d90.Study` tells a cost where training has steps; a part of a baseline stays one."""
     result = TrialResult(0.7, steps=0.25)
     assert result.to_dict() == {"score": 0.7, "status": "finished", "steps": 0.25, "seconds": 0.0}

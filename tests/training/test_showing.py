@@ -84,7 +84,7 @@ def test_what_is_shown_fits_a_terminal_of_80_columns() -> None:
     assert "structure=did,projection" not in shown
 
 
-def test_nobody_is_told_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_shown_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
     d90.train("mlp:16-8-3", blobs(), d=20, epochs=1).release()
     assert capfd.readouterr() == ("", "")
 
@@ -94,7 +94,7 @@ def test_progress_true_tells_a_pipe_in_lines(capfd: pytest.CaptureFixture[str]) 
     assert "full@d=20" in capfd.readouterr().err
 
 
-def test_a_notebook_is_told_in_lines_on_its_standard_output(
+def test_a_notebook_gets_lines_on_its_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Standard error would be red there."""
@@ -139,7 +139,7 @@ def test_bars_are_taken_off_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     assert not bars.drawn
 
 
-def test_lines_go_where_they_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_go_where_they_are_sent(capsys: pytest.CaptureFixture[str]) -> None:
     Lines().note("a")
     Lines(sys.stdout).note("b")
     shown = capsys.readouterr()

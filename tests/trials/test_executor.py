@@ -60,7 +60,7 @@ def lives(pid: int) -> bool:
     return state != "Z"  # a zombie waits for its parent alone
 
 
-def test_results_and_what_was_told_come_back_in_their_places(local: Local) -> None:
+def test_results_and_what_was_reported_come_back_in_their_places(local: Local) -> None:
     results, progress = run(local, [job("square", n=n) for n in range(3)])
     assert {place: result["square"] for place, result in results.items()} == {0: 0, 1: 1, 2: 4}
     assert {result["threads"] for result in results.values()} == {str(local.threads)}
@@ -81,7 +81,7 @@ def test_an_error_keeps_its_class_and_those_beside_it_end(local: Local, tmp_path
     assert run(local, [job("square", n=5)])[0][0]["square"] == 25, "the executor goes on"
 
 
-def test_a_worker_that_dies_is_told_and_tried_once_more(local: Local, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_reported_and_tried_once_more(local: Local, tmp_path: Path) -> None:
     results, progress = run(local, [job("die", folder=str(tmp_path), times=1)])
     assert results == {0: {"tried": 2}}
     assert progress == [(0, "note", ["die: its worker died (signal 9); it runs again"])]

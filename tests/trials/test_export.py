@@ -138,7 +138,7 @@ def test_the_stores_of_the_results_are_read(name: str) -> None:
     assert {row["bound"] for row in rows} == {"exact", "at least"}
 
 
-def test_a_hopeless_trial_serves_higher_thresholds(tmp_path: Path) -> None:
+def test_a_pruned_trial_serves_higher_thresholds(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     recipe = {"model": "m", "task": "t", "method": "full"}
     store.add(TrialRow("k", recipe, TrialResult(0.6, "hopeless"), 0.8, 1))

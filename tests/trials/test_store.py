@@ -120,7 +120,7 @@ except RunFailed as error:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell's file-size limit")
-def test_a_full_disk_is_told_and_earlier_trials_survive(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_earlier_trials_survive(tmp_path: Path) -> None:
     # a limit on the file's size stands for a full disk: both are refused writes in the middle of the work
     path = tmp_path / "s.sqlite"
     command = f"trap '' XFSZ; ulimit -f 2000; exec {sys.executable} - {path}"
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_and_earlier_trials_survive(tmp_path: Path) -> None:
     assert len(rows) > 5
 
 
-def test_a_damaged_store_is_told_how_to_be_saved(tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported_with_its_rescue(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     store = Store(path)
     for number in range(200):

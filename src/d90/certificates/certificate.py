@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import ClassVar, Generic, Self, TypeVar
 
 from d90.certificates.definitions import Definitions
-from d90.display import Display, drawn, told
+from d90.display import Display, Text, figures_of, text_of
 from d90.errors import InputError
 from d90.files import Json, write_text
 from d90.report.intervals import Interval, intervals_figure
@@ -175,7 +175,7 @@ class BaseCertificate(Display, Generic[_Tune]):
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
-@drawn.register
+@figures_of.register
 def _(result: BaseCertificate) -> list[str]:
     factor = 100.0 if result.percent else 1.0
     bound = (f"bound, at {1 - result.delta:.0%}", result.bound)
@@ -185,7 +185,7 @@ def _(result: BaseCertificate) -> list[str]:
     return [standalone(intervals_figure(f"{result.model} on {result.task}: {result.certified}", unit, rows, []))]
 
 
-@told.register
-def _(result: BaseCertificate) -> tuple[list[str], list[tuple[str, str]]]:
+@text_of.register
+def _(result: BaseCertificate) -> Text:
     rows = [(one.name, str(one)) for one in result.choices]
     return [str(result), *result.assumptions], [("choice", "what it costs"), *rows] if rows else []

@@ -54,7 +54,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe, make_recipe
 from d90.training.record import read_record
 from d90.training.run import Run
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.trials.store import Store
 
 __all__ = ["Candidate", "Certificate", "answers", "certify", "check", "check_task", "one_of_each"]
@@ -142,7 +142,7 @@ def certify(
     training: TrainingOptions = ONE_LOOK,
     data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Told = None,
+    progress: ProgressOption = None,
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> Certificate:
@@ -160,7 +160,7 @@ def certify(
         options: what is tried, the prior, the confidence, and what is paid for.
         training, data: how the tune is trained, evaluated once by default, and how the task's data is read.
         store: coded tunes are kept there; none is trained twice.
-        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
+        progress: receives the events; by default bars in a terminal, lines in a notebook; False silences it.
         command: the command line that asked, kept with the result.
         fields: those of the three as keywords, as prior=0.5, epochs=2.
 

@@ -101,7 +101,7 @@ def coded_tunes(
 
 @contextlib.contextmanager
 def decoded(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int, payload: str) -> Iterator[Data]:
-    """The same examples for a copy of the starting point with a message laid on it; an empty message changes nothing.
+    """The same examples for a copy of the starting point with a message applied to it; an empty message changes nothing.
 
     Raises:
         InputError: a message that is not sound, or a model that does not hold still while it is evaluated.

@@ -44,7 +44,7 @@ from d90.training.loop import Data, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import make_recipe, suited
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.trials.store import Store
 
 __all__ = ["ALPHAS", "LanguageCertificate", "TextCandidate", "certify_language", "check_language", "smoothed_bits"]
@@ -128,7 +128,7 @@ def certify_language(
     training: TrainingOptions = ONE_LOOK,
     data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Told = None,
+    progress: ProgressOption = None,
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> LanguageCertificate:
@@ -146,7 +146,7 @@ def certify_language(
         training: how each candidate is trained, once each.
         data: how the task's data is read.
         store: where the choice is recorded; alternatives it shows must be paid for (`tried`).
-        progress: is told what happens.
+        progress: receives the events.
         command: the command line that asked, kept with the result.
         fields: those of the options as keywords, as dims=[50], epochs=1.
 

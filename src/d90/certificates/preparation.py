@@ -60,7 +60,7 @@ class Preparation:
         spec, recipe, options: what decides it.
         whole, first: the task with all its examples, and with the prior's part (None without a prior).
         data: the examples that count, encoded for the model that is trained.
-        start: what a message is laid on.
+        start: what a message is applied to.
         tried, assumptions, choices: what is paid for, and what is said.
         store: where messages are kept.
     """

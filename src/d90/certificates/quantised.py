@@ -32,7 +32,7 @@ class QuantisedSpace:
     """Trains like the `Subspace` under it; `quantised()` is what is coded.
 
     Args:
-        space: laid over its model; its theta is written from here.
+        space: over its model; its theta is written from here.
         levels: how many values theta may take at most, at first those of k-means on the theta it has.
         codebook: "own": the values learn and are sent; "shared": the values of the shared step nearest to theta.
     """

@@ -1,7 +1,7 @@
 """The model that a decoder starts from, and the refusal of models that no message describes.
 
 A message holds theta alone. What training moves besides (running statistics, the vectors of a spectral norm, an observer's range,
-an attribute of a module) is not in it, so a decoded model is laid on a copy of the starting point, made before anything is trained
+an attribute of a module) is not in it, so a message is applied to a copy of the starting point, made before anything is trained
 on the examples that count. A bound is of a function of one example: a model that draws, changes, or looks at the rest of the batch
 while it is evaluated has no such function.
 """
@@ -33,7 +33,7 @@ SAME = 1e-3  # of an output: float32 sums over batches of another size differ by
 
 
 class StartingPoint:
-    """A model's whole state before a message is laid on it.
+    """A model's whole state before a message is applied to it.
 
     Args:
         model: with its prior, before training on the examples that count.
@@ -49,7 +49,7 @@ class StartingPoint:
         self.base = base_of(self._model.module)
 
     def fresh(self) -> Model:
-        """A copy of it, to lay a message on."""
+        """A copy of it, to apply a message to."""
         return own_copy(self._model)
 
 

@@ -70,8 +70,8 @@ def _use(result: Measurement, folder: Path) -> list[str]:
     assert test is not None
     write_bytes(picture, base64.b64decode(str(test.inputs[DIGIT][0])))
     tuned = open_tune(result.tune)
-    (told,) = tuned.describe([(str(picture),)])
-    label, share = list(told.values())[:2]
+    (described,) = tuned.describe([(str(picture),)])
+    label, share = list(described.values())[:2]
     space = tuned.record.spec.space
     assert space is not None
     size = Path(result.tune).stat().st_size

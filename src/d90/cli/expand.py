@@ -22,7 +22,7 @@ __all__ = ["expanded", "options_of"]
 def expanded(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: a parameter whose default is an `Options` becomes an option for each of its fields.
 
-    The command itself is called with whole options. An earlier spelling works too, is not shown, and is told in a line.
+    The command itself is called with whole options. An earlier spelling works too, is not shown, and prints a notice.
 
     Args:
         without: fields that make no sense for this command; they keep their defaults.

@@ -61,7 +61,6 @@ def _show(result: Latency) -> None:
             )
     print_table(table)
     rounds = ", ".join(str(rows[0].rounds) for rows in sizes)
-    machine = f"{result.definitions['processor']}, {result.definitions['threads']} threads, {result.dtype}"
     noise = ", ".join(f"{100 * max(row.noise for row in rows):.1f} %" for rows in sizes)
-    echo(f"{machine}; rounds: {rounds}")
+    echo(f"{result.machine}; rounds: {rounds}")
     echo(f"noise: models that add nothing (merged ones, a second copy of the bare one) seemed to add up to {noise}")

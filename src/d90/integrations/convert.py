@@ -82,7 +82,7 @@ def convert(
         folder: where to: one that is not there yet, or is empty; it appears whole or not at all.
         rank: for "lora" of a tune that was not trained as LoRA.
         check: for "lora", score tune and folder on the task's validation split.
-        progress: is told what the file of an earlier version does not cover.
+        progress: notes what the file of an earlier version does not cover.
 
     Raises:
         InputError: an unknown form, a folder that holds something, a tune the form cannot hold, as `d90.training.loading.read_record`.

@@ -40,7 +40,7 @@ def merge(path: str | os.PathLike[str], out: str | os.PathLike[str], progress: P
     Args:
         path: a tune with its recipe beside it.
         out: a folder that is not there yet, or is empty.
-        progress: is told what the file of an earlier version does not cover.
+        progress: notes what the file of an earlier version does not cover.
 
     Raises:
         InputError: an unsound tune, another base model, a method that adds modules, an image network, or a folder that

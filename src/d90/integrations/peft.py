@@ -376,7 +376,7 @@ def from_tune(
 
 
 def to_tune(model: PeftModel, path: str | os.PathLike[str], adapter_name: str = "default", dtype: str = "fp32") -> None:
-    """Write an adapter as a tune, which `d90.Subspace.load` lays over the plain base.
+    """Write an adapter as a tune, which `d90.Subspace.load` applies to the plain base.
 
     Raises:
         InputError: no adapter of this method by that name; modules_to_save that are not the model's head.

@@ -29,7 +29,7 @@ class Context:
         fine_tune: trains what has `requires_grad` in place, for masks that look at changes.
         stored: the tensors of a file that is being loaded; a mask that was found with data is taken from there.
         step_rule: of a subspace over the method.
-        note: is told what was decided for the user.
+        note: receives what was decided for the user.
     """
 
     seed: int = 0

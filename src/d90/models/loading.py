@@ -139,7 +139,7 @@ def _predicts_tokens(config: Any) -> bool:
 
 
 def count_weights(name: str, kind: TaskKind) -> int | None:
-    """How many weights a language model has, by its config alone; None where it cannot be told, as loading will say why."""
+    """How many weights a language model has, by its config alone; None where that is unknown, as loading will say why."""
     try:
         module, _ = outline(name, kind=kind)
     except InputError:

@@ -52,7 +52,7 @@ class Model:
         labels: the names that the checkpoint gives the classes of the head it came with; empty for a fresh head.
         split_special: whether what looks like a special token in a text is text; False as d90's first tunes were trained.
         separator: the token put between the two texts of a pair, where the tokenizer itself puts nothing.
-        notes: what to know about this model, a line each; told before training and recorded.
+        notes: what to know about this model, a line each; shown before training and recorded.
         changes, head_changes: what is trained otherwise than d90's first trials did, under any method, and where the method alone
             decides what of the head moves; part of a trial's key.
         long_attention: the implementation of attention for texts longer than `SHORT`, where d90 chooses; "" leaves it alone.

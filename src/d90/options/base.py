@@ -82,7 +82,7 @@ def option(
         help: one line, for the command line and for an IDE.
         limit: of a number.
         flags: on the command line, where they are not the field's name with dashes.
-        old: earlier spellings on the command line, which still work and are told.
+        old: earlier spellings on the command line, which still work, with a notice.
         joined: the form of several values in one text (`d90.joined`).
         shown: whether it is an option of commands and recipes too; otherwise of Python alone.
         later: whether stored recipes did not always have it: it then stands in a recipe, and so in a trial's key, only where it

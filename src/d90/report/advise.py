@@ -42,7 +42,7 @@ def advice_page(studies: Sequence[Recommendation], *, index: str = "") -> str:
     shown = [
         {
             **vars(study),
-            "told": study.lines(),
+            "lines": study.lines(),
             "rows": _rows(study),
             "svg": Markup(advice_figure(study, f"a{i}")) if any(one.scores for one in _rows(study)) else "",
             "falls": [

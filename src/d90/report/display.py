@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from d90.display import drawn, told
+from d90.display import Text, figures_of, text_of
 from d90.report.advise import advice_figure
 from d90.report.claims import analysis_claims, lowdata_claims, series_claims
 from d90.report.compare import comparison_figure, interval, verdicts
@@ -33,27 +32,25 @@ from d90.training.run import Run
 
 __all__: list[str] = []  # importing it registers what follows
 
-Told = tuple[Sequence[str], Sequence[Sequence[str]]]
 
-
-@drawn.register
+@figures_of.register
 def _(result: Measurement) -> list[str]:
     return [standalone(figure_svg([result], "m"))]
 
 
-@told.register
-def _(result: Measurement) -> Told:
+@text_of.register
+def _(result: Measurement) -> Text:
     lines = [headline(result), result.more, f"to train it: {result.line}" if result.line else ""]
     return [line for line in (*lines, f"its tune: {result.tune}" if result.tune else "") if line], []
 
 
-@drawn.register
+@figures_of.register
 def _(result: Comparison) -> list[str]:
     return [standalone(comparison_figure(result, "c"))] if result.entries else []
 
 
-@told.register
-def _(result: Comparison) -> Told:
+@text_of.register
+def _(result: Comparison) -> Text:
     head = ("method", f"{result.split} {result.metric}", "95 % interval", "stored", "trained", "learning rate")
     rows = [
         (
@@ -70,23 +67,23 @@ def _(result: Comparison) -> Told:
     return [title, *verdicts(result)], [head, *rows]
 
 
-@drawn.register
+@figures_of.register
 def _(result: Recommendation) -> list[str]:
     return [standalone(advice_figure(result, "a"))] if result.tried or result.reference else []
 
 
-@told.register
-def _(result: Recommendation) -> Told:
+@text_of.register
+def _(result: Recommendation) -> Text:
     return [*result.lines(), *([f"to train it: {result.line}"] if result.line else [])], []
 
 
-@drawn.register
+@figures_of.register
 def _(result: Series) -> list[str]:
     return [standalone(figure) for figure in series_figures(result)]
 
 
-@told.register
-def _(result: Series) -> Told:
+@text_of.register
+def _(result: Series) -> Text:
     rows = [
         (base_name(cell.model), base_name(cell.task), f"{cell.x:,}", answered(cell), interval_of_cell(cell)[2:] or "–")
         for cell in result.cells
@@ -96,13 +93,13 @@ def _(result: Series) -> Told:
     return [title, *claims], [("model", "task", result.xlabel, "d90", "interval"), *rows]
 
 
-@drawn.register
+@figures_of.register
 def _(result: LowData) -> list[str]:
     return [standalone(lowdata_figure(result))]
 
 
-@told.register
-def _(result: LowData) -> Told:
+@text_of.register
+def _(result: LowData) -> Text:
     metric = result.comparisons[0].metric
     rows = [
         (asked, *("–" if entry is None else score(entry.mean, metric) for entry in entries))
@@ -113,15 +110,15 @@ def _(result: LowData) -> Told:
     return [title, *claims], [("method", *(f"n = {n:,}" for n in result.counts)), *rows]
 
 
-@drawn.register
+@figures_of.register
 def _(result: Analysis) -> list[str]:
     tables = [rows for rows in (result.rows, result.other_rows) if rows]
     maps = [maps_figure(result.likeness)] if result.likeness else []
     return [standalone(figure) for figure in (*([spectra_figure(tables)] if tables else []), *maps)]
 
 
-@told.register
-def _(result: Analysis) -> Told:
+@text_of.register
+def _(result: Analysis) -> Text:
     tunes = " and ".join(f"{tune} ({method})" for tune, method in _tunes(result))
     return [f"what changed: {tunes}", *(f"{words}: {verdict}" for words, verdict in analysis_claims(result))], []
 
@@ -131,7 +128,7 @@ def _tunes(result: Analysis) -> list[tuple[str, str]]:
     return [(result.tune, result.method), *other]
 
 
-@drawn.register
+@figures_of.register
 def _(result: Latency) -> list[str]:
     rows = [
         Interval(f"{_method(row)}, {row.batch} x {row.length}", 100 * row.added, 100 * row.low, 100 * row.high)
@@ -146,8 +143,8 @@ def _(result: Latency) -> list[str]:
     )
 
 
-@told.register
-def _(result: Latency) -> Told:
+@text_of.register
+def _(result: Latency) -> Text:
     rows = [
         (
             _method(row),
@@ -166,13 +163,13 @@ def _method(row: LatencyRow) -> str:
     return f"{row.asked}{', merged' if row.merged else ''}"
 
 
-@drawn.register
+@figures_of.register
 def _(result: Generalization) -> list[str]:
     return [standalone(svg) for svg, _ in gaps_figures(result)]
 
 
-@told.register
-def _(result: Generalization) -> Told:
+@text_of.register
+def _(result: Generalization) -> Text:
     rows = [
         (
             f"{base_name(row.model)} on {base_name(row.task)}",
@@ -187,12 +184,12 @@ def _(result: Generalization) -> Told:
     return ["d90 and generalization", *words], [("measurement", "d90", "training", "evaluation", "gap"), *rows]
 
 
-@drawn.register
+@figures_of.register
 def _(result: Run) -> list[str]:
     return _evaluations(str(result), result.task.metric, result.outcome)
 
 
-@drawn.register
+@figures_of.register
 def _(result: Tuned) -> list[str]:
     return _evaluations(str(result), result.record.task.metric, result.record.outcome)
 
@@ -202,7 +199,7 @@ def _evaluations(title: str, metric: str, outcome: TrialResult) -> list[str]:
     return [standalone(intervals_figure(title, f"validation {metric}", rows, []))] if rows else []
 
 
-@drawn.register
+@figures_of.register
 def _(result: Scored) -> list[str]:
     low, high = sorted(to_display(end, result.metric) for end in (result.low, result.high))
     if not math.isfinite(high - low):

@@ -39,12 +39,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Dot:
-    """One trial; `kind` is one of KINDS, `value` stands on the axis, `told` is what the pointer shows."""
+    """One trial; `kind` is one of KINDS, `value` stands on the axis, `hover` is what the pointer shows."""
 
     d: int
     value: float
     kind: str
-    progress: str
+    hover: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _draw_series(axes: Any, look: Look, series: Trials, index: int) -> dict[str,
                 xs, ys, marker=_marker(kind, look.up(kind)), s=_SIZE[kind] ** 2, facecolors=fill, edgecolors=colour,
                 linewidths=1.7 if kind in ("bound", "below") else 1.3, alpha=0.9, zorder=3, gid=gid,
             )  # fmt: skip
-            hover[gid] = [dot.progress for dot in dots]
+            hover[gid] = [dot.hover for dot in dots]
     return hover
 
 
@@ -181,7 +181,7 @@ def _colour(index: int) -> str:
 
 
 def _dash(index: int) -> Any:
-    return ("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(COLOURS) % 3]  # a seventh method is told by its dashes
+    return ("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(COLOURS) % 3]  # a seventh method has other dashes
 
 
 def _legend(

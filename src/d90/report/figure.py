@@ -26,7 +26,7 @@ from d90.tasks.metrics import rises, to_display
 
 __all__ = ["figure_svg", "points"]
 
-RECIPE = ("lr", "epochs", "batch_size", "precision", "train_limit")  # told of a trial when pointed at
+RECIPE = ("lr", "epochs", "batch_size", "precision", "train_limit")  # shown of a trial when pointed at
 MAX_LEVELS = 3  # labelled lines of a kind; more would be a wall, and stand in the summary table
 
 
@@ -95,7 +95,7 @@ def _series(group: Sequence[Measurement], name: str, alone: bool) -> Trials:
 
 def _recipe(study: Measurement) -> str:
     """What the trials have in common, in a line: what moves, and the parts of the recipe that decide a run."""
-    shown = {key: study.recipe.get(key) for key in RECIPE}
+    shown = {key: getattr(study.settings, key) for key in RECIPE}
     shown["lr"] = shown["lr"] or "default"
     return ", ".join([study.method, *(f"{key} {value}" for key, value in shown.items() if value is not None)])
 

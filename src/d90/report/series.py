@@ -32,7 +32,7 @@ class Line:
 
     Attributes:
         points: (x, y, low, high), the last two the ends of a bar, both y for none; an end of zero or infinity is open, an arrow.
-        told: what the pointer shows of each.
+        shown: what the pointer shows of each.
         above: where there is no y because nothing is large enough: an arrow at the top.
     """
 

@@ -114,9 +114,9 @@ def for_page(svg: str, title: Sequence[str], hover: dict[str, list[str]], prefix
     view = re.search(r'viewBox="[^"]*"', svg)
     body = svg[svg.index(">") + 1 :]  # the size gives way to the page's, and the namespaces are HTML's own
     body = re.sub(r"\n\s+", "\n", re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], prefix), body))
-    for key, progress in hover.items():
+    for key, texts in hover.items():
         head, group, tail = body.partition(f'id="{prefix}-{key}"')
-        for text in progress:
+        for text in texts:
             # few dots are drawn as paths, many as uses of one, whose definition has an id
             before, name, rest, tail = re.split(r"<(use|path) (?!id=)([^>]*?)/>", tail, maxsplit=1)
             group += f"{before}<{name} {rest}><title>{html.escape(text)}</title></{name}>"

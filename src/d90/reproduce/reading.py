@@ -60,17 +60,17 @@ def read(
         InputError: what is wrong in which study, what was expected, what to do.
     """
     source, target = Path(path), Path(folder) if folder is not None else folder_of(path)
-    recipe = _mapping(_load(source), f"'{source}'", TOP, ("title", "studies"))
+    body = _mapping(_load(source), f"'{source}'", TOP, ("title", "studies"))
     where = f"'{source}'"
-    known = _variables(recipe.get("variables", {}), dict(values or {}), where) | {"out": str(target)}
-    defaults = recipe.get("defaults", {})
+    known = _variables(body.get("variables", {}), dict(values or {}), where) | {"out": str(target)}
+    defaults = body.get("defaults", {})
     if not isinstance(defaults, dict) or not all(isinstance(key, str) for key in defaults):
         raise InputError(f"{where}: got defaults: {defaults!r}, expected options by name, as in epochs: 3")
     for name in defaults:
         if not any(command.takes(name) for command in commands.values()):
             every = {option.names[0] for command in commands.values() for option in command.options}
             raise unknown_name(f"option '{name}' among the defaults of", str(source), sorted(every))
-    listed = recipe["studies"]
+    listed = body["studies"]
     if not isinstance(listed, list) or not listed:
         raise InputError(
             f"{where}: got studies: {listed!r}, expected a list of studies, each with a command and options"
@@ -87,11 +87,11 @@ def read(
                 f"{where}: study {number} has the {what} of '{twin.name}', expected each once; rename it, or change its options"
             )
         studies.append(study)
-    differs = recipe.get("differs", [])
+    differs = body.get("differs", [])
     return Plan(
         source,
-        _text(recipe["title"], f"{where}: title"),
-        _text(recipe.get("paper", ""), f"{where}: paper"),
+        _text(body["title"], f"{where}: title"),
+        _text(body.get("paper", ""), f"{where}: paper"),
         tuple(_text(line, f"{where}: differs") for line in (differs if isinstance(differs, list) else [differs])),
         tuple(studies),
         target,

@@ -8,6 +8,7 @@ from d90.display import Display
 from d90.files import Json
 from d90.results.result import Result
 from d90.tasks.metrics import to_display
+from d90.training.recipe import Recipe
 from d90.training.result import Forgotten
 
 __all__ = ["Recommendation", "Tried"]
@@ -117,6 +118,11 @@ class Recommendation(Result, Display):
         return f"{to_display(score, self.metric):.4f}"
 
     @property
+    def validation_examples(self) -> int:
+        """How many examples scored a run."""
+        return int(self.definitions["validation"])
+
+    @property
     def smaller(self) -> Tried | None:
         """The next smaller one of the answer's family that ran."""
         chosen = self.chosen
@@ -139,7 +145,8 @@ class Recommendation(Result, Display):
         if self.reference is not None and chosen.method != self.reference.method:
             scores += f", reference {self.reference.method} {self.shown(self.reference.score)}"
         scores += f", untrained {self.shown(self.zero)}"
-        return f"take {chosen.method} at learning rate {chosen.lr:g} for {self.recipe.get('epochs', 0):g} epochs: {scores}; {self.claim}"
+        epochs = Recipe.from_dict(self.recipe).epochs
+        return f"take {chosen.method} at learning rate {chosen.lr:g} for {epochs:g} epochs: {scores}; {self.claim}"
 
     @property
     def claim(self) -> str:
@@ -180,7 +187,7 @@ class Recommendation(Result, Display):
         return f"one size smaller, {smaller.method}, {gap}"
 
     def lines(self) -> list[str]:
-        """Everything that is told, a line each; without the snippets."""
+        """Everything to show, a line each; without the snippets."""
         found = [str(self)]
         chosen, guess = self.chosen, self.guess
         if chosen is not None:

@@ -66,6 +66,11 @@ class Latency(Result, Display):
     command: str = ""
     question: str = ""
 
+    @property
+    def machine(self) -> str:
+        """What it was measured on, in words."""
+        return f"{self.definitions['processor']}, {self.definitions['threads']} threads, {self.dtype}"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as JSON."""
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")

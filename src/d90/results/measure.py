@@ -12,6 +12,7 @@ from d90.search.problem import FAILED
 from d90.search.summary import ends_in_words, seeds_in_words
 from d90.search.variance import Shares
 from d90.tasks.metrics import to_display
+from d90.training.recipe import Recipe
 
 __all__ = ["Measurement", "Point"]
 
@@ -75,7 +76,7 @@ class Measurement(Result, Display):
         variance: P's share of the variance over seeds where trials tell.
         band: (d, mean, low, high) of the fitted curve and its pointwise band.
         test, baseline_test: scores on the test split, at d90 and of the baseline, where they were asked for.
-        open_ends: whether an end that the trials do not bound is None, and `sure` is told; False in studies of earlier versions.
+        open_ends: whether an end that the trials do not bound is None, and `sure` is given; False in studies of earlier versions.
         line: the command that trains the smallest d that passed; `tune`, where its tune lies, empty where there is none.
         other: the smallest other space in the store whose trial passes the same threshold, in words.
         curve: the trials behind the answer.
@@ -160,6 +161,31 @@ class Measurement(Result, Display):
         mean = to_display(math.fsum(p.score for p in ended) / len(ended), self.metric)
         seeds = seeds_in_words([p.p_seed for p in ended])
         return f"d = {self.d90} was trained with {seeds}: mean {mean:.4f}, threshold {to_display(self.threshold, self.metric):.4f}"
+
+    @property
+    def settings(self) -> Recipe:
+        """The recipe that its trials have in common, as a dataclass."""
+        return Recipe.from_dict(self.recipe)
+
+    @property
+    def task_fingerprint(self) -> str | None:
+        """Of the examples; None in studies of the first versions."""
+        return self.definitions.get("task")
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Of the base model; None in studies of the first versions."""
+        return self.definitions.get("base")
+
+    @property
+    def first_seed(self) -> int:
+        """The smallest seed of its trials."""
+        return min(self.definitions.get("seeds") or [0])
+
+    @property
+    def validation_examples(self) -> int | None:
+        """How many examples scored a trial; None in studies of the first versions."""
+        return self.definitions.get("validation")
 
     @property
     def shipped(self) -> str:

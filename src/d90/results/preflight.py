@@ -44,7 +44,7 @@ class MemoryParts(Result):
 
 @dataclass(frozen=True)
 class Preflight(Result):
-    """What a run needs, told before anything is loaded.
+    """What a run needs, known before anything is loaded.
 
     Example:
         >>> found = d90.preflight("fc", "full@d=100", batch="64")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from d90.files import Json
-from d90.trials.store import Store
 
-__all__ = ["Read", "Result", "stored_results"]
+__all__ = ["Read", "Result", "Studies", "stored_results"]
 
 Read = TypeVar("Read", bound="Result")
 
@@ -41,7 +41,17 @@ class Result:
         return body
 
 
-def stored_results(store: Store, kind: type[Read], name: str) -> list[Read]:
+class Studies(Protocol):
+    """What keeps the results of studies: `d90.trials.store.Store`."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While it is open, what cannot be read is an error of the store."""
+
+    def studies(self, kind: str) -> Iterable[Json]:
+        """The stored results of one kind, the oldest first."""
+
+
+def stored_results(store: Studies, kind: type[Read], name: str) -> list[Read]:
     """Every result of a store's studies of one kind ("measure", "compare", ...), the oldest first.
 
     Raises:

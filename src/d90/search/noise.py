@@ -1,4 +1,4 @@
-"""The noise a search expects before any trial has told: the standard deviation of a score over seeds of P and of training.
+"""The noise a search expects before any trial has ended: the standard deviation of a score over seeds of P and of training.
 
     sigma_0 = sqrt(floor^2 + expected^2)
 

@@ -60,8 +60,8 @@ def next_trial(
     if cost + len(pending) >= problem.budget - 0.5:
         return None
     inside = [trial for trial in observations if trial.d is not None]
-    told = sum(not trial.failed for trial in inside)
-    if sum(trial.failed for trial in observations) >= MAX_FAILED + told:
+    scored = sum(not trial.failed for trial in inside)
+    if sum(trial.failed for trial in observations) >= MAX_FAILED + scored:
         return None
     if not inside and not pending:
         d = problem.rounded(problem.start)
@@ -69,7 +69,7 @@ def next_trial(
     fit = fit_posterior(observations, problem)
     fit = _as_if_ended(fit, observations, pending, problem)
     low, high = fit.quantile((1 - COVERAGE) / 2), fit.quantile((1 + COVERAGE) / 2)
-    if high <= low * problem.resolution and told >= MIN_TRIALS:
+    if high <= low * problem.resolution and scored >= MIN_TRIALS:
         return None
     return _best(fit, problem, observations, pending, seed)
 

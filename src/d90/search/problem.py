@@ -29,7 +29,7 @@ class SearchProblem:
         goal: the threshold as a function of the full score.
         low, high: the range of d, both ends included.
         chance: the score that needs no training.
-        noise: the standard deviation of a score over seeds, before any trial has told (`d90.search.noise.expected_noise`).
+        noise: the standard deviation of a score over seeds, before any trial has ended (`d90.search.noise.expected_noise`).
         full: the full score where it is a given number; None: estimated from the trials of the baseline.
         scatter: (sum of squared deviations, degrees of freedom) of repeated trials elsewhere, which tell of the noise.
         start: the first d.

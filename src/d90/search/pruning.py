@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["Pruner", "hopeless"]
+__all__ = ["Pruner", "will_fail"]
 
 SLACK = 1.5
-FEWEST = 2  # earlier trials
+MIN_EARLIER = 2  # earlier trials
 
 
-def hopeless(
+def will_fail(
     scores: Sequence[float], earlier: Sequence[Sequence[float]], total: int, threshold: float, noise: float
 ) -> bool:
-    """Whether to give up.
+    """Whether a trial will stay below the threshold, by its learning curve so far.
 
     Args:
         scores: of the evaluations so far.
@@ -32,7 +32,7 @@ def hopeless(
         noise: the standard deviation of a score over seeds that is expected.
     """
     done = len(scores)
-    if 2 * done < total or len(earlier) < FEWEST:
+    if 2 * done < total or len(earlier) < MIN_EARLIER:
         return False
     rises = [best[-1] - best[done - 1] for best in (list(accumulate(curve, max)) for curve in earlier)]
     return max(scores) + SLACK * max(rises) + 2 * noise < threshold
@@ -40,7 +40,7 @@ def hopeless(
 
 @dataclass(frozen=True)
 class Pruner:
-    """`hopeless` as plain data, which can be sent: called with a run's evaluations, the first of them before any step."""
+    """`will_fail` as plain data, which can be sent: called with a run's evaluations, the first of them before any step."""
 
     earlier: Sequence[Sequence[float]]
     total: int
@@ -50,4 +50,4 @@ class Pruner:
     def __call__(self, curve: Sequence[Any]) -> bool:
         """Whether to give up."""
         scores = [look.score for look in curve][1:]
-        return hopeless(scores, self.earlier, self.total, self.threshold, self.noise)
+        return will_fail(scores, self.earlier, self.total, self.threshold, self.noise)

@@ -25,13 +25,13 @@ def search(
         problem: what is searched.
         own: trials of this search that are finished; what they cost is spent.
         known: trials of others; they cost nothing.
-        progress: is told what comes next.
-        prefetch: is told of trials that will all be asked for: they may be made at once.
+        progress: receives what comes next.
+        prefetch: receives trials that will all be asked for: they may be made at once.
 
     Raises:
         InputError: an empty range, or a value outside it.
     """
-    session, told = Session(problem, own, known), set[Observation]()
+    session, seen = Session(problem, own, known), set[Observation]()
     while coming := session.ask_several():
         for asked in coming:
             progress(asked.why)
@@ -42,8 +42,8 @@ def search(
         if all(trial.d is None for trial in session.own):
             continue
         for trial in session.result().failed:
-            if trial not in told:
-                told.add(trial)
+            if trial not in seen:
+                seen.add(trial)
                 progress(
                     f"d = {trial.d:,}, seed {trial.training_seed}: its training most likely failed; it says nothing of d90"
                 )

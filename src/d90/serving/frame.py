@@ -1,4 +1,4 @@
-"""A method laid on a copy of the base that shares its weights: what turns a tune's file into changes of layers.
+"""A method applied to a copy of the base that shares its weights: what turns a tune's file into changes of layers.
 
 Tunes of one method, one seed and one subspace share a frame: P, the base's fingerprint and the method's own first weights are made
 once, and each further tune costs its own numbers alone.

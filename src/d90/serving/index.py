@@ -88,11 +88,11 @@ def _is_tune(entry: os.DirEntry[str]) -> bool:
 
 def _entry(path: Path, earlier: Entry | None) -> Entry:
     with path.open("rb") as file:
-        told = os.fstat(file.fileno())
-        stamp = (told.st_ino, told.st_size, told.st_mtime_ns)
+        status = os.fstat(file.fileno())
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         if earlier is not None and earlier.stamp == stamp:
             return earlier
-        if told.st_size <= HELD_BYTES:
+        if status.st_size <= HELD_BYTES:
             data = file.read()
             return Entry(path, _id_of(data), stamp, data)
         digest = hashlib.sha256()

@@ -37,7 +37,7 @@ class TrialBench:
     Attributes:
         runner: trains, and keeps the trials.
         recipe_of: how trials of a method are trained, but for rate and seed.
-        progress: is told what is known so far.
+        progress: receives what is known so far.
         budget: in whole runs; known once a run has been timed.
         asked: every trial that was asked for.
         results: what they gave; `gaps`, of the groups of runs that were compared.

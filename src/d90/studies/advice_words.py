@@ -135,7 +135,7 @@ def unknown(result: Recommendation) -> tuple[str, ...]:
     measured = result.chosen is not None and result.chosen.forgetting
     found = [] if measured else ["forgetting was not measured (--forgetting, of a language model)"]
     found += ["one validation split, one schedule and one batch size"]
-    examples = int(result.definitions["validation"])
+    examples = result.validation_examples
     if examples < 100:
         found.append(f"{examples} validation examples are few, and errors wide")
     if result.chosen is not None and len(result.chosen.scores) == 1:
@@ -151,7 +151,7 @@ def _apart(result: Recommendation) -> str:
     if small is None or reference is None or small.gap is None or small.shown or small.worse or small.error <= 0:
         return ""
     need = _examples(result, small.error, result.margin)
-    count = int(result.definitions["validation"])
+    count = result.validation_examples
     if need <= count:
         return ""
     return f"data too few to tell {small.method} from {reference.method}: {need:,} validation examples would, there are {count:,}"
@@ -159,7 +159,7 @@ def _apart(result: Recommendation) -> str:
 
 def _examples(result: Recommendation, error: float, distance: float) -> int:
     """How many validation examples show a distance four times of five; as a share of the error that seeds make stays, at least so many."""
-    count = int(result.definitions["validation"])
+    count = result.validation_examples
     need = count * (POWER * error / max(distance, 1e-12)) ** 2
     unit = 10 ** max(0, int(math.log10(max(need, 1))) - 1)
     return math.ceil(need / unit) * unit

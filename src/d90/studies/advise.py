@@ -49,7 +49,7 @@ from d90.trials.store import digest
 
 __all__ = ["AllAdviseFields", "advise"]
 
-RATES = 6  # of the whole grid that the cost is told beside
+RATES = 6  # of the whole grid that the cost is compared with
 FEWEST = 50  # validation examples
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 LARGE_ADAPTER = 1 << 26  # numbers: an adapter of more is written by d90 convert
@@ -92,7 +92,7 @@ def advise(
         options: the reference, the margin or the score to reach, the budget.
         training: how every trial is trained; rates are found, so `lr` is left alone.
         data: how the task's data is read.
-        run: the store, the log, the executor and who is told.
+        run: the store, the log, the executor and who receives the events.
         fields: those of the four as keywords, as within="5%", epochs=2.
 
     Returns:
@@ -165,12 +165,12 @@ def _check_out(out: Path) -> None:
 
 def _begun(asked: _Question, methods: Sequence[str | Spec], run: RunOptions) -> tuple[Candidates, TrialBench]:
     """The candidates that fit the model, and what runs them; nothing is trained."""
-    progress, recipe = run.told, asked.recipe
+    progress, recipe = run.listener, asked.recipe
     opened = open_task(asked.task, recipe, asked.model)
     _check_examples(opened)
     runner = TrialRunner(asked.model, opened, recipe, run)
     progress.search_started(f"advice for {recipe.model} on {recipe.task}, as good as {asked.options.like}")
-    for note in opened.told:
+    for note in opened.shown_notes:
         progress.note(note)
     runner.data(recipe.seed).note_truncation(progress)
     found = find_candidates(runner.data(recipe.seed), recipe, methods, asked.options.like, asked.options.max_bytes)
@@ -233,7 +233,7 @@ def _grid(found: Candidates) -> float:
 
 
 def _budget(options: AdviseOptions, found: Candidates, bench: TrialBench, problem: AdviceProblem) -> float:
-    """In whole runs; minutes are told by the plan's first reading, timed.
+    """In whole runs; minutes are known from the plan's first reading, timed.
 
     Raises:
         InputError: less than one.

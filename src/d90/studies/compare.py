@@ -85,14 +85,14 @@ def compare(
         options: seeds, rates to try, and whether costs are measured (`d90.studies.cost`).
         training: how every trial is trained; an `lr` that is a number, or "default", switches the tuning off.
         data: how the task's data is read.
-        run: the store, the log, the executor and who is told.
+        run: the store, the log, the executor and who receives the events.
         fields: those of the four as keywords, as seeds=3, epochs=2.
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
         RunFailed: every trial of every method diverged, or memory did not suffice; a method of which that is true is left out.
     """
-    progress, asked = run.told, _Question(model, task, options, training, data)
+    progress, asked = run.listener, _Question(model, task, options, training, data)
     specs = _checked(methods, asked.rates)
     check_sendable(run.executor, model, task)
     runner, specs, asked = _begun(asked, methods, specs, run)
@@ -148,13 +148,13 @@ def _begun(
     asked: _Question, methods: Sequence[str | Spec], specs: list[Spec], run: RunOptions
 ) -> tuple[TrialRunner, list[Spec], _Question]:
     """What trains the trials, the methods as they are meant for the task, and the question with its weights settled."""
-    progress, model = run.told, asked.model
+    progress, model = run.listener, asked.model
     recipe = make_recipe(model, asked.task, specs[0], asked.training, asked.data)
     opened = open_task(asked.task, recipe, model)
     specs, weights, held = settle(asked.training, methods, opened, model)
     runner = TrialRunner(model, opened, replace(recipe, method=str(specs[0]), weights=weights), run)
     progress.search_started(f"{len(specs)} methods on {recipe.task} with {recipe.model}")
-    for note in (*opened.told, *([held] if held else [])):
+    for note in (*opened.shown_notes, *([held] if held else [])):
         progress.note(note)
     if recipe.lr is None:
         _note_trainings(len(specs), asked, progress)
@@ -186,7 +186,7 @@ def _with_costs(
     data: Data, entries: Sequence[Entry], specs: Sequence[Spec], recipe: Recipe, progress: Progress
 ) -> list[Entry]:
     """The entries with the time and the memory of a step."""
-    costs = probe(data, specs, recipe, told=progress.search_planned)
+    costs = probe(data, specs, recipe, note=progress.search_planned)
     return [replace(entry, cost=cost) for entry, cost in zip(entries, costs, strict=True)]
 
 

@@ -35,12 +35,12 @@ def probe(
     specs: Sequence[Spec],
     recipe: Recipe,
     rounds: int = 3,
-    told: Callable[[str], None] = lambda message: None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> list[Cost]:
     """Measure each method on the first batch of the task, `recipe.batch_size` examples.
 
     Args:
-        told: is told which method is measured, in which round.
+        note: receives which method is measured, in which round.
 
     Returns:
         A Cost for each spec, in their order.
@@ -53,7 +53,7 @@ def probe(
     try:
         for number in range(1, rounds + 1):
             for spec, times in zip(everything, taken, strict=True):
-                told(f"time and memory of a step, round {number} of {rounds}: {short_text(spec)}")
+                note(f"time and memory of a step, round {number} of {rounds}: {short_text(spec)}")
                 batch.measure(spec, times)
             module.eval()
             with torch.no_grad():

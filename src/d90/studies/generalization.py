@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from d90.analysis import bounds
 from d90.errors import D90Error, InputError
@@ -25,7 +25,7 @@ from d90.training.loop import Data, fit, open_model, open_task, predict
 from d90.training.precision import precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.training.steps import RunControl
 from d90.trials.context import versions
 from d90.trials.store import Store, digest
@@ -51,7 +51,7 @@ class Accuracies:
 
 @shows_progress
 def generalization(
-    stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: Told = None
+    stores: Sequence[str | os.PathLike[str]], *, method: str = "", train: bool = False, progress: ProgressOption = None
 ) -> Generalization:
     """A row for each measurement in the stores that found d90, the oldest first.
 
@@ -66,7 +66,7 @@ def generalization(
         method: only measurements of methods whose stored name begins so, as `full@structure=did`: d90 of different methods are
             counted in different spaces.
         train: train the tunes at d90 whose training accuracy is in no store; their result is written there.
-        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
+        progress: receives the events; by default bars in a terminal, lines in a notebook; False silences it.
 
     Raises:
         InputError: no measurement (of that method) found d90.
@@ -95,7 +95,7 @@ def _row(
     study: Measurement, known: dict[str, Accuracies], store: Store, train: bool, progress: Progress
 ) -> GeneralizationRow:
     method, recipe = _trial(study)
-    asked = digest([recipe.to_dict(), study.definitions.get("task"), study.definitions.get("base")])
+    asked = digest([recipe.to_dict(), study.task_fingerprint, study.base_fingerprint])
     found, note = known.get(asked), "" if train else "not trained for its training accuracy"
     if found is None and train:
         try:
@@ -123,19 +123,19 @@ def _trial(study: Measurement) -> tuple[Spec, Recipe]:
     assert study.d90 is not None
     own = parse(study.method)
     ended = [point for point in study.curve if point.d == study.d90 and point.status == "finished"]
-    seed = min(study.definitions.get("seeds") or [0])
+    seed = study.first_seed
     best = min(ended, key=lambda point: -point.score, default=None)
     training_seed, p = (seed, seed) if best is None else (best.seed, best.p_seed)
     if own.space is not None and own.space.seed is not None:
         p = own.space.seed
     spec = own.at(study.d90, seed=p if p != training_seed or (own.space and own.space.seed is not None) else None)
-    return spec, Recipe(**{**study.recipe, "method": str(spec), "seed": training_seed})
+    return spec, replace(study.settings, method=str(spec), seed=training_seed)
 
 
 def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progress) -> Accuracies:
     """Train the tune and count, at its best evaluation's weights."""
     task = open_task(recipe.task, recipe)
-    wanted = study.definitions.get("task")
+    wanted = study.task_fingerprint
     if wanted is not None and task.fingerprint != wanted:
         raise InputError(
             f"task '{task.name}' holds other examples now, expected those that were measured; give the same data"
@@ -146,7 +146,7 @@ def _accuracies(study: Measurement, spec: Spec, recipe: Recipe, progress: Progre
             f"{task.kind.mistake or 'no example is right or wrong'}"
         )
     model = open_model(recipe.model, task, recipe, best_device())
-    if study.definitions.get("base") not in (None, model.fingerprint):
+    if study.base_fingerprint not in (None, model.fingerprint):
         raise InputError(f"model '{recipe.model}' is another one now, expected the base that was measured")
     data = Data(model, task)
     applied_method = fit(data, spec, recipe, progress=progress, control=RunControl(keep_best=True))[1]

@@ -32,7 +32,7 @@ from d90.options import LatencyOptions, with_options
 from d90.options.studies import LatencyFields
 from d90.results.latency import Latency, LatencyRow
 from d90.training.progress import Progress
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.trials.context import versions
 from d90.trials.store import digest
 
@@ -71,7 +71,7 @@ def latency(
     methods: Sequence[str | Spec] | None = None,
     *,
     options: LatencyOptions = LatencyOptions(),
-    progress: Told = None,
+    progress: ProgressOption = None,
     command: str = "",
     **fields: Unpack[LatencyFields],
 ) -> Latency:
@@ -87,7 +87,7 @@ def latency(
         methods: in the grammar of `d90.methods`, without subspaces; `usual_methods()` where none are given. An untrained
             method takes the time of a trained one.
         options: the sizes that are timed, how often, and on what; `shape` is one of `SHAPES`.
-        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
+        progress: receives the events; by default bars in a terminal, lines in a notebook; False silences it.
         command: recorded.
         fields: those of `LatencyOptions` as keywords, as pairs=[(1, 128)].
 

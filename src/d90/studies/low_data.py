@@ -63,7 +63,7 @@ def low_data(
         options: seeds, rates to try, and the fewest optimizer steps of a run.
         training: how every trial is trained; `epochs` is what runs with enough examples make.
         data: how the task's data is read, without `train_limit`.
-        run: the store, the log, the executor and who is told.
+        run: the store, the log, the executor and who receives the events.
         fields: those of the four as keywords, as seeds=3, epochs=2.
 
     Raises:

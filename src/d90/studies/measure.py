@@ -79,14 +79,14 @@ def measure(
         training: how every trial is trained; the usual `lr` is "auto": found at the first d by short runs (`d90.training.rates`), whose
             cost counts in the budget, and looked at again at the answer.
         data: how the task's data is read.
-        run: the store, the log, the executor and who is told.
+        run: the store, the log, the executor and who receives the events.
         fields: those of the four as keywords, as budget=12, epochs=2.
 
     Raises:
         InputError: what was wrong, what was expected, what to do.
         StoreError, RunFailed: the store cannot be used; every trial diverged, or memory did not suffice for any.
     """
-    progress = run.told
+    progress = run.listener
     setting = prepare(model, task, method, Asked.of(search, training, data), run)
     _announce(setting, progress)
     chance = Chance(setting.runner.zero_score(), setting.runner.constant_score())
@@ -156,14 +156,14 @@ class Answer:
     trivial: bool
 
     @property
-    def told(self) -> search.SearchResult | None:
-        """`found` where it is told."""
+    def reported(self) -> search.SearchResult | None:
+        """`found` where it is reported: not of a trivial threshold."""
         return None if self.trivial else self.found
 
     @property
     def d90(self) -> int | None:
-        """d90 where it is told."""
-        return self.told.d90 if self.told else None
+        """d90 where it is reported."""
+        return self.reported.d90 if self.reported else None
 
     @property
     def trials(self) -> Sequence[search.Observation]:
@@ -174,7 +174,7 @@ class Answer:
 def _announce(setting: Setting, progress: Progress) -> None:
     """Say what is measured, and what is to know about its data."""
     progress.search_started(f"d90 of {setting.recipe.model} on {setting.recipe.task}, {setting.spec}")
-    for note in setting.task.told:
+    for note in setting.task.shown_notes:
         progress.note(note)
     setting.data.note_truncation(progress)
     progress.note(f"{len(setting.task.train):,} examples to train on, {len(setting.task.validation):,} to validate on")
@@ -269,11 +269,11 @@ def _problem(
 def _notes(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, answer: Answer, doubts: Sequence[str], progress: Progress
 ) -> list[str]:  # fmt: skip
-    """What is to know about the answer; what only shows now is told as well."""
+    """What is to know about the answer; what only shows now is said as well."""
     metric, within = setting.task.metric, setting.asked.search.within
     late = better_than_baseline(trials.points, trials.full_score, trials.noise, metric) if setting.base else []
     late += rates.look_again(answer.d90)
-    failures = trials.describe_failures(answer.told.failed) if answer.told else []
+    failures = trials.describe_failures(answer.reported.failed) if answer.reported else []
     for note in (*late, *failures):
         progress.note(note)
     power = _power(trials, setting.task, within) if within is not None else []
@@ -285,7 +285,7 @@ def _measurement(
     setting: Setting, trials: MeasurementTrials, rates: MeasurementRates, chance: Chance, answer: Answer
 ) -> Measurement:
     """The result, but for its definitions, command and test scores."""
-    asked, found, told = setting.asked.search, answer.found, answer.told
+    asked, found, reported = setting.asked.search, answer.found, answer.reported
     scores = tuple(trials.full[seed].score for seed in sorted(trials.full)) if setting.base else (trials.full_score,)
     whole = [result.seconds for result in trials.full.values()]
     return Measurement(
@@ -295,9 +295,9 @@ def _measurement(
         metric=setting.task.metric,
         rule=setting.rule,
         fraction=asked.fraction,
-        status=told.status if told else "trivial",
+        status=reported.status if reported else "trivial",
         d90=answer.d90,
-        interval=told.interval if told else (None, None),
+        interval=reported.interval if reported else (None, None),
         D=setting.space.D,
         lambdas=setting.space.lambdas,
         baseline=trials.full_score,
@@ -311,7 +311,7 @@ def _measurement(
         definitions={},
         seconds=trials.seconds,
         coverage=found.coverage if found else search.COVERAGE,
-        sure=told.sure if told else None,
+        sure=reported.sure if reported else None,
         noise=found.noise if found else None,
         failed=tuple((t.d or 0, t.projection_seed, t.training_seed) for t in found.failed) if found else (),
         within=asked.within,

@@ -1,6 +1,6 @@
 """The rates of a measurement: found for the baseline and at the first d, reused for every d, and looked at again at the answer.
 
-Also what is told of a baseline before anything is spent on d, and of trials that beat it.
+Also what is noted of a baseline before anything is spent on d, and of trials that beat it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MeasurementRates:
     Args:
         trials: makes the trials; the rates that are found become those of its recipes.
         lr, baseline_lr: "auto", or anything else: given, or the default.
-        progress: is told the rates, their curves and costs.
+        progress: receives the rates, their curves and costs.
     """
 
     def __init__(

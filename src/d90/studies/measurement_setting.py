@@ -183,7 +183,7 @@ def prepare(
     check_sendable(run.executor, model, task)
     found, one = settled(model, task, method, asked), asked.search
     if found.note:
-        run.told.note(found.note)
+        run.listener.note(found.note)
     spec, recipe = found.spec, found.recipe
     runner = TrialRunner(model, found.task, recipe, run)
     space = space_of(runner.data(recipe.seed), spec, recipe)

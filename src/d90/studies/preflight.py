@@ -1,4 +1,4 @@
-"""preflight(model, method) -> Preflight: the memory of a run, told before a weight is loaded.
+"""preflight(model, method) -> Preflight: the memory of a run, known before a weight is loaded.
 
     peak = weights + first + Adam's moments + best copy + max(step, evaluation)
 

@@ -28,7 +28,7 @@ from d90.options.pretrain import HEAD, SPECIAL_TOKENS, PretrainFields, schedule
 from d90.training.device import best_device
 from d90.training.progress import Progress
 from d90.training.recipe import bf16_is_fast
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,7 +61,7 @@ def pretrain(
     validation: str | os.PathLike[str] | None = None,
     *,
     options: PretrainOptions = PretrainOptions(),
-    progress: Told = None,
+    progress: ProgressOption = None,
     **fields: Unpack[PretrainFields],
 ) -> list[Path]:
     """Pretrain, or go on where an interrupted run was; a finished one is left as it is.
@@ -77,7 +77,7 @@ def pretrain(
             `pretraining.json`.
         validation: another such file, whose masked loss (nats a masked token) is written into each checkpoint's `pretraining.json`.
         options: architecture, steps and what is kept.
-        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
+        progress: receives the events; by default bars in a terminal, lines in a notebook; False silences it.
         fields: single fields of the options, as keywords.
 
     Returns:

@@ -190,7 +190,7 @@ def _series(question: Question, run: RunOptions) -> Series:
     rules = sorted(
         {choose_rule(asked.rule, metric, asked.fraction, asked.within) for metric in [task.metric for task in opened]}
     )
-    measurements = _Measurements(question, replace(run, store=run.open_store(), progress=run.told))
+    measurements = _Measurements(question, replace(run, store=run.open_store(), progress=run.listener))
     of_tasks = together(run.executor, [partial(measurements.of_task, task) for task in question.tasks])
     givers = {task: gives[0] for task, (gives, _) in zip(question.tasks, of_tasks, strict=True) if gives}
     cells = [cell for _, made in of_tasks for cell in made]
@@ -234,7 +234,7 @@ class _Measurements:
                 found = self._measured(name, task)
                 return name, to_display(found.baseline, found.metric)
             except (D90Error, TrainingFailed) as error:
-                self.run.told.note(
+                self.run.listener.note(
                     f"{name} on {task}: {error}. Its score cannot be the target for all; the model before it is asked"
                 )
         return None
@@ -250,7 +250,7 @@ class _Measurements:
                 own = found.baseline if given is None else None
                 made.append(_cell(found, model, task, x, wanted, own))
             except (D90Error, TrainingFailed) as error:
-                self.run.told.note(f"{model} on {task}: {error}")
+                self.run.listener.note(f"{model} on {task}: {error}")
                 if isinstance(error, TrainingFailed):
                     self.untrained.append(model)
                 failed: tuple[int | None, int | None] = (None, None)

@@ -36,7 +36,7 @@ from d90.trials.store import Store, digest
 
 __all__ = ["Study", "Trial"]
 
-NOISE = 0.03  # of the gain: how far scores of one d are expected to scatter, before any has told
+NOISE = 0.03  # of the gain: how far scores of one d are expected to scatter, before any has ended
 
 
 @dataclass(frozen=True)

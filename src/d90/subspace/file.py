@@ -74,7 +74,7 @@ def write(path: str | os.PathLike[str], header: Header, tensors: Mapping[str, Te
 
     Raises:
         InputError: an unknown dtype, a field that one line cannot hold, a theta that is not finite in bf16 or int8.
-        RunFailed: the disk is full, or the folder cannot be written; what lay there is untouched.
+        RunFailed: the disk is full, or the folder cannot be written; what was there is untouched.
     """
     write_bytes(path, encode(header, tensors, dtype))
 

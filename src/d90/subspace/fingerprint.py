@@ -69,7 +69,7 @@ class Base:
         return digest_of(asdict(self))
 
     def differs(self, other: Base) -> list[str]:
-        """The names of the parts that are not the same in both; one that either lacks cannot be told."""
+        """The names of the parts that are not the same in both; one that either lacks cannot be compared."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in (field.name for field in fields(Base))}
         return [name for name, (mine, theirs) in pairs.items() if NO_PART not in (mine, theirs) and mine != theirs]
 

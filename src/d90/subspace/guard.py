@@ -121,7 +121,7 @@ class Guard:
         """Refuse weights that an operation of torch has changed.
 
         Args:
-            expected: what a tensor should hold; None where that cannot be told. Equal numbers are taken.
+            expected: what a tensor should hold; None where that is unknown. Equal numbers are taken.
 
         Raises:
             UnsupportedModelError: the name of the first.

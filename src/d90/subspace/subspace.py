@@ -288,7 +288,7 @@ class Subspace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module, keep_theta0: bool = True) -> Subspace:
-        """Lay a saved tune over its base model.
+        """Apply a saved tune to its base model.
 
         Raises:
             InputError: an unsound file, another base model, or draws of P that differ from the file's.

@@ -1,4 +1,4 @@
-"""Calls that would do nothing under a Subspace are told: an optimizer over the model's weights, and clipping of their gradients.
+"""Calls that would do nothing under a Subspace give a warning: an optimizer over the model's weights, and clipping of their gradients.
 
 Their gradients are folded into theta and freed, so neither would find any. torch has a hook before every optimizer's step;
 for clipping it has none, so its functions are wrapped, once, when the first Subspace is enabled.

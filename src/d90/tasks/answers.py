@@ -148,10 +148,10 @@ def run_script(
             f"the script '{name}' gave {scores[odd]:g} for example {odd + 1}, expected a number from 0 to 1"
         )
     if len(scores) < len(rows):
-        told = unfit or why or (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+        reason = unfit or why or (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
         where = "" if unfit else f" at example {len(scores) + 1} (answer {quoted(rows[len(scores)][1], 40)})"
         raise InputError(
-            f"the script '{name}' failed{where}: {' '.join(told.split())[:200]}; expected score(prompt, answer, reference) to give a "
+            f"the script '{name}' failed{where}: {' '.join(reason.split())[:200]}; expected score(prompt, answer, reference) to give a "
             "number"
         )
     return scores

@@ -40,7 +40,7 @@ class Task:
             better.
         train, validation, test: the splits; models are chosen on `validation`, `test` is only ever reported.
         notes: what was done to the data on the way in (a split made, rows dropped), a line each, recorded with results.
-        told: of the notes those that a person should see before anything is trained: what was guessed, what looks odd.
+        shown_notes: of the notes those that a person should see before anything is trained: what was guessed, what looks odd.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Task:
     validation: Split
     test: Split | None = None
     notes: tuple[str, ...] = field(default=())
-    told: tuple[str, ...] = field(default=())
+    shown_notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for part, split in self.splits.items():
@@ -157,7 +157,7 @@ class Task:
         if task.metric_name != task.metric:
             why = "as given" if positive is not None else "--positive names the other"
             note = f"metric: {task.metric_name}; {why}"
-            task = replace(task, notes=(*task.notes, note), told=(*task.told, note))
+            task = replace(task, notes=(*task.notes, note), shown_notes=(*task.shown_notes, note))
         return task
 
     def in_order(self, labels: Sequence[str]) -> Task:
@@ -212,7 +212,7 @@ class Task:
         return torch.ones_like(labels) if self.kind.asks(self.metric) else labels
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The kind's mean loss over examples, in the unit of what is told."""
+        """The kind's mean loss over examples, in the unit that is shown."""
         return self.kind.loss(outputs, labels)
 
     def predictions(self, outputs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Rows of instruction data as conversations, each one canonical JSON string.
 
-Formats are told by their columns: `messages` (role, content), ShareGPT's `conversations` (from, value), `prompt` and
+Formats are recognised by their columns: `messages` (role, content), ShareGPT's `conversations` (from, value), `prompt` and
 `completion` (strings, or lists of messages), alpaca's `instruction`, `input` and `output`. Strings are text to be continued, as in
 trl; alpaca's are turns of a conversation, and so are strings where the user gives a chat template.
 """

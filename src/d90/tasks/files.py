@@ -48,8 +48,8 @@ def load_files(name: str, columns: Columns, metric: str | None, kind: str | None
     pictured = _picture_folders(Path(name))
     if pictured:
         read = {part: folder_table(folder) for part, folder in pictured.items()}
-        told = tuple(note for _, some in read.values() for note in some)
-        return from_tables(name, {part: table for part, (table, _) in read.items()}, columns, metric, kind, told)
+        shown = tuple(note for _, some in read.values() for note in some)
+        return from_tables(name, {part: table for part, (table, _) in read.items()}, columns, metric, kind, shown)
     tables, notes = {}, []
     for part, file in split_files(name).items():
         found = read_rows(file)
@@ -96,7 +96,7 @@ def from_tables(
         part: replace(split, sources=columns.sources(tables[part], len(split)) or split.sources)
         for part, split in reading.splits.items()
     }
-    notes = told = (*notes, *reading.notes)
+    notes = shown = (*notes, *reading.notes)
     if "validation" not in splits:
         if len(splits["train"]) < 2:
             raise InputError(
@@ -109,7 +109,7 @@ def from_tables(
     groups = fitted.groups(*splits.values())[0]
     if groups is not None:
         line = f"{len(groups):,} training examples share {fitted.shared(splits['train'])}, each one independent example"
-        notes, told = (*notes, line), (*told, line)
+        notes, shown = (*notes, line), (*shown, line)
     return Task(
         name,
         fitted,
@@ -119,5 +119,5 @@ def from_tables(
         splits["validation"],
         splits.get("test"),
         notes,
-        told,
+        shown,
     )

@@ -112,7 +112,7 @@ def common(some: Split, others: Split) -> int:
 
 
 def keys(split: Split) -> list[Hashable]:
-    """What an example is told by, labels apart: two of equal keys are copies, or near copies of a text."""
+    """What identifies an example, labels apart: two of equal keys are copies, or near copies of a text."""
     if not isinstance(split.inputs, Tensor):
         return [_unordered(example) for example in split.inputs]
     rows = split.inputs.detach().cpu().reshape(len(split), -1)

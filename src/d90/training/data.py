@@ -69,7 +69,7 @@ class Data:
         """Evaluate the plain model on what it should not forget (`d90.training.forgetting`), before any method is put on it."""
         if keep not in self._retained:
             progress.note(
-                "the base is scored on text it writes itself, and keeps, before anything is trained: what a tune forgets is told beside it"
+                "the base is scored on text it writes itself, and keeps, before anything is trained: what a tune forgets is shown beside it"
             )
             self._retained[keep] = retained(self.model, keep, self.texts)
 
@@ -183,7 +183,7 @@ def _check_outputs(model: Model, task: Task) -> None:
 
 
 def _note_labels(model: Model, task: Task) -> Model:
-    """Say where a checkpoint's own head is used and its classes are told by number alone."""
+    """Say where a checkpoint's own head is used and its classes have numbers for names."""
     theirs, ours = ([name.casefold() for name in names] for names in (model.labels, task.labels))
     if not theirs or theirs == ours:
         return model

@@ -1,4 +1,4 @@
-"""How long a search will take, told from its first steps on: an estimate that is there before the first trial has ended."""
+"""How long a search will take, estimated from its first steps on: an estimate that is there before the first trial has ended."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from d90.training.precision import autocast
 
 __all__ = ["fill"]
 
-MOST = 5  # tokens that are told of each mark
+MOST = 5  # tokens that are shown of each mask
 SIZE = 32
 
 

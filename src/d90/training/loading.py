@@ -229,7 +229,7 @@ def open_tune(
         True
 
     Args:
-        progress: is told what an earlier file does not cover.
+        progress: notes what an earlier file does not cover.
         forgetting: evaluate the base first on text it writes itself, so that `Tuned.forgotten` can say what the tune forgot.
         keep: the same on a task of texts as well, as "text:PATH".
 

@@ -1,7 +1,7 @@
 """The one training loop: train(model, task, method, ...) -> Run.
 
 Adam, linear warm-up and decay, length-bucketed batches, bf16 autocast where the processor has it. The score of a run is
-the best of its evaluations on the validation split; a run that is told a threshold stops at the first evaluation that
+the best of its evaluations on the validation split; a run with a threshold stops at the first evaluation that
 reaches it, and its score then means "at least".
 """
 
@@ -42,7 +42,7 @@ from d90.training.request import TrainingRequest
 from d90.training.result import TrialResult
 from d90.training.run import Run
 from d90.training.schedule import recomputing, undisturbed
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.training.steps import NO_CONTROL, Loop, RunControl
 
 __all__ = [
@@ -72,7 +72,7 @@ def train(
     *,
     training: TrainingOptions = TrainingOptions(lr=DEFAULT),
     data: TaskOptions = TaskOptions(),
-    progress: Told = None,
+    progress: ProgressOption = None,
     device: str | None = None,
     checkpoint: tuple[Path, float] | None = None,
     **fields: Unpack[TrainFields],
@@ -92,7 +92,7 @@ def train(
         task: a name ("docstrings", "glue/mrpc", a file or folder, "idx:folder"), or a `Task`.
         method: what moves, in the grammar of `d90.methods`.
         d: short for the method's "@d=...".
-        progress: is told what happens; by default bars in a terminal, lines in a notebook; False silences it.
+        progress: receives the events; by default bars in a terminal, lines in a notebook; False silences it.
         device: "cpu", "cuda", "cuda:N" or "mps", for a model opened by its name; by default `d90.training.device.best_device`.
         checkpoint: a file that keeps the run's state every so many minutes; the same call goes on from there after a kill. It is
             yours to remove once the run is saved.
@@ -130,7 +130,7 @@ def _opened(asked: TrainingRequest, device: str, progress: Progress) -> tuple[Da
     task = open_task(asked.task, asked.recipe, model)
     spec, recipe, held = asked.settled(task, model, device)
     loaded = open_model(model, task, recipe, device)
-    for note in (*task.told, *([held] if held else []), *loaded.notes):
+    for note in (*task.shown_notes, *([held] if held else []), *loaded.notes):
         progress.note(note)
     encoded = Data(loaded, task, timed=True)
     encoded.note_truncation(progress)

@@ -231,7 +231,7 @@ def save_pair(path: str | os.PathLike[str], record: Json, write_tune: Callable[[
         write_tune: writes the tune atomically, with the hash it is given in its header.
 
     Raises:
-        InputError, RunFailed: one of the two could not be written; the pair that lay there opens.
+        InputError, RunFailed: one of the two could not be written; the pair that was there still opens.
     """
     target, where = Path(path), beside(path)
     if where == target:
@@ -295,7 +295,7 @@ def read_record(path: str | os.PathLike[str], header: tune_file.Header | None = 
     found = next((one for one in records if one.get("recipe_hash") == header.recipe), None)
     try:
         if found is None:
-            checked(records[0])  # an edited record is told as such, whatever it says of itself
+            checked(records[0])  # an edited record is named as such, whatever it says of itself
             raise InputError(
                 f"'{where}' is the recipe {records[0]['recipe_hash']} and '{target.name}' was made by {header.recipe}; copy the right one"
             )

@@ -104,7 +104,7 @@ class TrialContext:
 class TrialResult:
     """What a trial gave.
 
-    Of a trial that d90 did not train itself (`d90.Study`) only score, status, steps and seconds are told.
+    Of a trial that d90 did not train itself (`d90.Study`) only score, status, steps and seconds are known.
 
     Attributes:
         score: the best of the evaluations, the untrained model's among them, and that of the weights which are kept.
@@ -209,7 +209,7 @@ class TrialResult:
 
 
 def _says(name: str, value: object) -> bool:
-    """Whether a field says something: it is no part of every trial, or differs from what it is where nothing is told."""
+    """Whether a field says something: it is no part of every trial, or differs from its default."""
     if name in ("score", "status", "steps", "seconds"):
         return True
     unsaid = TrialResult.__dataclass_fields__[name].default

@@ -1,4 +1,4 @@
-"""Who is told where a function was given nobody: bars in a terminal, lines in a notebook, nobody where neither is there to look."""
+"""Where progress goes if a function was given none: bars in a terminal, lines in a notebook, nowhere where nobody looks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from d90.training.progress import Progress
 
-__all__ = ["Told", "in_notebook", "listener", "showing", "shows_progress"]
+__all__ = ["ProgressOption", "in_notebook", "listener", "showing", "shows_progress"]
 
-Told = (
+ProgressOption = (
     Progress | bool | None
-)  # False: nobody; None: what fits where the code runs; True: the same, and lines where it is piped
+)  # False: nowhere; None: what fits where the code runs; True: the same, and lines where it is piped
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_within: ContextVar[bool] = ContextVar(
-    "within", default=False
-)  # a call of d90's own that was given nobody tells nobody
+_within: ContextVar[bool] = ContextVar("within", default=False)  # a call of d90's own shows nothing a second time
 
 
 def in_notebook() -> bool:
@@ -32,14 +30,14 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def listener(progress: Told) -> Progress:
-    """Who is told; nobody where none was named."""
+def listener(progress: ProgressOption) -> Progress:
+    """The `Progress` that was given; one that ignores every event where none was."""
     return progress if isinstance(progress, Progress) else Progress()
 
 
 @contextmanager
-def showing(progress: Told) -> Iterator[Progress]:
-    """Who is told; what was drawn for it is taken off the screen at the end, whatever happened."""
+def showing(progress: ProgressOption) -> Iterator[Progress]:
+    """Where progress goes; what was drawn is taken off the screen at the end, whatever happened."""
     if isinstance(progress, Progress):
         yield progress
         return

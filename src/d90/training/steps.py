@@ -38,7 +38,7 @@ class RunControl:
         stop_at: a score at which it stops.
         pruner: is asked after each evaluation whether to give up.
         keep_best: end at the best evaluation's weights.
-        best: is told the predictions whenever they are the best so far.
+        best: receives the predictions whenever they are the best so far.
         checkpoint: keeps the run's state; one that was killed goes on from it.
         test: score the best evaluation's weights, which are then kept, on the test split.
         pause: where a reading (`Recipe.until`) leaves its state, from which the whole run goes on, bit for bit.
@@ -66,7 +66,7 @@ class Loop:
         trained: what the optimizer moves.
         spec, recipe: the method, and how it is trained.
         control: when it ends early, and what is kept.
-        progress: is told what happens.
+        progress: receives the events.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Loop:
         return None
 
     def _backward(self, chosen: Tensor) -> float:
-        """The loss of one batch, in the unit it is told in, and its gradient where it is finite.
+        """The loss of one batch, in the unit it is shown in, and its gradient where it is finite.
 
         In several parts one after the other, each counts by its examples, of whose losses the batch's is the mean.
         """
@@ -209,7 +209,7 @@ class Loop:
         return None
 
     def _look(self) -> Evaluation:
-        """Evaluate on the validation split; predictions that score better than all looks before are told.
+        """Evaluate on the validation split; predictions that score better than all looks before are passed on.
 
         A look that has forgotten more than the recipe allows counts as the untrained model's.
         """

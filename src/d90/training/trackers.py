@@ -60,10 +60,10 @@ class TrackerOptions(Options):
 
 
 class Tracked(Progress):
-    """Tells `inner` all it is told, and trackers the curves of each trial. Close it at the end.
+    """Passes every event on to `inner`, and the curves of each trial to trackers. Close it at the end.
 
     Args:
-        inner: what else is told.
+        inner: receives every event too.
         names: of `TRACKERS`.
         folder: where TensorBoard writes.
         project: the project's, or the experiment's, name.

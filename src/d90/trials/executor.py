@@ -1,4 +1,4 @@
-"""Where trials run when it is not in the driver: sent as plain data, several at once; what they tell and give is told as it comes.
+"""Where trials run when it is not in the driver: sent as plain data, several at once; their events and results are passed on as they come.
 
     run        sends jobs, returns when all have ended
     together   makes calls side by side: each gives its turn away while it waits for its jobs, and only then
@@ -70,15 +70,15 @@ class Executor:
     def run(
         self,
         jobs: Sequence[Job],
-        progress: Callable[[int, int, str, list[Any]], None],
+        event: Callable[[int, int, str, list[Any]], None],
         ended: Callable[[int, int, Json], None],
     ) -> None:
         """Run jobs; both functions are called by this thread, with a job's place in `jobs` and its number among all.
 
         Args:
             jobs: in the order they are to start.
-            told: is told what a worker tells: the name of a method of `Progress`, and its arguments.
-            ended: is given a result.
+            event: receives a worker's event: the name of a method of `Progress`, and its arguments.
+            ended: receives a result.
 
         Raises:
             RunFailed, D90Error: the first error of a job; those that ran beside it have ended, those behind it were not begun.
@@ -102,7 +102,7 @@ class Executor:
                         left -= 1 + sum(future.cancel() for future in futures)
                         first = first or body
                     else:
-                        progress(index, numbers[index], name, body)
+                        event(index, numbers[index], name, body)
             except BaseException:
                 self._stop(kill=True)
                 raise

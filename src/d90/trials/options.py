@@ -1,4 +1,4 @@
-"""Where trials are kept, where they run, and who is told."""
+"""Where trials are kept, where they run, and who receives the events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 from d90.errors import InputError
 from d90.options.base import Limit, Options, at_least, option
 from d90.training.progress import Progress
-from d90.training.showing import Told, listener
+from d90.training.showing import ProgressOption, listener
 from d90.trials.executor import Executor
 from d90.trials.store import CHECKPOINT_MINUTES, Store
 
@@ -23,7 +23,7 @@ Place = Literal["here", "ray"]
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunOptions(Options):
-    """Where trials are kept, where they run, and who is told; none of it decides a result.
+    """Where trials are kept, where they run, and who receives the events; none of it decides a result.
 
     Example:
         >>> d90.RunOptions(store="mine.sqlite", checkpoint_minutes=2)
@@ -33,7 +33,7 @@ class RunOptions(Options):
         store: path of the SQLite store, or an open one; a stored trial is not repeated.
         checkpoint_minutes: how often a running trial's state is kept beside the store.
         log: a file that gets one JSON line for each trial trained, as it ends.
-        progress: is told what happens; by default bars in a terminal and lines in a notebook, which False silences.
+        progress: receives the events; by default bars in a terminal and lines in a notebook, which False silences.
         executor: where trials run, if not here: `d90.trials.local.Local`, `d90.trials.ray.Cluster`.
         command: the command line that asked, kept with the result.
 
@@ -48,7 +48,7 @@ class RunOptions(Options):
         limit=Limit("0 or more", 0),
     )
     log: str | os.PathLike[str] | None = option(None, "Append one JSON line for each trial as it ends.")
-    progress: Told = option(None, "Is told what happens; False for nobody.", shown=False)
+    progress: ProgressOption = option(None, "Receives the events; False for silence.", shown=False)
     executor: Executor | None = option(None, "Where trials run, if not here.", shown=False)
     command: str = option("", "The command line that asked.", shown=False)
 
@@ -63,8 +63,8 @@ class RunOptions(Options):
         return Store(self.store, checkpoint_minutes=self.checkpoint_minutes)
 
     @property
-    def told(self) -> Progress:
-        """Who is told."""
+    def listener(self) -> Progress:
+        """Who receives the events."""
         return listener(self.progress)
 
 
@@ -74,7 +74,7 @@ class RunFields(TypedDict, total=False):
     store: str | os.PathLike[str] | Store
     checkpoint_minutes: float
     log: str | os.PathLike[str] | None
-    progress: Told
+    progress: ProgressOption
     executor: Executor | None
     command: str
 
@@ -146,7 +146,7 @@ class CommandRunOptions(RunOptions, ExecutorOptions):
         """What the study is called with: its store open, its executor there until the end.
 
         Args:
-            progress: is told what happens.
+            progress: receives the events.
             command: the command line that does the same, kept with the result.
 
         Raises:

@@ -86,8 +86,8 @@ class TrialRow:
         for name, (value, kinds) in expected.items():
             if not isinstance(value, kinds):
                 raise TypeError(f"{name} of trial {number!s:.20} is {value!r:.40}")
-        told = {**outcome, "score": score, "status": status}
-        result = TrialResult.from_dict(told, TrialContext.from_dict(context), predictions or b"")
+        whole = {**outcome, "score": score, "status": status}
+        result = TrialResult.from_dict(whole, TrialContext.from_dict(context), predictions or b"")
         row = cls(key, recipe, result, stop_at, d, seed, number, ended)
         Recipe.from_dict(recipe)
         return row

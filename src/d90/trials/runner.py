@@ -41,11 +41,11 @@ class TrialRunner:
     Args:
         model, task: of every trial.
         recipe: how the first is trained; fresh weights and the precision are decided by it.
-        run: the store, the log, the executor, and who is told.
+        run: the store, the log, the executor, and who receives the events.
     """
 
     def __init__(self, model: str | Model, task: Task, recipe: Recipe, run: RunOptions) -> None:
-        self.task, self.store, self._progress, self._log = task, run.open_store(), run.told, run.log
+        self.task, self.store, self._progress, self._log = task, run.open_store(), run.listener, run.log
         self._given, self._recipe, self._executor = model, recipe, run.executor
         self._data: dict[int, Data] = {}
         self._keys: list[str] = []  # of the trials that it gave, under which they are stored
@@ -149,8 +149,8 @@ class TrialRunner:
                     self.store.note(self.study, stored.key)
             else:
                 result = self._train(request)
-            told = result.describe(self.task.metric) + (", stored" if stored is not None else "")
-            self._progress.trial_ended(self._label(request), told)
+            described = result.describe(self.task.metric) + (", stored" if stored is not None else "")
+            self._progress.trial_ended(self._label(request), described)
         if result.lasting:
             self._keys.append(key)
         return result

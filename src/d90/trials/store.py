@@ -2,7 +2,7 @@
 
 WAL with synchronous=FULL: a trial whose row was committed survives kill -9 and a power cut. A trial's key is the hash
 of its recipe, its data and its base; a trial that stopped at a threshold is kept beside a finished one of the same key,
-and serves any threshold up to its score; one given up as hopeless serves any threshold from its own on.
+and serves any threshold up to its score; one pruned serves any threshold from its own on.
 
 The view `runs` (`d90.trials.view`) has a row for each trial. A store of an earlier schema is brought up to date when it is
 opened for writing; opened with `write=False` it is read as it is.
@@ -25,7 +25,7 @@ from d90.errors import D90Error, RunFailed, StoreError
 from d90.files import Json
 from d90.trials.view import RUNS
 
-if TYPE_CHECKING:  # rows need torch, and a command names its store before its mistakes are told
+if TYPE_CHECKING:  # rows need torch, and a command names its store before its mistakes are named
     from d90.trials.row import TrialRow
 
 __all__ = ["SCHEMA", "Store", "digest"]
@@ -137,7 +137,7 @@ class Store:
     def find(self, key: str, stop_at: float | None) -> TrialRow | None:
         """A stored trial that answers for this key and threshold.
 
-        One that ran to its end, or stopped at or above the threshold, or was given up as hopeless for one no higher.
+        One that ran to its end, or stopped at or above the threshold, or was pruned for one no higher.
         """
         rows = self._rows("WHERE key = ?", (key,), predictions=True)
         whole = [row for row in rows if row.status not in ("passed", "hopeless")]

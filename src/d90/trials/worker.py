@@ -52,44 +52,44 @@ def result_of(outcome: list[Any]) -> Json:
     raise getattr(errors, outcome[1], RunFailed)(outcome[2])
 
 
-class Told(Progress):
-    """Writes what a trial tells, a line each."""
+class JsonProgress(Progress):
+    """Writes every event as a JSON line."""
 
     def __init__(self, lines: Any) -> None:
         self._lines = lines
 
-    def tell(self, name: str, *what: Any) -> None:
+    def send(self, name: str, *what: Any) -> None:
         """One line, sent at once."""
         self._lines.write(json.dumps([name, *what]) + "\n")
         self._lines.flush()
 
     def trial_started(self, label: str, steps: int) -> None:
         """Sent."""
-        self.tell("trial_started", label, steps)
+        self.send("trial_started", label, steps)
 
     def trial_step(self, step: int, loss: float) -> None:
         """Sent."""
-        self.tell("trial_step", step, loss)
+        self.send("trial_step", step, loss)
 
     def trial_scored(self, step: int, score: float, loss: float) -> None:
         """Sent."""
-        self.tell("trial_scored", step, score, loss)
+        self.send("trial_scored", step, score, loss)
 
     def note(self, message: str) -> None:
         """Sent."""
-        self.tell("note", message)
+        self.send("note", message)
 
 
 def main() -> None:
     """A local worker, from its first line to its last."""
-    progress = Told(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    progress = JsonProgress(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     line = sys.stdin.buffer.readline()
     if not line:
         return
     threading.Thread(target=_end_with_driver, daemon=True).start()
     work, body = json.loads(line)
-    progress.tell(*outcome_of(work, body, progress))
+    progress.send(*outcome_of(work, body, progress))
 
 
 def _end_with_driver() -> None:

@@ -342,7 +342,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Each example's loss (n,), in the unit of what is told."""
+        """Each example's loss (n,), in the unit that is shown."""
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The mean over examples of `losses`."""
@@ -354,7 +354,7 @@ class TaskKind(ABC):
 
     @property
     def unit(self) -> float:
-        """The loss that is told over the one that is minimised."""
+        """The loss that is shown over the one that is minimised."""
         return 1.0
 
     @property

@@ -96,12 +96,12 @@ class Embeddings(TaskKind):
             raise InputError(
                 f"{train.where}: triplets with numbers in column {quoted(label)}, expected one of both; name two texts with --text"
             )
-        told = (
+        counted = (
             f"numbers in {quoted(label)} are cosines"
             if label is not None
             else f"{' and '.join(names[:2])} belong together"
         )
-        notes = [told] + ([] if given else ["kind: embeddings, guessed from the columns; --kind names another"])
+        notes = [counted] + ([] if given else ["kind: embeddings, guessed from the columns; --kind names another"])
         return Reading(cls(numbers=label is not None), splits, tuple(notes))
 
     def source(self, example: tuple[str, ...]) -> str | None:

@@ -54,7 +54,7 @@ class Pictures(Classification):
 
     @classmethod
     def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:
-        """Classes are those of the training table; one that only training has is told."""
+        """Classes are those of the training table; one that only training has is noted."""
         name = picture_column(tables["train"], columns)
         if name is None:
             raise InputError(

@@ -24,7 +24,7 @@ __all__ = ["Regression"]
 class Regression(TaskKind):
     """A number y; the model puts out z, standardised by the training labels: y = mean + deviation z.
 
-    The squared error of z is minimised, so that prices train at the rates of ratings; predictions and losses are told in y's unit.
+    The squared error of z is minimised, so that prices train at the rates of ratings; predictions and losses are shown in y's unit.
     """
 
     name: ClassVar[str] = "regression"

@@ -79,7 +79,7 @@ class Tokens(TaskKind):
 
     @classmethod
     def read(cls, tables: Mapping[str, Table], columns: Columns, given: bool) -> Reading:
-        """Tags are those of the training table; an I- without its B- is counted and told."""
+        """Tags are those of the training table; an I- without its B- is counted and noted."""
         found = {part: _sentences(table, columns) for part, table in tables.items()}
         flat = {part: [tag for _, tags in rows for tag in tags] for part, rows in found.items()}
         names = class_names(flat["train"], tables["train"], True)

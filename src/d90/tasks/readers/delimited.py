@@ -120,7 +120,7 @@ def _header(path: Path, row: list[str]) -> list[str]:
 
 
 def _swallowed(row: list[str], delimiter: str, fields: int) -> bool:
-    """Whether a field of several lines looks as if whole rows lay in it."""
+    """Whether a field of several lines looks as if it held whole rows."""
     for field in row:
         inner = field.splitlines()[1:-1]
         if inner and fields > 1 and all(line.count(delimiter) == fields - 1 for line in inner):
