@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from scipy import optimize, special
 
-from d90.search.pruning import hopeless
+from d90.search.pruning import will_fail
 from d90.search.rules import goal
 
 PROGRESS = (0.25, 0.80, 0.93, 0.96, 0.99, 1.0)  # of the way to the final score, at each of six evaluations
@@ -213,7 +213,7 @@ class World:
         for i, score in enumerate(curve[:-1], 1):
             if not whole and score >= level:
                 return "passed", score, i / len(curve)
-            if not whole and hopeless(curve[:i], earlier, len(curve), level, noise):
+            if not whole and will_fail(curve[:i], earlier, len(curve), level, noise):
                 return "hopeless", score, i / len(curve)
         if d is not None:
             earlier.append(curve)

@@ -35,8 +35,12 @@ def test_the_page_shows_one_file_for_each() -> None:
     assert set(FILES) == {"norms.py", "turns.py", "signs.py", "evens.py", "together.py"}
 
 
-def test_the_files_work_together(folder: Path) -> None:
-    run(folder, FILES["together.py"])
+def test_the_files_work_together_and_are_listed(folder: Path) -> None:
+    listed = run(
+        folder, f"{FILES['together.py']}\nfrom d90.cli.lists import methods, tasks\ntasks()\nmethods(None, None)"
+    )
+    for line in ("evens +Is the number", "signs +one number for a text", "norms:biases=True", r"turns\[:sign"):
+        assert re.search(line, listed), line
 
 
 def test_a_kind_from_outside_reads_scores_and_has_a_chance(folder: Path) -> None:

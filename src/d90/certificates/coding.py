@@ -30,7 +30,7 @@ from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, trial_key
 from d90.trials.store import digest
 
-__all__ = ["Measure", "candidate_key", "coded_tunes", "decoded", "laid", "stored_key", "write"]
+__all__ = ["Measure", "candidate_key", "coded_tunes", "copy_with_subspace", "decoded", "stored_key", "write"]
 
 _Tune = TypeVar("_Tune", bound=CodedTune)
 
@@ -106,14 +106,16 @@ def decoded(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int
     Raises:
         InputError: a message that is not sound, or a model that does not hold still while it is evaluated.
     """
-    fresh, space = laid(data, start, spec, recipe, d if payload else 0)
+    fresh, space = copy_with_subspace(data, start, spec, recipe, d if payload else 0)
     if space is not None:
         write(space, coding.decode(_bytes(payload), d).vector())
     with steady(fresh):
         yield fresh
 
 
-def laid(data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int) -> tuple[Data, Subspace | None]:
+def copy_with_subspace(
+    data: Data, start: StartingPoint, spec: Spec, recipe: Recipe, d: int
+) -> tuple[Data, Subspace | None]:
     """The same examples for a copy of the starting point, and the d numbers that change it; none where d is 0."""
     fresh = data.for_model(start.fresh())
     if not d:

@@ -36,7 +36,7 @@ from d90.analysis.posterior import (
 from d90.certificates.checking import Recount, checked
 from d90.certificates.choices import first_example
 from d90.certificates.classification import ONE_LOOK, AllCertifyFields, answers, check_task, one_of_each
-from d90.certificates.coding import candidate_key, laid, stored_key, write
+from d90.certificates.coding import candidate_key, copy_with_subspace, stored_key, write
 from d90.certificates.drawn import DrawnTune, GaussianCertificate
 from d90.certificates.posterior import GaussianSpace, draw
 from d90.certificates.preparation import Preparation, check_sound, prepare, save_study, settled
@@ -52,7 +52,7 @@ from d90.training.loop import Data, fit, open_task
 from d90.training.precision import autocast, precision_of
 from d90.training.progress import Progress
 from d90.training.recipe import Recipe, default_lr, make_recipe
-from d90.training.showing import Told, listener, shows_progress
+from d90.training.showing import ProgressOption, listener, shows_progress
 from d90.trials.store import Store, digest
 
 __all__ = ["batch_size", "certify_gaussian", "check_gaussian"]
@@ -75,7 +75,7 @@ def certify_gaussian(
     training: TrainingOptions = ONE_LOOK,
     data: TaskOptions = TaskOptions(),
     store: str | os.PathLike[str] | Store = "runs/d90.sqlite",
-    progress: Told = None,
+    progress: ProgressOption = None,
     command: str = "",
     **fields: Unpack[AllCertifyFields],
 ) -> GaussianCertificate:
@@ -92,7 +92,7 @@ def certify_gaussian(
         options: what is tried, the prior, the confidence, what is paid for; `posterior` says what is certified.
         training, data: how the Gaussian is trained, and how the task's data is read.
         store: Gaussians are kept there; none is trained twice.
-        progress: is told what happens.
+        progress: receives the events.
         command: the command line that asked, kept with the result.
         fields: those of the three as keywords, as prior=0.5, epochs=2.
 
@@ -152,7 +152,7 @@ class _Draws(Recount[GaussianCertificate]):
     def measured(self, said: GaussianCertificate, data: Data, start: StartingPoint) -> Tensor:
         """Each prediction's answer and label (predictions, 2)."""
         spec, passes = parse(said.method), said.definitions.passes or 1
-        fresh, space = laid(data, start, spec, said.recipe, said.best.d)
+        fresh, space = copy_with_subspace(data, start, spec, said.recipe, said.best.d)
         q = Gaussian.from_hex(said.best.payload, said.best.d) if space is not None else None
         return _answers(fresh, space, q, said.best.posterior, said.recipe, "train", passes, said.best.batch)
 
@@ -187,7 +187,7 @@ def _searched(ground: Preparation, progress: Progress, command: str) -> Gaussian
         name = f"d = {one.d}" if one.payload else "no change"
         progress.trial_ended(name, f"{one.error:.2%} training error, {one.bits:.0f} bits, bound {one.bound:.2%}")
     best = min(candidates, key=lambda candidate: candidate.bound)
-    fresh, space = laid(data, ground.start, ground.spec, recipe, best.d)
+    fresh, space = copy_with_subspace(data, ground.start, ground.spec, recipe, best.d)
     q = Gaussian.from_hex(best.payload, best.d) if space is not None else None
     tested = _wrong(_answers(fresh, space, q, best.posterior, recipe, ground.split, 1, max(1, best.batch)))
     test_error = float(tested.double().mean())
@@ -235,7 +235,7 @@ def _tunes(ground: Preparation, progress: Progress) -> Iterator[DrawnTune]:
     """No change where a prior made a starting point, then a Gaussian for each d, from the store where it is there."""
     options, tried, n = ground.options, ground.tried.bits, ground.n
     if options.prior:
-        fresh, _ = laid(ground.data, ground.start, ground.spec, ground.recipe, 0)
+        fresh, _ = copy_with_subspace(ground.data, ground.start, ground.spec, ground.recipe, 0)
         with steady(fresh):
             wrong = _wrong(answers(fresh, "train", ground.recipe))
         bits, errors = 1.0 + tried, int(wrong.sum())
@@ -284,7 +284,7 @@ def _trained(ground: Preparation, trial: Recipe, d: int, progress: Progress) -> 
 def _measured(ground: Preparation, trial: Recipe, d: int, q: Gaussian) -> DrawnTune:
     """Lay Q on a copy of the starting point, draw, count, and pay."""
     options, n, width = ground.options, ground.n, q.width()
-    fresh, space = laid(ground.data, ground.start, ground.spec, trial, d)
+    fresh, space = copy_with_subspace(ground.data, ground.start, ground.spec, trial, d)
     batch = batch_size(n, options.passes) if options.posterior == "gaussian" else 0
     rows = _answers(fresh, space, q, options.posterior, trial, "train", options.passes, batch)
     errors, histogram = int(_wrong(rows).sum()), _histogram(rows, batch)

@@ -41,7 +41,7 @@ class GaussianSpace:
     """Trains like the `Subspace` under it; `gaussian()` is what is certified.
 
     Args:
-        space: laid over its model; its theta is written from here. The mean begins at the theta it has, sigma at `lr`: as far as a
+        space: over its model; its theta is written from here. The mean begins at the theta it has, sigma at `lr`: as far as a
             number goes in one step.
         n: the examples that count.
         temperature: C.
