@@ -12,11 +12,11 @@ from d90.cli.options import echo, two_columns
 def tasks() -> None:
     """List the forms a task's name takes, the kinds of task, and the models."""
     from d90.models.loading import MODELS
-    from d90.tasks import LOADERS, TASKS
     from d90.tasks.kinds import find_kind, kind_names
+    from d90.tasks.names import LOADERS, TASKS
 
-    registered = {name: (load.__doc__ or "registered").splitlines()[0] for name, load in LOADERS.items()}
-    two_columns("tasks", registered | TASKS)
+    others = [name for name in LOADERS if name not in TASKS]
+    two_columns("tasks", TASKS | {name: (LOADERS[name].__doc__ or "registered").splitlines()[0] for name in others})
     two_columns(
         "kinds of task, guessed from the columns or named with --kind", {n: find_kind(n).summary for n in kind_names()}
     )
