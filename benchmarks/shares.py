@@ -24,7 +24,9 @@ import torch
 from machine import beside, processor
 
 import d90
+from d90.subspace.hooks import Hooks
 from d90.training import loop as training
+from d90.training import steps
 
 SPENT: dict[str, float] = defaultdict(float)
 OPEN: list[float] = []  # what the timers inside the running one have taken
@@ -52,28 +54,18 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     places = [
         ("subspace", d90.Subspace, "flush"),
-        ("subspace", d90.Subspace, "_fold"),
-        ("subspace", d90.Subspace, "_finish_backward"),
-        ("forward", training, "outputs_of"),
+        ("subspace", Hooks, "_fold"),
+        ("subspace", Hooks, "_finish_backward"),
+        ("forward", steps, "outputs_of"),
         ("backward", torch.Tensor, "backward"),
         ("optimizer", torch.optim.Adam, "step"),
-        ("evaluation", training, "evaluate"),
+        ("evaluation", steps, "assess"),
         ("the rest of the loop", training, "fit"),
         ("model and data, once", training, "train"),
     ]
     with ExitStack() as stack:
         for name, owner, attribute in places:
             stack.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
-        predict = training.predict  # evaluation's forward passes are evaluation's
-
-        def whole(*args: Any, **kwargs: Any) -> Any:
-            before = SPENT["forward"]
-            result = predict(*args, **kwargs)
-            SPENT["evaluation"] += SPENT["forward"] - before
-            SPENT["forward"] = before
-            return result
-
-        stack.enter_context(mock.patch.object(training, "predict", whole))
         run = training.train(
             "minilm", "docstrings", "full@d=1000,structure=said", train_limit=2000, validation_limit=300, epochs=2.0
         )
