@@ -48,7 +48,7 @@ x, y = torch.randn(14, 6, generator=generator), torch.arange(14) % 3
 def alone(parts, structure, steps):
     # one process, the whole batch at once
     model = network()
-    space = d90.Subspace(model, D, structure, layer="module")
+    space = d90.Subspace(model, D, structure=structure, layer="module")
     optimizer = torch.optim.Adam(space.parameters(), lr=0.05)
     for _ in range(steps):
         for part in parts:
@@ -63,7 +63,7 @@ dist.init_process_group("gloo")
 rank = dist.get_rank()
 for structure in ("did", "said"):
     model = network()
-    space = d90.Subspace(model, D, structure, layer="module")
+    space = d90.Subspace(model, D, structure=structure, layer="module")
     optimizer = space.attach(torch.optim.Adam(space.parameters(), lr=0.05))
     sent.clear()
     for _ in range(5):
