@@ -200,7 +200,7 @@ def test_what_is_reported_as_test_accuracy_selected_nothing(tmp_path: Path) -> N
 
 def test_a_trial_that_will_fail_is_pruned_and_stored_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "s.sqlite")
-    monkeypatch.setattr(sys.modules["d90.search.pruning"], "hopeless", lambda scores, *_: max(scores) < 0.6)
+    monkeypatch.setattr(sys.modules["d90.search.pruning"], "will_fail", lambda scores, *_: max(scores) < 0.6)
     options = {**SMALL, "start": 2, "budget": 6}
     found = d90.measure("mlp:16-32-3", blobs(), store=store, **options)
     below = [point for point in found.curve if point.below]

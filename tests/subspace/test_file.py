@@ -242,7 +242,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(RunFailed, match=r"No space left on device\. What lay there before is untouched"):
+        with pytest.raises(RunFailed, match=r"No space left on device\. What was there before is untouched"):
             space.save(path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

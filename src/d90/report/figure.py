@@ -95,8 +95,9 @@ def _series(group: Sequence[Measurement], name: str, alone: bool) -> Trials:
 
 def _recipe(study: Measurement) -> str:
     """What the trials have in common, in a line: what moves, and the parts of the recipe that decide a run."""
-    shown = {key: getattr(study.settings, key) for key in RECIPE}
-    shown["lr"] = shown["lr"] or "default"
+    shown = {key: getattr(study.settings, key) for key in RECIPE if key in study.recipe}
+    if "lr" in shown:  # a user's own loop has no recipe
+        shown["lr"] = shown["lr"] or "default"
     return ", ".join([study.method, *(f"{key} {value}" for key, value in shown.items() if value is not None)])
 
 

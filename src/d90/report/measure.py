@@ -82,6 +82,7 @@ def page(studies: Sequence[Measurement], others: Sequence[TrialRow] = (), *, ind
             "sign": "≥" if rises(study.metric) else "≤",
             "spread": spread(study),
             "trained_there": trained_there(study),
+            "validation_examples": study.validation_examples,
             "shipped": sure(study),
             "failures": set(study.failed),
             "scatter": variance(study),
