@@ -69,7 +69,8 @@ def made_advice(status: str, tried: Sequence[Tried], reference: Tried | None, **
         "readings": (("lora:r=1,alpha=1.0,targets=qkvo/mlp", 0.0013, 0.6121), ("full@d=100", 0.9, None)),
         "snippets": {"peft": "LoraConfig(r=1, lora_alpha=1.0, target_modules=[" + ", ".join(f"'layer.{i}.query'" for i in range(9)) + "])"},
         "tune": "", "adapter": "", "unknown": ("whether longer training changes the answer",), "settle": "--budget 24", "corrected": "",
-        "recipe": {"epochs": 3, "batch_size": 32}, "definitions": {"task": "f" * 64}, "command": "d90 advise minilm data/reviews",
+        "recipe": {"model": "minilm", "task": "data/reviews", "epochs": 3, "batch_size": 32},
+        "definitions": {"task": "f" * 64}, "command": "d90 advise minilm data/reviews",
     }  # fmt: skip
     return Recommendation(status=status, tried=tuple(tried), reference=reference, **{**given, **changes})
 
