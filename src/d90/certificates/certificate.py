@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 from d90.certificates.definitions import Definitions
 from d90.display import Display, Text, figures_of, text_of
@@ -15,7 +15,7 @@ from d90.report.intervals import Interval, intervals_figure
 from d90.report.svg import standalone
 from d90.training.recipe import Recipe
 
-__all__ = ["BaseCertificate", "Choice", "CodedTune"]
+__all__ = ["BaseCertificate", "Choice", "CodedTune", "OfErrors"]
 
 NO_CHANGE = "no change: a test-set bound on the starting point"
 
@@ -173,6 +173,40 @@ class BaseCertificate(Display, Generic[_Tune]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all; `check` and `d90.certificates.verify` read it back."""
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+class OfErrors:
+    """What a certificate of an error rate shows: errors as shares of 1, beside the constant guess."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def error(self) -> float: ...
+
+    bound: float
+    delta: float
+    n: int
+    split: str
+    test_error: float
+    majority: float
+    holdout: float
+
+    @property
+    def seen(self) -> list[tuple[str, float]]:
+        """Errors of what is certified, and of the guess that sees no example."""
+        return [
+            ("training examples", self.error),
+            (f"{self.split} examples", self.test_error),
+            ("the most frequent class, always", self.majority),
+        ]
+
+    def sentence(self, certified: str, length: str = "") -> str:
+        """The bound in words; `length` is what the message takes, where that is said apart."""
+        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
+        return (
+            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth}; certified: {certified} (training error "
+            f"{self.error:.2%} on {self.n:,}, {length}{self.split} error {self.test_error:.2%}; a hold-out of a tenth: {self.holdout:.2%})"
+        )
 
 
 @figures_of.register

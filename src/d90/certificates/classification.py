@@ -26,7 +26,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from d90.analysis import bounds
-from d90.certificates.certificate import BaseCertificate, CodedTune
+from d90.certificates.certificate import BaseCertificate, CodedTune, OfErrors
 from d90.certificates.checking import Recount, checked, decoded_again
 from d90.certificates.coding import Measure, coded_tunes, decoded
 from d90.certificates.preparation import (
@@ -74,7 +74,7 @@ class Candidate(CodedTune):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certificate(BaseCertificate[Candidate]):
+class Certificate(OfErrors, BaseCertificate[Candidate]):
     """What is guaranteed about a classifier, with everything needed to check it again.
 
     Example:
@@ -106,22 +106,8 @@ class Certificate(BaseCertificate[Candidate]):
         """The relative generalization gap (Aghajanyan et al. 2021); None where there is no test error to compare with."""
         return bounds.relative_gap(1 - self.error, 1 - self.test_error) if self.test_error > 0 else None
 
-    @property
-    def seen(self) -> list[tuple[str, float]]:
-        """Errors of the decoded model, and of the guess that sees no example."""
-        return [
-            ("training examples", self.error),
-            (f"{self.split} examples", self.test_error),
-            ("the most frequent class, always", self.majority),
-        ]
-
     def __str__(self) -> str:
-        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
-        return (
-            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth}; certified: {self.certified} (training error "
-            f"{self.error:.2%} on {self.n:,}, {self.bits:.0f} bits, {self.split} error {self.test_error:.2%}; a hold-out of a tenth: "
-            f"{self.holdout:.2%})"
-        )
+        return self.sentence(self.certified, f"{self.bits:.0f} bits, ")
 
 
 ONE_LOOK = TrainingOptions(lr=DEFAULT, evaluations=1)  # more would choose, and must be paid for

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from d90.analysis import bounds
 from d90.analysis.posterior import TEMPERATURES, best_temperature, catoni_upper
-from d90.certificates.certificate import BaseCertificate, CodedTune
+from d90.certificates.certificate import BaseCertificate, CodedTune, OfErrors
 
 __all__ = ["DrawnTune", "GaussianCertificate"]
 
@@ -68,7 +68,7 @@ class DrawnTune(CodedTune):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianCertificate(BaseCertificate[DrawnTune]):
+class GaussianCertificate(OfErrors, BaseCertificate[DrawnTune]):
     """What is guaranteed about a predictor that is drawn, with everything needed to check it again.
 
     Example:
@@ -92,18 +92,5 @@ class GaussianCertificate(BaseCertificate[DrawnTune]):
     test_error: float
     majority: float
 
-    @property
-    def seen(self) -> list[tuple[str, float]]:
-        """Errors of the predictor, and of the guess that sees no example."""
-        return [
-            ("training examples", self.error),
-            (f"{self.split} examples", self.test_error),
-            ("the most frequent class, always", self.majority),
-        ]
-
     def __str__(self) -> str:
-        worth = "" if self.bound < self.majority else ", which says nothing: the majority class errs no more"
-        return (
-            f"true error <= {self.bound:.2%} with probability {1 - self.delta:.0%}{worth}; certified: {self.certified} (training error "
-            f"{self.error:.2%} on {self.n:,}, {self.split} error {self.test_error:.2%}; a hold-out of a tenth: {self.holdout:.2%})"
-        )
+        return self.sentence(self.certified)
