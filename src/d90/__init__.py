@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from d90._version import __version__
 from d90.display import before_showing
+from d90.registry import late_names
 
 if TYPE_CHECKING:
     from d90 import analysis, methods, projections, tasks
@@ -194,13 +195,13 @@ _PACKAGES = ("analysis", "methods", "projections", "tasks")
 before_showing(lambda: import_module("d90.report.display"))
 
 
+_late = late_names("d90", _MODULES)
+
+
 def __getattr__(name: str) -> object:
     if name in _PACKAGES:
         return import_module(f"d90.{name}")
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd90' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"d90.{_MODULES[name]}"), name)
-    return value
+    return _late(name)
 
 
 def __dir__() -> list[str]:

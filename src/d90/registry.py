@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
@@ -9,7 +10,7 @@ from typing import Generic, TypeVar, cast
 
 from d90.errors import InputError, unknown_name
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "late_names"]
 
 Variant = TypeVar("Variant")
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -125,6 +126,24 @@ class Registry(Mapping[str, Variant], Generic[Variant]):
                 f"the {self.what} '{name}' comes with the package '{package}', which fails to load: "
                 f"{type(error).__name__}: {error}. Update that package or take it out"
             ) from error
+
+
+def late_names(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
+    """A package's `__getattr__`, by which each of its names is imported when it is first asked for.
+
+    Args:
+        package: its name, as "d90.methods".
+        modules: of each name the module in the package that has it.
+    """
+
+    def found(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        value = getattr(import_module(f"{package}.{modules[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return found
 
 
 def _place(variant: object) -> str:

@@ -3,7 +3,6 @@
 A method's text is read without torch; what puts a method on a model is imported when it is asked for.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from d90.methods.adapter import Adapter
@@ -19,6 +18,7 @@ from d90.methods.prelayer import PreLayer
 from d90.methods.sparse import PaFi, SparseMask
 from d90.methods.spec import METHODS, Space, Spec, parse, register_method
 from d90.methods.top import TopLayers
+from d90.registry import late_names
 
 if TYPE_CHECKING:
     from d90.methods.applied import AppliedMethod, Counts, apply, counts, load
@@ -65,8 +65,4 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd90.methods' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"d90.methods.{_MODULES[name]}"), name)
-    return value
+__getattr__ = late_names("d90.methods", _MODULES)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import import_module
 from inspect import isabstract
 from typing import TYPE_CHECKING, TypeVar
 
 from d90.errors import InputError
-from d90.registry import Registry
+from d90.registry import Registry, late_names
 
 if TYPE_CHECKING:
     from d90.projections.base import Projection
@@ -101,11 +100,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd90.projections' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"d90.projections.{_MODULES[name]}"), name)
-    return value
+__getattr__ = late_names("d90.projections", _MODULES)
 
 
 def check_name(spec: str) -> None:

@@ -9,8 +9,9 @@ Each is a function of the set of trials alone: killed and started again, a searc
 `d90.search.posterior`, the curves themselves in `d90.search.curves`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from d90.registry import late_names
 
 if TYPE_CHECKING:
     from d90.search.plan import next_trial
@@ -44,9 +45,5 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """A name from its module, once it is asked for: tasks need `d90.search.rules` alone, and no scipy."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd90.search' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"d90.search.{_MODULES[name]}"), name)
-    return value
+# tasks need d90.search.rules alone, and no scipy
+__getattr__ = late_names("d90.search", _MODULES)

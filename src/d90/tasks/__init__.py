@@ -3,8 +3,9 @@
 Names are imported when they are first asked for: what a task may be called is known without torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from d90.registry import late_names
 
 if TYPE_CHECKING:
     from d90.tasks.base import ABSENT, Split, Task
@@ -35,8 +36,4 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'd90.tasks' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"d90.tasks.{_MODULES[name]}"), name)
-    return value
+__getattr__ = late_names("d90.tasks", _MODULES)
