@@ -11,21 +11,18 @@ P's width follows Q while it trains, at the value of least divergence; it is rou
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from d90.analysis.posterior import Gaussian
+from d90.certificates.quantised import OverTheta
 from d90.projections.philox import gaussians
 from d90.subspace.subspace import Subspace
 
 __all__ = ["GaussianSpace", "draw"]
 
-_AnyOptimizer = TypeVar("_AnyOptimizer", bound=Optimizer)
 SEED = 0  # of all draws: fixed, so that none is chosen
 TRAINING = 1 << 40  # the number of the first draw of training: none of them is measured
 NATS = 4.0  # of loss for an error
@@ -37,7 +34,7 @@ def draw(q: Gaussian, number: int) -> Tensor:
     return q.mean + q.sigma * gaussians(SEED, "posterior", torch.tensor([number]), len(q.mean))[0]
 
 
-class GaussianSpace:
+class GaussianSpace(OverTheta):
     """Trains like the `Subspace` under it; `gaussian()` is what is certified.
 
     Args:
@@ -49,7 +46,7 @@ class GaussianSpace:
     """
 
     def __init__(self, space: Subspace, n: int, temperature: float, lr: float) -> None:
-        self.space, self.model = space, space.model
+        super().__init__(space)
         self.mean = nn.Parameter(space.theta.detach().clone())
         self.pace = nn.Parameter(torch.zeros_like(space.theta))  # ln sigma in units of PACE / lr
         self.start, self.gain = math.log(lr), PACE / lr
@@ -65,12 +62,6 @@ class GaussianSpace:
         """The mean, then ln sigma in units of its pace."""
         yield self.mean
         yield self.pace
-
-    def attach(self, optimizer: _AnyOptimizer) -> _AnyOptimizer:
-        """Before a step theta's gradient becomes that of the mean and of sigma; after it another theta is drawn."""
-        optimizer.register_step_pre_hook(self._hand_over)
-        optimizer.register_step_post_hook(self._follow)
-        return optimizer
 
     @property
     def sigma(self) -> Tensor:
@@ -88,29 +79,14 @@ class GaussianSpace:
         self.space.flush()
         self._eps: Tensor | None = None
 
-    def save(self, path: str | os.PathLike[str], recipe: str = "-", dtype: str = "fp32") -> None:
-        """Write the subspace's file, with the mean."""
-        self.flush()
-        self.space.save(path, recipe, dtype)
-
-    def release(self) -> nn.Module:
-        """Give the model back untouched."""
-        return self.space.release()
-
-    @torch.no_grad()
-    def _hand_over(self, *_: Any) -> None:
-        gradient = self.space.theta.grad
-        if gradient is None:
-            return
-        self.space.theta.grad = None
+    def _hand_over(self, gradient: Tensor) -> None:
         mean, sigma = self.mean.detach(), self.sigma
         square = float((sigma.square() + mean.square()).mean())  # of the width of least divergence
         noise = self._eps if self._eps is not None else torch.zeros_like(mean)
         self.mean.grad = gradient + self.weight * mean / square
         self.pace.grad = self.gain * (gradient * noise * sigma + self.weight * (sigma.square() / square - 1))
 
-    @torch.no_grad()
-    def _follow(self, *_: Any) -> None:
+    def _follow(self) -> None:
         eps = gaussians(SEED, "posterior", torch.tensor([TRAINING + self._drawn]), len(self.mean))[0]
         self._drawn += 1
         self._eps = eps.to(self.mean)
