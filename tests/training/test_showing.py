@@ -67,9 +67,10 @@ STUDIES = """
 import tempfile
 import d90
 from tests.reference.blobs import blobs
-options = {"epochs": 1, "store": tempfile.mkdtemp() + "/s.sqlite"}
-d90.measure("mlp:16-8-3", blobs(), rule="gain", budget=3, start=32, lr="auto", baseline_lr=0.03, **options)
-d90.compare("mlp:16-8-3", blobs(), ["full", "full@d=20"], rates=[0.05], costs=False, **options)
+store = tempfile.mkdtemp() + "/s.sqlite"
+# trials of many steps: shorter ones may end between two of the ten times a second at which bars are drawn
+d90.measure("mlp:16-8-3", blobs(), rule="gain", budget=3, start=32, lr="auto", baseline_lr=0.03, epochs=20, store=store)
+d90.compare("mlp:16-8-3", blobs(), ["full", "full@d=20"], rates=[0.05], costs=False, epochs=1, store=store)
 d90.train("mlp:16-8-3", blobs(), d=20, epochs=1).release()
 """
 
